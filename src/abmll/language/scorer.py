@@ -1,0 +1,155 @@
+"""The engine: a frozen causal language model with Gaussian LoRA layers, scoring the options of a batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from abmll.adapter import Adapter
+from abmll.config import AdapterConfig, PromptConfig
+from abmll.errors import CheckpointError, ConfigError
+from abmll.language.adapted import ActivationTerms, Wiring, adapt_linears
+from abmll.language.base import Base
+from abmll.language.batch import Batch, collate
+from abmll.language.encoding import Encoded, Encoder
+from abmll.language.trunk import Trunk, TrunkCache
+from abmll.posterior import Noise, Prior, build_space
+from abmll.settings import flatten
+from abmll.tasks.task import Example
+
+
+class Scores(NamedTuple):
+    """What a forward pass says of N examples with at most C options."""
+
+    options: Tensor  # (N, C) log-probability of each option's text (length-normalised if so set), -inf where none
+    answer_tokens: Tensor  # (N,) log-probability of the right answer's tokens, summed; 0 where unknown
+    terms: ActivationTerms | None  # output space: divergence and prior of this pass
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How a forward pass samples and what it collects: at the mean and nothing, by default."""
+
+    noise: Noise | None = None
+    theta: Adapter | None = None
+    prior: Prior | None = None
+
+
+class OptionScorer:
+    """A frozen language model whose target layers add a Gaussian LoRA adapter, whichever is passed in.
+
+    The model itself has no trainable state: theta, phi and every task posterior are ``Adapter`` objects.
+    """
+
+    def __init__(self, base: Base, adapter: AdapterConfig, prompt: PromptConfig) -> None:
+        if adapter.r < 1:
+            raise ConfigError(f"r: {adapter.r}; the rank must be at least 1")
+        self.base = base
+        self.adapter_config = adapter
+        self.encoder = Encoder(base.tokenizer, prompt, base.context)
+        self.prompt = prompt
+        self.space = build_space(adapter)
+        self.wiring = Wiring(self.space)
+        targets = adapt_linears(base.model, adapter.target_modules, adapter.layers_to_transform, self.wiring)
+        self.adapted = {target.name: base.model.get_submodule(target.name) for target in targets}
+        self.shapes = {target.name: (target.d_out, target.d_in) for target in targets}
+        lowest = min(target.block for target in targets)
+        self.trunk = Trunk(base.model, lowest) if lowest else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the frozen model lies; batches and adapters follow it."""
+        return self.base.model.device
+
+    def new_adapter(self, seed: int) -> Adapter:
+        """A fresh adapter whose mean is zero and whose standard deviation is the configured one."""
+        return Adapter.create(self.shapes, self.adapter_config.r, self.space, seed).to(self.device)
+
+    def encode(self, examples: Sequence[Example], task_name: str) -> list[Encoded]:
+        """The examples in tokens, under this model's prompt settings."""
+        return [self.encoder.encode(example, task_name) for example in examples]
+
+    def batch(self, examples: Sequence[Encoded], cache: TrunkCache | None = None) -> Batch:
+        """The examples as one batch on the model's device, with the trunk's activations where ``cache`` keeps them."""
+        pad_id = self.base.model.config.get_text_config().pad_token_id or 0
+        batch = collate(examples, pad_id).to(self.device)
+        if cache is None or self.trunk is None:
+            return batch
+        # Alone, an example's activations do not depend on its neighbours: a resumed run sees the very same bits.
+        return cache.attach(batch, examples, lambda one: self.trunk_output(collate([one], pad_id).to(self.device)))
+
+    @torch.no_grad()
+    def trunk_output(self, batch: Batch) -> Tensor:
+        """Activations (N, T, d) below the lowest adapted layer, which must not be the first."""
+        if self.trunk is None:
+            raise ValueError("the first layer is adapted: there is no trunk")
+        return self.trunk.output(lambda: self._hidden(batch))
+
+    def with_trunk(self, batch: Batch) -> Batch:
+        """The batch with its trunk computed, so that several passes over it share it; unchanged without a trunk."""
+        if self.trunk is None or batch.trunk is not None:
+            return batch
+        return replace(batch, trunk=self.trunk_output(batch))
+
+    def scores(self, batch: Batch, phi: Adapter | None, how: Pass | None = None) -> Scores:
+        """Score every option of a batch with adapter ``phi`` (None: the bare model)."""
+        how = how or Pass()
+        with self.wiring.use(phi, batch.mask, how.noise, how.theta, how.prior) as terms:
+            if self.trunk is None or batch.trunk is None:
+                hidden = self._hidden(batch)
+            else:
+                with self.trunk.replayed(batch.trunk):
+                    hidden = self._hidden(batch)
+        return self._score(batch, hidden, terms)
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """Last hidden states (N, T, d) after the final norm."""
+        dtype = self.base.model.dtype
+        additive = torch.zeros_like(batch.visible, dtype=dtype).masked_fill(~batch.visible, torch.finfo(dtype).min)
+        output = self.base.model.base_model(
+            input_ids=batch.input_ids, attention_mask=additive, position_ids=batch.position_ids, use_cache=False
+        )
+        return output.last_hidden_state
+
+    def _score(self, batch: Batch, hidden: Tensor, terms: ActivationTerms | None) -> Scores:
+        logits = self._head(hidden.flatten(0, 1)[batch.rows]).float()
+        tokens = logits[batch.token_row, batch.token_id] - torch.logsumexp(logits, -1)[batch.token_row]
+        lengths = batch.option_lengths
+        sums = tokens.new_zeros(lengths.numel()).index_add(0, batch.token_option, tokens).view(lengths.shape)
+        answer_tokens = sums.gather(1, batch.answers.clamp(min=0)[:, None])[:, 0] * (batch.answers >= 0)
+        if self.prompt.length_normalize:
+            sums = sums / lengths.clamp(min=1)
+        return Scores(sums.masked_fill(lengths == 0, -torch.inf), answer_tokens, terms)
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Logits (H, V) of hidden states (H, d): only the positions that are scored, unlike the model's own head."""
+        logits = self.base.model.get_output_embeddings()(hidden)
+        cap = getattr(self.base.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that an adapter of this model depends on, flat and JSON-ready."""
+        dtype = "bf16" if self.base.model.dtype == torch.bfloat16 else "fp32"
+        return {"model": self.base.name, "dtype": dtype} | flatten(self.adapter_config, self.prompt)
+
+    def refuse_other_base(self, fingerprint: str, name: str, where: str) -> None:
+        """Raise ``CheckpointError`` where something saved belongs to a base model with another fingerprint."""
+        if fingerprint != self.base.fingerprint:
+            raise CheckpointError(
+                f"{where}: was learned on {name}, but the model loaded from {self.base.name} has other weights; "
+                "name the right one with --model"
+            )
+
+
+def nll(scores: Scores, answers: Tensor, loss: str) -> Tensor:
+    """Negative log-likelihood of the right answers, summed over the batch (nats).
+
+    ``options``: softmax over the option scores, which is what prediction reports. ``tokens``: the answer's tokens
+    over the whole vocabulary, as the paper's code trains.
+    """
+    if loss == "tokens":
+        return -scores.answer_tokens.sum()
+    return F.cross_entropy(scores.options, answers, reduction="sum")

@@ -1,0 +1,86 @@
+"""Which linear layers of a causal language model get an adapter: PEFT's words and matching rules."""
+
+from typing import NamedTuple
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from abmll.errors import ConfigError, nearest
+
+
+class Target(NamedTuple):
+    """One layer to adapt: its name in the model, the index of its decoder block, and its shape."""
+
+    name: str
+    block: int
+    d_out: int
+    d_in: int
+
+
+def blocks_path(model: nn.Module) -> str:
+    """The name of the list of decoder blocks (``model.layers``, ``transformer.h``): the longest module list."""
+    lists = [(len(module), name) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise ConfigError(f"{type(model).__name__} has no list of decoder blocks; a causal language model is needed")
+    return max(lists)[1]
+
+
+def find_targets(model: nn.Module, target_modules: tuple[str, ...], layers_to_transform: str | None) -> list[Target]:
+    """All layers whose name ends in one of ``target_modules`` (or ``all-linear``), in the chosen decoder blocks.
+
+    Raises ``ConfigError`` where a name matches nothing or a block does not exist.
+    """
+    path = blocks_path(model)
+    linear = [
+        Target(name, int(name[len(path) + 1 :].split(".")[0]), *shape)
+        for name, module in model.named_modules()
+        if name.startswith(path + ".") and (shape := _shape(module)) is not None
+    ]
+    wanted = parse_layers(layers_to_transform, 1 + max(target.block for target in linear))
+    if target_modules != ("all-linear",):
+        _refuse_unmatched(target_modules, linear)
+        linear = [target for target in linear if any(_matches(target.name, end) for end in target_modules)]
+    chosen = [target for target in linear if target.block in wanted]
+    if not chosen:
+        raise ConfigError(
+            f"layers_to_transform: {layers_to_transform}: none of target_modules {', '.join(target_modules)} lies there"
+        )
+    return chosen
+
+
+def parse_layers(text: str | None, num_blocks: int) -> set[int]:
+    """``None`` (all), ``"18-29"``, ``"0,5,7"`` or ``"top-12"`` as a set of block indices."""
+    if text is None:
+        return set(range(num_blocks))
+    try:
+        if text.startswith("top-"):
+            count = int(text[len("top-") :])
+            chosen = set(range(num_blocks - count, num_blocks)) if count > 0 else set()
+        else:
+            spans = [part.split("-") for part in text.split(",")]
+            chosen = {block for span in spans for block in range(int(span[0]), int(span[-1]) + 1)}
+    except ValueError as error:
+        raise ConfigError(f"layers_to_transform: '{text}' is not '18-29', '0,5,7' or 'top-12'") from error
+    if not chosen or min(chosen) < 0 or max(chosen) >= num_blocks:
+        raise ConfigError(f"layers_to_transform: '{text}': the model has decoder layers 0-{num_blocks - 1}")
+    return chosen
+
+
+def _shape(module: nn.Module) -> tuple[int, int] | None:
+    """(d_out, d_in) of a linear layer, a quantised one included; None for anything else."""
+    if isinstance(module, Conv1D):
+        return module.nf, module.nx
+    out, into = getattr(module, "out_features", None), getattr(module, "in_features", None)
+    return (out, into) if isinstance(out, int) and isinstance(into, int) else None
+
+
+def _matches(name: str, end: str) -> bool:
+    return name == end or name.endswith("." + end)
+
+
+def _refuse_unmatched(target_modules: tuple[str, ...], linear: list[Target]) -> None:
+    known = sorted({target.name.rsplit(".", 1)[-1] for target in linear})
+    for end in target_modules:
+        if not any(_matches(target.name, end) for target in linear):
+            hint = nearest(end, known)
+            raise ConfigError(f"target_modules: '{end}' matches no layer;{hint} this model has {', '.join(known)}")

@@ -1,0 +1,84 @@
+"""Plain LoRA in the same loop: structured (task after task), regular (shuffled union), and not trained at all.
+
+One set of mean factors, no posterior, no reset: theta and phi are the same adapter. In the paper's terms structured
+LoRA takes K consecutive steps per task, regular LoRA shuffles all tasks' examples, and the pretrained model meets an
+unseen task with a fresh adapter.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+import torch
+
+from abmll.adapter import Adapter
+from abmll.config import LearningConfig
+from abmll.language.batch import Batch
+from abmll.methods.optimizer import AdapterOptimizer
+from abmll.methods.rule import Loss, State, backward, likelihood, num_correct, take_step
+from abmll.language.scorer import OptionScorer
+
+
+class StructuredLora:
+    """K steps on each task in turn, nothing reset in between."""
+
+    name: ClassVar[str] = "structured-lora"
+    label: ClassVar[str] = "Structured LoRA"
+    episodes: ClassVar[Literal["task", "union"]] = "task"
+    is_posterior: ClassVar[bool] = False
+    is_trained: ClassVar[bool] = True
+
+    def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
+        self.scorer = scorer
+        self.config = config
+
+    def init(self, theta: Adapter) -> State:
+        """One adapter in both roles; only its mean factors learn."""
+        adapter = theta.clone()
+        for tensor in adapter.mean_tensors():
+            tensor.requires_grad_()
+        inner = AdapterOptimizer(adapter, self.config.learning_rate, 0.0, self.config.weight_decay)
+        return State(adapter, adapter, inner, None)
+
+    def begin_visit(self, state: State) -> None:
+        """Nothing: the adapter goes on from the task before, its AdamW moments too unless they are to be reset."""
+        if self.config.moments == "reset":
+            state.inner.reset()
+
+    def inner_loss(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:
+        """NLL at the mean."""
+        nll, scores = likelihood(self.scorer, self.config, state.phi, batch)
+        zero = torch.zeros_like(nll)
+        return Loss(nll, nll, zero, zero, num_correct(scores, batch), len(batch.answers))
+
+    def inner_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
+        """One AdamW step on the adapter."""
+        loss = self.inner_loss(state, batch, generator)
+        backward(loss)
+        return take_step(loss, state.inner, self.config, rate)
+
+    def outer_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss | None:
+        """A held-out query batch is one more batch to learn from; the last inner batch has been learned already."""
+        return self.inner_step(state, batch, generator, rate) if self.config.outer_batch == "query" else None
+
+    def adapt(self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]]) -> Adapter:
+        """The adapter fine-tuned on an unseen task: fresh optimizer, one step per batch."""
+        state = self.init(theta)
+        for batch, generator in batches:
+            self.inner_step(state, batch, generator, rate=1.0)
+        return state.phi.requires_grad_(False)
+
+
+class RegularLora(StructuredLora):
+    """The same steps on batches from the shuffled union of all tasks."""
+
+    name: ClassVar[str] = "regular-lora"
+    label: ClassVar[str] = "Regular LoRA"
+    episodes: ClassVar[Literal["task", "union"]] = "union"
+
+
+class Pretrained(StructuredLora):
+    """No meta-training: an unseen task starts from a fresh adapter, that is, from the pretrained model."""
+
+    name: ClassVar[str] = "pretrained"
+    label: ClassVar[str] = "Pretrained"
+    is_trained: ClassVar[bool] = False

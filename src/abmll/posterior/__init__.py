@@ -1,0 +1,22 @@
+"""Gaussian LoRA adapters: the mathematics on tensors alone.
+
+Reading order: factors (the tensors), space (the interface), kl and prior (closed forms at sigma rank 1), tiled (any
+sigma rank), noise (sampling), weight and output (the two spaces), build (from settings to a space).
+
+**Scale of the loss.** All terms are sums in nats, as in the paper's objective: the negative log-likelihood is summed
+over the batch's scored answers (for token scoring: over their answer tokens), the KL over every weight of every
+adapted layer (output space: over every unpadded token and channel of every adapted layer), and -log p(theta) likewise:
+
+    loss(phi)   = NLL(batch; phi) + beta * KL(q(phi) || p(phi | theta))
+    loss(theta) = beta * KL(q(phi) || p(phi | theta)) + (gamma / M) * -log p(theta),   M the number of training tasks
+
+Nothing here is averaged or divided by a batch size; beta and gamma carry all the weighting.
+"""
+
+from abmll.posterior.build import build_space
+from abmll.posterior.factors import Factors
+from abmll.posterior.output import OutputSpace
+from abmll.posterior.space import Noise, Prior, Space
+from abmll.posterior.weight import WeightSpace
+
+__all__ = ["Factors", "Noise", "OutputSpace", "Prior", "Space", "WeightSpace", "build_space"]

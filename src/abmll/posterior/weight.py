@@ -1,0 +1,119 @@
+"""Gaussian over the adapter's weights (the paper's equations): mu = s B A, sigma_ij = sum_k exp(b_ik + a_kj) + c."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from abmll.errors import ConfigError
+from abmll.posterior.factors import Factors
+from abmll.posterior.kl import rank_one_kl
+from abmll.posterior.noise import draw, local_std, shared_noise
+from abmll.posterior.prior import (
+    gamma_constant,
+    mean_negative_log_prior,
+    num_weights,
+    rank_one_gamma_negative_log_prior,
+)
+from abmll.posterior.space import Noise, Prior
+from abmll.posterior.tiled import tiled_gamma_negative_log_prior, tiled_kl, tiled_log_sigma_mean
+
+
+@dataclass(frozen=True)
+class WeightSpace:
+    """Weight-space Gaussian LoRA; see ``Space`` for what its functions take and return.
+
+    Rank 1 without a floor c is evaluated in closed form, anything else by row tiles.
+    Raises ConfigError on a rank below 1, a negative floor or a scaling that is not positive.
+    """
+
+    scaling: float
+    sigma_rank: int = 1
+    sigma_floor: float = 0.0
+    init_log_sigma: float = -4.0
+
+    def __post_init__(self) -> None:
+        if self.sigma_rank < 1:
+            raise ConfigError(f"sigma_rank is {self.sigma_rank}: give a rank of 1 or more")
+        if not 0 <= self.sigma_floor < math.inf:
+            raise ConfigError(f"sigma_floor is {self.sigma_floor}: give a number of 0 or more")
+        if not math.isfinite(self.init_log_sigma):
+            raise ConfigError(f"init_log_sigma is {self.init_log_sigma}: give a finite number")
+
+    @property
+    def per_activation(self) -> bool:
+        return False
+
+    @property
+    def _closed_form(self) -> bool:
+        return self.sigma_rank == 1 and self.sigma_floor == 0.0
+
+    def scale_rank(self, r: int) -> int:
+        return self.sigma_rank
+
+    def init(self, num_layers: int, d_out: int, d_in: int, r: int, generator: torch.Generator) -> Factors:
+        """mean_A as LoRA's A, mean_B zero, and sigma - c = exp(init_log_sigma) everywhere, to rounding.
+
+        At sigma_rank > 1 every column splits that sum at random among the components: equal components would have
+        equal gradients and stay equal for ever.
+        """
+        shape_A, device = (num_layers, self.sigma_rank, d_in), generator.device
+        mean_A = kaiming_uniform((num_layers, r, d_in), generator)
+        split = torch.randn(shape_A, generator=generator, device=device).log_softmax(dim=1)
+        return Factors(
+            mean_A=mean_A,
+            mean_B=torch.zeros(num_layers, d_out, r, device=device),
+            scale_A=split + 0.5 * self.init_log_sigma,
+            scale_B=torch.full((num_layers, d_out, self.sigma_rank), 0.5 * self.init_log_sigma, device=device),
+        )
+
+    def delta(self, layer: Factors, x: Tensor, noise: Noise | None) -> Tensor:
+        x = x.to(layer.mean_A.dtype)
+        mean = F.linear(F.linear(x, layer.mean_A), self.scaling * layer.mean_B)
+        if noise is None:
+            return mean
+        positive_B, positive_A = self._positive_factors(layer)
+        if noise.kind == "local":
+            std = local_std(x, positive_B, positive_A)
+            return torch.addcmul(mean, std, draw(tuple(std.shape), std, noise.generator))
+        return mean + shared_noise(x, positive_B, positive_A, noise.mask, noise.generator)
+
+    def _positive_factors(self, layer: Factors) -> tuple[Tensor, Tensor]:
+        """(d_out, k'), (k', d_in) with sigma as their product; a floor c is one more component, c times 1."""
+        positive_B, positive_A = layer.scale_B.exp(), layer.scale_A.exp()
+        if self.sigma_floor:
+            floor = positive_B.new_full((positive_B.shape[0], 1), self.sigma_floor)
+            positive_B = torch.cat([positive_B, floor], dim=1)
+            positive_A = torch.cat([positive_A, positive_A.new_ones(1, positive_A.shape[1])], dim=0)
+        return positive_B, positive_A
+
+    def kl(self, phi: Factors, theta: Factors) -> Tensor:
+        if self._closed_form:
+            return rank_one_kl(phi, theta, self.scaling)
+        return tiled_kl(phi, theta, self.scaling, self.sigma_floor)
+
+    def negative_log_prior(self, theta: Factors, prior: Prior) -> Tensor:
+        means = mean_negative_log_prior(theta, prior, self.scaling)
+        if self._closed_form:
+            return means + rank_one_gamma_negative_log_prior(theta, prior)
+        normaliser = num_weights(theta) * gamma_constant(prior)
+        return means + tiled_gamma_negative_log_prior(theta, prior, self.sigma_floor) + normaliser
+
+    def activation_kl(self, phi_layer: Factors, theta_layer: Factors, x: Tensor, mask: Tensor) -> Tensor:
+        raise NotImplementedError("weight space has no per-activation KL: call kl()")
+
+    def activation_negative_log_prior(self, theta_layer: Factors, prior: Prior, x: Tensor, mask: Tensor) -> Tensor:
+        raise NotImplementedError("weight space has no per-activation prior: call negative_log_prior()")
+
+    def log_sigma_mean(self, factors: Factors) -> Tensor:
+        if self._closed_form:
+            return (factors.scale_B.mean() + factors.scale_A.mean()).detach()
+        return tiled_log_sigma_mean(factors, self.sigma_floor)
+
+
+def kaiming_uniform(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """LoRA's start of A (L, r, d_in): Kaiming-uniform with a = sqrt(5), which is uniform within 1 / sqrt(d_in)."""
+    bound = 1.0 / math.sqrt(shape[-1])
+    return torch.empty(shape, device=generator.device).uniform_(-bound, bound, generator=generator)

@@ -1,0 +1,120 @@
+"""Predicting with an adapter: at its mean, or averaged over samples of its posterior."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from abmll.adapter import Adapter
+from abmll.language.encoding import Encoded
+from abmll.language.trunk import TrunkCache
+from abmll.language.scorer import OptionScorer, Pass
+from abmll.posterior import Noise
+from abmll.progress import progress
+from abmll.tasks.sampler import sample_seed
+
+MAX_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is believed of N examples with at most C options; all in float64, entropies in nats.
+
+    At the mean the expected entropy equals the entropy and the mutual information is zero: a single set of weights
+    has no opinion on its own uncertainty.
+    """
+
+    probs: Tensor  # (N, C), zero where an example has fewer options
+    num_options: Tensor  # (N,)
+    entropy: Tensor  # (N,) of the averaged probabilities: total uncertainty
+    expected_entropy: Tensor  # (N,) mean entropy of the samples: what more examples would not remove
+
+    @property
+    def answers(self) -> Tensor:
+        """(N,) index of the most probable option; the first of equals."""
+        return self.probs.argmax(-1)
+
+    @property
+    def mutual_information(self) -> Tensor:
+        """(N,) entropy minus expected entropy: what the posterior does not know. Never below zero but for rounding."""
+        return (self.entropy - self.expected_entropy).clamp(min=0.0)
+
+    def lists(self) -> list[list[float]]:
+        """The probabilities of each example's own options."""
+        return [row[:count].tolist() for row, count in zip(self.probs, self.num_options.tolist(), strict=True)]
+
+
+@torch.no_grad()
+def predict(
+    scorer: OptionScorer,
+    phi: Adapter | None,
+    examples: Sequence[Encoded],
+    *,
+    samples: int = 0,
+    noise: str = "shared",
+    seed: int = 0,
+    cache: TrunkCache | None = None,
+    max_tokens: int = 2048,
+    quiet: bool = True,
+) -> Prediction:
+    """Probabilities of every example's options.
+
+    Args:
+        phi: the adapter; None is the bare scorer.
+        samples: posterior samples to average over; 0 predicts at the mean.
+        noise: ``shared`` (one weight sample per example) or ``local`` (independent per token).
+        cache: trunk activations kept from earlier passes over the same examples.
+        max_tokens: padded tokens per batch; examples of like length share one.
+    """
+    width = max(len(example.options) for example in examples)
+    probs = torch.zeros(len(examples), width, dtype=torch.float64)
+    expected_entropy = torch.zeros(len(examples), dtype=torch.float64)
+    with progress(len(examples), "predicting", "example", quiet=quiet) as bar:
+        for number, chosen in enumerate(batches_of_like_length(examples, max_tokens)):
+            generator = torch.Generator(scorer.device).manual_seed(sample_seed(seed, "prediction", number))
+            sampled = _sampled_probs(scorer, phi, [examples[i] for i in chosen], samples, noise, generator, cache)
+            index = torch.tensor(chosen)
+            probs[index, : sampled.shape[-1]] = sampled.mean(0)
+            expected_entropy[index] = entropy(sampled).mean(0)
+            bar.update(len(chosen))
+    counts = torch.tensor([len(example.options) for example in examples])
+    return Prediction(probs, counts, entropy(probs), expected_entropy)
+
+
+def _sampled_probs(
+    scorer: OptionScorer,
+    phi: Adapter | None,
+    examples: Sequence[Encoded],
+    samples: int,
+    noise: str,
+    generator: torch.Generator,
+    cache: TrunkCache | None,
+) -> Tensor:
+    """Option probabilities (S, N, C) of one batch; the trunk below the adapters is computed once."""
+    batch = scorer.batch(examples, cache)
+    if samples == 0 or phi is None:
+        return _probs(scorer.scores(batch, phi).options)[None]
+    batch = scorer.with_trunk(batch)
+    how = Pass(noise=Noise(noise, generator, batch.mask))  # pyright: ignore[reportArgumentType] (checked by Noise)
+    return torch.stack([_probs(scorer.scores(batch, phi, how).options) for _ in range(samples)])
+
+
+def _probs(scores: Tensor) -> Tensor:
+    return torch.softmax(scores.double(), -1).cpu()
+
+
+def entropy(probs: Tensor) -> Tensor:
+    """Entropy in nats over the last axis; zero probabilities contribute nothing."""
+    return torch.special.entr(probs).sum(-1)
+
+
+def batches_of_like_length(examples: Sequence[Encoded], max_tokens: int) -> list[list[int]]:
+    """Indices of all examples in batches of at most ``max_tokens`` padded tokens, shortest first."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(examples)), key=lambda i: (len(examples[i]), i)):
+        length = len(examples[index])
+        if not batches or len(batches[-1]) == MAX_BATCH or (len(batches[-1]) + 1) * length > max_tokens:
+            batches.append([])
+        batches[-1].append(index)
+    return batches

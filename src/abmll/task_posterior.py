@@ -1,0 +1,112 @@
+"""TaskPosterior: what was learned of one task; adapter tensors and settings, never a copy of the base model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from abmll.adapter import Adapter
+from abmll.checkpoint import Bundle, load_bundle, save_bundle
+from abmll.config import AdaptConfig, AdapterConfig, ModelConfig, PromptConfig
+from abmll.errors import CheckpointError
+from abmll.export import export_merged, export_peft
+from abmll.language.base import load_base
+from abmll.language.scorer import OptionScorer
+from abmll.language.trunk import TrunkCache
+from abmll.prediction import Prediction, predict
+from abmll.settings import pick
+from abmll.tasks.task import Example
+
+DOCUMENT = "posterior.json"
+FORMAT = "abmll-posterior-1"
+
+
+@dataclass(frozen=True)
+class TaskPosterior:
+    """q(phi | D) of one task.
+
+    ``scorer`` is the language model it was learned on, shared by all posteriors; ``is_posterior`` says whether its
+    standard deviations were learned, so that sampling means something.
+    """
+
+    scorer: OptionScorer
+    phi: Adapter
+    task_name: str
+    is_posterior: bool
+    settings: dict[str, Any]
+
+    def predict(
+        self,
+        examples: Sequence[Example],
+        *,
+        samples: int | None = None,
+        noise: str | None = None,
+        seed: int = 0,
+        cache: TrunkCache | None = None,
+        quiet: bool = True,
+    ) -> Prediction:
+        """Probabilities of the options of ``examples``, averaged over ``samples`` of the posterior (0: at its mean).
+
+        By default ``AdaptConfig``'s number of samples and kind of noise for a learned posterior, else the mean.
+        """
+        defaults = AdaptConfig()
+        if samples is None:
+            samples = defaults.num_samples
+        encoded = self.scorer.encode(examples, self.task_name)
+        return predict(
+            self.scorer,
+            self.phi,
+            encoded,
+            samples=samples if self.is_posterior else 0,
+            noise=noise or defaults.prediction_noise,
+            seed=seed,
+            cache=cache,
+            quiet=quiet,
+        )
+
+    def save_pretrained(self, folder: Path | str, overwrite: bool = False) -> None:
+        """Write the posterior to a folder: its tensors, its settings, their hashes."""
+        document = {
+            "format": FORMAT,
+            "task_name": self.task_name,
+            "is_posterior": self.is_posterior,
+            "base_fingerprint": self.scorer.base.fingerprint,
+            "settings": self.settings | self.scorer.settings(),
+        }
+        save_bundle(Path(folder), Bundle({"phi": self.phi.state_dict()}, document), DOCUMENT, overwrite)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: Path | str,
+        *,
+        scorer: OptionScorer | None = None,
+        model: ModelConfig | None = None,
+        announce: Callable[[str], None] = lambda line: None,
+        quiet: bool = True,
+    ) -> "TaskPosterior":
+        """Read a folder written by ``save_pretrained``.
+
+        ``scorer`` shares a language model that is already loaded; ``model`` says where to load it from instead of
+        where it lay. Raises ``CheckpointError`` for a damaged folder or one that belongs to other weights.
+        """
+        path = Path(folder)
+        bundle = load_bundle(path, DOCUMENT)
+        document, settings = bundle.document, bundle.document["settings"]
+        if document.get("format") != FORMAT:
+            raise CheckpointError(f"{path / DOCUMENT}: format is {document.get('format')!r}, expected {FORMAT!r}")
+        if scorer is None:
+            base = load_base(model or pick(ModelConfig, settings), announce, quiet)
+            scorer = OptionScorer(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
+        scorer.refuse_other_base(document["base_fingerprint"], settings["model"], str(path))
+        phi = scorer.new_adapter(0)
+        phi.load_state_dict(bundle.tensors["phi"], str(path / "phi.safetensors"))
+        return cls(scorer, phi, document["task_name"], document["is_posterior"], settings)
+
+    def export_peft(self, folder: Path | str, overwrite: bool = False) -> None:
+        """Write the posterior mean as a plain LoRA adapter that PEFT loads."""
+        export_peft(self.scorer, self.phi, Path(folder), overwrite)
+
+    def export_merged(self, folder: Path | str, overwrite: bool = False) -> None:
+        """Write the whole model with the posterior mean added into its weights."""
+        export_merged(self.scorer, self.phi, Path(folder), overwrite)

@@ -1,0 +1,67 @@
+"""How an example becomes text: instruction, question, choices, and the continuations that compete as answers."""
+
+import string
+from typing import NamedTuple
+
+from abmll.config import PromptConfig
+from abmll.errors import ConfigError
+from abmll.tasks.task import Example
+
+INSTRUCTIONS = {
+    "letter": "Return only the label of the correct answer for the question below.",
+    "text": "Return only the text of the correct answer for the question below.",
+}
+
+
+class Rendered(NamedTuple):
+    """A prompt in three parts, ``prefix + input + suffix``: where it is too long, only the input may be cut.
+
+    ``continuations`` holds what is scored after the prompt, one text per option.
+    """
+
+    prefix: str
+    input: str
+    suffix: str
+    continuations: tuple[str, ...]
+
+
+def render(example: Example, task_name: str, prompt: PromptConfig) -> Rendered:
+    """The prompt of an example (PAPER, section 6):
+
+        Return only the label of the correct answer for the question below.
+        <blank line>
+        <task>: <input>
+        Choices:
+        A) <first option>
+        B) <second option>
+        Answer:
+
+    Continuations are ``" A"``, ``" B"``, ... for ``answer="letter"`` and a space and the option for ``answer="text"``.
+    With a chat template they have no leading space: there the assistant's turn begins right after the template
+    (which the language side wraps around the prompt). White space around input and options is dropped.
+
+    Raises:
+        ConfigError: letters without a list of options to which they belong.
+    """
+    check_prompt(prompt)
+    options = [option.strip() for option in example.options]
+    prefix = f"{INSTRUCTIONS[prompt.answer]}\n\n" if prompt.instruction else ""
+    letters = string.ascii_uppercase[: len(options)]
+    choices = "".join(f"\n{letter}) {option}" for letter, option in zip(letters, options, strict=True))
+    suffix = f"\nChoices:{choices}\nAnswer:" if prompt.list_options else "\nAnswer:"
+    answers = list(letters) if prompt.answer == "letter" else options
+    space = "" if prompt.chat_template else " "
+    return Rendered(
+        prefix=f"{prefix}{task_name}: ",
+        input=example.input.strip(),
+        suffix=suffix,
+        continuations=tuple(space + answer for answer in answers),
+    )
+
+
+def check_prompt(prompt: PromptConfig) -> None:
+    """Raise ``ConfigError`` for prompt settings that contradict each other."""
+    if prompt.answer not in INSTRUCTIONS:
+        raise ConfigError(f"answer is {prompt.answer!r}; use 'letter' or 'text'")
+    if prompt.answer == "letter" and not prompt.list_options:
+        raise ConfigError("answer 'letter' needs the options in the prompt; set list_options true or answer 'text'")

@@ -1,0 +1,91 @@
+"""Which task, which examples, which noise: pure functions of (seed, visit), so that resuming needs no stored state.
+
+Visits count from 0. Permutations come from the raw 64-bit output of Philox, keyed by a SHA-256 of seed and labels:
+unlike ``Generator.shuffle``, both are the same in every version of NumPy, on every machine.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
+
+import numpy as np
+
+
+def sample_seed(seed: int, *labels: int | str) -> int:
+    """A 63-bit seed for a random generator, independent for every list of labels: SHA-256 of seed and labels."""
+    digest = hashlib.sha256(json.dumps([seed, *labels]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def permutation(length: int, seed: int, *labels: int | str) -> list[int]:
+    """The numbers 0 to ``length - 1`` in an order that seed and labels determine."""
+    words = np.random.Philox(key=sample_seed(seed, "permutation", *labels)).random_raw(length)
+    return np.argsort(words, kind="stable").tolist()
+
+
+def task_of_visit(seed: int, visit: int, num_tasks: int) -> int:
+    """The task of a visit. Every task comes once in an epoch of ``num_tasks`` visits, in a new order each epoch."""
+    _at_least_one(num_tasks=num_tasks)
+    epoch, position = divmod(visit, num_tasks)
+    return permutation(num_tasks, seed, "tasks", epoch)[position]
+
+
+def batches_of_visit(seed: int, visit: int, num_examples: int, batch_size: int, num_batches: int) -> list[list[int]]:
+    """The examples of a visit's batches; none comes twice before each has come once.
+
+    Returns:
+        ``num_batches`` lists of ``batch_size`` indices below ``num_examples``.
+    """
+    return _batches(num_examples, batch_size, num_batches, seed, "visit", visit)
+
+
+def adaptation_batches(seed: int, num_examples: int, batch_size: int, steps: int) -> list[list[int]]:
+    """The batches of an adaptation: passes over the examples, in a new order each pass.
+
+    Returns:
+        ``steps`` lists of ``batch_size`` indices below ``num_examples``.
+    """
+    return _batches(num_examples, batch_size, steps, seed, "adaptation")
+
+
+def union_batches(
+    seed: int, visit: int, sizes: Sequence[int], batch_size: int, num_batches: int
+) -> list[list[tuple[int, int]]]:
+    """The batches of a visit drawn from the shuffled union of all tasks, which consecutive visits walk through.
+
+    Args:
+        sizes: number of examples of each task.
+
+    Returns:
+        ``num_batches`` lists of ``batch_size`` pairs (task, example).
+    """
+    _at_least_one(batch_size=batch_size, num_batches=num_batches, examples=sum(sizes))
+    total = sum(sizes)
+    ends = np.cumsum(sizes)
+    start = visit * batch_size * num_batches
+    epoch, offset = divmod(start, total)
+    flat = islice(_passes(total, seed, "union", first=epoch), offset, offset + batch_size * num_batches)
+    pairs = []
+    for index in flat:
+        task = int(np.searchsorted(ends, index, side="right"))
+        pairs.append((task, int(index - (ends[task] - sizes[task]))))
+    return [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
+
+
+def _batches(num_examples: int, batch_size: int, num_batches: int, seed: int, *labels: int | str) -> list[list[int]]:
+    _at_least_one(num_examples=num_examples, batch_size=batch_size, num_batches=num_batches)
+    stream = _passes(num_examples, seed, *labels)
+    return [list(islice(stream, batch_size)) for _ in range(num_batches)]
+
+
+def _passes(length: int, seed: int, *labels: int | str, first: int = 0) -> Iterator[int]:
+    """Endless passes over 0 to ``length - 1``, each in its own order, from pass number ``first`` on."""
+    for number in count(first):
+        yield from permutation(length, seed, *labels, number)
+
+
+def _at_least_one(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} is {number}, must be at least 1")

@@ -1,0 +1,105 @@
+"""Tiny random models of four families, and toy tasks they can learn."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.decoders import ByteLevel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from abmll import AbmllModel
+from abmll.config import PromptConfig
+from abmll.tasks import Example, Task
+
+SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 259}
+FAMILIES = {
+    "llama": {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen2": {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2, "tie_word_embeddings": False},
+    "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 2, "vocab_size": 259, "n_positions": 2048},
+    "gemma": {**SIZES, "intermediate_size": 48, "num_key_value_heads": 1, "head_dim": 8, "hidden_act": "gelu"},
+}
+LINEAR = {
+    "llama": ("q_proj", "v_proj"),
+    "qwen2": ("q_proj", "v_proj"),
+    "gpt2": ("c_attn", "c_proj"),
+    "gemma": ("q_proj", "v_proj"),
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, plus three special ones; adds nothing of its own to a text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2} | {letter: 3 + index for index, letter in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny random model of a family, made once."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            folder = tmp_path_factory.mktemp(family)
+            torch.manual_seed(1)
+            config = AutoConfig.for_model(family, **FAMILIES[family], pad_token_id=0, bos_token_id=1, eos_token_id=2)
+            model = AutoModelForCausalLM.from_config(config)
+            for name, parameter in model.named_parameters():  # biases start at zero, where they would test nothing
+                if name.endswith("bias"):
+                    torch.nn.init.normal_(parameter, std=0.1)
+            model.save_pretrained(folder)
+            byte_tokenizer().save_pretrained(folder)
+            made[family] = folder
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(family_folder: Callable[[str], Path]) -> Path:
+    """The folder of a random Llama with two layers."""
+    return family_folder("llama")
+
+
+SHORT = PromptConfig(instruction=False, list_options=False, answer="text")
+
+
+@pytest.fixture
+def tiny_model(tiny_llama: Path) -> AbmllModel:
+    """The tiny Llama with a fresh adapter on its second layer."""
+    return AbmllModel.from_base(
+        str(tiny_llama), prompt=SHORT, r=2, layers_to_transform="1", target_modules=["q_proj", "v_proj", "up_proj"]
+    )
+
+
+def toy_task(name: str, seed: int = 0, size: int = 60) -> Task:
+    """Which of two words does the letter stand for? Learnable, and another rule for every seed."""
+    rng = random.Random(f"{name} {seed}")
+    letters = "abcdefgh"
+    rule = {letter: rng.randrange(2) for letter in letters}
+    examples = []
+    for index in range(size):
+        text = "".join(rng.choice(letters) for _ in range(rng.randrange(3, 12)))
+        examples.append(Example(str(index), f"{index} {text}", ("yes", "no"), rule[text[-1]]))
+    return Task(name, tuple(examples))
+
+
+@pytest.fixture
+def toy_tasks() -> list[Task]:
+    """Three toy tasks."""
+    return [toy_task(f"toy{index}", index) for index in range(3)]

@@ -1,0 +1,36 @@
+from decimal import Decimal, localcontext
+
+import pytest
+import torch
+
+from abmll.posterior.numerics import differentiable_exp_excess, exp_excess
+
+MAGNITUDES = [0.0, 1e-8, 1e-6, 1e-3, 0.03, 0.0999, 0.1, 0.1001, 0.3, 1.0, 5.0, 30.0]
+RELATIVE = {torch.float32: 5e-6, torch.float64: 1e-14}
+
+
+def exact(y: float) -> float:
+    with localcontext() as context:
+        context.prec = 60
+        return float(Decimal(y).exp() - 1 - Decimal(y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exp_excess_agrees_with_sixty_digits(dtype):
+    y = torch.tensor([sign * magnitude for magnitude in MAGNITUDES for sign in (1, -1)], dtype=dtype)
+    expected = torch.tensor([exact(value) for value in y.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(exp_excess(y).double(), expected, rtol=RELATIVE[dtype], atol=0.0)
+    torch.testing.assert_close(exp_excess(y, torch.expm1(y)).double(), expected, rtol=RELATIVE[dtype], atol=0.0)
+
+
+def test_exp_excess_overflows_to_infinity_and_not_to_nan():
+    assert exp_excess(torch.tensor([1000.0])).item() == float("inf")
+
+
+def test_gradient_is_expm1_without_cancellation():
+    y = torch.tensor([1e-6, -1e-3, 2.0], requires_grad=True)
+    (gradient,) = torch.autograd.grad(differentiable_exp_excess(y).sum(), y)
+    torch.testing.assert_close(gradient.double(), torch.expm1(y.detach().double()), rtol=1e-6, atol=0.0)
+    z = torch.tensor([-0.4, 0.02, 0.7], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(differentiable_exp_excess, (z,))
+    assert torch.autograd.gradgradcheck(differentiable_exp_excess, (z,))

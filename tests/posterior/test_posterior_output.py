@@ -1,0 +1,129 @@
+"""The output space against torch.distributions on every unpadded token and channel."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Gamma, Normal, kl_divergence
+
+from abmll.errors import ConfigError
+from abmll.posterior import Factors, Noise, OutputSpace, Prior
+
+SPACE = OutputSpace(scaling=2.0, init_log_sigma=-1.0)
+PRIOR = Prior(std=0.7, gamma_shape=2.5, gamma_rate=0.3)
+
+
+def dense(layer: Factors, x: Tensor) -> Normal:
+    log_variance = 2.0 * x @ layer.scale_A.mT @ layer.scale_B.mT - 2.0
+    return Normal(2.0 * x @ layer.mean_A.mT @ layer.mean_B.mT, torch.exp(log_variance / 2))
+
+
+@pytest.fixture
+def layers(make_factors) -> list[Factors]:
+    return make_factors(num_layers=2, k=3).unbind()
+
+
+@pytest.fixture
+def x(generator) -> Tensor:
+    return 0.3 * torch.randn(2, 4, 7, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture
+def mask() -> Tensor:
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    mask[0, 2:] = False
+    return mask
+
+
+def test_start_is_a_zero_mean_and_one_variance_for_every_input(generator):
+    factors = OutputSpace(2.0, -10.0).init(2, 5, 16, 3, generator)
+    assert [tuple(tensor.shape) for tensor in factors] == [(2, 3, 16), (2, 5, 3), (2, 3, 16), (2, 5, 3)]
+    assert all(tensor.dtype == torch.float32 for tensor in factors)
+    assert not torch.equal(factors.mean_A, factors.scale_A)
+    layer, x = factors.unbind()[0], torch.randn(400, 50, 16, generator=generator)
+    assert torch.count_nonzero(OutputSpace(2.0, -10.0).delta(layer, x, None)) == 0
+    sample = OutputSpace(2.0, -10.0).delta(layer, x, Noise("local", generator))
+    assert math.isclose(sample.std().item(), math.exp(-10), rel_tol=0.02)
+    assert OutputSpace(2.0, -10.0).log_sigma_mean(factors).item() == -10.0
+    assert OutputSpace(2.0).scale_rank(3) == 3
+
+
+def test_kl_equals_torch_distributions_without_padding(layers, x, mask):
+    phi, theta = layers
+    expected = kl_divergence(dense(phi, x), dense(theta, x))[mask].sum()
+    torch.testing.assert_close(SPACE.activation_kl(phi, theta, x, mask), expected, rtol=1e-11, atol=0.0)
+    padded = x.masked_fill(~mask[..., None], float("nan"))
+    torch.testing.assert_close(SPACE.activation_kl(phi, theta, padded, mask), expected, rtol=1e-11, atol=0.0)
+    assert SPACE.activation_kl(theta, theta, x, mask).item() == 0.0
+
+
+def test_prior_equals_torch_distributions_without_padding(layers, x, mask):
+    theta = layers[0]
+    normal = dense(theta, x)
+    zero, std, shape, rate = (torch.tensor(value, dtype=torch.float64) for value in (0.0, 0.7, 2.5, 0.3))
+    log_prior = Normal(zero, std).log_prob(normal.mean) + Gamma(shape, rate).log_prob(normal.variance.reciprocal())
+    value = SPACE.activation_negative_log_prior(theta, PRIOR, x, mask)
+    torch.testing.assert_close(value, -log_prior[mask].sum(), rtol=1e-11, atol=0.0)
+
+
+def test_finite_differences(make_factors, x, mask):
+    first, second = make_factors(num_layers=2, d_out=2, k=3).unbind()
+    leaves = [x[:, :3].clone().requires_grad_(), *(tensor.clone().requires_grad_() for tensor in (*first, *second))]
+
+    def kl(x: Tensor, *tensors: Tensor) -> Tensor:
+        return SPACE.activation_kl(Factors(*tensors[:4]), Factors(*tensors[4:]), x, mask[:, :3])
+
+    def prior(x: Tensor, *tensors: Tensor) -> Tensor:
+        return SPACE.activation_negative_log_prior(Factors(*tensors[:4]), PRIOR, x, mask[:, :3])
+
+    def sample(x: Tensor, *tensors: Tensor) -> Tensor:
+        return SPACE.delta(Factors(*tensors[:4]), x, Noise("local", torch.Generator().manual_seed(0)))
+
+    assert torch.autograd.gradcheck(kl, leaves)
+    assert torch.autograd.gradcheck(prior, leaves[:5])
+    assert torch.autograd.gradcheck(sample, leaves[:5])
+
+
+def test_single_precision_survives_near_equality(make_factors, generator, x, mask):
+    theta = make_factors(num_layers=1, k=3, dtype=torch.float32).unbind()[0]
+    phi = theta.clone_detached()
+    for tensor in phi:
+        tensor.add_(1e-6 * torch.randn(tensor.shape, generator=generator))
+    x = x.float()
+    exact_phi, exact_theta = (Factors(*(tensor.double() for tensor in layer)) for layer in (phi, theta))
+    ours, normals = (
+        SPACE.activation_kl(phi, theta, x, mask),
+        (dense(exact_phi, x.double()), dense(exact_theta, x.double())),
+    )
+    d = 2 * (normals[0].stddev.log() - normals[1].stddev.log())
+    distance = (normals[0].mean - normals[1].mean) / normals[1].stddev
+    expected = 0.5 * (d.square() / 2 + d**3 / 6 + distance.square())[mask].sum()  # the rest is of order d^4
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=0.0)
+
+
+@pytest.mark.parametrize("kind", ["local", "shared"])
+def test_noise_has_the_right_spread_and_shares_its_numbers_over_tokens(layers, x, generator, kind):
+    layer, stacked = layers[0], x[:1].expand(20_000, -1, -1)
+    normal = dense(layer, x[:1])
+    z = (SPACE.delta(layer, stacked, Noise(kind, generator)) - normal.mean) / normal.stddev
+    torch.testing.assert_close(SPACE.delta(layer, x[:1], None), normal.mean)
+    correlation = torch.einsum("nti,nuj->tiuj", z, z) / len(z)
+    tokens = torch.ones(4, 4) if kind == "shared" else torch.eye(4)
+    expected = torch.einsum("tu,ij->tiuj", tokens.double(), torch.eye(5, dtype=torch.float64))
+    assert (z.mean(0).abs() < 6 / 20_000**0.5).all()
+    assert ((correlation - expected).abs() < 6 * (2 / 20_000) ** 0.5).all()
+
+
+def test_functions_of_the_factors_alone_are_refused(make_factors):
+    factors = make_factors(k=3)
+    assert SPACE.per_activation
+    with pytest.raises(NotImplementedError, match="call activation_kl"):
+        SPACE.kl(factors, factors)
+    with pytest.raises(NotImplementedError, match="call activation_negative_log_prior"):
+        SPACE.negative_log_prior(factors, PRIOR)
+
+
+def test_an_infinite_start_is_refused():
+    with pytest.raises(ConfigError, match="init_log_sigma is -inf"):
+        OutputSpace(2.0, float("-inf"))
