@@ -46,8 +46,8 @@ def test_version_is_the_installed_one() -> None:
 
 
 def test_package_data_is_there() -> None:
-    assert files("abmll").joinpath("py.typed").is_file()
-    assert files("abmll").joinpath("suites", "bigbench-demo.yaml").is_file()
+    assert (files("abmll") / "py.typed").is_file()
+    assert (files("abmll") / "suites" / "bigbench-demo.yaml").is_file()
 
 
 def test_constraints_pin_every_requirement() -> None:

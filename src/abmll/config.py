@@ -96,14 +96,28 @@ class TrainConfig(RunConfig, LearningConfig):
 
 @dataclass(frozen=True)
 class AdaptConfig:
-    """Learning an unseen task, and predicting with the result."""
+    """Learning an unseen task from its examples."""
 
     steps: int = setting(10, "gradient steps")
     batch_size: int = setting(2, "examples per gradient step")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Predicting with what was learned."""
+
     num_samples: int = setting(16, "posterior samples per prediction (0: at the posterior mean)")
     prediction_noise: Literal["local", "shared"] = setting(
         "shared", "prediction noise: one weight sample per example, or independent per token"
     )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(PredictConfig, AdaptConfig):
+    """Adapting to every evaluation task and measuring."""
+
+    adapt_examples: int | None = setting(20, "training examples of each task to adapt to (default in a suite: its own)")
+    test_examples: int | None = setting(None, "test examples of each task to be judged by (default: all)")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from abmll.adapter import Adapter
 from abmll.checkpoint import Bundle, load_bundle, save_bundle
-from abmll.config import AdaptConfig, AdapterConfig, ModelConfig, PromptConfig
+from abmll.config import AdapterConfig, ModelConfig, PredictConfig, PromptConfig
 from abmll.errors import CheckpointError
 from abmll.export import export_merged, export_peft
 from abmll.language.base import load_base
@@ -47,9 +47,9 @@ class TaskPosterior:
     ) -> Prediction:
         """Probabilities of the options of ``examples``, averaged over ``samples`` of the posterior (0: at its mean).
 
-        By default ``AdaptConfig``'s number of samples and kind of noise for a learned posterior, else the mean.
+        By default ``PredictConfig``'s number of samples and kind of noise for a learned posterior, else the mean.
         """
-        defaults = AdaptConfig()
+        defaults = PredictConfig()
         if samples is None:
             samples = defaults.num_samples
         encoded = self.scorer.encode(examples, self.task_name)

@@ -308,6 +308,11 @@ def test_help(verbs: Recorder, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "--target-modules TEXT,... layers (default: q_proj,v_proj)" in shown
     assert "--resume, --no-resume continue" in shown
     assert "never" not in shown
+    assert run_verb(verbs.check, ["-h"], "tasks check") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith("usage: abmll tasks check FILES... [options] Check files.")
+    assert "FILES what to check (required)" in shown
+    assert "--strict, --no-strict refuse more (default: on)" in shown
 
 
 def undocumented(*, steps: int) -> int:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -16,10 +16,17 @@ from abmll.errors import DataError
 HEAVY = ("torch", "transformers", "numpy", "matplotlib", "datasets", "pyarrow")
 
 
+class VerbModule(ModuleType):
+    """A module with a verb and what its presets fill in."""
+
+    verb: Callable[..., int | None]
+    preset: Callable[[Mapping[str, int]], Mapping[str, int]]
+
+
 @pytest.fixture
-def verb_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A module to put verbs into; every command of the table then runs its function `verb`."""
-    module = ModuleType("abmll_test_verbs")
+def verb_module(monkeypatch: pytest.MonkeyPatch) -> VerbModule:
+    """An importable module whose `verb` the command "train" runs."""
+    module = VerbModule("abmll_test_verbs")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(
         main, "COMMANDS", {"train": main.Verb("trains", f"{module.__name__}:verb"), "tasks": main.TASKS}
@@ -70,7 +77,7 @@ def test_unknown_words(argv: list[str], message: str, capsys: pytest.CaptureFixt
     assert capsys.readouterr() == ("", f"abmll: error: {message}\n")
 
 
-def test_user_errors_are_one_line(verb_module: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors_are_one_line(verb_module: VerbModule, capsys: pytest.CaptureFixture[str]) -> None:
     verb_module.verb = raising(DataError("bad\nname \x1b[31m: rename it"))
     assert main.entry(["train"]) == 2
     assert capsys.readouterr().err == "abmll: error: bad name  [31m: rename it\n"
@@ -84,20 +91,20 @@ def test_user_errors_are_one_line(verb_module: ModuleType, capsys: pytest.Captur
     ],
 )
 def test_interrupt(
-    interrupt: KeyboardInterrupt, line: str, verb_module: ModuleType, capsys: pytest.CaptureFixture[str]
+    interrupt: KeyboardInterrupt, line: str, verb_module: VerbModule, capsys: pytest.CaptureFixture[str]
 ) -> None:
     verb_module.verb = raising(interrupt)
     assert main.entry(["train"]) == 130
     assert capsys.readouterr().err == line
 
 
-def test_defects_keep_their_traceback(verb_module: ModuleType) -> None:
+def test_defects_keep_their_traceback(verb_module: VerbModule) -> None:
     verb_module.verb = raising(ZeroDivisionError("a defect"))
     with pytest.raises(ZeroDivisionError, match="a defect"):
         main.entry(["train"])
 
 
-def test_exit_code_of_the_verb(verb_module: ModuleType) -> None:
+def test_exit_code_of_the_verb(verb_module: VerbModule) -> None:
     def verb(*, code: int) -> int:
         """Return it.
 
@@ -111,7 +118,7 @@ def test_exit_code_of_the_verb(verb_module: ModuleType) -> None:
 
 
 def test_presets_of_the_table_are_filled_in(
-    verb_module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    verb_module: VerbModule, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def verb(*, steps: int = 1) -> None:
         """Print it.

@@ -135,7 +135,7 @@ def test_row_tiles_cover_every_row_once_and_stay_small():
 
 
 def test_several_ragged_tiles(make_factors, dense_normal):
-    phi, theta = (make_factors(num_layers=1, d_out=300, d_in=1024, k=2) for _ in range(2))
+    phi, theta = (make_factors(num_layers=1, d_out=300, d_in=1024, k=2, r=2) for _ in range(2))
     tiles = row_tiles(1, 300, 1024, torch.device("cpu"))
     assert len({tile.stop - tile.start for tile in tiles}) == 2
     expected = dense_gradients(dense_normal, phi, theta, 0.0)

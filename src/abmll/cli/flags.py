@@ -6,6 +6,7 @@ values are read in `abmll.cli.values`, with the same words for flags and files. 
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,7 +63,7 @@ def _parser(signature: Signature, name: str) -> argparse.ArgumentParser:
         name,
         usage=usage,
         description=signature.summary.replace("%", "%%"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=36),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,
@@ -197,8 +198,9 @@ def _default_note(option: Option) -> str:
         return " (required)"
     if option.default is None or option.default is False or option.default == ():
         return ""
-    default = ",".join(option.default) if isinstance(option.default, tuple) else str(option.default)
-    return f" (default: {default})".replace("%", "%%")
+    default = "on" if option.default is True else option.default
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return f" (default: {shown})".replace("%", "%%")
 
 
 def _first_line(config: type) -> str:

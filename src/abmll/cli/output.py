@@ -31,3 +31,8 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def one_line(text: str) -> str:
     """The text with a space for every character that is not printable."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things in words: "1 task", "2 tasks"."""
+    return f"{number} {noun}{'s' * (number != 1)}"

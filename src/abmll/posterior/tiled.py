@@ -97,16 +97,10 @@ def _kl_and_gradients(phi: Factors, theta: Factors, scaling: float, floor: float
 
 
 def _exponentials(phi: Factors, theta: Factors) -> tuple[Tensor, ...]:
-    """e^a', e^b', e^a, e^b, and the right and left factors of sigma - sigma' = [e^b - e^b', e^b'] [e^a; e^a - e^a'].
-
-    A constant moved from a component's a to its b leaves sigma as it is; taking it out of the shift of a keeps the two
-    terms of the difference from cancelling.
-    """
-    gauge = (phi.scale_A - theta.scale_A).mean(dim=-1, keepdim=True)
-    shift_A = phi.scale_A - theta.scale_A - gauge
-    shift_B = phi.scale_B - theta.scale_B + gauge.mT
+    """e^a', e^b', e^a, e^b, and the right and left factors of sigma - sigma' = [e^b - e^b', e^b'] [e^a; e^a - e^a']."""
+    shift_A, shift_B = phi.scale_A - theta.scale_A, phi.scale_B - theta.scale_B
     exp_A, exp_B = theta.scale_A.exp(), theta.scale_B.exp()
-    phi_exp_A, phi_exp_B = exp_A * shift_A.exp(), exp_B * shift_B.exp()
+    phi_exp_A, phi_exp_B = phi.scale_A.exp(), phi.scale_B.exp()
     right = torch.cat([phi_exp_A, exp_A * shift_A.expm1()], dim=-2)
     left = torch.cat([exp_B * shift_B.expm1(), exp_B], dim=-1)
     return exp_A, exp_B, phi_exp_A, phi_exp_B, right, left

@@ -26,7 +26,7 @@ class WeightSpace:
     """Weight-space Gaussian LoRA; see ``Space`` for what its functions take and return.
 
     Rank 1 without a floor c is evaluated in closed form, anything else by row tiles.
-    Raises ConfigError on a rank below 1, a negative floor or a scaling that is not positive.
+    Raises ConfigError on a rank below 1, a negative floor or a start that is not finite.
     """
 
     scaling: float

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -22,10 +23,11 @@ _VARIABLES = {
     **{INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--rule)", PAPER: "var(--paper)"},
     **{color: f"var(--m{i})" for i, color in enumerate(_METHOD_COLORS)},
 }
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DASHES = ("-", (0, (5, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+# 8 colours, 7 markers, 3 dashes: without a common factor, so that a ninth method looks like none of the first eight
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[Any, ...] = ((None, None), (5, 1.5), (2, 1.2))
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     **{"svg.fonttype": "none", "text.parse_math": False, "font.size": 11, "text.color": INK, "axes.labelcolor": MUTED},
     **{"axes.edgecolor": GRID, "axes.linewidth": 1, "axes.spines.top": False, "axes.spines.right": False},
     **{"axes.spines.left": False, "axes.grid": True, "axes.grid.axis": "y", "grid.color": GRID, "grid.linewidth": 0.7},
@@ -40,9 +42,7 @@ def color_of(method: int) -> str:
     return _METHOD_COLORS[method % NUM_COLORS]
 
 
-def draw(
-    name: str, size: tuple[float, float], title: str, description: str, paint: Callable[[Figure], object]
-) -> str:
+def draw(name: str, size: tuple[float, float], title: str, description: str, paint: Callable[[Figure], object]) -> str:
     """An inline ``<svg>`` of `size` CSS pixels, painted by `paint`; its text is part of the page and escaped.
 
     `name` must be unique on the page. The result is a pure function of the arguments: no dates, no random ids.
@@ -73,8 +73,7 @@ def _inline(svg: str, name: str, size: tuple[float, float], title: str, descript
 
 def _adopt(tag: str, name: str) -> str:
     """One tag of matplotlib's: the page's font, the page's colours, and ids that are unique on the page."""
-    if tag.startswith("<g id="):
-        return "<g>"  # nothing refers to a group
+    tag = re.sub(r'^<g id="[^"]*"', "<g", tag)  # nothing refers to a group
     tag = re.sub(r"font-family: [^;\"]*; ?", "", tag)
     tag = re.sub(r"(id=\"|url\(#|href=\"#)", rf"\g<1>{name}-", tag)
     return re.sub("#0102[0-9a-f]{2}", lambda color: _VARIABLES.get(color[0], color[0]), tag)
@@ -96,16 +95,17 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
     return result.tolist()
 
 
-def label_ends(ax: Axes, ends: Sequence[tuple[float, str, int]], x: float) -> None:
-    """Write each (y, text, method) to the right of its line's end at `x`, moved apart where they would overlap."""
+def label_ends(ax: Axes, ends: Sequence[tuple[float, str, int]], x: float, height: float) -> None:
+    """Write each (y, text, method) to the right of its line's end at `x`, moved apart where they would overlap.
+
+    `height` is the figure's, in points, of which the axes take about three quarters.
+    """
     low, high = ax.get_ylim()
-    height = ax.get_figure(root=True).get_figheight() * 72 * 0.75  # type: ignore[union-attr]  # axes' share, in points
-    for y, (_, text, method) in zip(
-        spread([end[0] for end in ends], 13 / height * (high - low), low, high), ends, strict=True
-    ):
+    apart = spread([end[0] for end in ends], 13 / (0.75 * height) * (high - low), low, high)
+    for y, (_, text, method) in zip(apart, ends, strict=True):
         ax.annotate(
-            printable(text), (x, y), (6, 0), textcoords="offset points", va="center", color=color_of(method), fontsize=10,
-            annotation_clip=False,
+            printable(text), (x, y), (6, 0), textcoords="offset points", va="center", fontsize=10,
+            color=color_of(method), annotation_clip=False,
         )  # fmt: skip
 
 
@@ -114,5 +114,5 @@ def shorten(text: str, length: int) -> str:
     text = printable(text)
     if len(text) <= length:
         return text
-    head = (length - 1 + 1) // 2
-    return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
+    tail = (length - 1) // 2
+    return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"

@@ -1,12 +1,13 @@
 """The figures of the report. Each takes numbers and colour indices and returns one inline SVG."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike, NDArray
 
 from abmll.metrics import Floats, Outcomes, calibration_error, reliability_bins, risk_coverage
 from abmll.report.figure import (
@@ -23,7 +24,7 @@ from abmll.report.figure import (
     shorten,
 )
 
-SMALL, WIDE = (340, 380), (420, 320)
+SMALL, CURVE, WIDE = (340, 380), (340, 260), (420, 320)
 MAX_POINTS = 300
 
 
@@ -49,11 +50,11 @@ def reliability(label: str, each: Outcomes, method: int, tallest: int) -> str:
         _histogram(bottom, each, bins.lower, bins.size, method, tallest)
 
     error = calibration_error(bins)
-    description = f"Reliability diagram of {label}: {len(each.correct)} examples, expected calibration error {error:.3f}."
+    description = f"Reliability diagram of {label}: {len(each.correct)} examples, calibration error {error:.3f}."
     return draw(f"reliability-{method}", SMALL, f"Reliability of {label}", description, paint)
 
 
-def _histogram(ax: Axes, each: Outcomes, lower: Floats, size: Sequence[int], method: int, tallest: int) -> None:
+def _histogram(ax: Axes, each: Outcomes, lower: Floats, size: NDArray[np.int64], method: int, tallest: int) -> None:
     """Counts of right (solid) and wrong (pale) answers in each confidence bin, the total written above."""
     right = reliability_bins(each.confidence[each.correct == 1], each.correct[each.correct == 1]).size
     width = 1 / len(lower)
@@ -62,13 +63,14 @@ def _histogram(ax: Axes, each: Outcomes, lower: Floats, size: Sequence[int], met
     ax.bar(lower + width / 2, np.subtract(size, right), bottom=right, alpha=0.32, **style)
     for x, count in zip(lower + width / 2, size, strict=True):
         if count:
-            ax.annotate(f"{count}", (x, count), (0, 2), textcoords="offset points", ha="center", fontsize=7.5, color=MUTED)
+            text = {"ha": "center", "fontsize": 7.5, "color": MUTED}
+            ax.annotate(f"{count}", (x, count), (0, 2), textcoords="offset points", **text)
     ax.set(xlim=(-0.02, 1.02), ylim=(0, tallest * 1.15), xlabel="Confidence", ylabel="Examples", yticks=[])
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
     ax.spines["bottom"].set_color(GRID)
 
 
-def wilson_interval(rate: Floats, count: Sequence[int] | Floats, z: float = 1.96) -> tuple[Floats, Floats]:
+def wilson_interval(rate: Floats, count: ArrayLike, z: float = 1.96) -> tuple[Floats, Floats]:
     """The 95 % Wilson score interval of a proportion (Wilson 1927); arrays of the shape of `rate`."""
     n = np.asarray(count, dtype=float)
     centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -86,22 +88,18 @@ def risk_coverage_curves(by_method: Mapping[str, tuple[int, Outcomes]]) -> str:
             coverage, risk = risk_coverage(each.confidence, each.correct)
             first = len(risk) // 50  # below 2 % of the examples a single error makes the curve jump
             keep = np.unique(np.linspace(first, len(risk) - 1, MAX_POINTS).astype(int))
-            ax.plot(coverage[keep], risk[keep], color=color_of(method), linewidth=1.8, dashes=_dash(method))
+            ax.plot(
+                coverage[keep], risk[keep], color=color_of(method), linewidth=1.8, dashes=DASHES[method % len(DASHES)]
+            )
             ends.append((float(risk[-1]), f"{shorten(label, 20)} {risk.mean():.3f}", method))
         ax.set(xlim=(0, 1), xlabel="Coverage: share of examples answered", ylabel="Error rate")
         ax.set_ylim(bottom=0)
         ax.xaxis.set_major_formatter(PercentFormatter(1, 0))
         ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
-        label_ends(ax, ends, 1)
+        label_ends(ax, ends, 1, WIDE[1])
 
     description = "Error rate against coverage, one line a method; the number after its name is the area under it."
     return draw("risk-coverage", WIDE, "Risk-coverage curves", description, paint)
-
-
-def _dash(method: int) -> Any:
-    """The line style after the colours have gone round once, so that a ninth method is not the first again."""
-    pattern = DASHES[method % len(DASHES)]
-    return (None, None) if pattern == "-" else pattern[1]
 
 
 def task_dots(
@@ -119,7 +117,7 @@ def task_dots(
             if constant:
                 about = next(tasks[name] for _, tasks in by_method.values() if name in tasks)
                 ax.plot(about[constant], row, "|", color=INK, markersize=13, markeredgewidth=1.6)
-        for method, tasks in reversed(by_method.values()):  # the first method on top
+        for method, tasks in reversed(list(by_method.values())):  # the first method on top
             ax.plot(
                 [tasks[name][key] for name in names if name in tasks], [rows[name] for name in names if name in tasks],
                 linestyle="none", color=color_of(method), marker=MARKERS[method % len(MARKERS)], markersize=8,
@@ -159,14 +157,14 @@ def training_curve(
         for label, (method, visits, values) in present.items():
             line = smooth(values, window)
             ax.plot(visits, values, ".", color=color_of(method), markersize=2.5, alpha=0.4)
-            ax.plot(visits, line, color=color_of(method), linewidth=1.8, dashes=_dash(method))
+            ax.plot(visits, line, color=color_of(method), linewidth=1.8, dashes=DASHES[method % len(DASHES)])
             ends.append((float(line[np.isfinite(line)][-1]), shorten(label, 18), method))
         ax.set(xlabel="Task visit", title=heading)
         ax.set_xlim(right=last)
         ax.yaxis.set_major_locator(MaxNLocator(5))
         if np.nanmax(np.abs(ax.get_ylim())) >= 1e4:
             ax.yaxis.set_major_formatter(EngFormatter(sep=""))
-        label_ends(ax, ends, last)
+        label_ends(ax, ends, last, CURVE[1])
 
-    description = f"{heading} during training: points for each task visit, lines for a moving average of {window} visits."
-    return draw(f"curve-{key}", (SMALL[0], 260), f"{heading} during training", description, paint)
+    description = f"{heading} during training: points are task visits, lines a moving average of {window} visits."
+    return draw(f"curve-{key}", CURVE, f"{heading} during training", description, paint)

@@ -34,10 +34,17 @@ HEADLINE = (
 )
 FURTHER = (
     Metric("ece_equal_mass", "ECE, equal mass", "lower", "the same in 10 bins of equal counts"),
-    Metric("mean_abs_confidence_gap", "Confidence gap", "lower", "mean |confidence - correct|; not a calibration error"),
+    Metric("mean_abs_confidence_gap", "Confidence gap", "lower", "mean |confidence - correct|: no calibration error"),
 )
 PER_TASK = (HEADLINE[0], HEADLINE[1], HEADLINE[3])
 COVERAGES = (0.25, 0.5, 0.75, 1.0)
+COSTS = {
+    "seconds": "Seconds",
+    "visits": "Task visits",
+    "gradient_steps": "Gradient steps",
+    "tokens": "Tokens",
+    "rate": "Tokens / s",
+}
 BASELINES = {"majority": "Best constant answer", "chance": "Chance"}
 
 
@@ -202,11 +209,15 @@ def selective_error(by_method: Mapping[str, tuple[int, Outcomes]]) -> Table:
 
 def cost(costs: Mapping[str, tuple[int, Mapping[str, float]]]) -> Table:
     """What training took; label -> (colour index, cost with any of visits, seconds, gradient_steps, tokens)."""
-    rows = []
-    for label, (method, value) in costs.items():
-        seconds, tokens = value.get("seconds"), value.get("tokens")
-        rate = tokens / seconds if seconds and tokens else None
-        counts = [value.get(key) for key in ("gradient_steps", "tokens")]
-        cells = [Cell(number(seconds, 0)), *(Cell(number(c, 0)) for c in counts), Cell(number(rate, 0))]
-        rows.append(Row(label, cells, method))
-    return Table("Cost of training", "Method", ["Seconds", "Gradient steps", "Tokens", "Tokens / s"], rows)
+    values = {label: {**value, "rate": _rate(value)} for label, (_, value) in costs.items()}
+    shown = {key: heading for key, heading in COSTS.items() if any(v.get(key) is not None for v in values.values())}
+    rows = [
+        Row(label, [Cell(number(values[label].get(key), 0)) for key in shown], method)
+        for label, (method, _) in costs.items()
+    ]
+    return Table("Cost of training", "Method", list(shown.values()), rows)
+
+
+def _rate(value: Mapping[str, float]) -> float | None:
+    seconds, tokens = value.get("seconds"), value.get("tokens")
+    return tokens / seconds if seconds and tokens else None

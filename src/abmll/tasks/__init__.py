@@ -1,10 +1,25 @@
 """Tasks: what they are, where they come from, how they become prompts, in which order they are visited. No torch here.
 
-The order of visits (``abmll.tasks.sampler``) and the download of BIG-bench (``abmll.tasks.bigbench``) are imported from
-their own modules.
+Imported from their own modules, because they need NumPy or are rarely wanted: the order of visits
+(``abmll.tasks.sampler``), the download of BIG-bench (``abmll.tasks.bigbench``).
 """
 
+from abmll.tasks.leaks import check_leaks, refuse_leaks
 from abmll.tasks.prompts import Rendered, render
+from abmll.tasks.read import load_task, load_tasks
+from abmll.tasks.suite import Suite, load_suite, shipped_suites
 from abmll.tasks.task import Example, Task
 
-__all__ = ["Example", "Rendered", "Task", "render"]
+__all__ = [
+    "Example",
+    "Rendered",
+    "Suite",
+    "Task",
+    "check_leaks",
+    "load_suite",
+    "load_task",
+    "load_tasks",
+    "refuse_leaks",
+    "render",
+    "shipped_suites",
+]

@@ -6,10 +6,13 @@ is overconfident where its sharpness exceeds the truth of its logits.
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from abmll.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
+from abmll.report import write_report
 
 TASKS = {  # name -> (number of test examples, number of options, difficulty)
     "snarks": (36, 2, 0.2),
@@ -97,7 +100,7 @@ def write_run(folder, bayesian=True, visits=100, start=1.3, seed=0):
     timing = [{"visit": n + 1, "seconds": float(rng.uniform(1.5, 2.5)), "tokens": 2400} for n in range(visits)]
     write_rows(folder / "timing.jsonl", timing)
     (folder / "config.yaml").write_text(
-        "model:\n  model: smollm2-135m\nlearning:\n  method: abmll\n  beta: 1.0e-06\n  seed: 0\nrun:\n  max_steps: 100\n",
+        "model:\n  model: smollm2-135m\nlearning:\n  method: abmll\n  beta: 1.0e-06\nrun:\n  max_steps: 100\n",
         encoding="utf-8",
     )
 
@@ -131,9 +134,25 @@ def write_comparison(folder, tasks=None, methods=None):
 
 
 def write_all(root: Path) -> None:
-    """The three kinds of folder under `root`, for looking at their pages."""
+    """Every kind of folder under `root`."""
     write_comparison(root / "comparison")
     write_run(root / "run")
     write_evaluation(root / "run" / "evaluation")
     write_run(root / "training-only")
     write_evaluation(root / "evaluation")
+
+
+@pytest.fixture(scope="session")
+def reports(tmp_path_factory):
+    """The folders of `write_all`, each with its report.html; tests read them only."""
+    root = tmp_path_factory.mktemp("reports")
+    write_all(root)
+    for folder in sorted(root.iterdir()):
+        write_report(folder)
+    return root
+
+
+@pytest.fixture
+def make():
+    """The generators, for tests that need a folder of their own."""
+    return SimpleNamespace(run=write_run, evaluation=write_evaluation, comparison=write_comparison)

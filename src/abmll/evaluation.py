@@ -1,0 +1,144 @@
+"""Adapting to unseen tasks and measuring what comes of it, task by task."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from abmll.config import EvaluateConfig
+from abmll.errors import DataError
+from abmll.files import write_json, write_text
+from abmll.language.trunk import TrunkCache
+from abmll.methods import find_rule
+from abmll.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
+from abmll.model import AbmllModel
+from abmll.prediction import Prediction
+from abmll.progress import progress
+from abmll.settings import flatten
+from abmll.tasks.sampler import permutation
+from abmll.tasks.task import Example, Task
+
+FORMAT = "abmll-evaluation-1"
+PACKAGES = ("abmll", "torch", "transformers", "safetensors", "numpy")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics per task, over all of them, and every single prediction."""
+
+    tasks: dict[str, dict[str, Any]]
+    mean: dict[str, Any]
+    pooled: dict[str, Any]
+    predictions: list[dict[str, Any]]
+    truncated: int  # prompts whose input was cut
+
+
+def evaluate_tasks(
+    model: AbmllModel,
+    tasks: Sequence[Task],
+    config: EvaluateConfig,
+    *,
+    seed: int = 0,
+    cache: TrunkCache | None = None,
+    quiet: bool = True,
+) -> Evaluation:
+    """Adapt to each task with some of its training examples, predict its test examples, and measure.
+
+    The examples are chosen by ``seed`` alone, so that methods compared under one seed see the same ones.
+    Raises ``DataError`` for a task without labelled training or test examples.
+    """
+    metrics: dict[str, dict[str, Any]] = {}
+    believed: dict[str, Predictions] = {}
+    rows: list[dict[str, Any]] = []
+    truncated = 0
+    with progress(len(tasks), "adapting and predicting", "task", quiet=quiet) as bar:
+        for task in tasks:
+            support, questions = choose_examples(task, config, seed)
+            posterior = model.adapt(
+                support,
+                task_name=task.name,
+                steps=config.steps,
+                batch_size=config.batch_size,
+                seed=seed,
+                cache=cache,
+            )
+            prediction = posterior.predict(
+                questions, samples=config.num_samples, noise=config.prediction_noise, seed=seed, cache=cache
+            )
+            truncated += sum(encoded.truncated > 0 for encoded in model.scorer.encode(questions, task.name))
+            answers = [question.answer for question in questions if question.answer is not None]
+            texts = [question.options[answer] for question, answer in zip(questions, answers, strict=True)]
+            believed[task.name] = Predictions(prediction.lists(), answers, texts)
+            metrics[task.name] = evaluate_task(*believed[task.name])
+            rows += prediction_rows(task.name, questions, prediction)
+            bar.update()
+    return Evaluation(metrics, mean_over_tasks(metrics), pooled(believed), rows, truncated)
+
+
+def choose_examples(task: Task, config: EvaluateConfig, seed: int) -> tuple[list[Example], list[Example]]:
+    """The examples to adapt to and those to be judged by: the first so many of a seeded order of either split."""
+    sides = []
+    for examples, limit, side in (
+        (task.train, config.adapt_examples, "training"),
+        (task.test, config.test_examples, "test"),
+    ):
+        if not examples or any(example.answer is None for example in examples):
+            raise DataError(f"{task.source or task.name}: evaluation needs labelled {side} examples")
+        order = permutation(len(examples), seed, "evaluation", side)
+        sides.append([examples[index] for index in (order if limit is None else order[:limit])])
+    return sides[0], sides[1]
+
+
+def prediction_rows(task_name: str, examples: Sequence[Example], prediction: Prediction) -> list[dict[str, Any]]:
+    """One JSON-ready row per example: probabilities of its options, the answer chosen, and the uncertainties."""
+    columns = zip(
+        examples,
+        prediction.lists(),
+        prediction.answers.tolist(),
+        prediction.entropy.tolist(),
+        prediction.expected_entropy.tolist(),
+        prediction.mutual_information.tolist(),
+        strict=True,
+    )
+    return [
+        {
+            "task": task_name,
+            "id": example.id,
+            "probs": probs,
+            "prediction": chosen,
+            "answer": example.answer,
+            "entropy": entropy,
+            "expected_entropy": expected_entropy,
+            "mutual_information": information,
+        }
+        for example, probs, chosen, entropy, expected_entropy, information in columns
+    ]
+
+
+def save_evaluation(
+    evaluation: Evaluation, folder: Path, model: AbmllModel, config: EvaluateConfig, about: dict[str, Any]
+) -> None:
+    """Write ``metrics.json`` and ``predictions.jsonl``; ``about`` names run, suite and seed."""
+    rule = find_rule(model.learning.method)
+    document = {
+        "format": FORMAT,
+        "method": rule.name,
+        "label": rule.label,
+        **about,
+        "settings": model.scorer.settings() | flatten(model.learning, config),
+        "versions": versions(),
+        "truncated_prompts": evaluation.truncated,
+        "tasks": evaluation.tasks,
+        "mean": evaluation.mean,
+        "pooled": evaluation.pooled,
+    }
+    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in evaluation.predictions)
+    write_text(folder / "predictions.jsonl", lines)
+    write_json(folder / "metrics.json", document)
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that a result depends on."""
+    return {name: version(name) for name in PACKAGES}

@@ -1,0 +1,166 @@
+"""``abmll tasks``: what each verb prints, and what makes it fail."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from abmll.cli.main import entry
+
+
+def rows(topic: str, count: int = 10) -> list[dict[str, Any]]:
+    return [
+        {"input": f"Is {topic} number {n} larger than {n + 3}?", "options": ["yes", "no", "maybe"], "answer": n % 2}
+        for n in range(count)
+    ]
+
+
+def write_task(path: Path, content: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, so that nothing depends on what this machine has fetched."""
+    monkeypatch.setenv("ABMLL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("ABMLL_DATA", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two tasks."""
+    write_task(tmp_path / "tasks" / "apples.jsonl", rows("apple"))
+    write_task(tmp_path / "tasks" / "pears.jsonl", rows("pear", 20))
+    return tmp_path / "tasks"
+
+
+def result(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> Any:
+    """What a verb prints with --json."""
+    assert entry(["tasks", *map(str, argv), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def failure(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
+    """The last line on stderr of a verb that fails."""
+    assert entry(["tasks", *map(str, argv)]) == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_ls_of_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = result(capsys, "ls", folder)
+    assert [(row["name"], row["train"] + row["test"], row["options"]) for row in listed] == [
+        ("apples", 10, [3]),
+        ("pears", 20, [3]),
+    ]
+    assert [row["constant"] for row in listed] == [0.5, 0.5]
+    assert entry(["tasks", "ls", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["name", "family", "train", "test", "options", "constant"]
+    assert [line.split()[0] for line in lines[2:]] == ["apples", "pears"]
+
+
+def test_ls_of_what_is_at_hand(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = {row["name"]: row for row in result(capsys, "ls")}
+    assert listed["bigbench-demo"]["kind"] == "suite"
+    assert listed["bigbench-demo"]["description"]
+    assert listed["bigbench"]["description"] == "not fetched yet"
+    assert entry(["tasks", "ls"]) == 0
+    assert "bigbench (collection): not fetched yet\n" in capsys.readouterr().out
+    write_task(cache / "tasks" / "bigbench" / "fruit.jsonl", rows("fruit"))
+    assert result(capsys, "ls")[-1]["description"].startswith("1 task in ")
+    assert [row["name"] for row in result(capsys, "ls", "bigbench")] == ["fruit"]
+    assert result(capsys, "show", "fruit")["name"] == "fruit"
+
+
+def test_collections_and_suites_ask_to_be_fetched(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "run 'abmll tasks fetch bigbench'" in failure(capsys, "ls", "bigbench")
+    assert "abmll tasks fetch bigbench" in failure(capsys, "ls", "bigbench-demo")
+
+
+def test_unknown_suite_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Did you mean 'bigbench-demo'?" in failure(capsys, "ls", "bigbench-dmo")
+
+
+def test_show_prints_prompts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry(["tasks", "show", str(folder), "--task", "apples", "--limit", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "apples: Is apple number 0 larger than 3?\nChoices:\nA) yes\n" in shown
+    assert "  * ' yes'\n    ' no'\n" in shown
+    assert shown.count("---") == 1
+
+
+def test_show_takes_prompt_settings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = result(capsys, "show", folder / "apples.jsonl", "--answer", "letter", "--no-instruction", "--limit", "3")
+    assert len(shown["examples"]) == 3
+    assert shown["examples"][1]["prompt"].startswith("apples: ")
+    assert shown["examples"][1]["continuations"] == [" A", " B", " C"]
+    assert shown["examples"][1]["answer"] == 1
+
+
+def test_show_asks_which_task(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "has 2 tasks; choose one with --task" in failure(capsys, "show", folder)
+    assert "Did you mean 'apples'?" in failure(capsys, "show", folder, "--task", "aples")
+    assert "limit must not be negative" in failure(capsys, "show", folder, "--limit", "-1")
+
+
+def test_validate_looks_at_every_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = write_task(folder / "bad.jsonl", [*rows("plum", 2), {"input": "?", "options": ["a", "b"], "answer": "c"}])
+    good = folder / "apples.jsonl"
+    assert entry(["tasks", "validate", str(bad), str(good), str(folder / "absent.jsonl")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == f"{good}: ok, 1 task, 10 examples\n"
+    assert captured.err.splitlines()[0].startswith(f"abmll: error: {bad}:3")
+    assert len(captured.err.splitlines()) == 2
+
+
+def test_validate_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert result(capsys, "validate", folder) == [{"file": str(folder), "tasks": 2, "examples": 30, "error": None}]
+
+
+def test_validate_questions_without_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_task(tmp_path / "questions.jsonl", [{"input": "Why?", "options": ["a", "b"]}])
+    assert f"{path}:1" in failure(capsys, "validate", path)
+    assert result(capsys, "validate", path, "--no-answers")[0]["examples"] == 1
+
+
+def test_validate_needs_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert failure(capsys, "validate").endswith("missing FILES; see 'abmll tasks validate --help'")
+
+
+def test_fetch_names_what_it_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = failure(capsys, "fetch", "bigbensh")
+    assert "must be one of 'bigbench', not 'bigbensh'. Did you mean 'bigbench'?" in line
+    assert str(tmp_path / "no.tar.gz") in failure(capsys, "fetch", "bigbench", "--archive", tmp_path / "no.tar.gz")
+
+
+def test_no_leaks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["check-leaks", folder / "apples.jsonl", folder / "pears.jsonl"]
+    assert result(capsys, *argv) == {"train": 1, "evaluation": 1, "leaks": []}
+    assert entry(["tasks", *map(str, argv)]) == 0
+    assert capsys.readouterr().out == "no leaks: 1 training task and 1 evaluation task\n"
+
+
+def test_leaks_are_listed_and_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = write_task(folder.parent / "other" / "copy.jsonl", [*rows("quince", 5), *rows("apple", 2)])
+    assert entry(["tasks", "check-leaks", str(folder), str(copy)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1
+    assert "'copy' shares 2 examples" in captured.out
+    assert "'apples'" in captured.out
+    assert captured.err.startswith("abmll: error: 1 leak between 2 training tasks and 1 evaluation task; leave ")
+    assert entry(["tasks", "check-leaks", str(folder), str(copy), "--json"]) == 2
+    assert len(json.loads(capsys.readouterr().out)["leaks"]) == 1
+
+
+@pytest.mark.usefixtures("folder")
+def test_leaks_of_a_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = tmp_path / "mine.yaml"
+    suite.write_text("name: mine\ntrain: [apples]\nevaluation: [pears]\n")
+    assert result(capsys, "check-leaks", suite)["leaks"] == []
+    suite.write_text("name: mine\ntrain: [apples]\nevaluation: [apples]\n")
+    assert entry(["tasks", "check-leaks", str(suite)]) == 2
+    assert capsys.readouterr().out == "task 'apples' is a training and an evaluation task\n"

@@ -1,0 +1,54 @@
+"""The prompt, letter for letter."""
+
+import pytest
+
+from abmll.config import PromptConfig
+from abmll.errors import ConfigError
+from abmll.tasks.prompts import render
+from abmll.tasks.task import Example
+
+SKY = Example("1", " What colour is the sky?\n", ("blue ", "deep red"), 0)
+
+
+def test_letters() -> None:
+    rendered = render(SKY, "colours", PromptConfig(answer="letter"))
+    assert rendered.prefix + rendered.input + rendered.suffix == (
+        "Return only the label of the correct answer for the question below.\n"
+        "\n"
+        "colours: What colour is the sky?\n"
+        "Choices:\n"
+        "A) blue\n"
+        "B) deep red\n"
+        "Answer:"
+    )
+    assert rendered.input == "What colour is the sky?"
+    assert rendered.continuations == (" A", " B")
+
+
+def test_texts_without_instruction_and_list() -> None:
+    rendered = render(SKY, "colours", PromptConfig(answer="text", instruction=False, list_options=False))
+    assert rendered[:3] == ("colours: ", "What colour is the sky?", "\nAnswer:")
+    assert rendered.continuations == (" blue", " deep red")
+
+
+def test_texts_are_asked_for_as_texts() -> None:
+    assert "the text of the correct answer" in render(SKY, "colours", PromptConfig(answer="text")).prefix
+
+
+def test_with_a_chat_template_answers_begin_the_turn() -> None:
+    assert render(SKY, "c", PromptConfig(answer="letter", chat_template=True)).continuations == ("A", "B")
+    assert render(SKY, "c", PromptConfig(answer="text", chat_template=True)).continuations == ("blue", "deep red")
+
+
+def test_twenty_six_options_have_letters() -> None:
+    example = Example("1", "?", tuple(f"option {n}" for n in range(26)), 25)
+    rendered = render(example, "t", PromptConfig(answer="letter"))
+    assert rendered.continuations[-1] == " Z"
+    assert rendered.suffix.endswith("\nZ) option 25\nAnswer:")
+
+
+def test_letters_need_a_list() -> None:
+    with pytest.raises(ConfigError, match="list_options"):
+        render(SKY, "colours", PromptConfig(answer="letter", list_options=False))
+    with pytest.raises(ConfigError, match="'number'; use 'letter' or 'text'"):
+        render(SKY, "colours", PromptConfig(answer="number"))  # type: ignore[arg-type]
