@@ -1,20 +1,72 @@
 """Every setting of the project, its default and its one-line help: frozen dataclasses, no imports of torch.
 
 The command line makes its flags of these fields (``max_steps`` becomes ``--max-steps``), a YAML file uses the field
-names as keys, and the Python API takes the dataclasses themselves.
+names as keys, and the Python API takes the dataclasses themselves. Each of them refuses values that cannot be, with
+a ``ConfigError`` that names the field.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import math
+from dataclasses import Field, dataclass, field, fields
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
+
+from abmll.errors import ConfigError, nearest
+
+_NOUNS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
 
 
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with its help text, shown by ``--help``."""
-    return field(default=default, metadata={"help": help})
+def setting(default: Any, help: str, *, at_least: float | None = None, above: float | None = None) -> Any:
+    """A dataclass field with its help text, shown by ``--help``, and the bounds of its values."""
+    return field(default=default, metadata={"help": help, "at_least": at_least, "above": above})
 
 
 @dataclass(frozen=True)
-class PromptConfig:
+class Settings:
+    """What all groups of settings share: a value of the wrong type, out of bounds or unknown is refused."""
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if not _fits(value, setting.type, setting):
+                hint = nearest(str(value), get_args(setting.type)) if get_origin(setting.type) is Literal else ""
+                hint = f".{hint}" if hint else ""
+                raise ConfigError(f"{setting.name} is {value!r}; use {_wanted(setting.type, setting)}{hint}")
+
+
+def _fits(value: Any, kind: Any, setting: Field[Any]) -> bool:
+    """Whether a value is of a field's type and within its bounds; a whole number counts as a float, a bool does not."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if isinstance(kind, UnionType):
+        return any(_fits(value, choice, setting) for choice in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and len(value) > 0 and all(isinstance(one, get_args(kind)[0]) for one in value)
+    if kind not in (int, float):
+        return isinstance(value, kind)
+    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not math.isfinite(value):
+        return False
+    at_least, above = setting.metadata["at_least"], setting.metadata["above"]
+    return (at_least is None or value >= at_least) and (above is None or value > above)
+
+
+def _wanted(kind: Any, setting: Field[Any]) -> str:
+    """What a field takes, in words: "a whole number of 1 or more"."""
+    if get_origin(kind) is Literal:
+        *others, last = map(repr, get_args(kind))
+        return f"{', '.join(others)} or {last}"
+    if isinstance(kind, UnionType):
+        return " or ".join(_wanted(choice, setting) for choice in get_args(kind))
+    if get_origin(kind) is tuple:
+        return "a tuple of names"
+    if kind is NoneType:
+        return "none"
+    at_least, above = setting.metadata["at_least"], setting.metadata["above"]
+    bound = "" if at_least is None else f" of {at_least} or more"
+    return _NOUNS[kind] + (bound if above is None else f" above {above}")
+
+
+@dataclass(frozen=True)
+class PromptConfig(Settings):
     """How an example becomes text, and what is scored; the same in training and in prediction."""
 
     answer: Literal["letter", "text"] = setting("text", "score the options by their letter or by their text")
@@ -22,15 +74,17 @@ class PromptConfig:
     list_options: bool = setting(True, "list the options in the prompt under 'Choices:'")
     chat_template: bool = setting(False, "wrap the prompt in the model's chat template")
     length_normalize: bool = setting(False, "divide an option's log-probability by its number of tokens")
-    max_length: int | None = setting(None, "longest prompt plus options in tokens (default: the model's context)")
+    max_length: int | None = setting(
+        None, "longest prompt plus options in tokens (default: the model's context)", at_least=1
+    )
 
 
 @dataclass(frozen=True)
-class AdapterConfig:
+class AdapterConfig(Settings):
     """Which layers carry a Gaussian LoRA adapter, and its form."""
 
-    r: int = setting(8, "rank of the mean update")
-    lora_alpha: float = setting(16.0, "the mean update is (lora_alpha / r) B A")
+    r: int = setting(8, "rank of the mean update", at_least=1)
+    lora_alpha: float = setting(16.0, "the mean update is (lora_alpha / r) B A", above=0)
     target_modules: tuple[str, ...] = setting(
         ("q_proj", "v_proj"), "names of the layers to adapt (ends of module names), or 'all-linear'"
     )
@@ -38,28 +92,30 @@ class AdapterConfig:
         None, "decoder layers to adapt: '18-29', '0,5,7' or 'top-12' (default: all)"
     )
     space: Literal["weight", "output"] = setting("weight", "Gaussian over the weights or over the layer's output")
-    sigma_rank: int = setting(1, "weight space: rank of the standard deviation's positive factors")
-    sigma_floor: float = setting(0.0, "weight space: constant c added to every standard deviation")
+    sigma_rank: int = setting(1, "weight space: rank of the standard deviation's positive factors", at_least=1)
+    sigma_floor: float = setting(0.0, "weight space: constant c added to every standard deviation", at_least=0)
     init_log_sigma: float = setting(-4.0, "start of log sigma (weight space), or of half the log variance (output)")
 
 
 @dataclass(frozen=True)
-class LearningConfig:
+class LearningConfig(Settings):
     """The learning rule: one visit of a task is ``inner_steps`` steps on phi, then a step on theta."""
 
     method: str = setting("abmll", "learning rule: abmll, structured-lora, regular-lora, pretrained")
-    inner_steps: int = setting(5, "gradient steps on phi per task visit (K)")
-    per_device_train_batch_size: int = setting(8, "examples per gradient step")
-    learning_rate: float = setting(5e-4, "AdamW learning rate of phi's mean factors")
-    scale_learning_rate: float = setting(2e-2, "AdamW learning rate of phi's standard deviation factors")
-    outer_learning_rate: float = setting(1e-3, "AdamW learning rate of theta's mean factors")
-    outer_scale_learning_rate: float = setting(2e-2, "AdamW learning rate of theta's standard deviation factors")
-    weight_decay: float = setting(0.0, "AdamW weight decay")
-    beta: float = setting(1e-6, "weight of KL(q(phi) || p(phi | theta))")
-    gamma: float = setting(1e-6, "weight of -log p(theta), shared out over the training tasks")
-    prior_std: float = setting(1.0, "standard deviation of the prior on theta's mean")
-    gamma_shape: float = setting(1.0, "a0 of the Gamma prior on 1 / sigma_theta^2")
-    gamma_rate: float = setting(0.01, "b0 of the Gamma prior on 1 / sigma_theta^2")
+    inner_steps: int = setting(5, "gradient steps on phi per task visit (K)", at_least=1)
+    per_device_train_batch_size: int = setting(8, "examples per gradient step", at_least=1)
+    learning_rate: float = setting(5e-4, "AdamW learning rate of phi's mean factors", at_least=0)
+    scale_learning_rate: float = setting(2e-2, "AdamW learning rate of phi's standard deviation factors", at_least=0)
+    outer_learning_rate: float = setting(1e-3, "AdamW learning rate of theta's mean factors", at_least=0)
+    outer_scale_learning_rate: float = setting(
+        2e-2, "AdamW learning rate of theta's standard deviation factors", at_least=0
+    )
+    weight_decay: float = setting(0.0, "AdamW weight decay", at_least=0)
+    beta: float = setting(1e-6, "weight of KL(q(phi) || p(phi | theta))", at_least=0)
+    gamma: float = setting(1e-6, "weight of -log p(theta), shared out over the training tasks", at_least=0)
+    prior_std: float = setting(1.0, "standard deviation of the prior on theta's mean", above=0)
+    gamma_shape: float = setting(1.0, "a0 of the Gamma prior on 1 / sigma_theta^2", above=0)
+    gamma_rate: float = setting(0.01, "b0 of the Gamma prior on 1 / sigma_theta^2", above=0)
     noise: Literal["local", "shared"] = setting(
         "local", "training noise: independent per token, or one weight sample per example"
     )
@@ -72,19 +128,21 @@ class LearningConfig:
     )
     moments: Literal["persist", "reset"] = setting("persist", "phi's AdamW moments across task visits")
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = setting("constant", "schedule of every learning rate")
-    warmup_steps: int = setting(0, "task visits over which the learning rates rise from zero")
-    max_grad_norm: float = setting(0.0, "clip the gradient's norm (0: no clipping)")
+    warmup_steps: int = setting(0, "task visits over which the learning rates rise from zero", at_least=0)
+    max_grad_norm: float = setting(0.0, "clip the gradient's norm (0: no clipping)", at_least=0)
     seed: int = setting(0, "seed of initialisation, order of tasks and examples, and noise")
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Settings):
     """How a training run proceeds and what it leaves on disk."""
 
-    max_steps: int = setting(100, "task visits (outer steps)")
-    save_steps: int = setting(20, "visits between checkpoints")
-    save_total_limit: int = setting(2, "checkpoints kept (the newest ones)")
-    trunk_cache_gb: float = setting(2.0, "memory for activations below the lowest adapted layer, in GB (0: none)")
+    max_steps: int = setting(100, "task visits (outer steps)", at_least=1)
+    save_steps: int = setting(20, "visits between checkpoints", at_least=1)
+    save_total_limit: int = setting(2, "checkpoints kept (the newest ones)", at_least=1)
+    trunk_cache_gb: float = setting(
+        2.0, "memory for activations below the lowest adapted layer, in GB (0: none)", at_least=0
+    )
 
 
 @dataclass(frozen=True)
@@ -95,18 +153,18 @@ class TrainConfig(RunConfig, LearningConfig):
 
 
 @dataclass(frozen=True)
-class AdaptConfig:
+class AdaptConfig(Settings):
     """Learning an unseen task from its examples."""
 
-    steps: int = setting(10, "gradient steps")
-    batch_size: int = setting(2, "examples per gradient step")
+    steps: int = setting(10, "gradient steps", at_least=0)
+    batch_size: int = setting(2, "examples per gradient step", at_least=1)
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(Settings):
     """Predicting with what was learned."""
 
-    num_samples: int = setting(16, "posterior samples per prediction (0: at the posterior mean)")
+    num_samples: int = setting(16, "posterior samples per prediction (0: at the posterior mean)", at_least=0)
     prediction_noise: Literal["local", "shared"] = setting(
         "shared", "prediction noise: one weight sample per example, or independent per token"
     )
@@ -116,16 +174,27 @@ class PredictConfig:
 class EvaluateConfig(PredictConfig, AdaptConfig):
     """Adapting to every evaluation task and measuring."""
 
-    adapt_examples: int | None = setting(20, "training examples of each task to adapt to (default in a suite: its own)")
-    test_examples: int | None = setting(None, "test examples of each task to be judged by (default: all)")
+    adapt_examples: int | None = setting(
+        20, "training examples of each task to adapt to (default in a suite: its own)", at_least=1
+    )
+    test_examples: int | None = setting(None, "test examples of each task to be judged by (default: all)", at_least=1)
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """The frozen language model."""
 
     model: str = setting("smollm2-135m", "smollm2-135m (embedded), a folder, or a Hugging Face model name")
     dtype: Literal["auto", "bf16", "fp32"] = setting(
         "auto", "precision of the frozen model (auto: bf16 where the processor has it in hardware)"
     )
+    device: str = setting("auto", "cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
+
+
+@dataclass(frozen=True)
+class PlaceConfig(Settings):
+    """Where the language model of a run or posterior is loaded, if not as it was trained."""
+
+    model: str | None = setting(None, "folder or name of the language model, where it has moved since training")
+    dtype: Literal["auto", "bf16", "fp32"] = setting("auto", "precision of the language model (auto: as in training)")
     device: str = setting("auto", "cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")

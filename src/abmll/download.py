@@ -158,6 +158,7 @@ def _open(url: str, wanted: IndexFile) -> Any:
     try:
         return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
+        error.close()  # it is an open response, too
         problem = f"the server answered {error.code} {error.reason}"
         raise _unreachable(url, wanted, problem) from error
     except (OSError, HTTPException, ValueError) as error:

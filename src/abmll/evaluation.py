@@ -67,7 +67,7 @@ def evaluate_tasks(
             prediction = posterior.predict(
                 questions, samples=config.num_samples, noise=config.prediction_noise, seed=seed, cache=cache
             )
-            truncated += sum(encoded.truncated > 0 for encoded in model.scorer.encode(questions, task.name))
+            truncated += prediction.truncated
             answers = [question.answer for question in questions if question.answer is not None]
             texts = [question.options[answer] for question, answer in zip(questions, answers, strict=True)]
             believed[task.name] = Predictions(prediction.lists(), answers, texts)

@@ -117,6 +117,11 @@ class AbmllModel:
         settings = flatten(self.learning) | learned | {"adapt_seed": seed}
         return TaskPosterior(self.scorer, phi, task_name, rule.is_posterior, settings)
 
+    def theta_as_posterior(self, task_name: str) -> TaskPosterior:
+        """Theta itself in the role of a task's posterior: what is believed of ``task_name`` before any example."""
+        rule = make_rule(self.scorer, self.learning, self.num_tasks)
+        return TaskPosterior(self.scorer, self.theta, task_name, rule.is_posterior, flatten(self.learning))
+
     def _batches(
         self, encoded: Sequence[Encoded], chosen: Iterable[list[int]], seed: int, cache: TrunkCache | None
     ) -> Iterator[tuple[Batch, torch.Generator]]:

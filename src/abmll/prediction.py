@@ -29,6 +29,7 @@ class Prediction:
     num_options: Tensor  # (N,)
     entropy: Tensor  # (N,) of the averaged probabilities: total uncertainty
     expected_entropy: Tensor  # (N,) mean entropy of the samples: what more examples would not remove
+    truncated: int = 0  # examples whose input was too long and lost its middle
 
     @property
     def answers(self) -> Tensor:
@@ -79,7 +80,8 @@ def predict(
             expected_entropy[index] = entropy(sampled).mean(0)
             bar.update(len(chosen))
     counts = torch.tensor([len(example.options) for example in examples])
-    return Prediction(probs, counts, entropy(probs), expected_entropy)
+    truncated = sum(example.truncated > 0 for example in examples)
+    return Prediction(probs, counts, entropy(probs), expected_entropy, truncated)
 
 
 def _sampled_probs(

@@ -75,6 +75,16 @@ class MetaTrainer:
         """Everything that determines the run but its tasks, flat and fit for YAML: what ``config.yaml`` holds."""
         return self.model.scorer.settings() | flatten(self.config)
 
+    def describe(self) -> str:
+        """One line on what will be trained: rule, tasks, trainable numbers, adapted layers."""
+        state = self.rule.init(self.model.theta)
+        learned = [*state.inner.named.values(), *(state.outer.named.values() if state.outer else ())]
+        layers = len(self.model.scorer.shapes)
+        return (
+            f"{self.rule.label}: {len(self.tasks)} tasks, {sum(len(examples) for examples in self.train_examples)} "
+            f"training examples; {sum(tensor.numel() for tensor in learned):,} trainable numbers in {layers} layers"
+        )
+
     def train(self, *, resume: bool = False, overwrite: bool = False, quiet: bool = True) -> TrainResult:
         """Run until ``max_steps`` visits are done.
 

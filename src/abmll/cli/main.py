@@ -49,10 +49,14 @@ TASKS = Group(
 )
 
 COMMANDS: Mapping[str, Verb | Group] = {
-    "train": Verb("meta-train an adapter on many tasks", "abmll.cli.train:train"),
+    "train": Verb("meta-train an adapter on many tasks", "abmll.cli.train:train", fill="abmll.cli.train:fill"),
     "adapt": Verb("learn a new task from its examples", "abmll.cli.adapt:adapt"),
     "predict": Verb("answer questions, with probabilities and uncertainty", "abmll.cli.predict:predict"),
-    "evaluate": Verb("adapt to every evaluation task of a suite and measure", "abmll.cli.evaluate:evaluate"),
+    "evaluate": Verb(
+        "adapt to every evaluation task of a suite and measure",
+        "abmll.cli.evaluate:evaluate",
+        fill="abmll.cli.evaluate:fill",
+    ),
     "export": Verb("write the posterior mean as a PEFT adapter or a merged model", "abmll.cli.export:export"),
     "report": Verb("write one self-contained HTML page about a run", "abmll.cli.report:report"),
     "tasks": TASKS,

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -36,3 +36,12 @@ def one_line(text: str) -> str:
 def count(number: int, noun: str) -> str:
     """A number of things in words: "1 task", "2 tasks"."""
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def narrator(quiet: bool) -> Callable[[str], None]:
+    """`announce`, or its silence."""
+    return _silence if quiet else announce
+
+
+def _silence(text: str) -> None:
+    """What --quiet announces."""

@@ -58,8 +58,8 @@ def load_suite(name_or_path: str | Path, data_dir: Path | str | None = None) -> 
 
     Args:
         name_or_path: a shipped suite's name, or a YAML file.
-        data_dir: folder of the tasks, searched with its subfolder ``tasks``; by default ``$ABMLL_DATA``, and where that
-            is not set the suite's own source.
+        data_dir: folder of the tasks, searched with its subfolder ``tasks``. By default the suite's own source; where
+            that is a folder, ``$ABMLL_DATA`` goes before the suite's.
 
     Raises:
         ConfigError: unknown or malformed keys of the YAML.
@@ -67,7 +67,9 @@ def load_suite(name_or_path: str | Path, data_dir: Path | str | None = None) -> 
     """
     text, where, beside = _find_suite(str(name_or_path))
     values = _checked(_parse(text, where), where)
-    folders = _task_folders(values, beside, data_dir or os.environ.get("ABMLL_DATA"))
+    if data_dir is None and values.get("source") != "bigbench":
+        data_dir = os.environ.get("ABMLL_DATA")
+    folders = _task_folders(values, beside, data_dir)
     available = {stem_of(file): file for folder in folders for file in _task_files(folder)}
     train, evaluation = (_load(values[side], available, where, side) for side in ("train", "evaluation"))
     return Suite(
@@ -79,6 +81,19 @@ def load_suite(name_or_path: str | Path, data_dir: Path | str | None = None) -> 
         adapt_examples=values.get("adapt_examples"),
         test_examples=values.get("test_examples"),
     )
+
+
+def prompt_of_suite(name_or_path: str | Path) -> dict[str, Any]:
+    """The suite's prompt settings (fields of ``PromptConfig``), without its tasks. Raises as ``load_suite``."""
+    text, where, _ = _find_suite(str(name_or_path))
+    return _checked(_parse(text, where), where).get("prompt") or {}
+
+
+def caps_of_suite(name_or_path: str | Path) -> dict[str, int]:
+    """``adapt_examples`` and ``test_examples`` where the suite sets them. Raises as ``load_suite``."""
+    text, where, _ = _find_suite(str(name_or_path))
+    values = _checked(_parse(text, where), where)
+    return {key: values[key] for key in ("adapt_examples", "test_examples") if values.get(key) is not None}
 
 
 def _find_suite(name: str) -> tuple[str, str, Path | None]:

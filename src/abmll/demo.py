@@ -1,0 +1,131 @@
+"""The whole method on real tasks: meta-train, adapt to unseen tasks, compare, report.
+
+Every method gets the same base model, the same layers to adapt, the same task visits with the same examples, the same
+adaptation steps and examples, and is asked the same questions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from abmll.checkpoint import checkpoints
+from abmll.config import AdapterConfig, EvaluateConfig, ModelConfig, PromptConfig, TrainConfig
+from abmll.evaluation import Evaluation, evaluate_tasks, save_evaluation, versions
+from abmll.files import write_json
+from abmll.language.base import load_base
+from abmll.language.trunk import TrunkCache
+from abmll.methods import find_rule
+from abmll.model import AbmllModel
+from abmll.run_folder import TIMING, RunFolder
+from abmll.settings import flatten, pick
+from abmll.tasks import Suite, load_suite, refuse_leaks
+from abmll.tasks.bigbench import fetch_bigbench
+from abmll.tasks.sampler import sample_seed
+from abmll.training import MetaTrainer
+
+FORMAT = "abmll-comparison-1"
+RESULT = "comparison.json"
+SUITE = "bigbench-demo"
+METHODS = ("pretrained", "structured-lora", "abmll")
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What a comparison is run with; one learning configuration for all methods."""
+
+    adapter: AdapterConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+
+
+# Sized for two processor cores and a quarter of an hour; everything not named here is the project's default.
+DEMO = DemoSettings(
+    adapter=AdapterConfig(
+        target_modules=("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        layers_to_transform="top-8",
+    ),
+    train=TrainConfig(max_steps=36, per_device_train_batch_size=4, save_steps=6),
+    evaluate=EvaluateConfig(test_examples=50, num_samples=8),
+)
+
+
+class Demo:
+    """The comparison in ``folder``; finished parts of an interrupted one are used again."""
+
+    def __init__(
+        self, folder: Path, settings: DemoSettings, base: ModelConfig, say: Callable[[str], None], quiet: bool
+    ) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.say = say
+        self.quiet = quiet
+        fetch_bigbench(say, quiet=quiet)
+        self.suite: Suite = load_suite(SUITE)
+        refuse_leaks(self.suite.train, self.suite.evaluation)
+        prompt = pick(PromptConfig, self.suite.prompt)
+        self.model = AbmllModel(load_base(base, say, quiet), settings.adapter, prompt, settings.train.seed)
+        self.cache = TrunkCache(int(settings.train.trunk_cache_gb * 1e9))
+
+    def run(self) -> dict[str, Any]:
+        """All methods; returns what ``comparison.json`` holds."""
+        # A finished comparison is done again from the start, an interrupted one goes on.
+        again = (self.folder / RESULT).exists()
+        methods = {}
+        for name in METHODS:
+            cost = self._train(name, again)
+            self.say(f"{find_rule(name).label}: adapting to {len(self.suite.evaluation)} unseen tasks")
+            evaluation = evaluate_tasks(
+                self.model,
+                self.suite.evaluation,
+                self.settings.evaluate,
+                seed=self.settings.train.seed,
+                cache=self.cache,
+                quiet=self.quiet,
+            )
+            methods[name] = self._row(name, evaluation, cost)
+        document = {
+            "format": FORMAT,
+            "suite": self.suite.name,
+            "seeds": [self.settings.train.seed],
+            "settings": flatten(self.settings.evaluate) | self.model.scorer.settings(),
+            "versions": versions(),
+            "methods": methods,
+        }
+        write_json(self.folder / RESULT, document)
+        return document
+
+    def _train(self, name: str, again: bool) -> dict[str, float]:
+        """Leave the method's theta in the model; returns the cost of learning it."""
+        config = replace(self.settings.train, method=name, output_dir=str(self.folder / name))
+        if not find_rule(name).is_trained:
+            fresh = self.model.scorer.new_adapter(sample_seed(config.seed, "init"))
+            self.model.learned(fresh, config, len(self.suite.train))
+            return {"seconds": 0.0, "gradient_steps": 0, "tokens": 0}
+        trainer = MetaTrainer(self.model, self.suite.train, config, self.cache)
+        self.say(trainer.describe())
+        begun = bool(checkpoints(trainer.folder.path))
+        trainer.train(resume=begun and not again, overwrite=True, quiet=self.quiet)
+        rows = RunFolder(trainer.folder.path).rows(TIMING)
+        return {
+            "seconds": sum(row["seconds"] for row in rows),
+            "gradient_steps": sum(row["steps"] for row in rows),
+            "tokens": sum(row["tokens"] for row in rows),
+        }
+
+    def _row(self, name: str, evaluation: Evaluation, cost: dict[str, float]) -> dict[str, Any]:
+        rule = find_rule(name)
+        run = name if rule.is_trained else None
+        place = Path("evaluation") / name
+        about = {"run": run, "suite": self.suite.name, "seed": self.settings.train.seed}
+        save_evaluation(evaluation, self.folder / place, self.model, self.settings.evaluate, about)
+        return {
+            "label": rule.label if rule.is_trained else f"{rule.label}, adapted",
+            "settings": flatten(self.model.learning),
+            "cost": cost,
+            "tasks": evaluation.tasks,
+            "mean": evaluation.mean,
+            "pooled": evaluation.pooled,
+            "evaluation": place.as_posix(),
+            "run": run,
+        }

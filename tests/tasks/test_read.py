@@ -1,0 +1,268 @@
+"""Every format that is read, and every mistake that is named with file, line and remedy."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from abmll.errors import DataError
+from abmll.tasks.read import load_task, load_tasks
+
+Write = Callable[..., Path]
+Question = Callable[..., dict[str, Any]]
+
+
+def test_jsonl(write_rows: Write, question: Question) -> None:
+    path = write_rows([question(1), question(2, answer="no", note="ignored"), question(3, id=17)])
+    task = load_task(path)
+    assert (task.name, task.source, task.family) == ("task", str(path), None)
+    assert [e.answer for e in task.examples] == [1, 1, 1]
+    assert [e.id for e in task.examples] == ["task/0", "task/1", "17"]
+    assert task.examples[0].options == ("yes", "no")
+
+
+def test_name_task_and_family(write_rows: Write, question: Question) -> None:
+    path = write_rows([question(n, task="parity", family="numbers") for n in range(3)])
+    assert (load_task(path).name, load_task(path).family) == ("parity", "numbers")
+    assert load_task(path, name="other").name == "other"
+
+
+def test_every_word_for_a_split(write_rows: Write, question: Question) -> None:
+    words = ["train", "test", "validation", "valid", "val", "dev"]
+    task = load_task(write_rows([question(n, split=word) for n, word in enumerate(words)]))
+    assert [e.split for e in task.examples] == ["train", *["test"] * 5]
+
+
+def test_answers_may_be_missing_in_questions(write_rows: Write, question: Question) -> None:
+    path = write_rows([question(1, answer=...), question(2, answer=None), question(3)])
+    assert [e.answer for e in load_task(path, require_answer=False).examples] == [None, None, 1]
+    with pytest.raises(DataError, match=r"task.jsonl:1: no key 'answer'. Add it."):
+        load_task(path)
+
+
+def test_metaicl(write_rows: Write) -> None:
+    rows = [{"task": "glue-sst2", "input": "good film", "output": "positive", "options": ["negative", "positive"]}]
+    task = load_task(write_rows(rows))
+    assert (task.name, task.examples[0].answer) == ("glue-sst2", 1)
+
+
+def test_crossfit(tmp_path: Path) -> None:
+    path = tmp_path / "sst2.tsv"
+    path.write_text('a "good film\tpositive\nbad\tnegative\n\nfine, fine\tpositive\n')
+    task = load_task(path)
+    assert [(e.input, e.options, e.answer) for e in task.examples] == [
+        ('a "good film', ("negative", "positive"), 1),
+        ("bad", ("negative", "positive"), 0),
+        ("fine, fine", ("negative", "positive"), 1),
+    ]
+
+
+def test_few_shot_files_of_one_task_become_its_splits(tmp_path: Path) -> None:
+    folder = tmp_path / "sst2"
+    folder.mkdir()
+    (folder / "sst2_16_100_train.tsv").write_text("good\tpositive\nawful\tnegative\n")
+    (folder / "sst2_16_100_dev.tsv").write_text("nice\tpositive\n")
+    (folder / "sst2_16_100_test.tsv").write_text("poor\tnegative\nneither\tneutral\n")
+    (task,) = load_tasks(tmp_path)
+    assert task.name == "sst2"
+    assert {e.options for e in task.examples} == {("negative", "neutral", "positive")}
+    assert [e.input for e in task.train] == ["good", "awful"]
+    assert sorted(e.input for e in task.test) == ["neither", "nice", "poor"]
+    (folder / "sst2_16_13_dev.tsv").write_text("nice\tpositive\n")
+    with pytest.raises(DataError, match=r"same task and split as .*keep one"):
+        load_tasks(tmp_path)
+
+
+CSV_WITH_LIST = 'input,options,answer\n"Is 1, even?","[""yes"", ""no""]",1\nIs 2 even?,"[""yes"", ""no""]",yes\n'
+CSV_WITH_COLUMNS = "input,option_a,option_b,option_c,answer\nIs 1 even?,yes,no,,no\nWhich?,x,y,z,2\n"
+
+
+def test_csv_with_a_list_of_options(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(CSV_WITH_LIST)
+    assert [(e.input, e.options, e.answer) for e in load_task(path).examples] == [
+        ("Is 1, even?", ("yes", "no"), 1),
+        ("Is 2 even?", ("yes", "no"), 0),
+    ]
+
+
+def test_csv_and_tsv_with_columns_of_options(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(CSV_WITH_COLUMNS)
+    (tmp_path / "t.tsv").write_text(CSV_WITH_COLUMNS.replace(",", "\t"))
+    for name in ("t.csv", "t.tsv"):
+        examples = load_task(tmp_path / name).examples
+        assert [(e.options, e.answer) for e in examples] == [(("yes", "no"), 1), (("x", "y", "z"), 2)]
+
+
+def test_in_a_csv_the_text_goes_before_the_index(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("input,choice_1,choice_2,choice_3,answer\n1 + 1?,3,1,2,1\n1 + 2?,5,4,3,0\n")
+    assert [e.answer for e in load_task(path).examples] == [1, 0]
+
+
+def test_json_list_and_gz(tmp_path: Path, question: Question) -> None:
+    rows = [question(1), question(2)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(CSV_WITH_LIST.encode()))
+    assert [len(task.examples) for task in load_tasks(tmp_path)] == [2, 2, 2]
+    assert [task.name for task in load_tasks(tmp_path)] == ["a", "b", "c"]
+
+
+def test_parquet(tmp_path: Path, question: Question) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist([question(1), question(2)]), tmp_path / "t.parquet")
+    assert [e.answer for e in load_task(tmp_path / "t.parquet").examples] == [1, 0]
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 this is not Parquet")
+    with pytest.raises(DataError, match=r"bad.parquet: not a readable Parquet file"):
+        load_task(tmp_path / "bad.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist([question(1, answer=float("nan"))]), tmp_path / "nan.parquet")
+    with pytest.raises(DataError, match=r"nan.parquet: row 1: answer is NaN \(float\)"):
+        load_task(tmp_path / "nan.parquet")
+
+
+def test_hugging_face_folder(tmp_path: Path, question: Question, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    table = datasets.Dataset.from_list([question(n) for n in range(4)])
+    datasets.DatasetDict({"train": table, "validation": table.select([0])}).save_to_disk(tmp_path / "parity")
+    (task,) = load_tasks(f"hf:{tmp_path / 'parity'}")
+    assert (task.name, len(task.train), len(task.test)) == ("parity", 4, 1)
+    table.save_to_disk(tmp_path / "whole")
+    (task,) = load_tasks(f"hf:{tmp_path / 'whole'}")
+    assert [e.split for e in task.examples] == [None] * 4
+    with pytest.raises(DataError, match=r"hf:.*nothing: cannot be loaded"):
+        load_tasks(f"hf:{tmp_path / 'nothing'}")
+
+
+def test_a_byte_order_mark_is_ignored(write_rows: Write, question: Question, tmp_path: Path) -> None:
+    path = write_rows([question(1)])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_task(path).examples[0].input == "Is 1 even?"
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf" + CSV_WITH_LIST.encode())
+    assert len(load_task(tmp_path / "t.csv").examples) == 2
+
+
+def test_several_tasks_in_one_file(write_rows: Write, question: Question) -> None:
+    path = write_rows([question(n, task="ab"[n % 2]) for n in range(5)])
+    assert [(task.name, len(task.examples)) for task in load_tasks(path)] == [("a", 3), ("b", 2)]
+    with pytest.raises(DataError, match="holds 2 tasks"):
+        load_task(path)
+    path = write_rows([question(1, task="a"), question(2, task="b"), question(3)])
+    with pytest.raises(DataError, match=r"task.jsonl:3: no key 'task'"):
+        load_tasks(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input": ...}, "no key 'input'. Add it."),
+        ({"input": ..., "inputs": "?"}, "no key 'input'. Rename 'inputs' to 'input'."),
+        ({"input": 3}, r"'input' is 3 \(int\); it must be a text"),
+        ({"input": None}, "'input' is null; it must be a text"),
+        ({"input": "\ud800"}, "'input' holds half a surrogate pair"),
+        ({"options": ...}, "no key 'options'. Add it."),
+        ({"options": "yes|no"}, "'options' is \"yes|no\" .*must be a list of texts"),
+        ({"options": ["yes", 2]}, r"option 1 is 2 \(int\); it must be a text"),
+        ({"options": ["yes"]}, "1 option; a question needs at least 2"),
+        ({"options": ["yes", "no", "yes"]}, "options 0 and 2 are both 'yes'"),
+        ({"options": ["yes", ""]}, "option 1 is empty"),
+        ({"options": [f"o{n}" for n in range(27)]}, "27 options; at most 26"),
+        ({"answer": "maybe"}, "answer 'maybe' is not among the 2 options"),
+        ({"answer": 2}, "answer 2 is out of range: 2 options count from 0 to 1"),
+        ({"answer": -1}, "answer -1 is out of range"),
+        ({"answer": True}, r"answer is true \(bool\)"),
+        ({"answer": 1.0}, r"answer is 1.0 \(float\)"),
+        ({"answer": ..., "anwser": 0}, "no key 'answer'. Rename 'anwser' to 'answer'."),
+        ({"answer": ..., "output": 1}, r"output is 1 \(int\)"),
+        ({"split": "training"}, 'split is "training" .*use one of train, test'),
+        ({"id": True}, r"'id' is true \(bool\)"),
+        ({"id": "first"}, "id 'first' is that of .*task.jsonl:1 too"),
+    ],
+)
+def test_a_bad_row_is_named(changes: dict[str, Any], message: str, write_rows: Write, question: Question) -> None:
+    path = write_rows([question(0, id="first"), question(1, **changes)])
+    with pytest.raises(DataError, match=f"task.jsonl:2: {message}") as caught:
+        load_task(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.jsonl", b"", "the file is empty"),
+        ("t.jsonl", b"\n \n", "the file is empty"),
+        ("t.json", b"", "the file is empty"),
+        ("t.json", b"[]", "the file is empty"),
+        ("t.csv", b"input,options,answer\n", "the file is empty"),
+        ("t.jsonl", b"{}\n{'input': 1}\n", ":2: malformed JSON"),
+        ("t.jsonl", b'{}\n\n{"answer": NaN}', ":3: malformed JSON .NaN is no JSON number"),
+        ("t.jsonl", b'{"answer": -Infinity}', ":1: malformed JSON .-Infinity is no JSON number"),
+        ("t.jsonl", b"[" * 100_000, ":1: malformed JSON"),
+        ("t.jsonl", b'"text"', ":1: expected an object"),
+        ("t.json", b'[{"input": "?"},\n{"input": ?}]', ":2: malformed JSON"),
+        ("t.json", b'{"input": "?"}', "expected a list of objects"),
+        ("t.json", b"[1]", "item 0: expected an object"),
+        ("t.json", b'[\n"caf\xe9"]', ":2: not UTF-8"),
+        ("t.jsonl", b'{}\n{"input": "caf\xe9"}', ":2: byte 15 of the line is not UTF-8"),
+        ("t.jsonl", '{"input": "x"}'.encode("utf-16"), ":1: the file is UTF-16; save it as UTF-8"),
+        ("t.csv", b"input,options,answer\na,b\n", ":2: 2 cells under 3 columns"),
+        ("t.csv", b'input,answer\n"a,b\n', ":2: malformed table"),
+        ("t.csv", b"input,input\na,b\n", ":1: two columns of the header have the same name"),
+        ("t.csv", b"input,options,answer\n?,yes|no,yes\n", ":2: 'options' is not a JSON list"),
+        ("t.csv", b"input,option_a,option_b,answer\n?,x,y,5\n", ":2: answer 5 is out of range"),
+        ("t.tsv", b"one\tyes\ntwo\n", ":2: 1 columns"),
+        ("t.tsv", b"one\tyes\ntwo\tyes\n", ":1: 1 option;"),
+        ("t.tsv", "".join(f"{n}\to{n}\n" for n in range(27)).encode(), "27 distinct outputs"),
+        ("t.jsonl.gz", b"not gzip", "damaged gzip"),
+        ("t.jsonl.gz", gzip.compress(b'{"input": "x"}\n' * 1000)[:-20], "damaged gzip"),
+        ("t.xlsx", b"", "unknown kind of file; use one of .jsonl, "),
+    ],
+)
+def test_a_bad_file_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        load_task(tmp_path / name)
+    assert str(caught.value).startswith(str(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.csv", "t.tsv", "t.jsonl.gz"])
+def test_an_endless_line_stops_early(name: str, tmp_path: Path) -> None:
+    content = b'{"input": "' + b"x" * 50_000_000 + b'"}\n'
+    (tmp_path / name).write_bytes(gzip.compress(content, 1) if name.endswith(".gz") else content)
+    with pytest.raises(DataError, match=r":1: line longer than 10 MB"):
+        load_task(tmp_path / name)
+
+
+def test_a_csv_field_that_is_too_long(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("input,option_a,option_b,answer\n" + "x" * 200_000 + ",a,b,0\n")
+    with pytest.raises(DataError, match=r":2: malformed table .field larger than"):
+        load_task(tmp_path / "t.csv")
+
+
+def test_a_missing_file_names_its_nearest_sibling(write_rows: Write, question: Question) -> None:
+    path = write_rows([question()], "animals.jsonl")
+    with pytest.raises(DataError, match=r"no such file. Did you mean 'animals.jsonl'\?"):
+        load_task(path.with_name("animal.jsonl"))
+
+
+def test_a_folder(write_rows: Write, question: Question, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no task files in this folder"):
+        load_tasks(tmp_path)
+    for name in ("b.jsonl", "a.jsonl", "sub/c.jsonl", ".hidden.jsonl", "manifest.json", "notes.txt"):
+        write_rows([question(n) for n in range(3)], name)
+    assert [task.name for task in load_tasks(tmp_path)] == ["a", "b", "c"]
+    write_rows([question()], "sub/a.jsonl")
+    with pytest.raises(DataError, match=r"sub.a.jsonl: a task 'a' is in .*a.jsonl too"):
+        load_tasks(tmp_path)
+
+
+def test_two_families_in_one_task(write_rows: Write, question: Question) -> None:
+    with pytest.raises(DataError, match="several families"):
+        load_task(write_rows([question(1, family="a"), question(2, family="b")]))

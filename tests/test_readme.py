@@ -1,0 +1,82 @@
+"""The README's commands and Python lines run as they stand there, with the embedded model, on a smaller budget."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from abmll.cli.main import entry
+
+README = Path(__file__).parent.parent / "README.md"
+# A repeated flag overrides the one before it: the commands are the README's, the budget is the test's.
+BUDGET = {
+    "train": ["--max-steps", "2", "--save-steps", "1", "--inner-steps", "2", "--per-device-train-batch-size", "2"],
+    "adapt": ["--steps", "2"],
+    "predict": ["--num-samples", "2"],
+    "evaluate": ["--num-samples", "2", "--steps", "1", "--test-examples", "4"],
+}
+WORDS = {"animal": ("cat", "dog", "horse"), "fruit": ("apple", "plum", "pear"), "metal": ("iron", "zinc", "copper")}
+
+
+def blocks(language: str, section: str) -> list[str]:
+    """The code blocks of one language in one section of the README."""
+    text = README.read_text(encoding="utf-8")
+    body = re.split(r"^## ", text.split(f"## {section}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    return re.findall(rf"```{language}\n(.*?)```", body, flags=re.DOTALL)
+
+
+def write_task(path: Path, right: str, wrong: str) -> None:
+    """A task file of twelve labelled examples: which kind of thing is it?"""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"input": f"{size} {word}", "options": [right, wrong], "answer": right if kind == right else wrong}
+        for kind in (right, wrong)
+        for word in WORDS[kind]
+        for size in ("small", "large")
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def own_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the files that the README's commands name."""
+    monkeypatch.chdir(tmp_path)
+    write_task(tmp_path / "my_tasks" / "living.jsonl", "animal", "fruit")
+    write_task(tmp_path / "my_tasks" / "mineral.jsonl", "metal", "fruit")
+    write_task(tmp_path / "new_task.jsonl", "animal", "metal")
+    questions = [{"input": "a tall horse", "options": ["animal", "metal"]}, {"input": "rust", "options": ["a", "b"]}]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions), encoding="utf-8")
+    suite = {"name": "mine", "train": ["living", "mineral"], "evaluation": ["new_task"]}
+    write_task(tmp_path / "my_tasks" / "new_task.jsonl", "animal", "metal")
+    (tmp_path / "my_suite.yaml").write_text(json.dumps(suite | {"prompt": {"answer": "text"}}), encoding="utf-8")
+    (tmp_path / "my_tasks" / "new_task.jsonl").rename(tmp_path / "unseen.jsonl")
+    return tmp_path
+
+
+@pytest.mark.real_model
+def test_the_readme_commands_and_python_run_as_written(
+    own_tasks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [commands] = blocks("bash", "Your own tasks")
+    for line in commands.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if not words:
+            continue
+        assert words.pop(0) == "abmll", line
+        code = entry([*words, *BUDGET.get(words[0], [])])
+        assert code == 0, f"{line}\n{capsys.readouterr().err}"
+    answers = [json.loads(line) for line in Path("answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [len(row["probs"]) for row in answers] == [2, 2]
+    assert all(abs(sum(row["probs"]) - 1) < 1e-9 and row["mutual_information"] >= 0 for row in answers)
+    assert Path("adapters/new/adapter_model.safetensors").is_file()
+    assert Path("runs/mine/report.html").is_file()
+
+    [python] = blocks("python", "Python")
+    for large, small in (("max_steps=100", "max_steps=1"), ("steps=10", "steps=1"), ("samples=16", "samples=2")):
+        assert large in python
+        python = python.replace(large, small)
+    variables: dict[str, object] = {}
+    exec(compile(python, str(README), "exec"), variables)  # the project's own README
+    assert Path("runs/new-python").is_dir()
