@@ -15,7 +15,6 @@ BUDGET = {
     "train": ["--max-steps", "2", "--save-steps", "1", "--inner-steps", "2", "--per-device-train-batch-size", "2"],
     "adapt": ["--steps", "2"],
     "predict": ["--num-samples", "2"],
-    "evaluate": ["--num-samples", "2", "--steps", "1", "--test-examples", "4"],
 }
 WORDS = {"animal": ("cat", "dog", "horse"), "fruit": ("apple", "plum", "pear"), "metal": ("iron", "zinc", "copper")}
 
@@ -48,10 +47,6 @@ def own_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_task(tmp_path / "new_task.jsonl", "animal", "metal")
     questions = [{"input": "a tall horse", "options": ["animal", "metal"]}, {"input": "rust", "options": ["a", "b"]}]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions), encoding="utf-8")
-    suite = {"name": "mine", "train": ["living", "mineral"], "evaluation": ["new_task"]}
-    write_task(tmp_path / "my_tasks" / "new_task.jsonl", "animal", "metal")
-    (tmp_path / "my_suite.yaml").write_text(json.dumps(suite | {"prompt": {"answer": "text"}}), encoding="utf-8")
-    (tmp_path / "my_tasks" / "new_task.jsonl").rename(tmp_path / "unseen.jsonl")
     return tmp_path
 
 

@@ -1,7 +1,9 @@
 """Folders of tensors and documents that are whole, checked by hash, and free of code: safetensors and JSON only."""
 
+import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,23 @@ from abmll.files import atomic_folder, sha256_file
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
 STATE = "state.json"
+DOCUMENT = "posterior.json"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a kind of folder must have, and what its user can do where it is damaged."""
+
+    format: str
+    tensors: tuple[str, ...]
+    remedy: str
+
+
+# The document's name tells the kind.
+LAYOUTS = {
+    STATE: Layout("abmll-checkpoint-1", ("theta", "optimizer_phi"), "delete the folder to fall back on an older one"),
+    DOCUMENT: Layout("abmll-posterior-1", ("phi",), "adapt to the task again"),
+}
 
 
 @dataclass(frozen=True)
@@ -27,43 +46,76 @@ class Bundle:
 
 
 def save_bundle(folder: Path, bundle: Bundle, document_name: str, overwrite: bool = False) -> None:
-    """Write ``bundle`` to ``folder`` atomically, with the sha256 of every file in its manifest."""
+    """Write ``bundle`` to ``folder`` atomically, with the sha256 of every file in its manifest.
+
+    ``document_name`` is one of ``LAYOUTS``; the document gets its format as one more key.
+    """
     with atomic_folder(folder, overwrite=overwrite) as target:
         for name, tensors in bundle.tensors.items():
             contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
             (target / f"{name}.safetensors").write_bytes(save(contiguous, metadata={"format": "pt"}))
-        text = json.dumps(bundle.document, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        document = bundle.document | {"format": LAYOUTS[document_name].format}
+        text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
         (target / document_name).write_text(text, encoding="utf-8")
         hashes = {path.name: sha256_file(path) for path in sorted(target.iterdir())}
         (target / MANIFEST).write_text(json.dumps({"sha256": hashes}, indent=1) + "\n", encoding="utf-8")
 
 
 def load_bundle(folder: Path, document_name: str) -> Bundle:
-    """Read a folder back. Raises ``CheckpointError`` naming the file that is missing, truncated or altered."""
-    for name, digest in _manifest(folder).items():
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path}: missing; the folder is not whole")
-        if sha256_file(path) != digest:
-            raise CheckpointError(f"{path}: does not match its sha256 in {MANIFEST}; the file is damaged or was edited")
-    try:
-        document = json.loads((folder / document_name).read_text(encoding="utf-8"))
-        tensors = {path.stem: load(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: cannot be read ({error})") from error
+    """Read a folder back: the files that its manifest lists, and no others.
+
+    Raises ``CheckpointError`` naming the file that is missing, truncated or altered, and what to do.
+    """
+    layout = LAYOUTS[document_name]
+    listed = _manifest(folder, layout.remedy)
+    for name in (document_name, *(f"{group}.safetensors" for group in layout.tensors)):
+        if name not in listed:
+            raise CheckpointError(f"{folder / MANIFEST}: does not list {name}; is this another kind of folder?")
+    document, tensors = {}, {}
+    for path, data in _verified(folder, listed, layout.remedy):
+        try:
+            if path.name == document_name:
+                document = json.loads(data)
+            elif path.suffix == ".safetensors":
+                tensors[path.stem] = load(data)
+        except (ValueError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({error}); {layout.remedy}") from error
+    found = document.get("format")
+    if found != layout.format:
+        raise CheckpointError(
+            f"{folder / document_name}: its format is {found!r}, this version reads {layout.format!r}"
+        )
     return Bundle(tensors, document)
 
 
-def _manifest(folder: Path) -> dict[str, str]:
+def _verified(folder: Path, listed: dict[str, str], remedy: str) -> Iterator[tuple[Path, bytes]]:
+    """Path and content of every listed file, checked against its hash."""
+    for name, digest in listed.items():
+        path = folder / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise CheckpointError(f"{path}: does not match its sha256 in {MANIFEST}, so it is damaged; {remedy}")
+        yield path, data
+
+
+def _manifest(folder: Path, remedy: str) -> dict[str, str]:
     path = folder / MANIFEST
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["sha256"]
+        listed = json.loads(path.read_text(encoding="utf-8"))["sha256"]
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder}: no {MANIFEST} in it; is it a checkpoint or posterior folder?") from error
+        raise CheckpointError(
+            f"{path}: missing; {folder} is no checkpoint or posterior, or damaged: {remedy}"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); the file is damaged") from error
+        raise CheckpointError(f"{path}: cannot be read, so it is damaged; {remedy}") from error
+    if not isinstance(listed, dict):
+        raise CheckpointError(f"{path}: lists no files, so it is damaged; {remedy}")
+    return listed
 
 
 def checkpoints(run: Path) -> dict[int, Path]:
@@ -82,11 +134,14 @@ def latest_checkpoint(run: Path) -> Path:
         raise CheckpointError(f"{run}: no such run folder")
     found = checkpoints(run)
     if not found:
-        raise CheckpointError(f"{run}: no checkpoint in it; is it a run folder, and did the run reach its first save?")
+        raise CheckpointError(
+            f"{run}: no checkpoint in it; is it a run's folder? A run that stopped before its first checkpoint must be "
+            "started again, with --overwrite"
+        )
     return found[max(found)]
 
 
 def keep_newest(run: Path, limit: int) -> None:
-    """Delete all but the ``limit`` newest checkpoints."""
+    """Delete all but the ``limit`` newest checkpoints (at least 1)."""
     for path in list(checkpoints(run).values())[:-limit]:
         shutil.rmtree(path)

@@ -5,82 +5,30 @@ names as keys, and the Python API takes the dataclasses themselves. Each of them
 a ``ConfigError`` that names the field.
 """
 
-import math
-from dataclasses import Field, dataclass, field, fields
-from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from dataclasses import dataclass
+from typing import Literal
 
-from abmll.errors import ConfigError, nearest
-
-_NOUNS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
-
-
-def setting(default: Any, help: str, *, at_least: float | None = None, above: float | None = None) -> Any:
-    """A dataclass field with its help text, shown by ``--help``, and the bounds of its values."""
-    return field(default=default, metadata={"help": help, "at_least": at_least, "above": above})
+from abmll.checked import Checked, setting
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What all groups of settings share: a value of the wrong type, out of bounds or unknown is refused."""
-
-    def __post_init__(self) -> None:
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            if not _fits(value, setting.type, setting):
-                hint = nearest(str(value), get_args(setting.type)) if get_origin(setting.type) is Literal else ""
-                hint = f".{hint}" if hint else ""
-                raise ConfigError(f"{setting.name} is {value!r}; use {_wanted(setting.type, setting)}{hint}")
-
-
-def _fits(value: Any, kind: Any, setting: Field[Any]) -> bool:
-    """Whether a value is of a field's type and within its bounds; a whole number counts as a float, a bool does not."""
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if isinstance(kind, UnionType):
-        return any(_fits(value, choice, setting) for choice in get_args(kind))
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and len(value) > 0 and all(isinstance(one, get_args(kind)[0]) for one in value)
-    if kind not in (int, float):
-        return isinstance(value, kind)
-    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not math.isfinite(value):
-        return False
-    at_least, above = setting.metadata["at_least"], setting.metadata["above"]
-    return (at_least is None or value >= at_least) and (above is None or value > above)
-
-
-def _wanted(kind: Any, setting: Field[Any]) -> str:
-    """What a field takes, in words: "a whole number of 1 or more"."""
-    if get_origin(kind) is Literal:
-        *others, last = map(repr, get_args(kind))
-        return f"{', '.join(others)} or {last}"
-    if isinstance(kind, UnionType):
-        return " or ".join(_wanted(choice, setting) for choice in get_args(kind))
-    if get_origin(kind) is tuple:
-        return "a tuple of names"
-    if kind is NoneType:
-        return "none"
-    at_least, above = setting.metadata["at_least"], setting.metadata["above"]
-    bound = "" if at_least is None else f" of {at_least} or more"
-    return _NOUNS[kind] + (bound if above is None else f" above {above}")
-
-
-@dataclass(frozen=True)
-class PromptConfig(Settings):
+class PromptConfig(Checked):
     """How an example becomes text, and what is scored; the same in training and in prediction."""
 
     answer: Literal["letter", "text"] = setting("text", "score the options by their letter or by their text")
     instruction: bool = setting(True, "start with the instruction line")
-    list_options: bool = setting(True, "list the options in the prompt under 'Choices:'")
+    list_options: bool | None = setting(
+        None, "list the options in the prompt under 'Choices:' (default: for letters only)"
+    )
     chat_template: bool = setting(False, "wrap the prompt in the model's chat template")
-    length_normalize: bool = setting(False, "divide an option's log-probability by its number of tokens")
+    length_normalize: bool = setting(True, "divide an option's log-probability by its number of tokens")
     max_length: int | None = setting(
         None, "longest prompt plus options in tokens (default: the model's context)", at_least=1
     )
 
 
 @dataclass(frozen=True)
-class AdapterConfig(Settings):
+class AdapterConfig(Checked):
     """Which layers carry a Gaussian LoRA adapter, and its form."""
 
     r: int = setting(8, "rank of the mean update", at_least=1)
@@ -98,7 +46,7 @@ class AdapterConfig(Settings):
 
 
 @dataclass(frozen=True)
-class LearningConfig(Settings):
+class LearningConfig(Checked):
     """The learning rule: one visit of a task is ``inner_steps`` steps on phi, then a step on theta."""
 
     method: str = setting("abmll", "learning rule: abmll, structured-lora, regular-lora, pretrained")
@@ -134,7 +82,7 @@ class LearningConfig(Settings):
 
 
 @dataclass(frozen=True)
-class RunConfig(Settings):
+class RunConfig(Checked):
     """How a training run proceeds and what it leaves on disk."""
 
     max_steps: int = setting(100, "task visits (outer steps)", at_least=1)
@@ -153,7 +101,7 @@ class TrainConfig(RunConfig, LearningConfig):
 
 
 @dataclass(frozen=True)
-class AdaptConfig(Settings):
+class AdaptConfig(Checked):
     """Learning an unseen task from its examples."""
 
     steps: int = setting(10, "gradient steps", at_least=0)
@@ -161,7 +109,7 @@ class AdaptConfig(Settings):
 
 
 @dataclass(frozen=True)
-class PredictConfig(Settings):
+class PredictConfig(Checked):
     """Predicting with what was learned."""
 
     num_samples: int = setting(16, "posterior samples per prediction (0: at the posterior mean)", at_least=0)
@@ -181,7 +129,7 @@ class EvaluateConfig(PredictConfig, AdaptConfig):
 
 
 @dataclass(frozen=True)
-class ModelConfig(Settings):
+class ModelConfig(Checked):
     """The frozen language model."""
 
     model: str = setting("smollm2-135m", "smollm2-135m (embedded), a folder, or a Hugging Face model name")
@@ -192,7 +140,7 @@ class ModelConfig(Settings):
 
 
 @dataclass(frozen=True)
-class PlaceConfig(Settings):
+class PlaceConfig(Checked):
     """Where the language model of a run or posterior is loaded, if not as it was trained."""
 
     model: str | None = setting(None, "folder or name of the language model, where it has moved since training")

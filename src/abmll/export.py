@@ -12,7 +12,9 @@ from abmll.adapter import Adapter
 from abmll.errors import ConfigError
 from abmll.files import atomic_folder
 from abmll.language.adapted import AdaptedLinear
+from abmll.language.base import no_progress_bars
 from abmll.language.scorer import OptionScorer
+from abmll.language.trunk import TrunkBlock
 
 
 def export_peft(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: bool = False) -> None:
@@ -31,7 +33,7 @@ def export_peft(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: boo
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": scorer.base.name,
+        "base_model_name_or_path": str(scorer.base.model.name_or_path),
         "r": adapter.r,
         "lora_alpha": adapter.lora_alpha,
         "lora_dropout": 0.0,
@@ -60,15 +62,22 @@ def export_merged(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: b
         update = scorer.space.scaling * layer.mean_B @ layer.mean_A
         update = update.T if isinstance(_base_layer(scorer, name), Conv1D) else update
         merged[f"{name}.weight"] = (weight.float() + update).to(weight.dtype)
-    state = {plain_name(name): tensor for name, tensor in model.state_dict().items()} | merged
-    with atomic_folder(folder, overwrite=overwrite) as target:
+    state = plain_state(model) | merged
+    with atomic_folder(folder, overwrite=overwrite) as target, no_progress_bars():
         model.save_pretrained(target, state_dict=state)
         scorer.base.tokenizer.save_pretrained(target)
 
 
-def plain_name(name: str) -> str:
-    """The name a tensor has in the bare model: without the steps through our wrappers."""
-    return ".".join(part for part in name.split(".") if part not in ("base", "block"))
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a wrapped model under the names they have in the bare one, without the steps through wrappers."""
+    inner = {AdaptedLinear: "base", TrunkBlock: "block"}
+    steps = {f"{name}.{inner[type(module)]}" for name, module in model.named_modules() if type(module) in inner}
+
+    def plain(name: str) -> str:
+        parts = name.split(".")
+        return ".".join(part for depth, part in enumerate(parts, 1) if ".".join(parts[:depth]) not in steps)
+
+    return {plain(name): tensor for name, tensor in model.state_dict().items()}
 
 
 def _base_layer(scorer: OptionScorer, name: str) -> nn.Module:

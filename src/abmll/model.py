@@ -9,13 +9,13 @@ import torch
 from abmll.adapter import Adapter
 from abmll.checkpoint import STATE, latest_checkpoint, load_bundle
 from abmll.config import AdaptConfig, AdapterConfig, LearningConfig, ModelConfig, PromptConfig
-from abmll.errors import DataError
+from abmll.errors import DataError, TrainingError
 from abmll.language.base import Base, load_base
 from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.language.trunk import TrunkCache
-from abmll.methods import make_rule
+from abmll.methods import Rule, make_rule
 from abmll.progress import progress
 from abmll.settings import flatten, pick, refuse_unknown
 from abmll.task_posterior import TaskPosterior
@@ -101,18 +101,19 @@ class AbmllModel:
 
         ``task_name`` stands before every question in the prompt. Examples are passed over in a new order until the
         steps are done. Theta stays as it is, and only adapter tensors are copied.
-        Raises ``DataError`` where there is no example or one without an answer.
+        Raises ``DataError`` where there is no example or one without an answer, ``TrainingError`` where a loss term is
+        not finite.
         """
-        if not examples:
-            raise DataError(f"task '{task_name}': no examples to adapt to")
-        for example in examples:
-            if example.answer is None:
-                raise DataError(f"task '{task_name}', example '{example.id}': has no answer to learn from")
+        AdaptConfig(steps, batch_size)
+        _refuse_unlabelled(examples, task_name)
         encoded = self.scorer.encode(examples, task_name)
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
         chosen = adaptation_batches(seed, len(encoded), min(batch_size, len(encoded)), steps) if steps else []
         with progress(chosen, f"adapting to {task_name}", "step", quiet=quiet) as bar:
-            phi = rule.adapt(self.theta, self._batches(encoded, bar, seed, cache))
+            try:
+                phi = rule.adapt(self._start(rule), self._batches(encoded, bar, seed, cache))
+            except TrainingError as error:
+                raise TrainingError(f"adapting to '{task_name}', {error}") from error
         learned = {"adapt_steps": steps, "adapt_batch_size": batch_size, "adapt_examples": len(examples)}
         settings = flatten(self.learning) | learned | {"adapt_seed": seed}
         return TaskPosterior(self.scorer, phi, task_name, rule.is_posterior, settings)
@@ -120,7 +121,13 @@ class AbmllModel:
     def theta_as_posterior(self, task_name: str) -> TaskPosterior:
         """Theta itself in the role of a task's posterior: what is believed of ``task_name`` before any example."""
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
-        return TaskPosterior(self.scorer, self.theta, task_name, rule.is_posterior, flatten(self.learning))
+        return TaskPosterior(self.scorer, self._start(rule), task_name, rule.is_posterior, flatten(self.learning))
+
+    def _start(self, rule: Rule) -> Adapter:
+        """Where a new task starts: from theta, or for a rule that is not trained from a fresh adapter."""
+        if rule.is_trained:
+            return self.theta
+        return self.scorer.new_adapter(sample_seed(self.learning.seed, "init"))
 
     def _batches(
         self, encoded: Sequence[Encoded], chosen: Iterable[list[int]], seed: int, cache: TrunkCache | None
@@ -134,6 +141,14 @@ class AbmllModel:
     def log_sigma(self) -> float:
         """Theta's mean log standard deviation (output space: at input zero)."""
         return mean_log_sigma(self.scorer, self.theta)
+
+
+def _refuse_unlabelled(examples: Sequence[Example], task_name: str) -> None:
+    if not examples:
+        raise DataError(f"task '{task_name}': no examples to adapt to")
+    for example in examples:
+        if example.answer is None:
+            raise DataError(f"task '{task_name}', example '{example.id}': has no answer to learn from")
 
 
 def mean_log_sigma(scorer: OptionScorer, adapter: Adapter) -> float:

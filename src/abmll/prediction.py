@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from abmll.adapter import Adapter
+from abmll.config import PredictConfig
+from abmll.errors import DataError
 from abmll.language.encoding import Encoded
-from abmll.language.trunk import TrunkCache
 from abmll.language.scorer import OptionScorer, Pass
+from abmll.language.trunk import TrunkCache
 from abmll.posterior import Noise
 from abmll.progress import progress
 from abmll.tasks.sampler import sample_seed
@@ -67,14 +69,19 @@ def predict(
         noise: ``shared`` (one weight sample per example) or ``local`` (independent per token).
         cache: trunk activations kept from earlier passes over the same examples.
         max_tokens: padded tokens per batch; examples of like length share one.
+
+    Raises ``DataError`` without examples, ``ConfigError`` for another noise or a negative number of samples.
     """
+    if not examples:
+        raise DataError("there are no examples to predict")
+    how = PredictConfig(num_samples=samples, prediction_noise=noise)  # pyright: ignore[reportArgumentType] (it checks)
     width = max(len(example.options) for example in examples)
     probs = torch.zeros(len(examples), width, dtype=torch.float64)
     expected_entropy = torch.zeros(len(examples), dtype=torch.float64)
     with progress(len(examples), "predicting", "example", quiet=quiet) as bar:
         for number, chosen in enumerate(batches_of_like_length(examples, max_tokens)):
             generator = torch.Generator(scorer.device).manual_seed(sample_seed(seed, "prediction", number))
-            sampled = _sampled_probs(scorer, phi, [examples[i] for i in chosen], samples, noise, generator, cache)
+            sampled = _sampled_probs(scorer, phi, [examples[i] for i in chosen], how, generator, cache)
             index = torch.tensor(chosen)
             probs[index, : sampled.shape[-1]] = sampled.mean(0)
             expected_entropy[index] = entropy(sampled).mean(0)
@@ -88,18 +95,17 @@ def _sampled_probs(
     scorer: OptionScorer,
     phi: Adapter | None,
     examples: Sequence[Encoded],
-    samples: int,
-    noise: str,
+    how: PredictConfig,
     generator: torch.Generator,
     cache: TrunkCache | None,
 ) -> Tensor:
     """Option probabilities (S, N, C) of one batch; the trunk below the adapters is computed once."""
     batch = scorer.batch(examples, cache)
-    if samples == 0 or phi is None:
+    if how.num_samples == 0 or phi is None:
         return _probs(scorer.scores(batch, phi).options)[None]
     batch = scorer.with_trunk(batch)
-    how = Pass(noise=Noise(noise, generator, batch.mask))  # pyright: ignore[reportArgumentType] (checked by Noise)
-    return torch.stack([_probs(scorer.scores(batch, phi, how).options) for _ in range(samples)])
+    sampling = Pass(noise=Noise(how.prediction_noise, generator, batch.mask))
+    return torch.stack([_probs(scorer.scores(batch, phi, sampling).options) for _ in range(how.num_samples)])
 
 
 def _probs(scores: Tensor) -> Tensor:

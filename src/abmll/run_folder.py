@@ -1,20 +1,38 @@
-"""A training run on disk: its resolved settings, its metrics line by line, its model card."""
+"""A training run on disk: its resolved settings, its metrics line by line, its checkpoints."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from abmll.checkpoint import checkpoints
+from abmll.checkpoint import PREFIX, checkpoints
 from abmll.errors import CheckpointError, ConfigError
-from abmll.files import disk_errors, write_text
+from abmll.files import disk_errors, remove, write_text
 
-CONFIG, METRICS, TIMING, REPORT, CARD = "config.yaml", "metrics.jsonl", "timing.jsonl", "report.html", "README.md"
+CONFIG, METRICS, TIMING = "config.yaml", "metrics.jsonl", "timing.jsonl"
+# What else a run replaced by another must not leave behind: it would be taken for the new run's.
+RESULTS = ("report.html", *(f"evaluation/{name}" for name in ("metrics.json", "predictions.jsonl", "report.html")))
 # Settings that may change between the parts of one run: they decide how long and where, not what is computed.
 FREE = {"max_steps", "save_steps", "save_total_limit", "output_dir", "trunk_cache_gb"}
+
+
+def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Path) -> None:
+    """Raise ``ConfigError`` where a run with settings ``old`` would go on with ``new`` and compute something else."""
+    binding = new.keys() - FREE
+    if new["lr_scheduler_type"] != "constant":
+        binding |= {"max_steps"}  # the schedule's length
+    # One example's activations alone and in a padded batch may differ in the last bit.
+    cached = [(settings["trunk_cache_gb"] > 0) for settings in (old, new)]
+    changed = [key for key in new if key in binding and old.get(key) != new[key]]
+    if cached[0] != cached[1]:
+        changed.append("trunk_cache_gb")
+    for key in changed:
+        raise ConfigError(
+            f"{where}: --resume with {key} = {new[key]}, but the run has {key} = {old.get(key)}; "
+            "use the run's settings, or start a new run in another folder"
+        )
 
 
 class RunFolder:
@@ -25,50 +43,51 @@ class RunFolder:
 
     def start(self, settings: Mapping[str, Any], overwrite: bool) -> None:
         """Claim the folder for a new run. Raises ``ConfigError`` where another run is in it."""
-        if (self.path / CONFIG).exists() and not overwrite:
+        holds_run = (self.path / CONFIG).exists()
+        if holds_run and not overwrite:
             raise ConfigError(
                 f"{self.path}: holds a run already; continue it with --resume or replace it with --overwrite"
             )
-        for checkpoint in checkpoints(self.path).values():
-            shutil.rmtree(checkpoint)
-        for name in (METRICS, TIMING, REPORT, CARD):
-            (self.path / name).unlink(missing_ok=True)
-        write_text(self.path / CONFIG, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+        old = [*checkpoints(self.path).values(), *(self.path / name for name in (METRICS, TIMING, *RESULTS))]
+        for path in old:
+            if path.exists() and not holds_run:
+                raise ConfigError(f"{self.path}: holds {path.name}, but no {CONFIG} of a run; choose another folder")
+        with disk_errors(self.path):
+            for path in old:
+                remove(path)
+        self._claim(settings)
 
     def resume(self, settings: Mapping[str, Any], visit: int) -> None:
-        """Go on after ``visit``: drop the lines of later visits. Raises ``ConfigError`` where a setting differs."""
-        old = self.settings()
-        for key, value in settings.items():
-            if key not in FREE and old.get(key) != value:
-                raise ConfigError(
-                    f"{self.path}: --resume with {key} = {value}, but the run has {key} = {old.get(key)}; "
-                    "use the same settings or start a new run"
-                )
-        write_text(self.path / CONFIG, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
-        for name in (METRICS, TIMING):
-            rows = [row for row in self.rows(name) if row["visit"] <= visit]
+        """Go on after ``visit``: drop the lines of later visits."""
+        kept = {name: [row for row in self.rows(name) if row["visit"] <= visit] for name in (METRICS, TIMING)}
+        for name, rows in kept.items():
             write_text(self.path / name, "".join(json.dumps(row) + "\n" for row in rows))
+        self._claim(settings)
 
-    def settings(self) -> dict[str, Any]:
-        """The run's ``config.yaml``. Raises ``CheckpointError`` where it is missing or no mapping."""
-        path = self.path / CONFIG
-        try:
-            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{self.path}: no {CONFIG} in it; give the folder of a training run") from error
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise CheckpointError(f"{path}: cannot be read; the file is damaged") from error
-        if not isinstance(settings, dict):
-            raise CheckpointError(f"{path}: is not a mapping of settings; the file is damaged")
-        return settings
+    def _claim(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings, and clear away what a killed process left half written."""
+        write_text(self.path / CONFIG, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+        for unfinished in self.path.glob(f".{PREFIX}*.tmp"):
+            remove(unfinished)
 
     def rows(self, name: str = METRICS) -> list[dict[str, Any]]:
-        """The whole lines of a JSON-lines file; a last line cut short by a crash is left out."""
+        """The whole lines of a JSON-lines file; a last line cut short by a crash is left out.
+
+        Raises ``CheckpointError`` where another line is no JSON.
+        """
         path = self.path / name
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        rows = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+            if line.endswith("\n"):
+                try:
+                    rows.append(json.loads(line))
+                except ValueError as error:
+                    raise CheckpointError(
+                        f"{path}:{number}: is not JSON; the file is damaged: delete that line"
+                    ) from error
+        return rows
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Add one line to a JSON-lines file."""

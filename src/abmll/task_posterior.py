@@ -6,19 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from abmll.adapter import Adapter
-from abmll.checkpoint import Bundle, load_bundle, save_bundle
+from abmll.checkpoint import DOCUMENT, Bundle, load_bundle, save_bundle
 from abmll.config import AdapterConfig, ModelConfig, PredictConfig, PromptConfig
-from abmll.errors import CheckpointError
+from abmll.errors import CheckpointError, DataError
 from abmll.export import export_merged, export_peft
 from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
 from abmll.language.trunk import TrunkCache
 from abmll.prediction import Prediction, predict
-from abmll.settings import pick
+from abmll.settings import flatten, pick
 from abmll.tasks.task import Example
-
-DOCUMENT = "posterior.json"
-FORMAT = "abmll-posterior-1"
 
 
 @dataclass(frozen=True)
@@ -48,17 +45,18 @@ class TaskPosterior:
         """Probabilities of the options of ``examples``, averaged over ``samples`` of the posterior (0: at its mean).
 
         By default ``PredictConfig``'s number of samples and kind of noise for a learned posterior, else the mean.
+        Raises ``DataError`` where there is no example, ``ConfigError`` for ``samples`` or ``noise`` that cannot be.
         """
-        defaults = PredictConfig()
-        if samples is None:
-            samples = defaults.num_samples
-        encoded = self.scorer.encode(examples, self.task_name)
+        if not examples:
+            raise DataError(f"task '{self.task_name}': no examples to predict")
+        given = {"num_samples": samples, "prediction_noise": noise}
+        config = pick(PredictConfig, {name: value for name, value in given.items() if value is not None})
         return predict(
             self.scorer,
             self.phi,
-            encoded,
-            samples=samples if self.is_posterior else 0,
-            noise=noise or defaults.prediction_noise,
+            self.scorer.encode(examples, self.task_name),
+            samples=config.num_samples if self.is_posterior else 0,
+            noise=config.prediction_noise,
             seed=seed,
             cache=cache,
             quiet=quiet,
@@ -67,7 +65,6 @@ class TaskPosterior:
     def save_pretrained(self, folder: Path | str, overwrite: bool = False) -> None:
         """Write the posterior to a folder: its tensors, its settings, their hashes."""
         document = {
-            "format": FORMAT,
             "task_name": self.task_name,
             "is_posterior": self.is_posterior,
             "base_fingerprint": self.scorer.base.fingerprint,
@@ -88,17 +85,22 @@ class TaskPosterior:
         """Read a folder written by ``save_pretrained``.
 
         ``scorer`` shares a language model that is already loaded; ``model`` says where to load it from instead of
-        where it lay. Raises ``CheckpointError`` for a damaged folder or one that belongs to other weights.
+        where it lay. Raises ``CheckpointError`` for a damaged folder, one that belongs to other weights, or a
+        ``scorer`` with other adapter or prompt settings.
         """
         path = Path(folder)
         bundle = load_bundle(path, DOCUMENT)
         document, settings = bundle.document, bundle.document["settings"]
-        if document.get("format") != FORMAT:
-            raise CheckpointError(f"{path / DOCUMENT}: format is {document.get('format')!r}, expected {FORMAT!r}")
         if scorer is None:
             base = load_base(model or pick(ModelConfig, settings), announce, quiet)
             scorer = OptionScorer(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
         scorer.refuse_other_base(document["base_fingerprint"], settings["model"], str(path))
+        for key, value in flatten(scorer.adapter_config, scorer.prompt).items():
+            if settings.get(key) != value:
+                raise CheckpointError(
+                    f"{path}: was learned with {key} = {settings.get(key)}, the scorer has {value}; "
+                    "give one with the same settings, or none"
+                )
         phi = scorer.new_adapter(0)
         phi.load_state_dict(bundle.tensors["phi"], str(path / "phi.safetensors"))
         return cls(scorer, phi, document["task_name"], document["is_posterior"], settings)

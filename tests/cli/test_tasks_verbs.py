@@ -86,7 +86,7 @@ def test_unknown_suite_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_show_prints_prompts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert entry(["tasks", "show", str(folder), "--task", "apples", "--limit", "1"]) == 0
+    assert entry(["tasks", "show", str(folder), "--task", "apples", "--limit", "1", "--list-options"]) == 0
     shown = capsys.readouterr().out
     assert "apples: Is apple number 0 larger than 3?\nChoices:\nA) yes\n" in shown
     assert "  * ' yes'\n    ' no'\n" in shown

@@ -52,3 +52,15 @@ def test_letters_need_a_list() -> None:
         render(SKY, "colours", PromptConfig(answer="letter", list_options=False))
     with pytest.raises(ConfigError, match="'number'; use 'letter' or 'text'"):
         render(SKY, "colours", PromptConfig(answer="number"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "listed"),
+    [
+        (PromptConfig(answer="letter"), True),
+        (PromptConfig(answer="text"), False),
+        (PromptConfig(answer="text", list_options=True), True),
+    ],
+)
+def test_choices_are_listed_for_letters_unless_asked_for(prompt: PromptConfig, listed: bool) -> None:
+    assert ("Choices:" in render(SKY, "colours", prompt).suffix) is listed

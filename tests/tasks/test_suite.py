@@ -57,13 +57,26 @@ def test_a_data_folder_goes_before_the_source(
 ) -> None:
     folder = write_rows([question(n) for n in range(3)], "data/a.jsonl").parent
     write_rows([question(n) for n in range(3)], "data/tasks/b.jsonl")
-    path = suite_file(source="bigbench")
+    path = suite_file()
     monkeypatch.setenv("ABMLL_DATA", str(folder))
     assert [len(task.examples) for task in load_suite(path).train] == [3]
     monkeypatch.setenv("ABMLL_DATA", "/nowhere")
     assert [len(task.examples) for task in load_suite(path, data_dir=folder).train] == [3]
     with pytest.raises(DataError, match="/nowhere: no such folder"):
         load_suite(path)
+
+
+def test_a_named_source_is_not_replaced_by_the_environment(
+    suite_file: Callable[..., Path], write_rows: Write, question: Question, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_rows([question(n) for n in range(3)], "data/a.jsonl").parent
+    write_rows([question(n) for n in range(3)], "data/b.jsonl")
+    path = suite_file(source="bigbench")
+    monkeypatch.setenv("ABMLL_DATA", str(folder))
+    monkeypatch.setenv("ABMLL_CACHE", str(folder / "empty"))
+    with pytest.raises(DataError, match="abmll tasks fetch bigbench"):
+        load_suite(path)
+    assert [len(task.examples) for task in load_suite(path, data_dir=folder).train] == [3]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from abmll.adapter import Adapter
+from abmll.errors import ConfigError
 from abmll.language.targets import Target, find_targets
 from abmll.posterior import Factors, Noise, Prior, Space
 
@@ -56,14 +57,11 @@ class Wiring:
 
         With ``theta`` and ``prior`` given in a space whose divergence needs activations, the terms are collected.
         """
-        if phi is None:
-            yield None
-            return
         terms = None
-        if self.space.per_activation and theta is not None and prior is not None:
+        if phi is not None and self.space.per_activation and theta is not None and prior is not None:
             terms = ActivationTerms(theta.by_layer(), prior)
         before = self.bound
-        self.bound = Bound(phi.by_layer(), noise, mask, terms)
+        self.bound = None if phi is None else Bound(phi.by_layer(), noise, mask, terms)
         try:
             yield terms
         finally:
@@ -99,7 +97,12 @@ class AdaptedLinear(nn.Module):
 def adapt_linears(
     model: nn.Module, target_modules: tuple[str, ...], layers_to_transform: str | None, wiring: Wiring
 ) -> list[Target]:
-    """Freeze ``model`` and wrap its target layers in place; returns them in the model's order."""
+    """Freeze ``model`` and wrap its target layers in place; returns them in the model's order.
+
+    Raises ``ConfigError`` where they cannot be found, or where the model has been wrapped before.
+    """
+    if any(isinstance(module, AdaptedLinear) for module in model.modules()):
+        raise ConfigError("this model carries adapters already: share its scorer, or load the model once more")
     model.requires_grad_(False)
     targets = find_targets(model, target_modules, layers_to_transform)
     for target in targets:

@@ -1,7 +1,8 @@
 """Loading a frozen causal language model: the embedded one, a folder, or a Hugging Face name."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from abmll.config import ModelConfig
-from abmll.errors import CheckpointError, ConfigError
+from abmll.errors import CheckpointError, ConfigError, nearest
 from abmll.language import embedded
 
 
@@ -28,9 +29,18 @@ class Base:
 
     @property
     def context(self) -> int:
-        """The longest sequence in tokens that every layer sees whole (a sliding attention window limits it too)."""
+        """The longest sequence in tokens that every layer sees whole (a sliding attention window limits it too).
+
+        Raises ``ConfigError`` where the model's configuration names no such length: it has no positions to count.
+        """
         config = self.model.config.get_text_config()
-        limits = [config.max_position_embeddings]
+        longest = getattr(config, "max_position_embeddings", None)
+        if not isinstance(longest, int):
+            raise ConfigError(
+                f"model: {self.name}: {type(self.model).__name__} has no max_position_embeddings; "
+                "its architecture is not supported"
+            )
+        limits = [longest]
         sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
         if sliding and getattr(config, "sliding_window", None):
             limits.append(config.sliding_window)
@@ -40,30 +50,29 @@ class Base:
 def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool = False) -> Base:
     """Load model and tokenizer for ``config``, frozen and in evaluation mode.
 
-    Raises ``CheckpointError`` where the model is missing, cannot be reached or is damaged, ``ConfigError`` where it is
-    no causal language model or the device does not exist.
+    Raises ``CheckpointError`` where the model is missing, cannot be reached, is damaged or is no causal language
+    model, ``ConfigError`` where the device or the precision does not exist.
     """
     device = resolve_device(config.device)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[resolve_dtype(config.dtype, device)]
     name = config.model
-    source = embedded.embedded_model(announce, quiet=quiet) if name == embedded.NAME else name
-    if _looks_like_path(name) and not Path(name).is_dir():
-        raise CheckpointError(f"model: there is no folder {name}; give a folder, a Hugging Face name or smollm2-135m")
+    _refuse_missing(name)
+    source = embedded.embedded_model(announce, quiet=quiet) if name == embedded.NAME else _folder_or_name(name)
     # The eager attention's backward pass is the faster one on a CPU.
     attention = "eager" if device.type == "cpu" else "sdpa"
-    was_shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation=attention, trust_remote_code=False
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        with no_progress_bars():
+            result: Any = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, attn_implementation=attention, trust_remote_code=False, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"model: cannot load {name}: {reason}") from error
-    finally:
-        if was_shown:
-            transformers_logging.enable_progress_bar()
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(": ")
+        where = "" if Path(source).is_dir() else " (there is no such folder)"
+        raise CheckpointError(f"model: cannot load {name}{where}: {reason}") from error
+    model, loaded = result
+    if loaded["missing_keys"]:  # transformers has filled them with random numbers
+        raise CheckpointError(f"model: {name} lacks weights: {', '.join(sorted(loaded['missing_keys'])[:3])}")
     model = model.to(device).eval().requires_grad_(False)
     return Base(model, tokenizer, name, fingerprint(model))
 
@@ -74,7 +83,7 @@ def resolve_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"device: '{name}' is not available here; use cpu, cuda, mps or auto") from error
     return device
@@ -86,28 +95,53 @@ def resolve_dtype(name: str, device: torch.device) -> str:
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    # An older torch does not know what the processor has.
+    able = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
     return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """A hash of the architecture and of a thousand weights, the same for every dtype the model is loaded in."""
+    """A hash of the architecture and of 16 numbers out of every weight, the same for every dtype it is loaded in.
+
+    Names and order of the weights play no part: they differ between versions of transformers.
+    """
     config = model.config.get_text_config()
     shape = (config.model_type, config.vocab_size, config.hidden_size, config.num_hidden_layers)
-    digest = hashlib.sha256(repr(shape).encode())
-    for tensor in _weights_to_probe(model):
-        flat = tensor.detach().flatten()
-        picked = flat[:: max(1, flat.numel() // 500)][:500]
-        digest.update(picked.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
-    return digest.hexdigest()
+    weights = sorted(_digest(weight) for weight in model.parameters() if weight.is_floating_point())
+    return hashlib.sha256(repr(shape).encode() + b"".join(weights)).hexdigest()
 
 
-def _weights_to_probe(model: PreTrainedModel) -> list[Tensor]:
-    """The embedding and the largest floating-point weight of the last decoder block."""
-    embedding = model.get_input_embeddings().weight
-    blocks = [p for p in model.base_model.parameters() if p.is_floating_point() and p.ndim == 2]
-    return [embedding, blocks[-1]]  # pyright: ignore[reportReturnType]
+def _digest(weight: Tensor) -> bytes:
+    """A hash of a weight's shape and of 16 of its numbers as bfloat16."""
+    flat = weight.detach().flatten()
+    picked = flat[:: max(1, flat.numel() // 16)][:16].to(torch.bfloat16)
+    numbers = picked.view(torch.int16).cpu().numpy().tobytes()
+    return hashlib.sha256(repr(tuple(weight.shape)).encode() + numbers).digest()
 
 
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+def _folder_or_name(name: str) -> str:
+    """A folder as transformers finds it (it does not know ``~``), a Hugging Face name as it is."""
+    folder = Path(name).expanduser()
+    return str(folder) if folder.is_dir() else name
+
+
+def _refuse_missing(name: str) -> None:
+    """Raise ``CheckpointError`` for what can only be a folder and is none, or nearly is the embedded model's name."""
+    if name == embedded.NAME or Path(name).expanduser().is_dir():
+        return
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
+        raise CheckpointError(f"model: there is no folder {name}; give a folder, a Hugging Face name or smollm2-135m")
+    if "/" not in name and (hint := nearest(name.lower(), [embedded.NAME])):
+        raise CheckpointError(f"model: there is no folder or model {name}.{hint}")
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Inside, transformers shows no progress bars of its own."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

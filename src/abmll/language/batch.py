@@ -7,7 +7,8 @@ scores all its options.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,8 +34,9 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on ``device``."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: None if tensor is None else tensor.to(device) for name, tensor in tensors.items()})
+        tensors: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None}
+        return replace(self, **moved)
 
 
 def collate(examples: Sequence[Encoded], pad_id: int) -> Batch:

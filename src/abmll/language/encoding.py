@@ -45,10 +45,17 @@ class Encoder:
     def encode(self, example: Example, task_name: str) -> Encoded:
         """The example in tokens.
 
-        Raises ``DataError`` where prompt frame and options alone are longer than the limit.
+        Raises ``DataError`` where prompt frame and options leave no room for any of the input, or where an option
+        has no tokens.
         """
         rendered = render(example, task_name, self.settings)
         encoded = self._tokens(rendered, example.answer)
+        for option, tokens in zip(example.options, encoded.options, strict=True):
+            if not tokens:
+                raise DataError(
+                    f"task '{task_name}', example '{example.id}': the model's tokenizer makes nothing of option "
+                    f"{option!r}; write it in other characters"
+                )
         excess = len(encoded) - self.limit
         if excess <= 0:
             return encoded
@@ -56,15 +63,15 @@ class Encoder:
         keep = len(words) - excess - len(self._plain(GAP))
         while keep > 0:
             head = keep - keep // 2
-            shorter = self.tokenizer.decode(words[:head]) + GAP + self.tokenizer.decode(words[len(words) - keep // 2 :])
+            shorter = self._text(words[:head]) + GAP + self._text(words[len(words) - keep // 2 :])
             encoded = self._tokens(rendered._replace(input=shorter), example.answer, len(words) - keep)
             if len(encoded) <= self.limit:
                 return encoded
             # Cutting can split a word into more tokens than it had.
             keep -= len(encoded) - self.limit
         raise DataError(
-            f"task '{task_name}', example '{example.id}': options and prompt frame alone exceed {self.limit} tokens; "
-            "shorten the options or raise max_length"
+            f"task '{task_name}', example '{example.id}': options and prompt frame leave no room for the input within "
+            f"{self.limit} tokens; shorten the options or raise max_length"
         )
 
     def _tokens(self, rendered: Rendered, answer: int | None, truncated: int = 0) -> Encoded:
@@ -92,6 +99,11 @@ class Encoder:
 
     def _plain(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # pyright: ignore
+
+    def _text(self, tokens: list[int]) -> str:
+        text = self.tokenizer.decode(tokens)
+        assert isinstance(text, str)
+        return text
 
     def _opening(self) -> list[int]:
         """The special tokens the tokenizer itself puts before a text (a BOS for Llama and Gemma, none for SmolLM2)."""

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from abmll.adapter import Adapter
 from abmll.config import AdapterConfig, PromptConfig
-from abmll.errors import CheckpointError, ConfigError
+from abmll.errors import CheckpointError
 from abmll.language.adapted import ActivationTerms, Wiring, adapt_linears
 from abmll.language.base import Base
 from abmll.language.batch import Batch, collate
+from abmll.language.check import check_scoring, probe_example
 from abmll.language.encoding import Encoded, Encoder
 from abmll.language.trunk import Trunk, TrunkCache
 from abmll.posterior import Noise, Prior, build_space
@@ -42,11 +43,10 @@ class OptionScorer:
     """A frozen language model whose target layers add a Gaussian LoRA adapter, whichever is passed in.
 
     The model itself has no trainable state: theta, phi and every task posterior are ``Adapter`` objects.
+    Raises ``ConfigError`` for settings that fit no layer of the model, and for a model that cannot be scored this way.
     """
 
     def __init__(self, base: Base, adapter: AdapterConfig, prompt: PromptConfig) -> None:
-        if adapter.r < 1:
-            raise ConfigError(f"r: {adapter.r}; the rank must be at least 1")
         self.base = base
         self.adapter_config = adapter
         self.encoder = Encoder(base.tokenizer, prompt, base.context)
@@ -57,7 +57,10 @@ class OptionScorer:
         self.adapted = {target.name: base.model.get_submodule(target.name) for target in targets}
         self.shapes = {target.name: (target.d_out, target.d_in) for target in targets}
         lowest = min(target.block for target in targets)
-        self.trunk = Trunk(base.model, lowest) if lowest else None
+        self.trunk = None
+        check_scoring(base.model, base.name, lambda some: self.scores(self.batch(some), None).options)
+        if lowest:
+            self.trunk = self._skippable(Trunk(base.model, lowest))
 
     @property
     def device(self) -> torch.device:
@@ -83,16 +86,23 @@ class OptionScorer:
 
     @torch.no_grad()
     def trunk_output(self, batch: Batch) -> Tensor:
-        """Activations (N, T, d) below the lowest adapted layer, which must not be the first."""
-        if self.trunk is None:
-            raise ValueError("the first layer is adapted: there is no trunk")
-        return self.trunk.output(lambda: self._hidden(batch))
+        """Activations (N, T, d) below the lowest adapted layer. Raises ``ValueError`` where there is no trunk."""
+        output = None if self.trunk is None else self.trunk.output(lambda: self._hidden(batch))
+        if output is None:
+            raise ValueError("this model has no trunk: its first layer is adapted, or its blocks cannot be skipped")
+        return output
 
     def with_trunk(self, batch: Batch) -> Batch:
         """The batch with its trunk computed, so that several passes over it share it; unchanged without a trunk."""
         if self.trunk is None or batch.trunk is not None:
             return batch
         return replace(batch, trunk=self.trunk_output(batch))
+
+    @torch.no_grad()
+    def _skippable(self, trunk: Trunk) -> Trunk | None:
+        """The trunk, or None where this model's blocks cannot be skipped and it is read from its first layer on."""
+        probe = self.batch([probe_example(self.base.model)])
+        return None if trunk.output(lambda: self._hidden(probe)) is None else trunk
 
     def scores(self, batch: Batch, phi: Adapter | None, how: Pass | None = None) -> Scores:
         """Score every option of a batch with adapter ``phi`` (None: the bare model)."""
@@ -125,9 +135,16 @@ class OptionScorer:
         return Scores(sums.masked_fill(lengths == 0, -torch.inf), answer_tokens, terms)
 
     def _head(self, hidden: Tensor) -> Tensor:
-        """Logits (H, V) of hidden states (H, d): only the positions that are scored, unlike the model's own head."""
-        logits = self.base.model.get_output_embeddings()(hidden)
-        cap = getattr(self.base.model.config.get_text_config(), "final_logit_softcapping", None)
+        """Logits (H, V) of hidden states (H, d): only the positions that are scored, unlike the model's own head.
+
+        Cohere multiplies its logits by a number, Granite divides them by one, Gemma 2 and 3 cap them.
+        """
+        config = self.base.model.config.get_text_config()
+        head: Any = self.base.model.get_output_embeddings()
+        logits = head(hidden)
+        factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        logits = logits if factor == 1.0 else logits * factor
+        cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def settings(self) -> dict[str, Any]:

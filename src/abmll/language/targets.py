@@ -18,11 +18,17 @@ class Target(NamedTuple):
 
 
 def blocks_path(model: nn.Module) -> str:
-    """The name of the list of decoder blocks (``model.layers``, ``transformer.h``): the longest module list."""
-    lists = [(len(module), name) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    """The name of the list of decoder blocks (``model.layers``, ``transformer.h``).
+
+    That is the longest module list which lies in no other: the list of a block's experts may be longer still.
+    """
+    lists: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(outer + ".") for outer in lists):
+            lists[name] = len(module)
     if not lists:
         raise ConfigError(f"{type(model).__name__} has no list of decoder blocks; a causal language model is needed")
-    return max(lists)[1]
+    return max(lists, key=lambda name: lists[name])
 
 
 def find_targets(model: nn.Module, target_modules: tuple[str, ...], layers_to_transform: str | None) -> list[Target]:
@@ -36,7 +42,9 @@ def find_targets(model: nn.Module, target_modules: tuple[str, ...], layers_to_tr
         for name, module in model.named_modules()
         if name.startswith(path + ".") and (shape := _shape(module)) is not None
     ]
-    wanted = parse_layers(layers_to_transform, 1 + max(target.block for target in linear))
+    blocks = model.get_submodule(path)
+    assert isinstance(blocks, nn.ModuleList)
+    wanted = parse_layers(layers_to_transform, len(blocks))
     if target_modules != ("all-linear",):
         _refuse_unmatched(target_modules, linear)
         linear = [target for target in linear if any(_matches(target.name, end) for end in target_modules)]
@@ -54,16 +62,20 @@ def parse_layers(text: str | None, num_blocks: int) -> set[int]:
         return set(range(num_blocks))
     try:
         if text.startswith("top-"):
-            count = int(text[len("top-") :])
-            chosen = set(range(num_blocks - count, num_blocks)) if count > 0 else set()
+            spans = [(num_blocks - int(text[len("top-") :]), num_blocks - 1)]
         else:
-            spans = [part.split("-") for part in text.split(",")]
-            chosen = {block for span in spans for block in range(int(span[0]), int(span[-1]) + 1)}
+            spans = [_span(part) for part in text.split(",")]
     except ValueError as error:
         raise ConfigError(f"layers_to_transform: '{text}' is not '18-29', '0,5,7' or 'top-12'") from error
-    if not chosen or min(chosen) < 0 or max(chosen) >= num_blocks:
+    if not all(0 <= first <= last < num_blocks for first, last in spans):
         raise ConfigError(f"layers_to_transform: '{text}': the model has decoder layers 0-{num_blocks - 1}")
-    return chosen
+    return {block for first, last in spans for block in range(first, last + 1)}
+
+
+def _span(text: str) -> tuple[int, int]:
+    """``"18-29"`` or ``"5"`` as its first and last block. Raises ``ValueError`` for anything else."""
+    first, dash, last = text.partition("-")
+    return int(first), int(last if dash else first)
 
 
 def _shape(module: nn.Module) -> tuple[int, int] | None:
@@ -83,4 +95,4 @@ def _refuse_unmatched(target_modules: tuple[str, ...], linear: list[Target]) -> 
     for end in target_modules:
         if not any(_matches(target.name, end) for target in linear):
             hint = nearest(end, known)
-            raise ConfigError(f"target_modules: '{end}' matches no layer;{hint} this model has {', '.join(known)}")
+            raise ConfigError(f"target_modules: '{end}' matches no layer.{hint} This model has {', '.join(known)}")

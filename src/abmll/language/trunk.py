@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from abmll.errors import ConfigError
 from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
 from abmll.language.targets import blocks_path
@@ -27,8 +26,15 @@ class TrunkBlock(nn.Module):
         self.block = block
         self.replay: Tensor | None = None
         self.skip = False
-        self.output: Tensor | None = None
+        self.output: object = None
         self.record = False
+
+    def __getattr__(self, name: str) -> Any:
+        """The block's own attributes: some models ask a block which kind of attention mask it takes."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("block"), name)
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         if self.replay is not None:
@@ -51,10 +57,10 @@ class Trunk:
         for index, block in enumerate(self.blocks):
             blocks[index] = block
 
-    def output(self, forward: Callable[[], object]) -> Tensor:
+    def output(self, forward: Callable[[], object]) -> Tensor | None:
         """The trunk's output (N, T, d) during ``forward``, a pass of the model.
 
-        Raises ``ConfigError`` where the model's blocks answer with more than one tensor.
+        None where the model's blocks answer with more than one tensor: such blocks cannot be skipped.
         """
         last = self.blocks[-1]
         last.record = True
@@ -63,9 +69,7 @@ class Trunk:
             output = last.output
         finally:
             last.record, last.output = False, None
-        if not isinstance(output, Tensor):
-            raise ConfigError("layers_to_transform: this model's blocks cannot be skipped; adapt its first layer too")
-        return output
+        return output if isinstance(output, Tensor) else None
 
     @contextmanager
     def replayed(self, hidden: Tensor) -> Iterator[None]:
@@ -82,7 +86,10 @@ class Trunk:
 
 
 class TrunkCache:
-    """Trunk activations of single examples, kept in memory up to a number of bytes; the oldest leave first."""
+    """Trunk activations of single examples, kept in memory up to a number of bytes; the longest unused leave first.
+
+    It belongs to one model and one choice of adapted layers: examples alone are its keys.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -104,6 +111,6 @@ class TrunkCache:
         row = compute(example)[0]
         self.kept[example] = row
         self.num_bytes += row.nbytes
-        while self.num_bytes > self.max_bytes and len(self.kept) > 1:
+        while self.num_bytes > self.max_bytes:
             self.num_bytes -= self.kept.popitem(last=False)[1].nbytes
         return row

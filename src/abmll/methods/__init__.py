@@ -2,10 +2,10 @@
 
 from abmll.config import LearningConfig
 from abmll.errors import ConfigError, nearest
+from abmll.language.scorer import OptionScorer
 from abmll.methods.abmll import Abmll
 from abmll.methods.lora import Pretrained, RegularLora, StructuredLora
 from abmll.methods.rule import Loss, Rule, State
-from abmll.language.scorer import OptionScorer
 
 REGISTRY: dict[str, type[Rule]] = {rule.name: rule for rule in (Abmll, StructuredLora, RegularLora, Pretrained)}
 

@@ -14,15 +14,19 @@ from torch import Tensor
 
 from abmll.adapter import Adapter
 from abmll.config import LearningConfig
+from abmll.errors import ConfigError
 from abmll.language.batch import Batch
-from abmll.methods.optimizer import AdapterOptimizer
-from abmll.methods.rule import Loss, State, backward, likelihood, num_correct, take_step
 from abmll.language.scorer import OptionScorer, Pass
+from abmll.methods.optimizer import AdapterOptimizer
+from abmll.methods.rule import Loss, State, backward, follow, likelihood, read_loss, take_step
 from abmll.posterior import Noise, Prior
 
 
 class Abmll:
-    """The rule; ``num_tasks`` is M."""
+    """The rule; ``num_tasks`` is M.
+
+    Raises ``ConfigError`` where a query batch is asked for that nothing would be computed from.
+    """
 
     name: ClassVar[str] = "abmll"
     label: ClassVar[str] = "ABMLL"
@@ -34,6 +38,13 @@ class Abmll:
         self.scorer = scorer
         self.config = config
         self.num_tasks = num_tasks
+        # In weight space KL and prior follow from the factors: no batch takes part in theta's own gradient.
+        self.outer_reads = scorer.space.per_activation or config.outer_gradient == "first-order"
+        if config.outer_batch == "query" and not self.outer_reads:
+            raise ConfigError(
+                "outer_batch is 'query', but with outer_gradient 'prior' in weight space theta's step reads no batch; "
+                "use outer_batch 'last' or outer_gradient 'first-order'"
+            )
         self.prior = Prior(config.prior_std, config.gamma_shape, config.gamma_rate)
 
     def init(self, theta: Adapter) -> State:
@@ -55,8 +66,8 @@ class Abmll:
     def inner_loss(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:
         """NLL at one sample of q(phi) plus beta KL(q(phi) || p(phi | theta))."""
         with _constant(state.theta):
-            nll, correct, kl, prior = self._forward(state, batch, generator)
-        return Loss(nll + self.config.beta * kl, nll, kl, prior, correct, len(batch.answers))
+            loss = self._forward(state, batch, generator)
+        return loss._replace(total=loss.nll + self.config.beta * loss.kl)
 
     def inner_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """One AdamW step on phi."""
@@ -73,46 +84,48 @@ class Abmll:
         """
         assert state.outer is not None
         if self.config.outer_gradient == "first-order":
-            loss = self._outer_loss(*self._forward(state, batch, generator), len(batch.answers))
+            loss = self._outer_loss(state, batch, generator)
             backward(loss)
             _add_gradient(state.theta, state.phi)
-            return take_step(loss, state.outer, self.config, rate)
-        with _constant(state.phi):
-            if self.scorer.space.per_activation:
-                terms = self._forward(state, batch, generator)
-            else:
-                zero = torch.zeros((), device=self.scorer.device)
-                terms = (zero, zero, *self._weight_terms(state))
-            loss = self._outer_loss(*terms, len(batch.answers))
-            backward(loss)
+        else:
+            with _constant(state.phi):
+                loss = self._outer_loss(state, batch, generator)
+                backward(loss)
         return take_step(loss, state.outer, self.config, rate)
 
     def adapt(self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]]) -> Adapter:
         """q(phi | D) of an unseen task: phi <- theta, fresh optimizer, one sampled step per batch."""
-        state = self.init(theta)
-        for batch, generator in batches:
-            self.inner_step(state, batch, generator, rate=1.0)
-        return state.phi.requires_grad_(False)
+        return follow(self, self.init(theta), batches)
 
-    def _forward(self, state: State, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """NLL at a sample of phi, number of right answers, KL(phi || theta), -log p(theta)."""
+    def _forward(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:
+        """NLL at a sample of phi, KL(phi || theta), and in output space -log p(theta), all of one forward pass."""
         noise = Noise(self.config.noise, generator, batch.mask)
         nll, scores = likelihood(self.scorer, self.config, state.phi, batch, Pass(noise, state.theta, self.prior))
         if scores.terms is None:
-            return nll, num_correct(scores, batch), *self._weight_terms(state)
+            return read_loss(nll, self._weight_kl(state), torch.zeros_like(nll), scores, batch)
         kl, prior = torch.stack(scores.terms.kl).sum(), torch.stack(scores.terms.negative_log_prior).sum()
-        return nll, num_correct(scores, batch), kl, prior
+        return read_loss(nll, kl, prior, scores, batch)
 
-    def _weight_terms(self, state: State) -> tuple[Tensor, Tensor]:
-        """KL(phi || theta) and -log p(theta) where the factors alone determine them."""
+    def _outer_loss(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:
+        """NLL + beta KL + (gamma / M) (-log p(theta)); without the NLL where that would need a forward pass in vain."""
+        if self.outer_reads:
+            loss = self._forward(state, batch, generator)
+        else:
+            zero = torch.zeros((), device=self.scorer.device)
+            loss = Loss(zero, zero, self._weight_kl(state), zero, zero, size=0, tokens=0)
+        if not self.scorer.space.per_activation:
+            loss = loss._replace(prior=self._weight_prior(state.theta))
+        return loss._replace(
+            total=loss.nll + self.config.beta * loss.kl + self.config.gamma / self.num_tasks * loss.prior
+        )
+
+    def _weight_kl(self, state: State) -> Tensor:
         space, phi, theta = self.scorer.space, state.phi.stacks, state.theta.stacks
-        kl = torch.stack([space.kl(phi[shape], theta[shape]) for shape in theta]).sum()
-        prior = torch.stack([space.negative_log_prior(factors, self.prior) for factors in theta.values()]).sum()
-        return kl, prior
+        return torch.stack([space.kl(phi[shape], theta[shape]) for shape in theta]).sum()
 
-    def _outer_loss(self, nll: Tensor, correct: Tensor, kl: Tensor, prior: Tensor, size: int) -> Loss:
-        total = nll + self.config.beta * kl + self.config.gamma / self.num_tasks * prior
-        return Loss(total, nll, kl, prior, correct, size)
+    def _weight_prior(self, theta: Adapter) -> Tensor:
+        space = self.scorer.space
+        return torch.stack([space.negative_log_prior(factors, self.prior) for factors in theta.stacks.values()]).sum()
 
 
 @contextmanager

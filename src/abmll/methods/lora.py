@@ -13,9 +13,9 @@ import torch
 from abmll.adapter import Adapter
 from abmll.config import LearningConfig
 from abmll.language.batch import Batch
-from abmll.methods.optimizer import AdapterOptimizer
-from abmll.methods.rule import Loss, State, backward, likelihood, num_correct, take_step
 from abmll.language.scorer import OptionScorer
+from abmll.methods.optimizer import AdapterOptimizer
+from abmll.methods.rule import Loss, State, backward, follow, likelihood, read_loss, take_step
 
 
 class StructuredLora:
@@ -48,7 +48,7 @@ class StructuredLora:
         """NLL at the mean."""
         nll, scores = likelihood(self.scorer, self.config, state.phi, batch)
         zero = torch.zeros_like(nll)
-        return Loss(nll, nll, zero, zero, num_correct(scores, batch), len(batch.answers))
+        return read_loss(nll, zero, zero, scores, batch)
 
     def inner_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """One AdamW step on the adapter."""
@@ -62,10 +62,7 @@ class StructuredLora:
 
     def adapt(self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]]) -> Adapter:
         """The adapter fine-tuned on an unseen task: fresh optimizer, one step per batch."""
-        state = self.init(theta)
-        for batch, generator in batches:
-            self.inner_step(state, batch, generator, rate=1.0)
-        return state.phi.requires_grad_(False)
+        return follow(self, self.init(theta), batches)
 
 
 class RegularLora(StructuredLora):

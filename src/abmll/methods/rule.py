@@ -19,8 +19,8 @@ from abmll.adapter import Adapter
 from abmll.config import LearningConfig
 from abmll.errors import TrainingError
 from abmll.language.batch import Batch
-from abmll.methods.optimizer import AdapterOptimizer
 from abmll.language.scorer import OptionScorer, Pass, Scores, nll
+from abmll.methods.optimizer import AdapterOptimizer
 
 
 class Loss(NamedTuple):
@@ -31,7 +31,8 @@ class Loss(NamedTuple):
     kl: Tensor
     prior: Tensor
     correct: Tensor  # number of right answers in the batch
-    size: int
+    size: int  # examples read
+    tokens: int  # tokens read, padding left out; like size, zero where no forward pass was needed
     grad_norm: float = 0.0
 
 
@@ -89,9 +90,10 @@ def likelihood(
     return nll(scores, batch.answers, config.loss), scores
 
 
-def num_correct(scores: Scores, batch: Batch) -> Tensor:
-    """How many of the batch's answers have the highest score."""
-    return (scores.options.argmax(-1) == batch.answers).sum()
+def read_loss(nll: Tensor, kl: Tensor, prior: Tensor, scores: Scores, batch: Batch) -> Loss:
+    """The terms of one forward pass over ``batch``; the total is the negative log-likelihood alone."""
+    correct = (scores.options.argmax(-1) == batch.answers).sum()
+    return Loss(nll, nll, kl, prior, correct, len(batch.answers), int(batch.mask.sum()))
 
 
 def backward(loss: Loss) -> None:
@@ -105,5 +107,16 @@ def backward(loss: Loss) -> None:
 def take_step(loss: Loss, optimizer: AdapterOptimizer, config: LearningConfig, rate: float) -> Loss:
     """Follow the gradient of ``loss``; returns it detached, with the gradient's norm."""
     norm = optimizer.step(rate, config.max_grad_norm)
-    detached = [term.detach() if isinstance(term, Tensor) else term for term in loss]
-    return Loss(*detached)._replace(grad_norm=norm)
+    return loss._replace(
+        total=loss.total.detach(), nll=loss.nll.detach(), kl=loss.kl.detach(), prior=loss.prior.detach(), grad_norm=norm
+    )
+
+
+def follow(rule: Rule, state: State, batches: Iterable[tuple[Batch, torch.Generator]]) -> Adapter:
+    """One inner step per batch, at the full learning rate; returns phi. ``TrainingError`` names the step."""
+    for step, (batch, generator) in enumerate(batches, start=1):
+        try:
+            rule.inner_step(state, batch, generator, rate=1.0)
+        except TrainingError as error:
+            raise TrainingError(f"step {step}: {error}") from error
+    return state.phi.requires_grad_(False)

@@ -38,7 +38,8 @@ def render(example: Example, task_name: str, prompt: PromptConfig) -> Rendered:
 
     Continuations are ``" A"``, ``" B"``, ... for ``answer="letter"`` and a space and the option for ``answer="text"``.
     With a chat template they have no leading space: there the assistant's turn begins right after the template
-    (which the language side wraps around the prompt). White space around input and options is dropped.
+    (which the language side wraps around the prompt). Unless asked for, the choices are listed for letters only: models
+    too small to choose from a list answer better without one. White space around input and options is dropped.
 
     Raises:
         ConfigError: letters without a list of options to which they belong.
@@ -48,7 +49,8 @@ def render(example: Example, task_name: str, prompt: PromptConfig) -> Rendered:
     prefix = f"{INSTRUCTIONS[prompt.answer]}\n\n" if prompt.instruction else ""
     letters = string.ascii_uppercase[: len(options)]
     choices = "".join(f"\n{letter}) {option}" for letter, option in zip(letters, options, strict=True))
-    suffix = f"\nChoices:{choices}\nAnswer:" if prompt.list_options else "\nAnswer:"
+    listed = prompt.answer == "letter" if prompt.list_options is None else prompt.list_options
+    suffix = f"\nChoices:{choices}\nAnswer:" if listed else "\nAnswer:"
     answers = list(letters) if prompt.answer == "letter" else options
     space = "" if prompt.chat_template else " "
     return Rendered(
@@ -63,5 +65,5 @@ def check_prompt(prompt: PromptConfig) -> None:
     """Raise ``ConfigError`` for prompt settings that contradict each other."""
     if prompt.answer not in INSTRUCTIONS:
         raise ConfigError(f"answer is {prompt.answer!r}; use 'letter' or 'text'")
-    if prompt.answer == "letter" and not prompt.list_options:
+    if prompt.answer == "letter" and prompt.list_options is False:
         raise ConfigError("answer 'letter' needs the options in the prompt; set list_options true or answer 'text'")

@@ -1,0 +1,106 @@
+"""What each task visit reads, examples and noise: pure functions of (seed, visit)."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+
+from abmll.config import LearningConfig
+from abmll.errors import DataError
+from abmll.language.batch import Batch
+from abmll.language.encoding import Encoded
+from abmll.language.scorer import OptionScorer
+from abmll.language.trunk import TrunkCache
+from abmll.tasks.sampler import batches_of_visit, sample_seed, task_of_visit, union_batches
+from abmll.tasks.task import Task
+
+
+class Visits:
+    """The visits of a training run over ``tasks``, which are taken in the order of their names.
+
+    With ``episodes="task"`` a visit's batches come from one task, with ``"union"`` from all tasks shuffled together.
+    Raises ``DataError`` for tasks that cannot be trained on: two of one name, examples without an answer, too few
+    examples for a visit.
+    """
+
+    def __init__(
+        self,
+        scorer: OptionScorer,
+        tasks: Sequence[Task],
+        config: LearningConfig,
+        episodes: Literal["task", "union"],
+        cache: TrunkCache | None = None,
+    ) -> None:
+        self.scorer = scorer
+        self.tasks = sorted(tasks, key=lambda task: task.name)
+        self.examples = [task.train for task in self.tasks]
+        self.config = config
+        self.episodes: Literal["task", "union"] = episodes
+        self.cache = cache
+        self.num_batches = config.inner_steps + (config.outer_batch == "query")
+        self._refuse_unusable()
+        self.encoded: dict[tuple[int, int], Encoded] = {}
+
+    def name(self, visit: int) -> str:
+        """The name of the task visited, or ``union``."""
+        return self.tasks[self._task(visit)].name if self.episodes == "task" else "union"
+
+    def examples_of(self, visit: int) -> list[list[tuple[int, int]]]:
+        """Pairs (task, training example) of each of the visit's batches; a query batch comes last."""
+        config, size = self.config, self.config.per_device_train_batch_size
+        if self.episodes == "union":
+            return union_batches(config.seed, visit, [len(one) for one in self.examples], size, self.num_batches)
+        task = self._task(visit)
+        batches = batches_of_visit(config.seed, visit, len(self.examples[task]), size, self.num_batches)
+        return [[(task, index) for index in batch] for batch in batches]
+
+    def batches(self, visit: int) -> Iterator[Batch]:
+        """The visit's batches, each made when it is asked for."""
+        for pairs in self.examples_of(visit):
+            yield self.scorer.batch([self._encode(task, index) for task, index in pairs], self.cache)
+
+    def generator(self, visit: int, step: int) -> torch.Generator:
+        """The noise of one of the visit's gradient steps."""
+        seed = sample_seed(self.config.seed, "noise", visit, step)
+        return torch.Generator(self.scorer.device).manual_seed(seed)
+
+    def sha256(self) -> str:
+        """A hash of everything training reads of the tasks: names and training examples, in order."""
+        digest = hashlib.sha256()
+        for task, examples in zip(self.tasks, self.examples, strict=True):
+            rows = [(example.input, example.options, example.answer) for example in examples]
+            digest.update(json.dumps([task.name, rows]).encode())
+        return digest.hexdigest()
+
+    def _task(self, visit: int) -> int:
+        return task_of_visit(self.config.seed, visit, len(self.tasks))
+
+    def _encode(self, task: int, index: int) -> Encoded:
+        """The example in tokens, encoded when first drawn."""
+        if (task, index) not in self.encoded:
+            example = self.examples[task][index]
+            [self.encoded[task, index]] = self.scorer.encode([example], self.tasks[task].name)
+        return self.encoded[task, index]
+
+    def _refuse_unusable(self) -> None:
+        if not self.tasks:
+            raise DataError("no training tasks; give at least one")
+        for name, count in Counter(task.name for task in self.tasks).items():
+            if count > 1:
+                raise DataError(f"{count} training tasks are called '{name}'; give each a name of its own")
+        size = self.config.per_device_train_batch_size
+        for task, examples in zip(self.tasks, self.examples, strict=True):
+            where = task.source or f"task '{task.name}'"
+            for example in examples:
+                if example.answer is None:
+                    raise DataError(f"{where}: training example '{example.id}' has no answer to learn from")
+            if self.episodes == "task" and len(examples) < self.num_batches * size:
+                raise DataError(
+                    f"{where}: {len(examples)} training examples, but a visit takes {self.num_batches} batches of "
+                    f"{size}; lower inner_steps or per_device_train_batch_size, or leave the task out"
+                )
+        if not any(self.examples):
+            raise DataError("the training tasks have no training examples")
