@@ -68,6 +68,7 @@ def evaluate_tasks(
                 questions, samples=config.num_samples, noise=config.prediction_noise, seed=seed, cache=cache
             )
             truncated += prediction.truncated
+            truncated += sum(one.truncated > 0 for one in model.scorer.encode(support, task.name))
             answers = [question.answer for question in questions if question.answer is not None]
             texts = [question.options[answer] for question, answer in zip(questions, answers, strict=True)]
             believed[task.name] = Predictions(prediction.lists(), answers, texts)

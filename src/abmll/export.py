@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import save
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from abmll.adapter import Adapter
-from abmll.errors import ConfigError
+from abmll.errors import AbmllError, ConfigError
 from abmll.files import atomic_folder
 from abmll.language.adapted import AdaptedLinear
 from abmll.language.base import no_progress_bars
@@ -43,7 +44,7 @@ def export_peft(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: boo
         "target_modules": sorted(layers),
     }
     with atomic_folder(folder, overwrite=overwrite) as target:
-        save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+        (target / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -64,7 +65,10 @@ def export_merged(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: b
         merged[f"{name}.weight"] = (weight.float() + update).to(weight.dtype)
     state = plain_state(model) | merged
     with atomic_folder(folder, overwrite=overwrite) as target, no_progress_bars():
-        model.save_pretrained(target, state_dict=state)
+        try:
+            model.save_pretrained(target, state_dict=state)
+        except SafetensorError as error:  # its word for a disk that takes no more
+            raise AbmllError(f"cannot write {folder}: {error}; free some space or choose another folder") from error
         scorer.base.tokenizer.save_pretrained(target)
 
 

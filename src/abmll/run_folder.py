@@ -23,16 +23,14 @@ def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Path
     binding = new.keys() - FREE
     if new["lr_scheduler_type"] != "constant":
         binding |= {"max_steps"}  # the schedule's length
-    # One example's activations alone and in a padded batch may differ in the last bit.
-    cached = [(settings["trunk_cache_gb"] > 0) for settings in (old, new)]
-    changed = [key for key in new if key in binding and old.get(key) != new[key]]
-    if cached[0] != cached[1]:
-        changed.append("trunk_cache_gb")
-    for key in changed:
-        raise ConfigError(
-            f"{where}: --resume with {key} = {new[key]}, but the run has {key} = {old.get(key)}; "
-            "use the run's settings, or start a new run in another folder"
-        )
+    if (old["trunk_cache_gb"] > 0) != (new["trunk_cache_gb"] > 0):
+        binding |= {"trunk_cache_gb"}  # activations computed alone and in a padded batch may differ in the last bit
+    for key, value in new.items():
+        if key in binding and old.get(key) != value:
+            raise ConfigError(
+                f"{where}: --resume with {key} = {value}, but the run has {key} = {old.get(key)}; "
+                "use the run's settings, or start a new run in another folder"
+            )
 
 
 class RunFolder:
@@ -41,21 +39,28 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def start(self, settings: Mapping[str, Any], overwrite: bool) -> None:
-        """Claim the folder for a new run. Raises ``ConfigError`` where another run is in it."""
+    def refuse_taken(self, overwrite: bool) -> None:
+        """Raise ``ConfigError`` where the folder holds another run, or something that looks like one."""
         holds_run = (self.path / CONFIG).exists()
         if holds_run and not overwrite:
             raise ConfigError(
                 f"{self.path}: holds a run already; continue it with --resume or replace it with --overwrite"
             )
-        old = [*checkpoints(self.path).values(), *(self.path / name for name in (METRICS, TIMING, *RESULTS))]
-        for path in old:
+        for path in self._of_a_run():
             if path.exists() and not holds_run:
                 raise ConfigError(f"{self.path}: holds {path.name}, but no {CONFIG} of a run; choose another folder")
+
+    def start(self, settings: Mapping[str, Any], overwrite: bool) -> None:
+        """Claim the folder for a new run. Raises ``ConfigError`` as ``refuse_taken``."""
+        self.refuse_taken(overwrite)
         with disk_errors(self.path):
-            for path in old:
+            for path in self._of_a_run():
                 remove(path)
         self._claim(settings)
+
+    def _of_a_run(self) -> list[Path]:
+        """What a run leaves behind and another one must not find."""
+        return [*checkpoints(self.path).values(), *(self.path / name for name in (METRICS, TIMING, *RESULTS))]
 
     def resume(self, settings: Mapping[str, Any], visit: int) -> None:
         """Go on after ``visit``: drop the lines of later visits."""

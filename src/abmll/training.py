@@ -16,11 +16,13 @@ from abmll.adapter import Adapter
 from abmll.checkpoint import PREFIX, STATE, Bundle, keep_newest, latest_checkpoint, load_bundle, save_bundle
 from abmll.config import LearningConfig, TrainConfig
 from abmll.errors import CheckpointError, ConfigError, TrainingError
+from abmll.files import write_text
 from abmll.language.trunk import TrunkCache
 from abmll.methods import Loss, State, make_rule
 from abmll.model import AbmllModel, mean_log_sigma
+from abmll.model_card import model_card
 from abmll.progress import progress
-from abmll.run_folder import METRICS, TIMING, RunFolder, refuse_other_run
+from abmll.run_folder import CARD, METRICS, TIMING, RunFolder, refuse_other_run
 from abmll.schedule import rate
 from abmll.settings import flatten, pick
 from abmll.tasks.sampler import sample_seed
@@ -83,8 +85,9 @@ class MetaTrainer:
             quiet: show no progress bar.
 
         Raises ``TrainingError`` (with visit and task) where a loss term is not finite or theta does not move; the
-        last checkpoint stays intact.
+        last checkpoint stays intact. Raises ``DataError`` for an example too long to learn from, before anything else.
         """
+        self.visits.prepare(self.config.max_steps)
         state, first = self._resume() if resume else self._start(overwrite)
         started, steps, tokens = time.perf_counter(), 0, 0
         saved = first
@@ -105,6 +108,7 @@ class MetaTrainer:
                 again = f"--resume to go on from visit {saved}" if saved else "--overwrite: no checkpoint was due yet"
                 raise KeyboardInterrupt(f"{self.folder.path}: run the same command with {again}") from None
         self.model.learned(state.theta, pick(LearningConfig, flatten(self.config)), len(self.visits.tasks))
+        self._write_card()
         return TrainResult(self.folder.path, self.config.max_steps, steps, tokens, time.perf_counter() - started)
 
     def _start(self, overwrite: bool) -> tuple[State, int]:
@@ -145,6 +149,12 @@ class MetaTrainer:
         }
         save_bundle(self.folder.path / f"{PREFIX}{visit}", Bundle(tensors, document), STATE, overwrite=True)
         keep_newest(self.folder.path, self.config.save_total_limit)
+
+    def _write_card(self) -> None:
+        base, tasks = self.model.scorer.base, [task.name for task in self.visits.tasks]
+        run, rows = str(self.folder.path), self.folder.rows()
+        card = model_card(self.rule.label, run, self.settings(), base.fingerprint, tasks, rows)
+        write_text(self.folder.path / CARD, card)
 
     def _visit(self, state: State, visit: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """One task visit; returns its row of metrics and its cost."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -56,6 +57,22 @@ class Visits:
         task = self._task(visit)
         batches = batches_of_visit(config.seed, visit, len(self.examples[task]), size, self.num_batches)
         return [[(task, index) for index in batch] for batch in batches]
+
+    def prepare(self, visits: int) -> None:
+        """Encode what the first ``visits`` read: an example that cannot be used is refused now, not in mid-run.
+
+        Raises ``DataError`` as the scorer's ``encode``, with the file the example comes from.
+        """
+        total = sum(map(len, self.examples))
+        for visit in range(visits):
+            if len(self.encoded) == total:
+                return
+            for task, index in chain.from_iterable(self.examples_of(visit)):
+                try:
+                    self._encode(task, index)
+                except DataError as error:
+                    source = self.tasks[task].source
+                    raise DataError(f"{source}: {error}" if source else str(error)) from error
 
     def batches(self, visit: int) -> Iterator[Batch]:
         """The visit's batches, each made when it is asked for."""

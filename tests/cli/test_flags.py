@@ -1,5 +1,6 @@
 """A verb's signature is its flags: types, precedence, refusals, the printed configuration."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -306,13 +307,42 @@ def test_help(verbs: Recorder, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "--answer {letter,text} what is scored (default: text)" in shown
     assert "How it learns: --beta FLOAT weight, 100% yours (default: 1e-06)" in shown
     assert "--target-modules TEXT,... layers (default: q_proj,v_proj)" in shown
-    assert "--resume, --no-resume continue" in shown
+    assert "--resume continue" in shown
+    assert "--no-resume" not in shown  # understood, but what is off by default is not switched off by hand
     assert "never" not in shown
     assert run_verb(verbs.check, ["-h"], "tasks check") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.startswith("usage: abmll tasks check FILES... [options] Check files.")
     assert "FILES what to check (required)" in shown
     assert "--strict, --no-strict refuse more (default: on)" in shown
+    assert run_verb(verbs.fetch, ["-h"], "tasks fetch") == 0
+    assert capsys.readouterr().out.startswith("usage: abmll tasks fetch [NAME] --origin TEXT [options]")
+
+
+@dataclass(frozen=True)
+class Both(Learning, Source):
+    """Both in one; that is all."""
+
+    origin: str = field(default="here", metadata={"help": "where"})
+    tags: tuple[str, ...] = field(default=("x",), metadata={"help": "which"})
+    own: int = field(default=1, metadata={"help": "its own"})
+
+
+def combined(*, both: Both, loud: bool = False) -> int:
+    """Do it.
+
+    Args:
+        loud: with noise
+    """
+    return both.own + loud
+
+
+def test_help_groups_fields_by_the_dataclass_that_declares_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_verb(combined, ["-h"], "do") == 0
+    sections = capsys.readouterr().out.split("\n\n")
+    flags = {section.split(":")[0]: re.findall(r"^  (--[\w-]+)", section, re.MULTILINE) for section in sections[2:]}
+    assert flags["How it learns"] == ["--beta", "--inner-steps", "--target-modules"]
+    assert flags["options"] == ["--origin", "--tags", "--own", "--loud"]
 
 
 def undocumented(*, steps: int) -> int:

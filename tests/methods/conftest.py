@@ -10,6 +10,7 @@ import torch
 
 from abmll import AbmllModel
 from abmll.adapter import Adapter
+from abmll.config import PromptConfig
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 
@@ -27,7 +28,8 @@ def make_scorer(tiny_llama: Path) -> Callable[..., OptionScorer]:
 
     def make(**adapter: Any) -> OptionScorer:
         settings = {"r": 2, "lora_alpha": 6.0, "target_modules": TARGETS, **adapter}
-        return AbmllModel.from_base(str(tiny_llama), dtype="fp32", **settings).scorer
+        prompt = PromptConfig(instruction=False, list_options=False, length_normalize=False)
+        return AbmllModel.from_base(str(tiny_llama), prompt=prompt, dtype="fp32", **settings).scorer
 
     return make
 

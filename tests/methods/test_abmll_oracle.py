@@ -267,7 +267,7 @@ CHANGES: dict[str, Any] = {
     "gamma": 0.5,
     "prior_std": 0.25,
     "gamma_shape": 2.5,
-    "gamma_rate": 0.06,
+    "gamma_rate": 0.002,
     "loss": "tokens",
     "outer_gradient": "prior",
     "moments": "reset",

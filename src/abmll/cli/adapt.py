@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from abmll.cli.output import narrator, print_json
+from abmll.cli.output import count, cut_in_words, print_facts, print_json
 from abmll.config import AdaptConfig, PlaceConfig
+from abmll.errors import DataError
 
 
 def adapt(
@@ -29,16 +30,19 @@ def adapt(
         output_dir: folder to write the posterior to
         task_name: the task's name in the prompt (default: the file's)
         seed: order of the examples, and noise
-        overwrite: replace what is in the output folder
-        quiet: no progress bar
-        json: print JSON instead of a sentence
+        overwrite: replace a posterior in the output folder
+        quiet: say nothing but errors
+        json: print the summary as JSON
     """
-    from abmll.cli.models import load_run, refuse_filled
+    from abmll.cli.models import load_run
+    from abmll.cli.places import check_folder
     from abmll.tasks import load_task
 
     loaded = load_task(task, name=task_name)
-    refuse_filled(output_dir, overwrite)
     examples = loaded.train if loaded.examples[0].split else loaded.examples
+    if not examples:
+        raise DataError(f"{task}: no training examples, every row has 'split': 'test'; mark some as 'train'")
+    check_folder(output_dir, overwrite, "posterior")
     meta = load_run(run, place, quiet)
     posterior = meta.adapt(
         examples,
@@ -49,8 +53,22 @@ def adapt(
         quiet=quiet,
     )
     posterior.save_pretrained(output_dir, overwrite)
-    result = {"task": loaded.name, "examples": len(examples), "steps": settings.steps, "output_dir": str(output_dir)}
+    summary = {
+        "task": loaded.name,
+        "examples": len(examples),
+        "truncated": sum(one.truncated > 0 for one in meta.scorer.encode(examples, loaded.name)),
+        "steps": settings.steps,
+        "output_dir": str(output_dir),
+    }
     if json:
-        print_json(result)
-    else:
-        narrator(quiet)(f"learned '{loaded.name}' from {len(examples)} examples: {output_dir}")
+        print_json(summary)
+    elif not quiet:
+        batch = count(min(settings.batch_size, len(examples)), "example")
+        facts = {
+            "posterior": str(output_dir),
+            "task": f"{loaded.name}, {count(len(examples), 'example')}",
+            "gradient steps": f"{settings.steps:,}, each on {batch}",
+        }
+        if summary["truncated"]:
+            facts["truncated"] = cut_in_words(summary["truncated"], len(examples))
+        print_facts(facts)

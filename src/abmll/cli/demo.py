@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from abmll.cli.output import narrator, print_json
 from abmll.config import ModelConfig
@@ -26,21 +27,31 @@ def demo(
         max_steps: task visits per method (default: what fits a quarter of an hour on two cores)
         test_examples: questions per unseen task
         seed: seed of everything
-        quiet: no progress bars
+        quiet: say nothing but errors
         json: print comparison.json instead of a table
     """
+    from abmll.cli.places import check_folder
     from abmll.demo import DEMO, Demo
     from abmll.report import write_report
-    from abmll.report.tables import headline
 
-    train = replace(DEMO.train, seed=seed, max_steps=max_steps or DEMO.train.max_steps)
-    evaluate = replace(DEMO.evaluate, test_examples=test_examples or DEMO.evaluate.test_examples)
-    settings = replace(DEMO, train=train, evaluate=evaluate)
-    comparison = Demo(output_dir, settings, base, narrator(quiet), quiet).run()
+    train = replace(DEMO.train, seed=seed, max_steps=DEMO.train.max_steps if max_steps is None else max_steps)
+    asked = DEMO.evaluate.test_examples if test_examples is None else test_examples
+    settings = replace(DEMO, train=train, evaluate=replace(DEMO.evaluate, test_examples=asked))
+    check_folder(output_dir, overwrite=True)  # its own earlier results
+    try:
+        comparison = Demo(output_dir, settings, base, narrator(quiet), quiet).run()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{output_dir}: run the same command to go on; what is finished is kept") from None
     report = write_report(output_dir)
     if json:
         print_json(comparison)
-        return
+    elif not quiet:
+        _print_table(comparison, seed, report)
+
+
+def _print_table(comparison: dict[str, Any], seed: int, report: Path) -> None:
+    from abmll.report.tables import headline
+
     methods = comparison["methods"].values()
     print(headline({row["label"]: row["mean"] for row in methods}).text())
     questions = next(iter(methods))["mean"]

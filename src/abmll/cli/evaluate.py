@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from abmll.cli.output import narrator, print_json
+from abmll.cli.output import count, narrator, print_json
 from abmll.config import EvaluateConfig, PlaceConfig
+from abmll.errors import DataError
+
+if TYPE_CHECKING:
+    from abmll.tasks import Suite
 
 
 def evaluate(
@@ -29,31 +33,45 @@ def evaluate(
         output_dir: folder to write to
         data_dir: folder in which the suite's tasks are looked up
         seed: choice and order of examples, and noise
-        overwrite: replace what is in the output folder
-        quiet: no progress bar
-        json: print JSON instead of a table
+        overwrite: replace an evaluation in the output folder
+        quiet: say nothing but errors
+        json: print the metrics as JSON
     """
-    from abmll.cli.models import load_run, refuse_filled
+    from abmll.cli.models import load_run
+    from abmll.cli.places import check_folder
     from abmll.evaluation import evaluate_tasks, save_evaluation
+    from abmll.methods import find_rule
     from abmll.report import write_report
     from abmll.report.tables import headline, per_task
     from abmll.tasks import load_suite, refuse_leaks
 
-    refuse_filled(output_dir, overwrite)
     loaded = load_suite(suite, data_dir)
     refuse_leaks(loaded.train, loaded.evaluation)
+    check_folder(output_dir, overwrite)
     model = load_run(run, place, quiet)
+    _refuse_learned(run, loaded)
     evaluation = evaluate_tasks(model, loaded.evaluation, settings, seed=seed, quiet=quiet)
     save_evaluation(evaluation, output_dir, model, settings, {"run": str(run), "suite": loaded.name, "seed": seed})
     report = write_report(output_dir)
     if evaluation.truncated:
-        narrator(quiet)(f"{evaluation.truncated} inputs were too long and lost their middle")
+        narrator(quiet)(f"{count(evaluation.truncated, 'input')} too long for the model, cut in the middle")
     if json:
-        print_json({"mean": evaluation.mean, "pooled": evaluation.pooled, "tasks": evaluation.tasks})
+        numbers = {"mean": evaluation.mean, "pooled": evaluation.pooled, "tasks": evaluation.tasks}
+        print_json({"output_dir": str(output_dir), "truncated": evaluation.truncated} | numbers)
     elif not quiet:
-        label = model.learning.method
+        label = find_rule(model.learning.method).label
         print(per_task({label: evaluation.tasks}).text(), headline({label: evaluation.mean}).text(), sep="\n\n")
-        print(f"\nreport: {report}")
+        print(f"\nmean over {count(len(evaluation.tasks), 'task')}, one seed ({seed})\nreport: {report}")
+
+
+def _refuse_learned(run: Path, suite: "Suite") -> None:
+    """Raise ``DataError`` where the run was trained on a task that it would be judged by."""
+    from abmll.run_folder import RunFolder
+
+    visited = {row["task"] for row in RunFolder(run).rows()}
+    for task in suite.evaluation:
+        if task.name in visited:
+            raise DataError(f"{run}: was trained on '{task.name}', an evaluation task of '{suite.name}'; leave it out")
 
 
 def fill(values: Mapping[str, Any]) -> dict[str, Any]:

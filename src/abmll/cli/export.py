@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from abmll.cli.output import narrator
+from abmll.cli.output import print_facts, print_json
 from abmll.config import PlaceConfig
+from abmll.errors import ConfigError
 
 
 def export(
@@ -15,6 +16,7 @@ def export(
     place: PlaceConfig,
     overwrite: bool = False,
     quiet: bool = False,
+    json: bool = False,
 ) -> None:
     """Write the mean as a plain LoRA adapter that PEFT loads, or as a whole model with the update merged in.
 
@@ -22,13 +24,23 @@ def export(
         run_or_posterior: folder that 'abmll adapt' wrote, or a training run (then theta is exported)
         format: 'peft' for an adapter, 'merged' for a model
         output_dir: folder to write to
-        overwrite: replace what is in the output folder
-        quiet: say nothing
+        overwrite: replace an export of the same format in the output folder
+        quiet: say nothing but errors
+        json: print the summary as JSON
     """
-    from abmll.cli.models import load_posterior, refuse_filled
+    from abmll.cli.models import load_posterior
+    from abmll.cli.places import check_folder
 
-    refuse_filled(output_dir, overwrite)
-    posterior = load_posterior(run_or_posterior, None, place, quiet)
+    check_folder(output_dir, overwrite, f"{format} export")
+    posterior = load_posterior(run_or_posterior, None, "task", place, quiet)
+    base = posterior.scorer.base.name
+    if Path(base).expanduser().resolve() == output_dir.resolve():
+        raise ConfigError(f"{output_dir} is the folder of the language model itself; choose another place")
     write = posterior.export_peft if format == "peft" else posterior.export_merged
     write(output_dir, overwrite)
-    narrator(quiet)(f"wrote the {format} export: {output_dir}")
+    layers = len(posterior.scorer.shapes)
+    if json:
+        print_json({"format": format, "output_dir": str(output_dir), "base_model": base, "layers": layers})
+    elif not quiet:
+        what = f"LoRA adapter of {layers} layers" if format == "peft" else f"model with {layers} layers merged"
+        print_facts({"export": str(output_dir), "what": what, "base model": base})

@@ -57,8 +57,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(signature: Signature, name: str) -> argparse.ArgumentParser:
     """A parser that keeps texts and leaves out what was not given; conversion and defaults come later."""
-    needed = [option for option in signature.options if option.default is REQUIRED]
-    usage = " ".join(["abmll", name, *(_usage(option) for option in needed), "[options]"]).replace("%", "%%")
+    shown = [option for option in signature.options if option.default is REQUIRED or option.form != "flag"]
+    usage = " ".join(["abmll", name, *(_usage(option) for option in shown), "[options]"]).replace("%", "%%")
     parser = _Parser(
         name,
         usage=usage,
@@ -68,10 +68,9 @@ def _parser(signature: Signature, name: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
         add_help=False,
     )
-    plain = parser.add_argument_group("options")
-    groups = {owner: parser.add_argument_group(_first_line(config)) for owner, config in signature.groups.items()}
+    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(map(_heading, signature.options))}
     for option in signature.options:
-        _add(groups[option.owner] if option.owner else plain if option.form == "flag" else parser, option)
+        _add(groups[_heading(option)], option)
     common = parser.add_argument_group("every command")
     common.add_argument("--config", metavar="FILE.yaml", help="read settings from a file; flags win over it")
     common.add_argument("--print-config", action="store_true", help="print all settings as YAML and stop")
@@ -86,6 +85,10 @@ def _add(parser: argparse._ActionsContainer, option: Option) -> None:
     if option.form != "flag":
         nargs = "*" if option.form == "variadic" else "?"
         parser.add_argument(option.name, nargs=nargs, metavar=option.shown, help=help)
+    elif option.kind.base is bool and option.default is False:
+        # --no-... is there to overrule a file, and needs no line of its own.
+        parser.add_argument(option.shown, dest=option.name, action="store_true", help=help)
+        parser.add_argument(_negation(option), dest=option.name, action="store_false", help=argparse.SUPPRESS)
     elif option.kind.base is bool:
         parser.add_argument(option.shown, dest=option.name, action=argparse.BooleanOptionalAction, help=help)
     else:
@@ -183,14 +186,24 @@ def _as_yaml(values: Mapping[str, Any]) -> str:
 def _known_flags(signature: Signature) -> Iterable[str]:
     flags = [option for option in signature.options if option.form == "flag"]
     yield from (option.shown for option in flags)
-    yield from ("--no-" + option.shown[2:] for option in flags if option.kind.base is bool)
+    yield from (_negation(option) for option in flags if option.kind.base is bool)
     yield from ("--config", "--print-config", "--quiet", "--help")
+
+
+def _negation(option: Option) -> str:
+    return "--no-" + option.shown.removeprefix("--")
 
 
 def _usage(option: Option) -> str:
     if option.form == "flag":
         return f"{option.shown} {option.kind.metavar}"
-    return option.shown + "..." * (option.form == "variadic")
+    word = option.shown + "..." * (option.form == "variadic")
+    return word if option.default is REQUIRED else f"[{word}]"
+
+
+def _heading(option: Option) -> str:
+    """What the option stands under in the help."""
+    return "arguments" if option.form != "flag" else (option.title or "options").replace("`", "")
 
 
 def _default_note(option: Option) -> str:
@@ -201,10 +214,6 @@ def _default_note(option: Option) -> str:
     default = "on" if option.default is True else option.default
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
     return f" (default: {shown})".replace("%", "%%")
-
-
-def _first_line(config: type) -> str:
-    return (config.__doc__ or config.__name__).partition("\n")[0].rstrip(".")
 
 
 def _is_number(token: str) -> bool:

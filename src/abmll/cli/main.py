@@ -78,9 +78,22 @@ def entry(argv: Sequence[str] | None = None) -> int:
         complain(f"interrupted{': ' if interrupt.args else ''}{interrupt}")
         return 130
     except BrokenPipeError:
-        # The reader (head, a pager) has left. Python flushes stdout once more at exit: let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, a pager) has left.
+        _give_up_stdout()
         return 0
+    except OSError as error:
+        # What a disk refuses where nothing more can be said about it, such as stdout on a full one.
+        complain(f"error: {error.filename or 'writing the output'}: {error.strerror or error}")
+        _give_up_stdout()
+        return 2
+
+
+def _give_up_stdout() -> None:
+    """Python flushes stdout once more at exit: where that cannot be, let it go nowhere."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(argv: list[str], commands: Mapping[str, Verb | Group], path: str) -> int:

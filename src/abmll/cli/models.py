@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from abmll.checkpoint import STATE, latest_checkpoint, load_bundle
+from abmll.checkpoint import DOCUMENT, STATE, checkpoints, latest_checkpoint, load_bundle
 from abmll.cli.output import narrator
 from abmll.config import ModelConfig, PlaceConfig
-from abmll.errors import CheckpointError, ConfigError
+from abmll.errors import CheckpointError, nearest
 from abmll.settings import pick
-from abmll.task_posterior import DOCUMENT, TaskPosterior
+from abmll.task_posterior import TaskPosterior
 
 if TYPE_CHECKING:
     from abmll.model import AbmllModel
@@ -19,27 +19,37 @@ def load_run(run: Path, place: PlaceConfig, quiet: bool) -> "AbmllModel":
     """The model of a training run."""
     from abmll.model import AbmllModel
 
+    _refuse_missing(run)
+    if (run / DOCUMENT).exists() and not checkpoints(run):
+        raise CheckpointError(f"{run}: is what 'abmll adapt' wrote; give the folder of the training run it came from")
     settings = load_bundle(latest_checkpoint(run), STATE).document["settings"]
     where = _placed(settings, place)
     return AbmllModel.from_pretrained(run, model=where, announce=narrator(quiet), quiet=quiet)
 
 
-def load_posterior(folder: Path, task_name: str | None, place: PlaceConfig, quiet: bool) -> TaskPosterior:
-    """The posterior in ``folder``; of a training run, theta in that role, under ``task_name``."""
-    if (folder / DOCUMENT).exists():
-        settings = load_bundle(folder, DOCUMENT).document["settings"]
-        where = _placed(settings, place)
-        return TaskPosterior.from_pretrained(folder, model=where, announce=narrator(quiet), quiet=quiet)
+def load_posterior(
+    folder: Path, task_name: str | None, fallback: str, place: PlaceConfig, quiet: bool
+) -> TaskPosterior:
+    """The posterior in ``folder``, or theta of a training run in that role.
+
+    Its task is called ``task_name`` where that is given, else as it was in adaptation, or ``fallback`` for a run.
+    """
+    _refuse_missing(folder)
+    if not (folder / DOCUMENT).exists():
+        return load_run(folder, place, quiet).theta_as_posterior(task_name or fallback)
+    settings = load_bundle(folder, DOCUMENT).document["settings"]
+    where = _placed(settings, place)
+    posterior = TaskPosterior.from_pretrained(folder, model=where, announce=narrator(quiet), quiet=quiet)
+    return replace(posterior, task_name=task_name or posterior.task_name)
+
+
+def _refuse_missing(folder: Path) -> None:
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; give a training run or what 'abmll adapt' wrote")
-    return load_run(folder, place, quiet).theta_as_posterior(task_name or "task")
-
-
-def refuse_filled(path: Path, overwrite: bool) -> None:
-    """Raise ``ConfigError`` where output would replace something, before any work is done for it."""
-    filled = any(path.iterdir()) if path.is_dir() else path.exists()
-    if filled and not overwrite:
-        raise ConfigError(f"{path} exists already; choose another place or say --overwrite")
+        what = "is a file, not a folder" if folder.exists() else "no such folder"
+        siblings = [path.name for path in folder.parent.glob("*") if path.is_dir()]
+        raise CheckpointError(
+            f"{folder}: {what}.{nearest(folder.name, siblings)} Give what 'abmll train' or 'abmll adapt' wrote"
+        )
 
 
 def _placed(settings: dict[str, object], place: PlaceConfig) -> ModelConfig:

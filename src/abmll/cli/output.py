@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -28,14 +28,35 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print(render_table(headers, rows))
 
 
+def print_facts(facts: Mapping[str, str]) -> None:
+    """A verb's result for people, on stdout: one fact a line, the values below each other."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {one_line(value)}".rstrip())
+
+
+def in_words(seconds: float) -> str:
+    """A duration: "0.8 s", "12 s", "3 min 5 s", "2 h 7 min"."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
 def one_line(text: str) -> str:
     """The text with a space for every character that is not printable."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things in words: "1 task", "2 tasks"."""
-    return f"{number} {noun}{'s' * (number != 1)}"
+    """A number of things in words: "1 task", "2,000 tasks"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def cut_in_words(number: int, total: int) -> str:
+    """How many inputs were too long for the model, of which the middle was left out."""
+    return f"{number:,} of {count(total, 'input')} too long for the model, cut in the middle"
 
 
 def narrator(quiet: bool) -> Callable[[str], None]:

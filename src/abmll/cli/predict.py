@@ -1,10 +1,16 @@
 """``abmll predict``: answer questions, with probabilities and uncertainty."""
 
 import json as json_lines
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from abmll.cli.output import narrator, print_json
+from abmll.cli.output import cut_in_words, print_facts, print_json
 from abmll.config import PlaceConfig, PredictConfig
+
+if TYPE_CHECKING:
+    from abmll.prediction import Prediction
+    from abmll.tasks import Example
 
 
 def predict(
@@ -29,17 +35,18 @@ def predict(
         task_name: the task's name in the prompt (default: the one adapted to, else the file's)
         seed: posterior samples
         overwrite: replace the output file
-        quiet: no progress bar
-        json: print JSON instead of a sentence
+        quiet: say nothing but errors
+        json: print the summary as JSON
     """
-    from abmll.cli.models import load_posterior, refuse_filled
+    from abmll.cli.models import load_posterior
+    from abmll.cli.places import check_file
     from abmll.evaluation import prediction_rows
     from abmll.files import write_text
     from abmll.tasks import load_task
 
     questions = load_task(input, name=task_name, require_answer=False)
-    refuse_filled(output, overwrite)
-    posterior = load_posterior(run_or_posterior, task_name or questions.name, place, quiet)
+    check_file(output, overwrite)
+    posterior = load_posterior(run_or_posterior, task_name, questions.name, place, quiet)
     prediction = posterior.predict(
         questions.examples,
         samples=settings.num_samples,
@@ -48,10 +55,44 @@ def predict(
         quiet=quiet,
     )
     rows = prediction_rows(posterior.task_name, questions.examples, prediction)
-    write_text(output, "".join(json_lines.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    if prediction.truncated:
-        narrator(quiet)(f"{prediction.truncated} of {len(rows)} inputs were too long and lost their middle")
+    write_text(output, "".join(json_lines.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    samples = settings.num_samples if posterior.is_posterior else 0
+    summary = {"output": str(output), "samples": samples} | _summary(questions.examples, prediction)
     if json:
-        print_json({"examples": len(rows), "truncated": prediction.truncated, "output": str(output)})
-    else:
-        narrator(quiet)(f"answered {len(rows)} questions: {output}")
+        print_json(summary)
+    elif not quiet:
+        print_facts(_facts(summary))
+
+
+def _summary(examples: "Sequence[Example]", prediction: "Prediction") -> dict[str, Any]:
+    """Means over all questions, in nats; the accuracy over those whose answer the file has (None: it has none)."""
+    pairs = zip(examples, prediction.answers.tolist(), strict=True)
+    right = [chosen == example.answer for example, chosen in pairs if example.answer is not None]
+    return {
+        "examples": len(examples),
+        "truncated": prediction.truncated,
+        "confidence": float(prediction.probs.amax(-1).mean()),
+        "entropy": float(prediction.entropy.mean()),
+        "mutual_information": float(prediction.mutual_information.mean()),
+        "answered": len(right),
+        "accuracy": sum(right) / len(right) if right else None,
+    }
+
+
+def _facts(summary: Mapping[str, Any]) -> dict[str, str]:
+    facts = {
+        "answers": summary["output"],
+        "questions": f"{summary['examples']:,}",
+        "samples": f"{summary['samples']:,} of the posterior" if summary["samples"] else "none, answered at the mean",
+        "confidence": f"{summary['confidence']:.3f} on average, the probability of the answer given",
+        "entropy": f"{summary['entropy']:.3f} nats on average, all doubt",
+    }
+    if summary["samples"]:
+        doubt = "the doubt that more examples would remove"
+        facts["mutual information"] = f"{summary['mutual_information']:.3f} nats on average, {doubt}"
+    if summary["accuracy"] is not None:
+        known = "" if summary["answered"] == summary["examples"] else f", {summary['answered']:,} with a known answer"
+        facts["accuracy"] = f"{summary['accuracy']:.3f}{known}"
+    if summary["truncated"]:
+        facts["truncated"] = cut_in_words(summary["truncated"], summary["examples"])
+    return facts

@@ -2,16 +2,21 @@
 
 from pathlib import Path
 
-from abmll.cli.output import narrator
+from abmll.cli.output import print_facts, print_json
 
 
-def report(folder: Path, *, quiet: bool = False) -> None:
+def report(folder: Path, *, quiet: bool = False, json: bool = False) -> None:
     """Write report.html into a folder, from what lies there.
 
     Args:
         folder: a training run, an evaluation, or a comparison (such as runs/demo)
-        quiet: say nothing
+        quiet: say nothing but errors
+        json: print the page's path as JSON
     """
     from abmll.report import write_report
 
-    narrator(quiet)(f"report: {write_report(folder)}")
+    page = str(write_report(folder))
+    if json:
+        print_json({"report": page})
+    elif not quiet:
+        print_facts({"report": page})

@@ -1,9 +1,10 @@
 """A verb's function signature, read as a list of options.
 
 Parameters before ``*`` are positional arguments, ``*files`` takes one or more of them, keyword-only parameters are
-flags. A parameter annotated with a frozen dataclass gives one flag per field. The help of a field is its metadata's
-"help", that of a parameter its line in the docstring's Args section. A parameter called `explicit` is no flag: it
-receives the names of the settings that the user set, by flag or file.
+flags. A parameter annotated with a frozen dataclass gives one flag per field. In the help these stand under the title
+of the dataclass that declares them, or with the verb's own options where that dataclass combines several others. The
+help of a field is its metadata's "help", that of a parameter its line in the docstring's Args section. A parameter
+called `explicit` is no flag: it receives the names of the settings that the user set, by flag or file.
 """
 
 import inspect
@@ -27,6 +28,7 @@ class Option:
     default: Any
     form: Literal["flag", "positional", "variadic"] = "flag"
     owner: str | None = None  # The parameter whose dataclass has this option as a field.
+    title: str | None = None  # The heading above it in the help; None: with the verb's own options.
 
     @property
     def shown(self) -> str:
@@ -107,8 +109,17 @@ def _field_options(parameter: inspect.Parameter, config: type) -> list[Option]:
         if parameter.default is not parameter.empty:
             default = getattr(parameter.default, field.name)
         help = field.metadata["help"]
-        options.append(Option(field.name, kind_of(hints[field.name]), help, default, owner=parameter.name))
+        title = _title(config, field.name)
+        options.append(Option(field.name, kind_of(hints[field.name]), help, default, owner=parameter.name, title=title))
     return options
+
+
+def _title(config: type, field: str) -> str | None:
+    """The first clause of the docstring of the class that declares the field; None for a combination of others."""
+    declaring = next(kind for kind in config.__mro__ if field in inspect.get_annotations(kind))
+    if sum(is_dataclass(base) and fields(base) != () for base in declaring.__bases__) > 1:
+        return None
+    return re.split(r"[;\n]|\.$", declaring.__doc__ or declaring.__name__, maxsplit=1)[0].rstrip(".")
 
 
 def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:

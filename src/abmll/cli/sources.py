@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from abmll.errors import DataError, nearest
+from abmll.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
     from abmll.tasks import Task
@@ -12,21 +12,26 @@ COLLECTION = "bigbench"
 
 
 def is_suite(where: str) -> bool:
-    """Whether `where` means a suite (a YAML file or a suite's name) and not a place where tasks lie."""
-    return where.endswith((".yaml", ".yml")) or not (where.startswith("hf:") or Path(where).expanduser().exists())
+    """Whether `where` means a suite: a YAML file, or the name of a shipped one where no file or folder has it."""
+    from abmll.tasks import shipped_suites
+
+    return where.endswith((".yaml", ".yml")) or (where in shipped_suites() and not _is_place(where))
 
 
 def read_tasks(where: str) -> "list[Task]":
     """The tasks that `where` stands for; of a suite the training tasks, then the evaluation tasks.
 
-    It is looked up in this order: a dataset (``hf:NAME``), a file or folder, the fetched collection (``bigbench``), one
-    of its tasks by name, a suite by name or YAML file. DataError where it is none of these, or cannot be read.
+    It is looked up in this order: a suite's YAML file, a dataset (``hf:NAME``), a file or folder, a shipped suite, the
+    fetched collection (``bigbench``), one of its tasks by name. DataError where it is none of these, or cannot be read.
     """
-    from abmll.tasks import load_suite, load_tasks
+    from abmll.tasks import load_suite, load_tasks, shipped_suites
     from abmll.tasks.bigbench import bigbench_dir
 
+    if is_suite(where):
+        suite = load_suite(where)
+        return [*suite.train, *suite.evaluation]
     fetched = bigbench_dir()
-    if not is_suite(where):
+    if _is_place(where):
         return load_tasks(where)
     if where == COLLECTION:
         if not fetched.is_dir():
@@ -34,8 +39,25 @@ def read_tasks(where: str) -> "list[Task]":
         return load_tasks(fetched)
     if (fetched / f"{where}.jsonl").is_file():
         return load_tasks(fetched / f"{where}.jsonl")
-    suite = load_suite(where)
-    return [*suite.train, *suite.evaluation]
+    path = Path(where)
+    known = [*shipped_suites(), COLLECTION]
+    hint = nearest(where, known) or nearest(path.name, [sibling.name for sibling in path.parent.glob("*")])
+    raise DataError(f"{where}: no such file, folder or suite.{hint} Suites at hand: {', '.join(shipped_suites())}")
+
+
+def training_tasks(where: str, data_dir: Path | None) -> "list[Task]":
+    """The tasks to learn from: of a suite its training tasks, which must not overlap with its evaluation tasks."""
+    from abmll.tasks import load_suite, refuse_leaks
+
+    if not is_suite(where):
+        if data_dir is not None:
+            raise ConfigError(
+                f"data_dir is {data_dir}, but '{where}' is no suite whose tasks are looked up; leave it out"
+            )
+        return read_tasks(where)
+    suite = load_suite(where, data_dir)
+    refuse_leaks(suite.train, suite.evaluation)
+    return list(suite.train)
 
 
 def choose(tasks: "list[Task]", name: str | None, where: str) -> "Task":
@@ -48,3 +70,7 @@ def choose(tasks: "list[Task]", name: str | None, where: str) -> "Task":
     if name not in names:
         raise DataError(f"{where} has no task '{name}'.{nearest(name, names)}")
     return tasks[names.index(name)]
+
+
+def _is_place(where: str) -> bool:
+    return where.startswith("hf:") or Path(where).exists()

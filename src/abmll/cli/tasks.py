@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from abmll.cli.output import announce, complain, count, one_line, print_json, print_table
+from abmll.cli.output import complain, count, narrator, one_line, print_facts, print_json, print_table
 from abmll.cli.sources import COLLECTION, choose, read_tasks
 from abmll.config import PromptConfig
 from abmll.errors import AbmllError, ConfigError, DataError
@@ -95,18 +95,25 @@ def validate(*files: Path, answers: bool = True, json: bool = False) -> int:
     return 2 if any(result["error"] for result in results) else 0
 
 
-def fetch(collection: Literal["bigbench"], *, archive: Path | None = None, quiet: bool = False) -> None:
+def fetch(
+    collection: Literal["bigbench"], *, archive: Path | None = None, quiet: bool = False, json: bool = False
+) -> None:
     """Download a task collection into the cache and convert it; a second call finds it there.
 
     Args:
         collection: 'bigbench': the multiple-choice tasks of BIG-bench 1.0.0 (358 MB to download)
         archive: use this source archive, downloaded by other means, instead of the network
-        quiet: no progress bars
+        quiet: say nothing but errors
+        json: print the summary as JSON
     """
     from abmll.tasks.bigbench import fetch_bigbench
 
-    folder = fetch_bigbench(_nothing if quiet else announce, quiet=quiet, sdist=archive)
-    print(folder)
+    folder = fetch_bigbench(narrator(quiet), quiet=quiet, sdist=archive)
+    tasks = len(list(folder.glob("*.jsonl")))
+    if json:
+        print_json({"collection": collection, "folder": str(folder), "tasks": tasks})
+    elif not quiet:
+        print_facts({"collection": f"{collection}, {count(tasks, 'task')}", "folder": str(folder)})
 
 
 def check_leaks(training: str, evaluation: str | None = None, *, json: bool = False) -> None:
@@ -184,7 +191,3 @@ def _validated(path: Path, answers: bool) -> dict[str, Any]:
     except AbmllError as error:
         return {"file": str(path), "tasks": 0, "examples": 0, "error": str(error)}
     return {"file": str(path), "tasks": len(tasks), "examples": sum(len(t.examples) for t in tasks), "error": None}
-
-
-def _nothing(text: str) -> None:
-    """What --quiet announces."""

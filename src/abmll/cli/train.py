@@ -1,11 +1,15 @@
 """``abmll train``: meta-train an adapter on many tasks."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from abmll.cli.output import narrator, print_json, print_table
+from abmll.cli.output import count, cut_in_words, in_words, narrator, print_facts, print_json
 from abmll.config import AdapterConfig, ModelConfig, PromptConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from abmll.training import MetaTrainer, TrainResult
 
 
 def train(
@@ -25,49 +29,77 @@ def train(
     """Meta-train an adapter on many tasks; leaves a run folder with settings, metrics, checkpoints and a report.
 
     Args:
-        tasks: a folder or file of tasks, hf:NAME, or a suite (name or YAML file), of which the training tasks are used
+        tasks: a folder or file of tasks, hf:NAME, 'bigbench' once it is fetched, or a suite (name or YAML file), of
+            which the training tasks are used
         preset: default, paper-v1 or paper-v3; settings given by flag or file win over it
         data_dir: folder in which a suite's tasks are looked up
         resume: go on from the newest checkpoint in the output folder
         overwrite: replace a run in the output folder
-        quiet: no progress bar
-        json: print JSON instead of a table
+        quiet: say nothing but errors
+        json: print the summary as JSON
     """
-    from abmll.cli.sources import is_suite
+    from abmll.cli.places import check_run
+    from abmll.cli.sources import training_tasks
     from abmll.language.base import load_base
+    from abmll.methods import find_rule
     from abmll.model import AbmllModel
     from abmll.report import write_report
-    from abmll.tasks import load_suite, load_tasks, refuse_leaks
     from abmll.training import MetaTrainer
 
-    if is_suite(tasks):
-        suite = load_suite(tasks, data_dir)
-        refuse_leaks(suite.train, suite.evaluation)
-        chosen = list(suite.train)
-    else:
-        chosen = load_tasks(tasks)
+    settings = replace(settings, output_dir=str(Path(settings.output_dir).expanduser()))
+    find_rule(settings.method)
+    check_run(Path(settings.output_dir), resume, overwrite)
+    chosen = training_tasks(tasks, data_dir)
     say = narrator(quiet)
-    model = AbmllModel(load_base(base, say, quiet), adapter, prompt, settings.seed)
-    trainer = MetaTrainer(model, chosen, settings)
+    trainer = MetaTrainer(AbmllModel(load_base(base, say, quiet), adapter, prompt, settings.seed), chosen, settings)
     say(trainer.describe())
     result = trainer.train(resume=resume, overwrite=overwrite, quiet=quiet)
-    report = write_report(result.folder)
-    last = trainer.folder.rows()[-len(chosen) :]
-    summary = {
-        "run": str(result.folder),
-        "visits": result.visits,
-        "gradient_steps": result.gradient_steps,
-        "tokens": result.tokens,
-        "seconds": round(result.seconds, 1),
-        "nll": sum(row["nll"] for row in last) / len(last),
-        "accuracy": sum(row["accuracy"] for row in last) / len(last),
-        "report": str(report),
-    }
+    summary = _summary(trainer, result) | {"report": str(write_report(result.folder))}
     if json:
         print_json(summary)
     elif not quiet:
-        rows = [(key, f"{value:.3f}" if isinstance(value, float) else str(value)) for key, value in summary.items()]
-        print_table((f"last {len(last)} visits", ""), rows)
+        print_facts(_facts(summary, trainer.rule.label))
+
+
+def _summary(trainer: "MetaTrainer", result: "TrainResult") -> dict[str, Any]:
+    """The whole run in numbers, what was done before a --resume included; nll and accuracy are those of its end."""
+    from abmll.run_folder import TIMING
+
+    costs = trainer.folder.rows(TIMING)
+    num_tasks = len(trainer.visits.tasks)
+    last = trainer.folder.rows()[-num_tasks:]
+    return {
+        "run": str(result.folder),
+        "method": trainer.config.method,
+        "tasks": num_tasks,
+        "visits": result.visits,
+        "gradient_steps": sum(cost["steps"] for cost in costs),
+        "tokens": sum(cost["tokens"] for cost in costs),
+        "seconds": round(sum(cost["seconds"] for cost in costs), 3),
+        "averaged_visits": len(last),
+        "nll": sum(row["nll"] for row in last) / len(last),
+        "accuracy": sum(row["accuracy"] for row in last) / len(last),
+        "examples": len(trainer.visits.encoded),
+        "truncated": sum(example.truncated > 0 for example in trainer.visits.encoded.values()),
+    }
+
+
+def _facts(summary: Mapping[str, Any], label: str) -> dict[str, str]:
+    over = f"on average over the last {count(summary['averaged_visits'], 'visit')}"
+    facts = {
+        "run": summary["run"],
+        "method": label,
+        "visits": f"{summary['visits']:,}, of {count(summary['tasks'], 'task')}",
+        "gradient steps": f"{summary['gradient_steps']:,}",
+        "tokens": f"{summary['tokens']:,}",
+        "time": in_words(summary["seconds"]),
+        "NLL": f"{summary['nll']:.3f} nats per training example, {over}",
+        "accuracy": f"{summary['accuracy']:.3f} on the same examples",
+        "report": summary["report"],
+    }
+    if summary["truncated"]:
+        facts["truncated"] = cut_in_words(summary["truncated"], summary["examples"])
+    return facts
 
 
 def fill(values: Mapping[str, Any]) -> dict[str, Any]:

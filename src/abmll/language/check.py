@@ -17,15 +17,15 @@ from abmll.language.encoding import Encoded
 
 
 def probe_example(model: PreTrainedModel) -> Encoded:
-    """Two options of three tokens each behind a prompt of two, from all over the vocabulary."""
+    """Two options of three tokens each behind a prompt of two, from all over the vocabulary; the last one is right."""
     size = model.config.get_text_config().vocab_size
     ids = [size * part // 10 for part in range(1, 9)]
-    return Encoded(tuple(ids[:2]), (tuple(ids[2:5]), tuple(ids[5:])), None)
+    return Encoded(tuple(ids[:2]), (tuple(ids[2:5]), tuple(ids[5:])), 1)
 
 
 @torch.no_grad()
 def check_scoring(model: PreTrainedModel, name: str, score: Callable[[Sequence[Encoded]], Tensor]) -> None:
-    """Compare ``score``, which gives the log-probabilities (N, C) of N examples' options, with the model's own forward.
+    """Compare ``score``, which gives the log-probability of each example's answer (N,), with the model's own forward.
 
     Raises ``ConfigError`` where the model cannot be called so, where an option's score depends on the one before it,
     or where it is another than that of prompt and option alone; ``CheckpointError`` where it is not a finite number.
@@ -34,7 +34,7 @@ def check_scoring(model: PreTrainedModel, name: str, score: Callable[[Sequence[E
     first, last = example.options
     alone_ids = torch.tensor([example.prompt + last], device=model.device)
     try:
-        one, other = score([example, replace(example, options=(first[::-1], last))])[:, -1]
+        one, other = score([example, replace(example, options=(first[::-1], last))])
         logits = model(input_ids=alone_ids, use_cache=False).logits
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]

@@ -58,7 +58,7 @@ class OptionScorer:
         self.shapes = {target.name: (target.d_out, target.d_in) for target in targets}
         lowest = min(target.block for target in targets)
         self.trunk = None
-        check_scoring(base.model, base.name, lambda some: self.scores(self.batch(some), None).options)
+        check_scoring(base.model, base.name, lambda some: self.scores(self.batch(some), None).answer_tokens)
         if lowest:
             self.trunk = self._skippable(Trunk(base.model, lowest))
 

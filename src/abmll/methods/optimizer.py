@@ -29,18 +29,24 @@ class AdapterOptimizer:
 
         Raises ``TrainingError`` where a tensor that should learn has no gradient, or one that is not finite.
         """
+        norms = {}
         for name, tensor in self.named.items():
             if tensor.grad is None:
                 raise TrainingError(f"{name} has no gradient: it takes no part in the loss")
-        norm = torch.nn.utils.clip_grad_norm_(self.named.values(), max_norm or torch.inf)
-        if not torch.isfinite(norm):
-            broken = [name for name, t in self.named.items() if t.grad is not None and not t.grad.isfinite().all()]
-            raise TrainingError(f"the gradient of {', '.join(broken)} is not finite; lower the learning rate")
+            norms[name] = torch.linalg.vector_norm(tensor.grad, dtype=torch.float64)
+        for name, norm in norms.items():
+            if not torch.isfinite(norm):
+                raise TrainingError(f"the gradient of {name} is not finite; lower the learning rates")
+        norm = float(torch.linalg.vector_norm(torch.stack(list(norms.values()))))
+        if 0 < max_norm < norm:
+            for tensor in self.named.values():
+                assert tensor.grad is not None
+                tensor.grad *= max_norm / norm
         for group in self.adamw.param_groups:
             group["lr"] = group["base_lr"] * rate
         self.adamw.step()
         self.adamw.zero_grad()
-        return float(norm)
+        return norm
 
     def reset(self) -> None:
         """Forget the moments."""

@@ -8,6 +8,7 @@ Scale of the loss, everywhere: the negative log-likelihood is summed over the ba
 prior.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Protocol
@@ -99,8 +100,9 @@ def read_loss(nll: Tensor, kl: Tensor, prior: Tensor, scores: Scores, batch: Bat
 def backward(loss: Loss) -> None:
     """Back-propagate the total. Raises ``TrainingError`` naming the first term that is not finite."""
     for term in ("nll", "kl", "prior", "total"):
-        if not torch.isfinite(getattr(loss, term)):
-            raise TrainingError(f"the loss term '{term}' is {float(getattr(loss, term))}; lower the learning rates")
+        value = float(getattr(loss, term).detach())
+        if not math.isfinite(value):
+            raise TrainingError(f"the loss term '{term}' is {value}; lower the learning rates")
     loss.total.backward()
 
 

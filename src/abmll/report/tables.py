@@ -86,7 +86,16 @@ class Table:
         """The table for a terminal, with ``*`` after the best values."""
         mark = any(cell.best for row in self.rows for cell in row.cells)
         rows = [[r.label, *(c.text + ("*" if c.best else " " if mark else "") for c in r.cells)] for r in self.rows]
-        return render_table([self.corner, *(h + " " * mark for h in self.headers)], rows)
+        return render_table([self.corner, *(h + " " * mark for h in self._headers_in_full())], rows)
+
+    def _headers_in_full(self) -> list[str]:
+        """The headers with those of their groups in one line; of a single method's columns the groups' alone."""
+        groups = [heading for heading, span in self.groups for _ in range(span)][1:] or [""] * len(self.headers)
+        alone = len({method for method in self.methods if method is not None}) < 2
+        return [
+            header if not group else group if alone else f"{group} {header}"
+            for group, header in zip(groups, self.headers, strict=True)
+        ]
 
 
 def printable(text: str) -> str:

@@ -44,6 +44,8 @@ def read_rows(path: Path) -> list[Row]:
         DataError: missing, empty, of an unknown kind, or unreadable at the line that the text names.
     """
     if not path.is_file():
+        if path.is_dir():
+            raise DataError(f"{path}: is a folder; give one file of it")
         siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file.{nearest(path.name, siblings)}")
     suffix = suffix_of(path)
@@ -113,7 +115,8 @@ def _object(value: Any, where: str) -> Row:
 def _read_jsonl(path: Path) -> Iterator[Row]:
     for number, line in _lines(path):
         if line.strip():
-            yield _object(_parse(line, path, number), f"{path}:{number}")
+            # Without its end: a value that breaks off there would be missed on the next line.
+            yield _object(_parse(line.rstrip(), path, number), f"{path}:{number}")
 
 
 def _read_json(path: Path) -> Iterator[Row]:

@@ -107,7 +107,9 @@ def _find_suite(name: str) -> tuple[str, str, Path | None]:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read ({error}); it must be a YAML file in UTF-8") from error
     known = ", ".join(shipped_suites())
-    raise DataError(f"no suite '{name}': give a YAML file or one of {known}.{nearest(name, shipped_suites())}")
+    beside = [file.name for file in path.parent.glob("*.y*ml")]
+    hint = nearest(name, shipped_suites()) or nearest(path.name, beside)
+    raise DataError(f"no suite '{name}': give a YAML file or one of {known}.{hint}")
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
@@ -138,6 +140,10 @@ def _checked(values: dict[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(prompt, dict):
         raise ConfigError(f"{where}: 'prompt' must be keys and values, such as answer: text")
     _refuse_unknown(prompt, [field.name for field in fields(PromptConfig)], f"{where}: unknown key of 'prompt'")
+    try:
+        PromptConfig(**prompt)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: prompt: {error}") from error
     for key in ("adapt_examples", "test_examples"):
         cap = values.get(key)
         if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 1):

@@ -1,0 +1,59 @@
+"""Where a verb writes, looked at before any work is done for it: nothing is lost, and nobody waits in vain."""
+
+import os
+from pathlib import Path
+
+from abmll.checkpoint import DOCUMENT, latest_checkpoint
+from abmll.errors import ConfigError
+from abmll.files import disk_errors
+from abmll.run_folder import RunFolder
+
+# The file by which a folder of each kind is known.
+SIGNS = {"posterior": DOCUMENT, "peft export": "adapter_config.json", "merged export": "tokenizer_config.json"}
+
+
+def check_file(path: Path, overwrite: bool) -> None:
+    """Raise ``ConfigError`` where a file ``path`` cannot be written, or would replace another without leave."""
+    _refuse_unwritable(path.parent, path)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file to write")
+    if path.exists() and not overwrite:
+        raise _taken(path)
+
+
+def check_folder(path: Path, overwrite: bool, kind: str | None = None) -> None:
+    """Raise ``ConfigError`` where a folder ``path`` cannot be written, or holds something that may not be replaced.
+
+    A ``kind`` says that the folder will be replaced as a whole: then even with leave it has to be of that kind.
+    """
+    _refuse_unwritable(path, path)
+    if not path.exists() or not any(path.iterdir()):
+        return
+    if not overwrite:
+        raise _taken(path)
+    if kind and not (path / SIGNS[kind]).is_file():
+        raise ConfigError(
+            f"{path} holds other things than a {kind}, which --overwrite would delete; choose another place"
+        )
+
+
+def check_run(path: Path, resume: bool, overwrite: bool) -> None:
+    """Raise ``ConfigError`` where ``path`` cannot take a new run, ``CheckpointError`` where none can go on there."""
+    _refuse_unwritable(path, path)
+    if resume:
+        latest_checkpoint(path)
+    else:
+        RunFolder(path).refuse_taken(overwrite)
+
+
+def _taken(path: Path) -> ConfigError:
+    return ConfigError(f"{path} exists already; choose another place or say --overwrite")
+
+
+def _refuse_unwritable(folder: Path, wanted: Path) -> None:
+    with disk_errors(wanted):  # such as a name that is too long
+        nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"cannot write {wanted}: {nearest} is a file, not a folder; choose another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write {wanted}: {nearest} is read-only; choose a folder you may write to")

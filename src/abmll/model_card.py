@@ -1,0 +1,64 @@
+"""The README.md of a run folder: what was trained, on what, how, and how to use it."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import yaml
+
+CARD = """---
+{front_matter}---
+
+# {label} adapter for {model}
+
+Meta-trained with abmll {version}: {visits} task visits over {num_tasks} tasks
+({tasks}).
+Negative log-likelihood per training example over the last {last} visits: {nll:.3f} nats, accuracy {accuracy:.3f}.
+These are training numbers; `abmll evaluate` measures on unseen tasks.
+
+    abmll adapt {run} --task new_task.jsonl --output-dir adapted
+    abmll predict adapted --input questions.jsonl --output answers.jsonl
+
+The adapter fits only the base model named above ({fingerprint}...). Settings: config.yaml.
+Training curves: report.html. Every number: metrics.jsonl.
+"""
+
+
+def model_card(
+    label: str,
+    run: str,
+    settings: Mapping[str, Any],
+    fingerprint: str,
+    tasks: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+) -> str:
+    """A model card in Markdown with the Hub's front matter.
+
+    Args:
+        label: the learning rule's name for people.
+        run: the run folder.
+        settings: the run's flat settings.
+        fingerprint: of the base model.
+        tasks: names of the training tasks.
+        rows: the run's metrics, one mapping a visit.
+    """
+    front_matter = {
+        "base_model": settings["model"],
+        "library_name": "abmll",
+        "tags": ["lora", "meta-learning", "bayesian", settings["method"]],
+    }
+    last = rows[-len(tasks) :]
+    return CARD.format(
+        front_matter=yaml.safe_dump(front_matter, sort_keys=False),
+        label=label,
+        model=settings["model"],
+        version=version("abmll"),
+        visits=len(rows),
+        num_tasks=len(tasks),
+        tasks=", ".join(tasks),
+        last=len(last),
+        nll=sum(row["nll"] for row in last) / len(last),
+        accuracy=sum(row["accuracy"] for row in last) / len(last),
+        run=run,
+        fingerprint=fingerprint[:12],
+    )

@@ -1,0 +1,344 @@
+"""Every verb from end to end on a tiny model: what it writes, what it prints, what it takes from a file."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+Call = Callable[..., Any]
+
+
+def jsonl(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def facts(printed: str) -> dict[str, str]:
+    """The lines of a summary: name, at least two spaces, value."""
+    return {name: value.strip() for name, _, value in (line.partition("  ") for line in printed.splitlines())}
+
+
+def verbs(train: str) -> dict[str, str]:
+    """A working command of every verb that uses a model, each with its own output."""
+    return {
+        "train": f"{train} --output-dir out/run --max-steps 1",
+        "adapt": "adapt run --task toy3.jsonl --output-dir out/new --steps 1",
+        "predict": "predict new --input questions.jsonl --output out/answers.jsonl --num-samples 2",
+        "evaluate": "evaluate run --suite suite.yaml --output-dir out/ev --num-samples 2 --steps 1",
+        "export": "export new --format peft --output-dir out/adapter",
+        "report": "report run",
+    }
+
+
+VERBS = ["train", "adapt", "predict", "evaluate", "export", "report"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_quiet_says_nothing(verb: str, work: Any, abmll: Call) -> None:
+    assert abmll(verbs(work.train)[verb], "--quiet") == (0, "", "")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_json_is_all_there_is_on_stdout(verb: str, work: Any, abmll: Call) -> None:
+    code, out, err = abmll(verbs(work.train)[verb], "--json", "--quiet")
+    assert (code, err) == (0, "")
+    assert isinstance(json.loads(out), dict)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_existing_output_is_kept_unless_overwritten(verb: str, work: Any, abmll: Call) -> None:
+    command = verbs(work.train)[verb]
+    assert abmll(command).code == 0
+    if verb == "report":  # nothing but a view of the run: it is drawn anew
+        assert abmll(command).code == 0
+        return
+    assert abmll(command).code == 2
+    assert abmll(command, "--overwrite").code == 0
+
+
+def test_train_leaves_a_run_folder(work: Any, abmll: Call) -> None:
+    code, out, err = abmll(work.train, "--output-dir", "mine", "--max-steps", "4", "--save-steps", "2")
+    assert code == 0
+    assert err == "ABMLL: 3 tasks, 96 training examples; 672 trainable numbers in 2 layers\n"
+    assert {"checkpoint-2", "checkpoint-4", "config.yaml", "metrics.jsonl", "timing.jsonl", "report.html"} <= {
+        path.name for path in Path("mine").iterdir()
+    }
+    rows, costs = jsonl("mine/metrics.jsonl"), jsonl("mine/timing.jsonl")
+    assert [row["visit"] for row in rows] == [1, 2, 3, 4]
+    assert {row["task"] for row in rows} == {"toy0", "toy1", "toy2"}
+    assert rows[0].keys() >= {"nll", "accuracy", "kl", "prior", "loss", "grad_norm", "log_sigma"}
+    shown = facts(out)
+    nll = sum(row["nll"] for row in rows[-3:]) / 3
+    assert shown["visits"] == "4, of 3 tasks"
+    assert shown["gradient steps"] == "12"  # two inner steps and an outer one a visit
+    assert shown["tokens"] == f"{sum(cost['tokens'] for cost in costs):,}"
+    assert shown["NLL"] == f"{nll:.3f} nats per training example, on average over the last 3 visits"
+    assert shown["report"] == "mine/report.html"
+    settings = yaml.safe_load(Path("mine/config.yaml").read_text())
+    assert (settings["max_steps"], settings["r"], settings["model"]) == (4, 2, str(work.model))
+
+
+def test_train_resumed_is_train_uninterrupted(work: Any, abmll: Call) -> None:
+    one = f"{work.train} --save-steps 1 --output-dir one"
+    assert abmll(one, "--max-steps", "3").code == 0
+    two = f"{work.train} --save-steps 1 --output-dir two"
+    assert abmll(two, "--max-steps", "1").code == 0
+    summary = json.loads(abmll(two, "--max-steps", "3", "--resume", "--json").out)
+    assert (summary["visits"], summary["gradient_steps"]) == (3, 9)  # the part before --resume included
+    for name in ("metrics.jsonl", "checkpoint-3/theta.safetensors", "checkpoint-3/optimizer_phi.safetensors"):
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+
+
+def test_train_takes_a_suites_tasks_and_prompt(work: Any, abmll: Call) -> None:
+    suite = Path("suite.yaml")
+    suite.write_text(suite.read_text() + "prompt: {answer: letter, instruction: false}\n")
+    code = abmll(work.train, "--tasks", "suite.yaml", "--instruction", "--max-steps", "1", "--output-dir", "s").code
+    assert code == 0
+    settings = yaml.safe_load(Path("s/config.yaml").read_text())
+    assert (settings["answer"], settings["instruction"]) == ("letter", True)  # a flag wins over the suite
+
+
+def test_train_reports_what_it_cut(work: Any, abmll: Call) -> None:
+    command = f"{work.train} --no-instruction --max-length 27 --max-steps 1"
+    out = abmll(command, "--output-dir", "short").out
+    assert facts(out)["truncated"] == "8 of 8 inputs too long for the model, cut in the middle"
+    assert json.loads(abmll(command, "--output-dir", "again", "--json").out)["truncated"] == 8
+
+
+def test_config_file_and_flags(work: Any, abmll: Call) -> None:
+    Path("run.yaml").write_text("max-steps: 3\nr: 4\ntarget_modules: [q_proj, o_proj]\n")
+    command = f"{work.train} --config run.yaml --output-dir mine --max-steps 1"
+    assert abmll(command).code == 0
+    settings = yaml.safe_load(Path("mine/config.yaml").read_text())
+    assert settings["max_steps"] == 1
+    assert settings["r"] == 2  # a flag of the command above
+    assert settings["target_modules"] == ["q_proj", "o_proj"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_printed_configuration_gives_the_same_command(verb: str, work: Any, abmll: Call) -> None:
+    code, printed, err = abmll(verbs(work.train)[verb], "--print-config")
+    assert (code, err) == (0, "")
+    Path("printed.yaml").write_text(printed)
+    assert abmll(verb, "--config", "printed.yaml", "--print-config") == (0, printed, "")
+    assert not Path("out").exists()
+    assert abmll(verb, "--config", "printed.yaml", "--quiet") == (0, "", "")
+    assert Path("run/report.html" if verb == "report" else "out").exists()
+
+
+def test_a_preset_and_what_wins_over_it(work: Any, abmll: Call) -> None:
+    command = f"{work.train} --preset paper-v3 --beta 0.5 --print-config"
+    settings = yaml.safe_load(abmll(command).out)
+    assert (settings["space"], settings["beta"], settings["gamma"]) == ("output", 0.5, 1e-8)
+    assert settings["per_device_train_batch_size"] == 4
+
+
+@pytest.mark.parametrize("command", [["train", "--tasks", "bigbench-demo"], ["evaluate", "--suite", "bigbench-demo"]])
+def test_printing_the_configuration_imports_nothing_heavy(command: list[str]) -> None:
+    code = (
+        "import sys; from abmll.cli.main import entry\n"
+        f"code = entry({[*command, '--print-config']!r})\n"
+        "sys.exit(' '.join({'torch', 'transformers', 'numpy', 'matplotlib'} & {*sys.modules}) or code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_adapt_writes_a_posterior(work: Any, abmll: Call) -> None:
+    code, out, _ = abmll("adapt run --task toy3.jsonl --output-dir p --steps 3 --batch-size 4")
+    assert code == 0
+    assert facts(out) == {
+        "posterior": "p",
+        "task": "toy3, 40 examples",
+        "gradient steps": "3, each on 4 examples",
+    }
+    document = json.loads(Path("p/posterior.json").read_text())
+    assert document["task_name"] == "toy3"
+    assert document["settings"]["adapt_steps"] == 3
+    assert {path.name for path in Path("p").iterdir()} == {"manifest.json", "phi.safetensors", "posterior.json"}
+
+
+def test_adapt_learns_from_the_training_split_only(work: Any, abmll: Call) -> None:
+    rows = jsonl("toy3.jsonl")
+    marked = [{**row, "split": "train" if n < 5 else "validation"} for n, row in enumerate(rows)]
+    Path("marked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in marked))
+    command = "adapt run --task marked.jsonl --output-dir p --steps 1 --task-name other --json"
+    summary = json.loads(abmll(command).out)
+    assert (summary["examples"], summary["task"], summary["truncated"]) == (5, "other", 0)
+
+
+ANSWER_KEYS = {"task", "id", "probs", "prediction", "answer", "entropy", "expected_entropy", "mutual_information"}
+
+
+@pytest.mark.parametrize("source", ["new", "run"])
+def test_predict_writes_a_line_per_example(source: str, work: Any, abmll: Call) -> None:
+    code, out, _ = abmll("predict", source, "--input", "toy3.jsonl", "--output", "a.jsonl", "--num-samples", "3")
+    assert code == 0
+    rows, examples = jsonl("a.jsonl"), jsonl("toy3.jsonl")
+    assert len(rows) == len(examples)
+    for number, (row, example) in enumerate(zip(rows, examples, strict=True)):
+        assert row.keys() == ANSWER_KEYS
+        assert (row["task"], row["id"]) == ("toy3", f"toy3/{number}")
+        assert sum(row["probs"]) == pytest.approx(1)
+        assert row["prediction"] == row["probs"].index(max(row["probs"]))
+        assert example["options"][row["answer"]] == example["answer"]
+        assert 0 <= row["mutual_information"] <= row["entropy"]
+        assert row["mutual_information"] == pytest.approx(row["entropy"] - row["expected_entropy"], abs=1e-12)
+    assert max(row["mutual_information"] for row in rows) > 0
+    shown = facts(out)
+    right = sum(row["prediction"] == row["answer"] for row in rows)
+    assert shown["accuracy"] == f"{right / len(rows):.3f}"
+    assert shown["samples"] == "3 of the posterior"
+    mean = sum(max(row["probs"]) for row in rows) / len(rows)
+    assert shown["confidence"].startswith(f"{mean:.3f} on average")
+
+
+def test_predict_at_the_mean(work: Any, abmll: Call) -> None:
+    out = abmll("predict new --input questions.jsonl --output a.jsonl --num-samples 0").out
+    assert {row["mutual_information"] for row in jsonl("a.jsonl")} == {0.0}
+    assert facts(out)["samples"] == "none, answered at the mean"
+    assert "mutual information" not in out
+
+
+def test_predict_without_answers(work: Any, abmll: Call) -> None:
+    code, out, _ = abmll(verbs(work.train)["predict"], "--json")
+    summary = json.loads(out)
+    assert (code, summary["examples"], summary["answered"], summary["accuracy"]) == (0, 6, 0, None)
+    assert [row["answer"] for row in jsonl("out/answers.jsonl")] == [None] * 6
+
+
+@pytest.mark.parametrize("source", ["new", "run"])
+def test_predict_under_another_task_name(source: str, work: Any, abmll: Call) -> None:
+    command = f"predict {source} --input questions.jsonl --num-samples 0 --output"
+    assert abmll(command, "a.jsonl").code == abmll(command, "b.jsonl", "--task-name", "zebra").code == 0
+    first, second = jsonl("a.jsonl"), jsonl("b.jsonl")
+    assert {row["task"] for row in first} == {"toy3" if source == "new" else "questions"}
+    assert {row["task"] for row in second} == {"zebra"}
+    assert first[0]["probs"] != second[0]["probs"]
+
+
+def test_predict_is_a_function_of_its_seed(work: Any, abmll: Call) -> None:
+    command = "predict new --input questions.jsonl --num-samples 2 --output"
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        assert abmll(command, name, "--seed", seed).code == 0
+    assert Path("a").read_bytes() == Path("b").read_bytes() != Path("c").read_bytes()
+
+
+def test_evaluate_writes_metrics_and_predictions(work: Any, abmll: Call) -> None:
+    command = "evaluate run --suite suite.yaml --output-dir ev --steps 1 --num-samples 2 --seed 5"
+    code, out, _ = abmll(command)
+    assert code == 0
+    metrics, rows = json.loads(Path("ev/metrics.json").read_text()), jsonl("ev/predictions.jsonl")
+    assert (metrics["format"], metrics["method"], metrics["label"]) == ("abmll-evaluation-1", "abmll", "ABMLL")
+    assert (metrics["run"], metrics["suite"], metrics["seed"]) == ("run", "mine", 5)
+    assert metrics["settings"]["num_samples"] == 2
+    assert metrics["versions"].keys() >= {"abmll", "torch", "transformers"}
+    assert metrics["tasks"].keys() == {"toy3"}
+    assert all(row.keys() == ANSWER_KEYS and row["task"] == "toy3" for row in rows)
+    accuracy = sum(row["prediction"] == row["answer"] for row in rows) / len(rows)
+    assert metrics["tasks"]["toy3"]["accuracy"] == metrics["mean"]["accuracy"] == pytest.approx(accuracy)
+    assert metrics["tasks"]["toy3"]["num_examples"] == metrics["pooled"]["num_examples"] == len(rows) == 8
+    assert Path("ev/report.html").exists()
+    lines = [line.split() for line in out.splitlines() if line]
+    assert lines[0] == ["Task", "Examples", "Constant", "Accuracy", "↑", "NLL", "↓", "ECE", "↓"]
+    assert lines[2][:2] == ["toy3", "8"]
+    assert lines[5][:2] == ["ABMLL", f"{accuracy:.3f}"]
+    assert lines[-2:] == [["mean", "over", "1", "task,", "one", "seed", "(5)"], ["report:", "ev/report.html"]]
+
+
+def test_evaluate_takes_a_suites_numbers_of_examples(work: Any, abmll: Call) -> None:
+    suite = Path("suite.yaml")
+    suite.write_text(suite.read_text() + "adapt_examples: 3\ntest_examples: 4\n")
+    command = "evaluate run --suite suite.yaml --output-dir ev --steps 1 --num-samples 0 --adapt-examples 2"
+    assert abmll(command).code == 0
+    settings = json.loads(Path("ev/metrics.json").read_text())["settings"]
+    assert (settings["adapt_examples"], settings["test_examples"]) == (2, 4)
+    assert len(jsonl("ev/predictions.jsonl")) == 4
+
+
+def test_evaluate_inside_a_run_shows_in_its_report(work: Any, abmll: Call) -> None:
+    assert abmll("evaluate run --suite suite.yaml --output-dir run/evaluation --steps 1").code == 0
+    assert facts(abmll("report", "run").out) == {"report": "run/report.html"}
+    assert "toy3" in Path("run/report.html").read_text()
+
+
+@pytest.mark.parametrize(("source", "tensors"), [("new", "new/phi"), ("run", "run/checkpoint-2/theta")])
+def test_export_peft(source: str, tensors: str, work: Any, abmll: Call) -> None:
+    out = abmll("export", source, "--format", "peft", "--output-dir", "adapter").out
+    assert facts(out) == {"export": "adapter", "what": "LoRA adapter of 2 layers", "base model": str(work.model)}
+    learned, written = load_file(f"{tensors}.safetensors"), load_file("adapter/adapter_model.safetensors")
+    layer = "model.layers.1.self_attn.q_proj"
+    assert (learned[f"{layer}.mean_A"] == written[f"base_model.model.{layer}.lora_A.weight"]).all()
+    assert (learned[f"{layer}.mean_B"] == written[f"base_model.model.{layer}.lora_B.weight"]).all()
+    config = json.loads(Path("adapter/adapter_config.json").read_text())
+    assert (config["r"], config["base_model_name_or_path"]) == (2, str(work.model))
+
+
+@pytest.mark.parametrize("source", ["new", "run"])
+def test_export_merged(source: str, work: Any, abmll: Call) -> None:
+    assert abmll("export", source, "--format", "merged", "--output-dir", "merged", "--json").code == 0
+    merged, base = (AutoModelForCausalLM.from_pretrained(where).state_dict() for where in ("merged", work.model))
+    changed = {name for name in base if not (base[name] == merged[name]).all()}
+    assert changed == {f"model.layers.1.self_attn.{name}_proj.weight" for name in "qv"}
+    # With its tokenizer, it is a model to begin with.
+    assert abmll(f"{work.train} --model merged --max-steps 1 --output-dir next").code == 0
+
+
+def test_a_model_that_moved_is_named_again(work: Any, abmll: Call) -> None:
+    command = "predict new --input questions.jsonl --output a.jsonl --num-samples 0"
+    document = json.loads(Path("new/posterior.json").read_text())
+    assert abmll(command, "--model", str(work.model)).code == 0
+    assert abmll(command, "--overwrite", "--dtype", "bf16").code == 0
+    assert document["settings"]["dtype"] == "fp32"
+
+
+class FakeDemo:
+    """Stands in for the comparison, which needs downloads and a quarter of an hour."""
+
+    asked: Any = None
+    error: BaseException | None = None
+
+    def __init__(self, folder: Path, settings: Any, *rest: Any) -> None:
+        type(self).asked = settings
+
+    def run(self) -> dict[str, Any]:
+        if self.error:
+            raise self.error
+        mean = {"accuracy": 0.5, "nll": 0.7, "num_tasks": 8, "num_examples": 400}
+        return {"methods": {"abmll": {"label": "ABMLL", "mean": mean}}}
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abmll: Call) -> Call:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("abmll.demo.Demo", FakeDemo)
+    monkeypatch.setattr("abmll.report.write_report", lambda folder: Path(folder) / "report.html")
+    return lambda *flags: abmll("demo", *flags)
+
+
+def test_demo_prints_its_table(demo: Call) -> None:
+    code, out, _ = demo("--max-steps", "7", "--seed", "3")
+    assert code == 0
+    assert "ABMLL" in out
+    assert "mean over 8 unseen tasks, 400 questions, one seed (3)" in out
+    assert (FakeDemo.asked.train.max_steps, FakeDemo.asked.train.seed) == (7, 3)
+    assert demo("--quiet") == (0, "", "")
+    assert json.loads(demo("--json").out)["methods"].keys() == {"abmll"}
+
+
+def test_demo_refuses_what_cannot_be(demo: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "max_steps is 0" in demo("--max-steps", "0").err
+    Path("file").write_text("")
+    assert "file is a file, not a folder" in demo("--output-dir", "file/demo").err
+    monkeypatch.setattr(FakeDemo, "error", KeyboardInterrupt("of the training inside"))
+    code, _, err = demo()
+    assert (code, err) == (
+        130,
+        "abmll: interrupted: runs/demo: run the same command to go on; what is finished is kept\n",
+    )

@@ -1,0 +1,216 @@
+"""The LoRA rules: plain PEFT loops on the same batches, the same budget as ABMLL's, and no training at all."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from abmll import AbmllModel, MetaTrainer
+from abmll.adapter import Adapter
+from abmll.config import LearningConfig, PromptConfig, TrainConfig
+from abmll.errors import ConfigError
+from abmll.methods import make_rule
+from abmll.tasks import Example, Task
+from abmll.tasks.sampler import sample_seed
+
+RATE, DECAY = 1e-2, 0.1
+
+# PEFT asks transformers by the old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+@pytest.fixture
+def model(tiny_llama: Path) -> AbmllModel:
+    prompt = PromptConfig(instruction=False, list_options=False, answer="text", length_normalize=True)
+    return AbmllModel.from_base(
+        str(tiny_llama), prompt=prompt, dtype="fp32", r=2, lora_alpha=6.0, target_modules=["q_proj", "down_proj"]
+    )
+
+
+@pytest.fixture
+def train(model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> Callable[..., MetaTrainer]:
+    """Three visits of a method on the toy tasks."""
+
+    def run(method: str, **settings: Any) -> MetaTrainer:
+        config = TrainConfig(
+            **{
+                "method": method,
+                "output_dir": str(tmp_path / method),
+                "max_steps": 3,
+                "inner_steps": 2,
+                "per_device_train_batch_size": 4,
+                "learning_rate": RATE,
+                "weight_decay": DECAY,
+                **settings,
+            }
+        )
+        trainer = MetaTrainer(model, toy_tasks, config)
+        trainer.train()
+        return trainer
+
+    return run
+
+
+class PeftLoop:
+    """LoRA as anyone would write it: PEFT's layers, torch's AdamW, one forward pass per option."""
+
+    def __init__(self, folder: Path, start: Adapter, moments: str = "persist") -> None:
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+        config = peft.LoraConfig(r=2, lora_alpha=6, lora_dropout=0.0, target_modules=["q_proj", "down_proj"])
+        self.model = peft.get_peft_model(base, config)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.moments = moments
+        with torch.no_grad():
+            for name, value in start.state_dict().items():
+                if "mean" in name:
+                    self.weight(name).copy_(value)
+        self.optimizer = self.adamw()
+
+    def adamw(self) -> torch.optim.AdamW:
+        learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(learned, lr=RATE, weight_decay=DECAY)
+
+    def weight(self, name: str) -> Tensor:
+        layer, factor = name.rsplit(".", 1)
+        module = self.model.get_submodule(f"base_model.model.{layer}.lora_{factor[-1]}.default")
+        assert isinstance(module.weight, Tensor)
+        return module.weight
+
+    def visit(self, batches: list[list[tuple[Task, Example]]]) -> None:
+        if self.moments == "reset":
+            self.optimizer = self.adamw()
+        for batch in batches:
+            self.optimizer.zero_grad()
+            torch.stack([self.nll(task, example) for task, example in batch]).sum().backward()
+            self.optimizer.step()
+
+    def nll(self, task: Task, example: Example) -> Tensor:
+        prompt = f"{task.name}: {example.input}\nAnswer:"
+        scores = torch.stack([self.score(prompt, f" {option}") for option in example.options])
+        assert example.answer is not None
+        return F.cross_entropy(scores, torch.tensor(example.answer))
+
+    def score(self, prompt: str, option: str) -> Tensor:
+        before, answer = self.tokenizer(prompt)["input_ids"], self.tokenizer(option)["input_ids"]
+        logits = self.model(input_ids=torch.tensor([before + answer])).logits[0]
+        log_probs = logits[len(before) - 1 : -1].log_softmax(-1)
+        return log_probs.gather(1, torch.tensor(answer)[:, None]).mean()
+
+    def distance(self, learned: Adapter, start: Adapter) -> float:
+        """Of the learned mean factors from these, relative to the way they have gone."""
+        apart, gone = 0.0, 0.0
+        before = start.state_dict()
+        for name, value in learned.state_dict().items():
+            if "mean" in name:
+                apart += float((value - self.weight(name)).detach().square().sum())
+                gone += float((value - before[name]).detach().square().sum())
+        return (apart / gone) ** 0.5
+
+
+def rows_of(trainer: MetaTrainer, visit: int) -> list[list[tuple[Task, Example]]]:
+    visits = trainer.visits
+    return [[(visits.tasks[t], visits.examples[t][i]) for t, i in batch] for batch in visits.examples_of(visit)]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("structured-lora", {}),
+        ("structured-lora", {"moments": "reset"}),
+        ("structured-lora", {"outer_batch": "query"}),
+        ("regular-lora", {}),
+    ],
+)
+def test_equals_a_plain_peft_loop(
+    train: Callable[..., MetaTrainer], model: AbmllModel, tiny_llama: Path, method: str, settings: dict[str, Any]
+) -> None:
+    """K consecutive steps a visit on the very same examples, nothing reset in between but moments if so set."""
+    start = model.scorer.new_adapter(sample_seed(0, "init"))
+    trainer = train(method, **settings)
+    loop = PeftLoop(tiny_llama, start, settings.get("moments", "persist"))
+    for visit in range(3):
+        loop.visit(rows_of(trainer, visit))
+    assert loop.distance(model.theta, start) < 1e-3
+
+
+def test_adapting_equals_a_plain_peft_loop(
+    train: Callable[..., MetaTrainer], model: AbmllModel, tiny_llama: Path, toy_tasks: list[Task]
+) -> None:
+    train("structured-lora")
+    examples = toy_tasks[0].train[:3]
+    loop = PeftLoop(tiny_llama, model.theta)
+    posterior = model.adapt(examples, task_name="unseen", steps=4, batch_size=3)
+    task = Task("unseen", examples)
+    loop.visit([[(task, example) for example in examples] for _ in range(4)])  # in any order: the loss is a sum
+    assert loop.distance(posterior.phi, model.theta) < 1e-3
+    assert not posterior.is_posterior
+
+
+def test_standard_deviations_stay_as_they_were(train: Callable[..., MetaTrainer], model: AbmllModel) -> None:
+    start = model.scorer.new_adapter(sample_seed(0, "init"))
+    train("structured-lora")
+    for name, tensor in model.theta.named_tensors():
+        same = torch.equal(tensor, dict(start.named_tensors())[name])
+        assert same == ("scale" in name), name
+
+
+def test_structured_and_abmll_draw_the_same_examples(train: Callable[..., MetaTrainer]) -> None:
+    structured, abmll = train("structured-lora"), train("abmll")
+    for visit in range(6):
+        assert structured.visits.examples_of(visit) == abmll.visits.examples_of(visit)
+        assert structured.visits.name(visit) == abmll.visits.name(visit)
+        assert len(structured.visits.examples_of(visit)) == 2
+    assert [row["tokens"] for row in structured.folder.rows("timing.jsonl")] == [
+        row["tokens"] for row in abmll.folder.rows("timing.jsonl")
+    ]
+
+
+def test_regular_draws_from_the_union(train: Callable[..., MetaTrainer], toy_tasks: list[Task]) -> None:
+    trainer = train("regular-lora")
+    num_examples = sum(len(task.train) for task in toy_tasks)
+    drawn = [
+        pair for visit in range(num_examples // 8) for batch in trainer.visits.examples_of(visit) for pair in batch
+    ]
+    assert len(set(drawn)) == len(drawn)  # every example once before any comes again
+    assert len({task for task, _ in drawn[:8]}) > 1
+    assert {row["task"] for row in trainer.folder.rows()} == {"union"}
+
+
+def test_pretrained_is_not_trained(model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'pretrained' is not trained; give it to adapt or evaluate"):
+        MetaTrainer(model, toy_tasks, TrainConfig(method="pretrained", output_dir=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretrained_adapts_from_a_fresh_adapter(
+    train: Callable[..., MetaTrainer], model: AbmllModel, tiny_llama: Path, toy_tasks: list[Task]
+) -> None:
+    """Even in a model whose theta another method has trained."""
+    train("abmll")
+    model.learned(model.theta, LearningConfig(method="pretrained", learning_rate=RATE, weight_decay=DECAY), 3)
+    fresh = model.scorer.new_adapter(sample_seed(0, "init"))
+    bare = model.adapt(toy_tasks[0].train, steps=0)
+    for name, tensor in bare.phi.named_tensors():
+        assert torch.equal(tensor, dict(fresh.named_tensors())[name])
+    examples = toy_tasks[0].train[:2]
+    posterior = model.adapt(examples, task_name="unseen", steps=3)
+    loop = PeftLoop(tiny_llama, fresh)
+    loop.visit([[(Task("unseen", examples), example) for example in examples]] * 3)
+    assert loop.distance(posterior.phi, fresh) < 1e-3
+    for name, tensor in model.theta_as_posterior("unseen").phi.named_tensors():
+        assert torch.equal(tensor, dict(fresh.named_tensors())[name])
+
+
+def test_a_query_batch_is_one_more_step_of_structured_lora(model: AbmllModel, toy_tasks: list[Task]) -> None:
+    rule = make_rule(model.scorer, LearningConfig(method="structured-lora", outer_batch="query"), 1)
+    state = rule.init(model.theta)
+    batch = model.scorer.batch(model.scorer.encode(toy_tasks[0].train[:2], "toy"))
+    assert rule.outer_step(state, batch, torch.Generator(), 1.0) is not None
+    last = make_rule(model.scorer, LearningConfig(method="structured-lora"), 1)
+    assert last.outer_step(last.init(model.theta), batch, torch.Generator(), 1.0) is None

@@ -1,0 +1,200 @@
+"""What holds for every learning rule, and what sets ABMLL's outer step apart."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from abmll.adapter import Adapter
+from abmll.config import LearningConfig
+from abmll.errors import CheckpointError, ConfigError, TrainingError
+from abmll.language.encoding import Encoded
+from abmll.language.scorer import OptionScorer
+from abmll.methods import REGISTRY, State, find_rule, make_rule
+from abmll.methods.optimizer import AdapterOptimizer
+
+MakeScorer = Callable[..., OptionScorer]
+MakeTheta = Callable[[OptionScorer], Adapter]
+Draw = Callable[..., list[Encoded]]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def values(adapter: Adapter) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in adapter.named_tensors()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_unknown_method_names_the_nearest() -> None:
+    with pytest.raises(
+        ConfigError, match=r"unknown 'structured-lra'; Did you mean 'structured-lora'\? known are abmll"
+    ):
+        find_rule("structured-lra")
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_registry_names_are_the_rules_own(name: str) -> None:
+    assert REGISTRY[name].name == name
+    assert REGISTRY[name].label
+
+
+@pytest.mark.parametrize("method", REGISTRY)
+def test_adapting_leaves_theta_alone(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, method: str
+) -> None:
+    scorer = make_scorer()
+    theta = make_theta(scorer)
+    before = values(theta)
+    rule = make_rule(scorer, LearningConfig(method=method), 1)
+    batches = [(scorer.batch(draw_examples(2, seed=k)), generator(k)) for k in range(2)]
+    phi = rule.adapt(theta, batches)
+    assert same(values(theta), before)
+    assert not same(values(phi), before)
+    assert not any(tensor.requires_grad or tensor.grad is not None for _, tensor in phi.named_tensors())
+    assert not any(tensor.requires_grad for _, tensor in theta.named_tensors())
+
+
+@pytest.mark.parametrize("space", ["weight", "output"])
+@pytest.mark.parametrize("outer_gradient", ["prior", "first-order"])
+def test_inner_steps_move_phi_alone_and_the_outer_step_theta_alone(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, space: str, outer_gradient: str
+) -> None:
+    scorer = make_scorer(space=space)
+    rule = make_rule(scorer, LearningConfig(outer_gradient=outer_gradient), 1)  # pyright: ignore[reportArgumentType]
+    state = rule.init(make_theta(scorer))
+    batch = scorer.batch(draw_examples(2))
+    theta, phi = values(state.theta), values(state.phi)
+    rule.begin_visit(state)
+    rule.inner_step(state, batch, generator(), 1.0)
+    assert same(values(state.theta), theta)
+    assert not same(values(state.phi), phi)
+    phi = values(state.phi)
+    rule.outer_step(state, batch, generator(), 1.0)
+    assert not same(values(state.theta), theta)
+    assert same(values(state.phi), phi)
+
+
+@pytest.mark.parametrize(("outer_gradient", "reads"), [("prior", False), ("first-order", True)])
+def test_in_weight_space_theta_learns_of_the_batch_through_phi_alone(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, outer_gradient: str, reads: bool
+) -> None:
+    scorer = make_scorer()
+    learned = []
+    for seed in (1, 2):
+        rule = make_rule(scorer, LearningConfig(outer_gradient=outer_gradient), 1)  # pyright: ignore[reportArgumentType]
+        state = rule.init(make_theta(scorer))
+        rule.begin_visit(state)
+        rule.inner_step(state, scorer.batch(draw_examples(2)), generator(), 1.0)
+        loss = rule.outer_step(state, scorer.batch(draw_examples(3, seed=seed)), generator(), 1.0)
+        assert loss is not None
+        assert (loss.size, loss.tokens > 0) == ((3, True) if reads else (0, False))
+        learned.append(values(state.theta))
+    assert same(*learned) != reads
+
+
+def test_a_query_batch_that_nothing_reads_is_refused(make_scorer: MakeScorer) -> None:
+    with pytest.raises(ConfigError, match="outer_batch is 'query', but with outer_gradient 'prior' in weight space"):
+        make_rule(make_scorer(), LearningConfig(outer_batch="query"), 1)
+    make_rule(make_scorer(space="output"), LearningConfig(outer_batch="query"), 1)
+    make_rule(make_scorer(), LearningConfig(outer_batch="query", outer_gradient="first-order"), 1)
+
+
+@pytest.mark.parametrize(("moments", "steps"), [("persist", 2.0), ("reset", 1.0)])
+@pytest.mark.parametrize("method", ["abmll", "structured-lora"])
+def test_moments_persist_or_are_reset(
+    make_scorer: MakeScorer, draw_examples: Draw, method: str, moments: str, steps: float
+) -> None:
+    scorer = make_scorer()
+    rule = make_rule(scorer, LearningConfig(method=method, moments=moments), 1)  # pyright: ignore[reportArgumentType]
+    state = rule.init(scorer.new_adapter(0))
+    for _ in range(2):
+        rule.begin_visit(state)
+        rule.inner_step(state, scorer.batch(draw_examples(2)), generator(), 1.0)
+    assert {float(value) for name, value in state.inner.tensors().items() if name.endswith(".step")} == {steps}
+
+
+@pytest.mark.parametrize("method", ["abmll", "structured-lora"])
+def test_the_rate_scales_every_learning_rate(make_scorer: MakeScorer, draw_examples: Draw, method: str) -> None:
+    """AdamW's first step is the learning rate itself, wherever the gradient is not tiny."""
+    scorer = make_scorer()
+    config = LearningConfig(method=method, learning_rate=1e-3, scale_learning_rate=1e-3)
+    moved = []
+    for rate in (1.0, 0.25):
+        rule = make_rule(scorer, config, 1)
+        state = rule.init(scorer.new_adapter(0))
+        before = values(state.phi)
+        rule.inner_step(state, scorer.batch(draw_examples(2)), generator(), rate)
+        moved.append(max(float((after - before[name]).abs().max()) for name, after in values(state.phi).items()))
+    assert moved[0] == pytest.approx(1e-3, rel=1e-2)
+    assert moved[1] == pytest.approx(2.5e-4, rel=1e-2)
+
+
+@pytest.mark.parametrize(("poisoned", "term"), [("phi", "nll"), ("theta", "kl")])
+def test_a_term_that_is_not_finite_is_named(
+    make_scorer: MakeScorer, draw_examples: Draw, poisoned: str, term: str
+) -> None:
+    scorer = make_scorer()
+    rule = make_rule(scorer, LearningConfig(), 1)
+    state = rule.init(scorer.new_adapter(0))
+    getattr(state, poisoned).mean_tensors()[1].data.fill_(torch.nan)
+    with pytest.raises(TrainingError, match=f"the loss term '{term}' is nan; lower the learning rates"):
+        rule.inner_step(state, scorer.batch(draw_examples(2)), generator(), 1.0)
+
+
+def test_adapting_names_the_step_that_broke(make_scorer: MakeScorer, draw_examples: Draw) -> None:
+    scorer = make_scorer()
+    rule = make_rule(scorer, LearningConfig(learning_rate=1e30), 1)
+    batches = [(scorer.batch(draw_examples(2, seed=k)), generator(k)) for k in range(3)]
+    with pytest.raises(TrainingError, match=r"^step 2: the loss term '\w+' is (nan|inf)"):
+        rule.adapt(scorer.new_adapter(0), batches)
+
+
+def test_a_gradient_that_is_not_finite_is_named(make_scorer: MakeScorer) -> None:
+    adapter = make_scorer().new_adapter(0).requires_grad_()
+    optimizer = AdapterOptimizer(adapter, 1e-3, 1e-3, 0.0)
+    for _, tensor in adapter.named_tensors():
+        tensor.grad = torch.zeros_like(tensor)
+    next(iter(adapter.stacks.values())).mean_A.grad.fill_(torch.inf)  # pyright: ignore[reportOptionalMemberAccess]
+    with pytest.raises(TrainingError, match=r"the gradient of \S+\.mean_A is not finite"):
+        optimizer.step(1.0, 0.0)
+
+
+def test_what_takes_no_part_in_the_loss_is_named(make_scorer: MakeScorer) -> None:
+    optimizer = AdapterOptimizer(make_scorer().new_adapter(0).requires_grad_(), 1e-3, 1e-3, 0.0)
+    with pytest.raises(TrainingError, match=r"mean_A has no gradient: it takes no part in the loss"):
+        optimizer.step(1.0, 0.0)
+
+
+def stepped(scorer: OptionScorer, examples: list[Encoded]) -> tuple[State, AdapterOptimizer]:
+    rule = make_rule(scorer, LearningConfig(), 1)
+    state = rule.init(scorer.new_adapter(0))
+    rule.inner_step(state, scorer.batch(examples), generator(), 1.0)
+    return state, AdapterOptimizer(state.phi, 1e-3, 1e-3, 0.0)
+
+
+def test_moments_come_back_from_their_tensors(make_scorer: MakeScorer, draw_examples: Draw) -> None:
+    state, other = stepped(make_scorer(), draw_examples(2))
+    saved = state.inner.tensors()
+    assert len(saved) == 3 * len(list(state.phi.named_tensors()))
+    other.load_tensors(saved, "here")
+    assert same(other.tensors(), saved)
+    other.load_tensors({}, "here")
+    assert other.tensors() == {}
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape"])
+def test_moments_of_another_adapter_are_refused(make_scorer: MakeScorer, draw_examples: Draw, damage: str) -> None:
+    state, other = stepped(make_scorer(), draw_examples(2))
+    saved = state.inner.tensors()
+    name = next(name for name in saved if name.endswith("exp_avg_sq"))
+    if damage == "missing":
+        del saved[name]
+    else:
+        saved[name] = saved[name][..., :-1]
+    with pytest.raises(CheckpointError, match=f"here: {name} is missing or of another shape"):
+        other.load_tensors(saved, "here")

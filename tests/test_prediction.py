@@ -1,0 +1,288 @@
+"""Predictions at the mean and over samples, against dense sampling of the weights and by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from abmll import AbmllModel
+from abmll.config import PromptConfig
+from abmll.errors import ConfigError, DataError
+from abmll.language.encoding import Encoded
+from abmll.language.scorer import Pass
+from abmll.language.trunk import TrunkCache
+from abmll.posterior import Noise
+from abmll.prediction import MAX_BATCH, batches_of_like_length, entropy, predict
+from abmll.tasks.sampler import sample_seed
+
+PROMPT = PromptConfig(instruction=False, list_options=False, length_normalize=False)
+MODULES = ["q_proj", "v_proj", "up_proj"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def sharpen(model: nn.Module) -> None:
+    """Make a random model's weights large enough for its probabilities to differ."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(8.0)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Path) -> AbmllModel:
+    """A sharpened Llama; theta on its second layer has a mean and uneven standard deviations, all far from zero."""
+    model = AbmllModel.from_base(
+        str(tiny_llama), prompt=PROMPT, r=2, target_modules=MODULES, layers_to_transform="1", dtype="fp32", device="cpu"
+    )
+    sharpen(model.scorer.base.model)
+    generator = torch.Generator().manual_seed(2)
+    for tensor in model.theta.mean_tensors():
+        tensor.copy_(0.2 * torch.randn(tensor.shape, generator=generator))
+    for tensor in model.theta.scale_tensors():
+        tensor.copy_(0.5 * torch.randn(tensor.shape, generator=generator) - 0.6)
+    return model
+
+
+def tokens(count: int, seed: int) -> tuple[int, ...]:
+    return tuple(torch.randint(3, 259, (count,), generator=torch.Generator().manual_seed(seed)).tolist())
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Encoded]:
+    """Two to four options; lengths such that batches do not keep the order."""
+    return [
+        Encoded(tokens(40, 0), (tokens(2, 1), tokens(3, 2)), 1),
+        Encoded(tokens(6, 3), (tokens(1, 4), tokens(4, 5), tokens(2, 6), tokens(2, 7)), 0),
+        Encoded(tokens(20, 8), (tokens(3, 9), tokens(1, 10), tokens(1, 11)), None, truncated=5),
+    ]
+
+
+def test_at_the_mean_probabilities_are_the_softmax_of_the_scores(model: AbmllModel, examples: list[Encoded]) -> None:
+    prediction = predict(model.scorer, model.theta, examples)
+    assert prediction.probs.dtype == torch.float64
+    assert prediction.num_options.tolist() == [2, 4, 3]
+    for row, example in zip(prediction.lists(), examples, strict=True):
+        scores = model.scorer.scores(model.scorer.batch([example]), model.theta).options[0]
+        assert row == pytest.approx(torch.softmax(scores.double(), -1).tolist(), abs=1e-5)
+    assert prediction.answers.tolist() == [max(range(len(row)), key=row.__getitem__) for row in prediction.lists()]
+    by_hand = [-sum(p * torch.tensor(p).double().log().item() for p in row) for row in prediction.lists()]
+    assert prediction.entropy.tolist() == pytest.approx(by_hand, abs=1e-6)
+    assert torch.equal(prediction.entropy, prediction.expected_entropy)
+    assert prediction.mutual_information.tolist() == [0.0, 0.0, 0.0]
+    assert prediction.truncated == 1
+
+
+@pytest.mark.parametrize("samples", [0, 5])
+@pytest.mark.parametrize("noise", ["shared", "local"])
+def test_probabilities_sum_to_one_over_an_example_s_own_options(
+    samples: int, noise: str, model: AbmllModel, examples: list[Encoded]
+) -> None:
+    prediction = predict(model.scorer, model.theta, examples, samples=samples, noise=noise)
+    assert prediction.probs.shape == (3, 4)
+    assert prediction.probs.sum(-1).tolist() == pytest.approx([1.0] * 3, abs=1e-12)
+    assert prediction.probs[0, 2:].tolist() == [0.0, 0.0]
+    assert prediction.probs[2, 3].item() == 0.0
+    assert [len(row) for row in prediction.lists()] == [2, 4, 3]
+    assert (prediction.mutual_information >= 0).all()
+    assert (prediction.entropy <= prediction.num_options.double().log() + 1e-12).all()
+
+
+@pytest.mark.parametrize("noise", ["shared", "local"])
+def test_entropies_are_those_of_the_single_samples(noise: Any, model: AbmllModel, examples: list[Encoded]) -> None:
+    """One example, its samples drawn again by hand from the same seed."""
+    scorer = model.scorer
+    prediction = predict(scorer, model.theta, examples[1:2], samples=7, noise=noise, seed=3)
+    batch = scorer.batch(examples[1:2])
+    generator = torch.Generator().manual_seed(sample_seed(3, "prediction", 0))
+    how = Pass(Noise(noise, generator, batch.mask))
+    probs_S_C = torch.stack([scorer.scores(batch, model.theta, how).options[0] for _ in range(7)]).double().softmax(-1)
+    mean = probs_S_C.mean(0)
+    total = -(mean * mean.log()).sum()
+    expected = -(probs_S_C * probs_S_C.log()).sum(-1).mean()
+    assert prediction.probs[0].tolist() == pytest.approx(mean.tolist(), abs=1e-5)
+    assert prediction.entropy.item() == pytest.approx(total.item(), abs=1e-5)
+    assert prediction.expected_entropy.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert prediction.mutual_information.item() == pytest.approx((total - expected).item(), abs=1e-5)
+    assert prediction.mutual_information.item() > 1e-3
+
+
+def test_one_sample_has_an_opinion_of_its_own_but_none_on_its_uncertainty(
+    model: AbmllModel, examples: list[Encoded]
+) -> None:
+    once = predict(model.scorer, model.theta, examples, samples=1)
+    mean = predict(model.scorer, model.theta, examples)
+    assert once.mutual_information.tolist() == pytest.approx([0.0] * 3, abs=1e-12)
+    assert (once.probs - mean.probs).abs().max() > 1e-2
+
+
+def test_the_seed_decides_and_nothing_else_does(model: AbmllModel, examples: list[Encoded]) -> None:
+    def draw(seed: int, **how: Any) -> Tensor:
+        return predict(model.scorer, model.theta, examples, samples=3, seed=seed, **how).probs
+
+    first = draw(1)
+    state = torch.get_rng_state()
+    assert torch.equal(draw(1), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    assert torch.equal(draw(1), first)
+    assert (draw(2) - first).abs().max() > 1e-2
+    cache = TrunkCache(10**8)
+    torch.testing.assert_close(draw(1, cache=cache), first, rtol=0, atol=1e-5)
+    torch.testing.assert_close(draw(1, cache=cache), first, rtol=0, atol=1e-5)
+
+
+def test_results_come_in_the_order_of_the_examples_however_they_are_batched(
+    model: AbmllModel, examples: list[Encoded]
+) -> None:
+    whole = predict(model.scorer, model.theta, examples)
+    for max_tokens in (1, 60, 10_000):
+        batched = predict(model.scorer, model.theta, examples, max_tokens=max_tokens)
+        torch.testing.assert_close(batched.probs, whole.probs, rtol=0, atol=1e-5)
+    turned = predict(model.scorer, model.theta, examples[::-1])
+    torch.testing.assert_close(turned.probs.flip(0), whole.probs, rtol=0, atol=1e-5)
+
+
+def test_without_an_adapter_the_bare_model_predicts(model: AbmllModel, examples: list[Encoded]) -> None:
+    bare = predict(model.scorer, None, examples)
+    fresh = predict(model.scorer, model.scorer.new_adapter(0), examples)
+    torch.testing.assert_close(bare.probs, fresh.probs, rtol=0, atol=1e-6)
+    assert torch.equal(predict(model.scorer, None, examples, samples=4).probs, bare.probs)
+
+
+def test_no_gradient_graph_is_kept(model: AbmllModel, examples: list[Encoded]) -> None:
+    phi = model.theta.clone().requires_grad_()
+    assert not predict(model.scorer, phi, examples, samples=2).probs.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "message"),
+    [
+        ({"samples": -1}, ConfigError, "num_samples"),
+        ({"noise": "shard"}, ConfigError, "prediction_noise is 'shard'"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(
+    how: dict[str, Any], kind: type[Exception], message: str, model: AbmllModel, examples: list[Encoded]
+) -> None:
+    with pytest.raises(kind, match=message):
+        predict(model.scorer, model.theta, examples, **how)
+
+
+def test_nothing_to_predict_is_refused(model: AbmllModel) -> None:
+    with pytest.raises(DataError, match=r"^there are no examples to predict$"):
+        predict(model.scorer, model.theta, [])
+
+
+def test_entropy_of_known_distributions() -> None:
+    probs = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64)
+    assert entropy(probs).tolist() == pytest.approx([0.0, 0.6931471805599453, 1.0986122886681098], abs=1e-12)
+
+
+def test_batches_hold_every_example_once_within_their_limits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(5, 90, (200,), generator=generator).tolist()
+    lengths.append(500)
+    examples = [Encoded(tuple(range(length)), ((1,), (2,)), None) for length in lengths]
+    batches = batches_of_like_length(examples, 300)
+    assert sorted(index for batch in batches for index in batch) == list(range(201))
+    for batch in batches:
+        longest = max(lengths[index] for index in batch)
+        assert len(batch) == 1 or longest * len(batch) <= 300
+    assert batches[-1] == [200]  # longer than the limit: alone
+    assert max(map(len, batches_of_like_length(examples[:200], 10**9))) == MAX_BATCH
+
+
+class DenseOracle:
+    """The plain model of transformers, with weights drawn entry by entry."""
+
+    def __init__(self, folder: Path, model: AbmllModel) -> None:
+        self.plain: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        sharpen(self.plain)
+        scaling = model.scorer.adapter_config.lora_alpha / model.scorer.adapter_config.r
+        self.layers: dict[str, tuple[nn.Linear, Tensor, Tensor]] = {}
+        for name, layer in model.theta.by_layer().items():
+            linear = self.plain.get_submodule(name)
+            mean = linear.weight.detach() + scaling * layer.mean_B @ layer.mean_A
+            sigma = (layer.scale_B + layer.scale_A).exp()  # (d_out, 1) + (1, d_in)
+            self.layers[name] = linear, mean, sigma
+
+    @torch.no_grad()
+    def shared(self, example: Encoded, samples: int) -> Tensor:
+        """(S, C): new weights for every sample, each option read alone with them."""
+        generator = torch.Generator().manual_seed(11)
+        width = len(example.prompt) + max(map(len, example.options))
+        ids = torch.zeros(len(example.options), width, dtype=torch.long)  # what follows cannot be seen from before
+        for row, option in zip(ids, example.options, strict=True):
+            row[: len(example.prompt) + len(option)] = torch.tensor(example.prompt + option)
+        rows = []
+        for _ in range(samples):
+            for linear, mean, sigma in self.layers.values():
+                linear.weight.copy_(mean + sigma * torch.randn(mean.shape, generator=generator))
+            predicted = self.plain(ids).logits.double().log_softmax(-1)[:, len(example.prompt) - 1 :]
+            scores = [
+                sum(predicted[c, place, token] for place, token in enumerate(option))
+                for c, option in enumerate(example.options)
+            ]
+            rows.append(torch.stack([torch.as_tensor(score) for score in scores]))
+        return torch.stack(rows).softmax(-1)
+
+    @torch.no_grad()
+    def local(self, example: Encoded, samples: int) -> Tensor:
+        """(S, C) for options of one token: every token of the prompt meets weights of its own."""
+        generator = torch.Generator().manual_seed(12)
+        handles = []
+
+        def per_token(sigma: Tensor) -> Callable[..., Tensor]:
+            def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+                (x,) = inputs
+                weights = sigma * torch.randn(*x.shape[:2], *sigma.shape, generator=generator)
+                return output + torch.einsum("ntoi,nti->nto", weights, x)
+
+            return hook
+
+        for linear, mean, sigma in self.layers.values():
+            linear.weight.copy_(mean)
+            handles.append(linear.register_forward_hook(per_token(sigma)))
+        ids = torch.tensor([example.prompt]).expand(samples, -1)
+        logits = self.plain(ids).logits[:, -1].double()
+        for handle in handles:
+            handle.remove()
+        return logits[:, [option[0] for option in example.options]].softmax(-1)
+
+
+def assert_same_distribution(got: Any, sampled_S_C: Tensor, samples: int) -> None:
+    """Means of probabilities and of entropies within four standard errors of their difference."""
+    own = entropy(sampled_S_C)
+    for ours, theirs in [(got.probs[0], sampled_S_C), (got.expected_entropy, own[:, None])]:
+        error = (theirs.var(0) * (1 / samples + 1 / len(theirs))).sqrt()
+        assert (error < 0.03).all()
+        assert ((ours - theirs.mean(0)).abs() < 4 * error).all()
+
+
+@pytest.mark.parametrize("length", [8, 45])  # fewer and more tokens than the layer has inputs: two ways of drawing
+def test_shared_samples_agree_with_weights_drawn_entry_by_entry(
+    length: int, model: AbmllModel, tiny_llama: Path
+) -> None:
+    example = Encoded(tokens(length, 30), (tokens(2, 31), tokens(2, 32), tokens(2, 33)), None)
+    dense = DenseOracle(tiny_llama, model).shared(example, 400)
+    got = predict(model.scorer, model.theta, [example], samples=400, seed=5)
+    assert_same_distribution(got, dense, 400)
+    assert got.mutual_information.item() > 0.1
+    mean = predict(model.scorer, model.theta, [example])  # far outside those four errors
+    assert (mean.probs - got.probs).abs().max() > 0.2
+
+
+def test_local_samples_agree_with_weights_drawn_for_every_token(model: AbmllModel, tiny_llama: Path) -> None:
+    example = Encoded(tokens(9, 30), (tokens(1, 31), tokens(1, 32), tokens(1, 33)), None)
+    dense = DenseOracle(tiny_llama, model).local(example, 1000)
+    got = predict(model.scorer, model.theta, [example], samples=600, noise="local", seed=6)
+    assert_same_distribution(got, dense, 600)
+    assert got.mutual_information.item() > 0.1
