@@ -105,6 +105,7 @@ def test_damage_is_named_with_its_remedy(folder: Path, name: str, damage: Callab
         ("[1]", "cannot be read, so it is damaged; delete the folder"),
         ('{"sha256": 3}', "lists no files, so it is damaged; delete the folder"),
         ('{"sha256": {}}', "does not list state.json; is this another kind of folder?"),
+        ('{"sha256": {"state.json": ""}}', "does not list theta.safetensors, so it is damaged; delete the folder"),
     ],
 )
 def test_damaged_manifest(folder: Path, text: str, words: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.checkpoint import STATE, checkpoints, load_bundle
@@ -112,7 +113,12 @@ def test_a_run_leaves_what_it_says(make_trainer: MakeTrainer, tmp_path: Path) ->
     assert list(checkpoints(run)) == [4, 5]  # every second visit and the last, the two newest kept
     names = {path.name for path in run.rglob("*") if path.is_file()}
     tensors = {"theta.safetensors", "optimizer_phi.safetensors", "optimizer_theta.safetensors"}
-    assert names == {"config.yaml", "metrics.jsonl", "timing.jsonl", "state.json", "manifest.json", *tensors}
+    documents = {"config.yaml", "metrics.jsonl", "timing.jsonl", "README.md", "state.json", "manifest.json"}
+    assert names == documents | tensors
+    card = (run / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---")[1])["base_model"] == trainer.settings()["model"]
+    assert all(task.name in card for task in trainer.visits.tasks)
+    assert f"{sum(row['nll'] for row in trainer.folder.rows()[-3:]) / 3:.3f} nats" in card
     timing = trainer.folder.rows("timing.jsonl")
     assert [row["visit"] for row in timing] == [1, 2, 3, 4, 5]
     assert sum(row["tokens"] for row in timing) == result.tokens

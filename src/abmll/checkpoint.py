@@ -68,9 +68,13 @@ def load_bundle(folder: Path, document_name: str) -> Bundle:
     """
     layout = LAYOUTS[document_name]
     listed = _manifest(folder, layout.remedy)
-    for name in (document_name, *(f"{group}.safetensors" for group in layout.tensors)):
-        if name not in listed:
-            raise CheckpointError(f"{folder / MANIFEST}: does not list {name}; is this another kind of folder?")
+    if document_name not in listed:
+        raise CheckpointError(f"{folder / MANIFEST}: does not list {document_name}; is this another kind of folder?")
+    for group in layout.tensors:
+        if f"{group}.safetensors" not in listed:
+            raise CheckpointError(
+                f"{folder / MANIFEST}: does not list {group}.safetensors, so it is damaged; {layout.remedy}"
+            )
     document, tensors = {}, {}
     for path, data in _verified(folder, listed, layout.remedy):
         try:

@@ -74,12 +74,12 @@ def reading(verb: str, train: str) -> str:
     return READERS[verb].format(train=train)
 
 
-@pytest.mark.parametrize("verb", READERS)
-@pytest.mark.parametrize("kind", TASK_FILES)
+@pytest.mark.parametrize(
+    ("kind", "verb"),
+    [(kind, verb) for kind in TASK_FILES for verb in READERS if kind.endswith("?") or verb != "predict"],
+)
 def test_bad_task_files(kind: str, verb: str, work: Any, refused: Call) -> None:
     content, fragment = TASK_FILES[kind]
-    if verb == "predict" and not kind.endswith("?"):
-        pytest.skip("questions need no answers")
     Path("bad.jsonl").write_bytes(content)
     refused(reading(verb, work.train), fragment)
 

@@ -14,7 +14,7 @@ SIGNS = {"posterior": DOCUMENT, "peft export": "adapter_config.json", "merged ex
 
 def check_file(path: Path, overwrite: bool) -> None:
     """Raise ``ConfigError`` where a file ``path`` cannot be written, or would replace another without leave."""
-    _refuse_unwritable(path.parent, path)
+    _refuse_unwritable(path, file=True)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file to write")
     if path.exists() and not overwrite:
@@ -26,7 +26,7 @@ def check_folder(path: Path, overwrite: bool, kind: str | None = None) -> None:
 
     A ``kind`` says that the folder will be replaced as a whole: then even with leave it has to be of that kind.
     """
-    _refuse_unwritable(path, path)
+    _refuse_unwritable(path)
     if not path.exists() or not any(path.iterdir()):
         return
     if not overwrite:
@@ -39,7 +39,7 @@ def check_folder(path: Path, overwrite: bool, kind: str | None = None) -> None:
 
 def check_run(path: Path, resume: bool, overwrite: bool) -> None:
     """Raise ``ConfigError`` where ``path`` cannot take a new run, ``CheckpointError`` where none can go on there."""
-    _refuse_unwritable(path, path)
+    _refuse_unwritable(path)
     if resume:
         latest_checkpoint(path)
     else:
@@ -50,10 +50,11 @@ def _taken(path: Path) -> ConfigError:
     return ConfigError(f"{path} exists already; choose another place or say --overwrite")
 
 
-def _refuse_unwritable(folder: Path, wanted: Path) -> None:
-    with disk_errors(wanted):  # such as a name that is too long
-        nearest = next(place for place in (folder, *folder.parents) if place.exists())
+def _refuse_unwritable(path: Path, file: bool = False) -> None:
+    with disk_errors(path):  # such as a name that is too long
+        there = [place for place in (path, *path.parents) if place.exists()]
+    nearest = path.parent if file and there[0] == path else there[0]
     if not nearest.is_dir():
-        raise ConfigError(f"cannot write {wanted}: {nearest} is a file, not a folder; choose another place")
+        raise ConfigError(f"cannot write {path}: {nearest} is a file, not a folder; choose another place")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ConfigError(f"cannot write {wanted}: {nearest} is read-only; choose a folder you may write to")
+        raise ConfigError(f"cannot write {path}: {nearest} is read-only; choose a folder you may write to")
