@@ -29,8 +29,9 @@ demo: install
 	@echo "  BIG-bench 1.0.0, source archive with the task files        about 358 MB"
 	$(BIN)/abmll demo
 
+# Two workers of one thread each: the tests' models are too small to gain from more threads.
 test: install
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 lint: install
 	$(BIN)/ruff check

@@ -71,6 +71,15 @@ def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
         write_text(tmp_path / "f" / "g", "text")
 
 
+def test_a_file_in_the_way_of_a_whole_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(AbmllError, match=r"cannot write .*run: Not a directory"),
+        atomic_folder(tmp_path / "file" / "run"),
+    ):
+        pytest.fail("was entered")
+
+
 def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "run"
     with atomic_folder(path) as folder:

@@ -42,7 +42,7 @@ def results(folder: Path) -> dict[str, bytes]:
 
 # -- a real process, really killed ----------------------------------------------------------------------------------
 
-VISITS, SAVE, KILL_AFTER = 24, 5, 8
+VISITS, SAVE, KILL_AFTER = 18, 5, 7
 SCRIPT = f"""
 import sys, time
 import torch
@@ -55,7 +55,7 @@ model_folder, tasks, output_dir, mode = sys.argv[1:]
 
 class Slow(MetaTrainer):
     def _visit(self, *args):
-        time.sleep(0.1)  # so that the signal finds it at work
+        time.sleep(0.05)  # so that the signal finds it at work
         return super()._visit(*args)
 
 
@@ -177,10 +177,19 @@ def test_a_finished_run_can_be_made_longer(make_trainer: Callable[..., MetaTrain
 # -- what does not fit ----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test that needs it leaves a stopped run for the others."""
+    return tmp_path_factory.mktemp("stopped") / "run"
+
+
 @pytest.fixture
-def stopped(make_trainer: Callable[..., MetaTrainer], tmp_path: Path) -> Path:
+def stopped(make_trainer: Callable[..., MetaTrainer], stopped_once: Path, tmp_path: Path) -> Path:
     """A run with checkpoints of visits 2 and 4 and a line of visit 5."""
-    interrupt(make_trainer("run"), visit=6)
+    if not stopped_once.exists():
+        interrupt(make_trainer("made"), visit=6)
+        shutil.move(tmp_path / "made", stopped_once)
+    shutil.copytree(stopped_once, tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -224,7 +233,7 @@ def test_an_edited_config_file_decides_nothing(make_trainer: Callable[..., MetaT
     (stopped / "config.yaml").write_text(text.replace("beta: 1.0e-06", "beta: 2.0e-06"))
     refused(make_trainer("run", beta=2e-6), stopped, ConfigError)
     make_trainer("run").train(resume=True)
-    assert (stopped / "config.yaml").read_text() == text
+    assert "beta: 1.0e-06" in (stopped / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("adapter", [{"r": 3}, {"target_modules": ("v_proj",)}, {"space": "output"}])

@@ -57,7 +57,7 @@ def test_overwriting_leaves_nothing_that_could_be_taken_for_the_new_run(folder: 
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("name", ["checkpoint-500/pytorch_model.bin", "metrics.jsonl", "report.html"])
+@pytest.mark.parametrize("name", ["checkpoint-500/pytorch_model.bin", "metrics.jsonl", "report.html", "README.md"])
 def test_what_something_else_left_is_never_deleted(tmp_path: Path, name: str, overwrite: bool) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("precious")
@@ -67,9 +67,10 @@ def test_what_something_else_left_is_never_deleted(tmp_path: Path, name: str, ov
 
 
 def test_other_files_may_lie_in_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine")
     RunFolder(tmp_path).start(SETTINGS, overwrite=False)
-    assert (tmp_path / "README.md").read_text() == "mine"
+    RunFolder(tmp_path).start(SETTINGS, overwrite=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_a_file_in_the_folders_place(tmp_path: Path) -> None:

@@ -70,7 +70,9 @@ class LearningConfig(Checked):
     loss: Literal["options", "tokens"] = setting(
         "options", "likelihood: softmax over the options' scores, or the answer's tokens over the whole vocabulary"
     )
-    outer_batch: Literal["last", "query"] = setting("last", "outer step on the last inner batch, or on a held-out one")
+    outer_batch: Literal["last", "query"] = setting(
+        "last", "outer step on the last inner batch, or on a held-out one (ABMLL: where it reads a batch at all)"
+    )
     outer_gradient: Literal["prior", "first-order"] = setting(
         "prior", "theta learns from KL and prior only, or also from phi's gradient (d phi / d theta taken as identity)"
     )

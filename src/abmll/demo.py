@@ -45,8 +45,8 @@ DEMO = DemoSettings(
         target_modules=("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         layers_to_transform="top-6",
     ),
-    train=TrainConfig(max_steps=36, per_device_train_batch_size=4, save_steps=6),
-    evaluate=EvaluateConfig(test_examples=40, num_samples=4),
+    train=TrainConfig(max_steps=30, per_device_train_batch_size=4, save_steps=6),
+    evaluate=EvaluateConfig(test_examples=30, num_samples=4),
 )
 
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from abmll import __version__
 from abmll.config import EvaluateConfig
 from abmll.errors import DataError
 from abmll.files import write_json, write_text
@@ -21,7 +22,7 @@ from abmll.tasks.sampler import permutation
 from abmll.tasks.task import Example, Task
 
 FORMAT = "abmll-evaluation-1"
-PACKAGES = ("abmll", "torch", "transformers", "safetensors", "numpy")
+PACKAGES = ("torch", "transformers", "safetensors", "numpy")
 
 
 @dataclass(frozen=True)
@@ -47,35 +48,43 @@ def evaluate_tasks(
     """Adapt to each task with some of its training examples, predict its test examples, and measure.
 
     The examples are chosen by ``seed`` alone, so that methods compared under one seed see the same ones.
-    Raises ``DataError`` for a task without labelled training or test examples.
+    Raises ``DataError`` for no tasks, two of one name, or one without labelled training or test examples.
     """
-    metrics: dict[str, dict[str, Any]] = {}
+    chosen = {task.name: choose_examples(task, config, seed) for task in tasks}
+    if len(chosen) < max(len(tasks), 1):
+        raise DataError("evaluation needs at least one task, and tasks of different names")
     believed: dict[str, Predictions] = {}
     rows: list[dict[str, Any]] = []
     truncated = 0
     with progress(len(tasks), "adapting and predicting", "task", quiet=quiet) as bar:
-        for task in tasks:
-            support, questions = choose_examples(task, config, seed)
-            posterior = model.adapt(
-                support,
-                task_name=task.name,
-                steps=config.steps,
-                batch_size=config.batch_size,
-                seed=seed,
-                cache=cache,
-            )
-            prediction = posterior.predict(
-                questions, samples=config.num_samples, noise=config.prediction_noise, seed=seed, cache=cache
-            )
+        for name, (support, questions) in chosen.items():
+            prediction = _adapt_and_predict(model, name, support, questions, config, seed, cache)
             truncated += prediction.truncated
-            truncated += sum(one.truncated > 0 for one in model.scorer.encode(support, task.name))
+            truncated += sum(one.truncated > 0 for one in model.scorer.encode(support, name))
             answers = [question.answer for question in questions if question.answer is not None]
             texts = [question.options[answer] for question, answer in zip(questions, answers, strict=True)]
-            believed[task.name] = Predictions(prediction.lists(), answers, texts)
-            metrics[task.name] = evaluate_task(*believed[task.name])
-            rows += prediction_rows(task.name, questions, prediction)
+            believed[name] = Predictions(prediction.lists(), answers, texts)
+            rows += prediction_rows(name, questions, prediction)
             bar.update()
+    metrics = {name: evaluate_task(*predictions) for name, predictions in believed.items()}
     return Evaluation(metrics, mean_over_tasks(metrics), pooled(believed), rows, truncated)
+
+
+def _adapt_and_predict(
+    model: AbmllModel,
+    name: str,
+    support: Sequence[Example],
+    questions: Sequence[Example],
+    config: EvaluateConfig,
+    seed: int,
+    cache: TrunkCache | None,
+) -> Prediction:
+    posterior = model.adapt(
+        support, task_name=name, steps=config.steps, batch_size=config.batch_size, seed=seed, cache=cache
+    )
+    return posterior.predict(
+        questions, samples=config.num_samples, noise=config.prediction_noise, seed=seed, cache=cache
+    )
 
 
 def choose_examples(task: Task, config: EvaluateConfig, seed: int) -> tuple[list[Example], list[Example]]:
@@ -142,4 +151,4 @@ def save_evaluation(
 
 def versions() -> dict[str, str]:
     """The versions of the packages that a result depends on."""
-    return {name: version(name) for name in PACKAGES}
+    return {"abmll": __version__} | {name: version(name) for name in PACKAGES}

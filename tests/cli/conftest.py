@@ -104,7 +104,8 @@ def abmll(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     def call(*texts: str | Path) -> Outcome:
         capfd.readouterr()
         code = entry([word for text in texts for word in str(text).split()])
-        return Outcome(code, *capfd.readouterr())
+        printed = capfd.readouterr()
+        return Outcome(code, printed.out, printed.err)
 
     return call
 

@@ -18,6 +18,12 @@ from abmll.language.scorer import OptionScorer
 
 SHORT = PromptConfig(instruction=False, list_options=False, answer="text", length_normalize=False)
 TARGETS = {"gpt2": ("c_attn", "c_proj")}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"num_hidden_layers": 2, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen2": {"num_hidden_layers": 2, "num_key_value_heads": 2, "tie_word_embeddings": False},
+    "gpt2": {"n_layer": 2, "n_embd": 32, "n_head": 4},
+    "gemma": {"num_hidden_layers": 2, "num_key_value_heads": 1, "head_dim": 8},
+}
 
 MakeScorer = Callable[..., OptionScorer]
 Oracle = Callable[[Path, list[Encoded]], list[list[float]]]
@@ -30,14 +36,14 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def make_scorer(family_folder: Callable[[str], Path]) -> MakeScorer:
+def make_scorer(sharp_folder: Callable[[str], Path]) -> MakeScorer:
     """make_scorer(family or folder, dtype="fp32", prompt=..., **AdapterConfig's fields), on the CPU.
 
     A scorer has no state that a test could leave behind, so equal ones are one; ``make_scorer.fresh`` has its own base.
     """
 
     def fresh(source: str | Path, dtype: Any = "fp32", prompt: PromptConfig = SHORT, **adapter: Any) -> OptionScorer:
-        folder = source if isinstance(source, Path) else family_folder(source)
+        folder = source if isinstance(source, Path) else sharp_folder(source)
         adapter = {"r": 2, "target_modules": TARGETS.get(str(source), ("q_proj", "v_proj"))} | adapter
         base = load_base(ModelConfig(str(folder), dtype, "cpu"), announce=lambda line: None, quiet=True)
         return OptionScorer(base, AdapterConfig(**adapter), prompt)
@@ -58,14 +64,20 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> C
         torch.manual_seed(1)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
         for parameter in model.parameters():
-            if parameter.ndim > 1:  # far from flat, so that a mistake anywhere shows in the probabilities
-                torch.nn.init.normal_(parameter, std=0.15)
+            # Far from flat, biases too, so that a mistake anywhere shows in the probabilities.
+            torch.nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.15)
         model.save_pretrained(folder)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(tiny_llama / name, folder)
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def sharp_folder(make_folder: Callable[..., Path]) -> Callable[[str], Path]:
+    """The folder of a family's random model with two layers: GQA, ties, biases, fused projections, learned positions."""
+    return cache(lambda family: make_folder(family, **FAMILIES[family]))
 
 
 @pytest.fixture(scope="session")

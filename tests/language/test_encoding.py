@@ -221,6 +221,17 @@ def test_behind_a_chat_template_no_space_is_invented(scheme: str) -> None:
     assert tokenizer("yes", add_special_tokens=False)["input_ids"] == [space]  # what encoding it alone would give
 
 
+def test_an_option_that_would_melt_into_the_prompt_s_last_character_keeps_its_own_tokens() -> None:
+    vocabulary = {letter: index for index, letter in enumerate(sorted(set("<|assistant|>user=t: 0x\nAnswer")) + [">="])}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocabulary, [(">", "=")])))
+    tokenizer.chat_template = "<|user|>{{ messages[0].content }}<|assistant|>"
+    assert tokenizer(">=")["input_ids"] == [vocabulary[">="]]
+    prompt = PromptConfig(instruction=False, list_options=False, chat_template=True)
+    encoded = Encoder(tokenizer, prompt, 2048).encode(Example("1", "x", ("=0", "0"), 0), "t")
+    assert encoded.options == ((vocabulary["="], vocabulary["0"]), (vocabulary["0"],))
+    assert encoded.prompt[-1] == vocabulary[">"]
+
+
 def test_encoding_is_the_same_every_time(make_scorer: Callable, tokenizer: PreTrainedTokenizerBase) -> None:
     first, second = (Encoder(tokenizer, LISTED, 200).encode(EXAMPLE, "t") for _ in range(2))
     assert first == second

@@ -30,11 +30,11 @@ def assert_equal(got: torch.Tensor, expected: list[list[float]], tolerance: floa
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bare_scores_equal_each_option_read_alone(
-    family: str, make_scorer: Callable[..., OptionScorer], family_folder: Any, oracle: Any, ragged: list[Encoded]
+    family: str, make_scorer: Callable[..., OptionScorer], sharp_folder: Any, oracle: Any, ragged: list[Encoded]
 ) -> None:
     scorer = make_scorer(family)
     scores = scorer.scores(scorer.batch(ragged), None)
-    expected = oracle(family_folder(family), ragged)
+    expected = oracle(sharp_folder(family), ragged)
     assert_equal(scores.options, expected)
     answers = [0.0 if one.answer is None else row[one.answer] for one, row in zip(ragged, expected, strict=True)]
     assert scores.answer_tokens.tolist() == pytest.approx(answers, rel=2e-5)
@@ -42,19 +42,19 @@ def test_bare_scores_equal_each_option_read_alone(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_encoded_questions_equal_each_option_read_alone(
-    family: str, make_scorer: Callable[..., OptionScorer], family_folder: Any, oracle: Any
+    family: str, make_scorer: Callable[..., OptionScorer], sharp_folder: Any, oracle: Any
 ) -> None:
     scorer = make_scorer(family, prompt=PromptConfig(answer="letter", list_options=True, length_normalize=False))
     encoded = scorer.encode(QUESTIONS, "facts")
-    assert_equal(scorer.scores(scorer.batch(encoded), None).options, oracle(family_folder(family), encoded))
+    assert_equal(scorer.scores(scorer.batch(encoded), None).options, oracle(sharp_folder(family), encoded))
 
 
 def test_length_normalised_scores_are_means_over_the_option_s_tokens(
-    make_scorer: Callable[..., OptionScorer], tiny_llama: Path, oracle: Any, ragged: list[Encoded]
+    make_scorer: Callable[..., OptionScorer], sharp_folder: Any, oracle: Any, ragged: list[Encoded]
 ) -> None:
     prompt = PromptConfig(instruction=False, length_normalize=True)
     scorer = make_scorer("llama", prompt=prompt)
-    sums = oracle(tiny_llama, ragged)
+    sums = oracle(sharp_folder("llama"), ragged)
     means = [
         [score / len(option) for score, option in zip(row, one.options, strict=True)]
         for row, one in zip(sums, ragged, strict=True)

@@ -21,7 +21,7 @@ from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import make_rule
 
-K, NUM_TASKS, INIT = 3, 4, -3.0
+K, NUM_TASKS, INIT = 2, 4, -3.0
 LEARNING = LearningConfig(
     inner_steps=K,
     learning_rate=1e-2,
