@@ -22,11 +22,6 @@ from abmll.tasks import Example, Task
 CONFIG = EvaluateConfig(steps=2, batch_size=2, num_samples=3, adapt_examples=4, test_examples=5)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def evaluate(tiny_model: AbmllModel, toy_tasks: list[Task]) -> Callable[..., Evaluation]:
     def run(method: str = "abmll", seed: int = 0, **settings: Any) -> Evaluation:

@@ -20,11 +20,6 @@ from abmll.prediction import Prediction
 from abmll.tasks import Example, Task
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def same_prediction(one: Prediction, other: Prediction) -> bool:
     pairs = [(one.probs, other.probs), (one.entropy, other.entropy), (one.expected_entropy, other.expected_entropy)]
     return all(torch.equal(mine, theirs) for mine, theirs in pairs)

@@ -21,11 +21,6 @@ from abmll.prediction import Prediction
 from abmll.tasks import Example, Task
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 MakeTrainer = Callable[..., MetaTrainer]
 
 

@@ -125,7 +125,7 @@ class EvaluateConfig(PredictConfig, AdaptConfig):
     """Adapting to every evaluation task and measuring."""
 
     adapt_examples: int | None = setting(
-        20, "training examples of each task to adapt to (default in a suite: its own)", at_least=1
+        20, "training examples of each task to adapt to, unless the suite has a number", at_least=1
     )
     test_examples: int | None = setting(None, "test examples of each task to be judged by (default: all)", at_least=1)
 

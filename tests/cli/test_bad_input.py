@@ -183,6 +183,11 @@ TRAIN_SETTINGS = {
     "--tasks bigbench": ("run 'abmll tasks fetch bigbench' first",),
     "--data-dir tasks": ("data_dir is tasks, but 'tasks' is no suite whose tasks are looked up; leave it out",),
     "--output-dir run": ("run: holds a run already; continue it with --resume or replace it with --overwrite",),
+    # What needs no language model is refused before one is loaded.
+    "--output-dir run --model ./nowhere": ("run: holds a run already",),
+    "--output-dir new --resume --model ./nowhere": ("new: no checkpoint in it",),
+    "--method abml --model ./nowhere": ("method: unknown 'abml'",),
+    "--tasks taskz --model ./nowhere": ("taskz: no such file, folder or suite.",),
     "--output-dir new --resume": ("new: no checkpoint in it; is it a run's folder?",),
     "--output-dir run --resume --r 3": ("run: --resume with r = 3, but the run has r = 2; use the run's settings",),
     "--output-dir run --resume --seed 1": ("run: --resume with seed = 1, but the run has seed = 0",),

@@ -17,11 +17,6 @@ from abmll.language.scorer import OptionScorer
 TARGETS = ["q_proj", "v_proj", "up_proj", "down_proj"]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def make_scorer(tiny_llama: Path) -> Callable[..., OptionScorer]:
     """A scorer on the tiny Llama with four kinds of adapted layers; keywords are adapter settings."""

@@ -29,7 +29,7 @@ def adapt(
         task: file with the task's labelled examples
         output_dir: folder to write the posterior to
         task_name: the task's name in the prompt (default: the file's)
-        seed: order of the examples, and noise
+        seed: seed of the order of the examples and of the noise
         overwrite: replace a posterior in the output folder
         quiet: say nothing but errors
         json: print the summary as JSON

@@ -32,7 +32,7 @@ def evaluate(
         suite: name or YAML file of a suite
         output_dir: folder to write to
         data_dir: folder in which the suite's tasks are looked up
-        seed: choice and order of examples, and noise
+        seed: seed of the choice and order of examples and of the noise
         overwrite: replace an evaluation in the output folder
         quiet: say nothing but errors
         json: print the metrics as JSON

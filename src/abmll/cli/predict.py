@@ -33,7 +33,7 @@ def predict(
         input: questions with their options; answers are not needed
         output: JSON lines file to write
         task_name: the task's name in the prompt (default: the one adapted to, else the file's)
-        seed: posterior samples
+        seed: seed of the posterior samples
         overwrite: replace the output file
         quiet: say nothing but errors
         json: print the summary as JSON
