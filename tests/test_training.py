@@ -20,7 +20,6 @@ from abmll.methods import Loss, State
 from abmll.prediction import Prediction
 from abmll.tasks import Example, Task
 
-
 MakeTrainer = Callable[..., MetaTrainer]
 
 
