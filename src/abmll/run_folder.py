@@ -12,8 +12,9 @@ from abmll.errors import CheckpointError, ConfigError
 from abmll.files import disk_errors, remove, write_text
 
 CONFIG, METRICS, TIMING, CARD = "config.yaml", "metrics.jsonl", "timing.jsonl", "README.md"
+EVALUATION = ("metrics.json", "predictions.jsonl", "report.html")
 # What else a run replaced by another must not leave behind: it would be taken for the new run's.
-RESULTS = (CARD, "report.html", *(f"evaluation/{name}" for name in ("metrics.json", "predictions.jsonl", "report.html")))
+RESULTS = (CARD, "report.html", *(f"evaluation/{name}" for name in EVALUATION))
 # Settings that may change between the parts of one run: they decide how long and where, not what is computed.
 FREE = {"max_steps", "save_steps", "save_total_limit", "output_dir", "trunk_cache_gb"}
 

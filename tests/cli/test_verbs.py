@@ -107,6 +107,7 @@ def test_train_takes_a_suites_tasks_and_prompt(work: Any, abmll: Call) -> None:
 def test_train_reports_what_it_cut(work: Any, abmll: Call) -> None:
     command = f"{work.train} --no-instruction --max-length 27 --max-steps 1"
     out = abmll(command, "--output-dir", "short").out
+    assert facts(out)["NLL"].endswith(" nats per training example, in the last visit")
     assert facts(out)["truncated"] == "8 of 8 inputs too long for the model, cut in the middle"
     assert json.loads(abmll(command, "--output-dir", "again", "--json").out)["truncated"] == 8
 

@@ -76,7 +76,7 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> C
 
 @pytest.fixture(scope="session")
 def sharp_folder(make_folder: Callable[..., Path]) -> Callable[[str], Path]:
-    """The folder of a family's random model with two layers: GQA, ties, biases, fused projections, learned positions."""
+    """The folder of a family's random two-layer model: GQA, ties, biases, fused projections, learned positions."""
     return cache(lambda family: make_folder(family, **FAMILIES[family]))
 
 

@@ -222,7 +222,7 @@ def test_behind_a_chat_template_no_space_is_invented(scheme: str) -> None:
 
 
 def test_an_option_that_would_melt_into_the_prompt_s_last_character_keeps_its_own_tokens() -> None:
-    vocabulary = {letter: index for index, letter in enumerate(sorted(set("<|assistant|>user=t: 0x\nAnswer")) + [">="])}
+    vocabulary = {letter: index for index, letter in enumerate([*sorted(set("<|assistant|>user=t: 0x\nAnswer")), ">="])}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocabulary, [(">", "=")])))
     tokenizer.chat_template = "<|user|>{{ messages[0].content }}<|assistant|>"
     assert tokenizer(">=")["input_ids"] == [vocabulary[">="]]

@@ -33,7 +33,7 @@ def export(
 
     check_folder(output_dir, overwrite, f"{format} export")
     posterior = load_posterior(run_or_posterior, None, "task", place, quiet)
-    base = posterior.scorer.base.name
+    base = str(posterior.scorer.base.model.name_or_path)  # of the embedded model too its folder
     if Path(base).expanduser().resolve() == output_dir.resolve():
         raise ConfigError(f"{output_dir} is the folder of the language model itself; choose another place")
     write = posterior.export_peft if format == "peft" else posterior.export_merged

@@ -85,7 +85,8 @@ def _summary(trainer: "MetaTrainer", result: "TrainResult") -> dict[str, Any]:
 
 
 def _facts(summary: Mapping[str, Any], label: str) -> dict[str, str]:
-    over = f"on average over the last {count(summary['averaged_visits'], 'visit')}"
+    visits = summary["averaged_visits"]
+    over = f"on average over the last {visits} visits" if visits > 1 else "in the last visit"
     facts = {
         "run": summary["run"],
         "method": label,
