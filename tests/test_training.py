@@ -308,13 +308,23 @@ def test_an_existing_run_is_neither_continued_nor_replaced_unasked(make_trainer:
 def test_learning_rates_of_zero_are_noticed(make_trainer: MakeTrainer, method: str, zero: str) -> None:
     rates = {f"{zero}learning_rate": 0.0, f"{zero}scale_learning_rate": 0.0}
     trainer = make_trainer(method=method, **rates)
-    with pytest.raises(TrainingError, match=r"^visit 1, task 'toy\d': theta did not move in the first visit; are the"):
+    unmoved = f"the mean of {'theta' if zero else 'phi'} did not move in the first visit; are the learning"
+    with pytest.raises(TrainingError, match=rf"^visit 1, task 'toy\d': {unmoved}"):
         trainer.train()
     assert list(checkpoints(trainer.folder.path)) == []
 
 
+def test_a_phi_that_stays_is_noticed_though_theta_moves(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(TrainingError, match="the mean of phi did not move"):
+        make_trainer(learning_rate=0.0).train()
+
+
+def test_a_sigma_may_be_held_fixed(make_trainer: MakeTrainer) -> None:
+    make_trainer(scale_learning_rate=0.0, outer_scale_learning_rate=0.0).train()
+
+
 def test_no_weight_on_any_term_is_noticed(make_trainer: MakeTrainer) -> None:
-    with pytest.raises(TrainingError, match="theta did not move"):
+    with pytest.raises(TrainingError, match="did not move"):
         make_trainer(beta=0.0, gamma=0.0).train()
 
 

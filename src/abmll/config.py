@@ -51,14 +51,14 @@ class LearningConfig(Checked):
 
     method: str = setting("abmll", "learning rule: abmll, structured-lora, regular-lora, pretrained")
     inner_steps: int = setting(5, "gradient steps on phi per task visit (K)", at_least=1)
-    per_device_train_batch_size: int = setting(8, "examples per gradient step", at_least=1)
+    per_device_train_batch_size: int = setting(4, "examples per gradient step", at_least=1)
     learning_rate: float = setting(1e-3, "AdamW learning rate of phi's mean factors", at_least=0)
     scale_learning_rate: float = setting(2e-2, "AdamW learning rate of phi's standard deviation factors", at_least=0)
     outer_learning_rate: float = setting(2e-3, "AdamW learning rate of theta's mean factors", at_least=0)
     outer_scale_learning_rate: float = setting(
         2e-2, "AdamW learning rate of theta's standard deviation factors", at_least=0
     )
-    weight_decay: float = setting(0.0, "AdamW weight decay", at_least=0)
+    weight_decay: float = setting(0.0, "AdamW weight decay, of the factors of log sigma too", at_least=0)
     beta: float = setting(1e-6, "weight of KL(q(phi) || p(phi | theta))", at_least=0)
     gamma: float = setting(1e-8, "weight of -log p(theta), shared out over the training tasks", at_least=0)
     prior_std: float = setting(1.0, "standard deviation of the prior on theta's mean", above=0)

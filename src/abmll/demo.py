@@ -11,13 +11,14 @@ from typing import Any
 
 from abmll.checkpoint import checkpoints
 from abmll.config import AdapterConfig, EvaluateConfig, ModelConfig, PromptConfig, TrainConfig
+from abmll.errors import ConfigError
 from abmll.evaluation import Evaluation, evaluate_tasks, save_evaluation, versions
-from abmll.files import write_json
+from abmll.files import remove, write_json
 from abmll.language.base import load_base
 from abmll.language.trunk import TrunkCache
 from abmll.methods import find_rule
 from abmll.model import AbmllModel
-from abmll.run_folder import TIMING, RunFolder
+from abmll.run_folder import TIMING, RunFolder, refuse_other_run
 from abmll.settings import flatten, pick
 from abmll.tasks import Suite, load_suite, refuse_leaks
 from abmll.tasks.bigbench import fetch_bigbench
@@ -70,10 +71,12 @@ class Demo:
     def run(self) -> dict[str, Any]:
         """All methods; returns what ``comparison.json`` holds."""
         # A finished comparison is done again from the start, an interrupted one goes on.
-        again = (self.folder / RESULT).exists()
+        if (self.folder / RESULT).exists():
+            for name in (RESULT, "report.html", "evaluation", *METHODS):
+                remove(self.folder / name)
         methods = {}
         for name in METHODS:
-            cost = self._train(name, again)
+            cost = self._train(name)
             self.say(f"{find_rule(name).label}: adapting to {len(self.suite.evaluation)} unseen tasks")
             evaluation = evaluate_tasks(
                 self.model,
@@ -95,7 +98,7 @@ class Demo:
         write_json(self.folder / RESULT, document)
         return document
 
-    def _train(self, name: str, again: bool) -> dict[str, float]:
+    def _train(self, name: str) -> dict[str, float]:
         """Leave the method's theta in the model; returns the cost of learning it."""
         config = replace(self.settings.train, method=name, output_dir=str(self.folder / name))
         if not find_rule(name).is_trained:
@@ -104,8 +107,7 @@ class Demo:
             return {"seconds": 0.0, "gradient_steps": 0, "tokens": 0}
         trainer = MetaTrainer(self.model, self.suite.train, config, self.cache)
         self.say(trainer.describe())
-        begun = bool(checkpoints(trainer.folder.path))
-        trainer.train(resume=begun and not again, overwrite=True, quiet=self.quiet)
+        trainer.train(resume=_goes_on(trainer), overwrite=True, quiet=self.quiet)
         rows = RunFolder(trainer.folder.path).rows(TIMING)
         return {
             "seconds": sum(row["seconds"] for row in rows),
@@ -129,3 +131,15 @@ class Demo:
             "evaluation": place.as_posix(),
             "run": run,
         }
+
+
+def _goes_on(trainer: MetaTrainer) -> bool:
+    """Whether the trainer's folder holds an interrupted run of the very same settings."""
+    path, done = trainer.folder.path, checkpoints(trainer.folder.path)
+    if not done or max(done) > trainer.config.max_steps:
+        return False
+    try:
+        refuse_other_run(trainer.folder.settings(), trainer.settings(), path)
+    except ConfigError:
+        return False
+    return True

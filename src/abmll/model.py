@@ -97,7 +97,7 @@ class AbmllModel:
         cache: TrunkCache | None = None,
         quiet: bool = True,
     ) -> TaskPosterior:
-        """Learn an unseen task from labelled ``examples``: ``steps`` gradient steps from theta (PAPER, section 2).
+        """Learn an unseen task from labelled ``examples``: ``steps`` gradient steps from theta (arXiv 2508.14285).
 
         ``task_name`` stands before every question in the prompt. Examples are passed over in a new order until the
         steps are done. Theta stays as it is, and only adapter tensors are copied.

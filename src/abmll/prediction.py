@@ -24,13 +24,13 @@ class Prediction:
     """What is believed of N examples with at most C options; all in float64, entropies in nats.
 
     At the mean the expected entropy equals the entropy and the mutual information is zero: a single set of weights
-    has no opinion on its own uncertainty.
+    has nothing to disagree with.
     """
 
     probs: Tensor  # (N, C), zero where an example has fewer options
     num_options: Tensor  # (N,)
     entropy: Tensor  # (N,) of the averaged probabilities: total uncertainty
-    expected_entropy: Tensor  # (N,) mean entropy of the samples: what more examples would not remove
+    expected_entropy: Tensor  # (N,) mean entropy of the samples: the doubt that each of them has by itself
     truncated: int = 0  # examples whose input was too long and lost its middle
 
     @property
@@ -40,7 +40,7 @@ class Prediction:
 
     @property
     def mutual_information(self) -> Tensor:
-        """(N,) entropy minus expected entropy: what the posterior does not know. Never below zero but for rounding."""
+        """(N,) entropy minus expected entropy: how far the samples disagree. Never below zero but for rounding."""
         return (self.entropy - self.expected_entropy).clamp(min=0.0)
 
     def lists(self) -> list[list[float]]:
@@ -86,6 +86,10 @@ def predict(
             probs[index, : sampled.shape[-1]] = sampled.mean(0)
             expected_entropy[index] = entropy(sampled).mean(0)
             bar.update(len(chosen))
+    if not bool(torch.isfinite(probs).all()):
+        raise DataError(
+            "some probabilities are not numbers: the adapter's values are too large; adapt with lower rates"
+        )
     counts = torch.tensor([len(example.options) for example in examples])
     truncated = sum(example.truncated > 0 for example in examples)
     return Prediction(probs, counts, entropy(probs), expected_entropy, truncated)

@@ -3,7 +3,8 @@
 ``paper-v1`` and ``paper-v3`` are the values of the paper's first version and of the authors' code at the time of its
 third. Both use output space, since that is what the code behind the published numbers computes; the equations of the
 paper are the weight space of the default. The published code never moves sigma far from e^-10 and predicts at the
-mean, and so do these presets.
+mean. A preset has settings for training, adaptation and prediction: name the same one to ``abmll train``, ``adapt``,
+``predict`` and ``evaluate``.
 """
 
 from collections.abc import Mapping

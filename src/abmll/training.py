@@ -5,7 +5,7 @@ as one that was never stopped.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class MetaTrainer:
         self.config = config
         self.rule = make_rule(model.scorer, config, len(tasks))
         if not self.rule.is_trained:
-            raise ConfigError(f"method: '{config.method}' is not trained; give it to adapt or evaluate")
+            raise ConfigError(f"method: '{config.method}' is not trained; it is a baseline of the demo")
         if cache is None and config.trunk_cache_gb > 0:
             cache = TrunkCache(int(config.trunk_cache_gb * 1e9))
         self.visits = Visits(model.scorer, tasks, config, self.rule.episodes, cache)
@@ -143,6 +143,7 @@ class MetaTrainer:
         document = {
             "visit": visit,
             "num_tasks": len(self.visits.tasks),
+            "tasks": [task.name for task in self.visits.tasks],
             "data_sha256": self.visits.sha256(),
             "base_fingerprint": self.model.scorer.base.fingerprint,
             "settings": self.settings(),
@@ -165,7 +166,7 @@ class MetaTrainer:
             losses, outer = self._learn(state, visit)
             _refuse_broken(state.theta)
             if before is not None:
-                _refuse_unmoved(before, state.theta)
+                _refuse_unmoved(before, {"phi": state.phi, "theta": state.theta})
         except TrainingError as error:
             raise TrainingError(f"visit {visit + 1}, task '{name}': {error}") from error
         log_sigma = mean_log_sigma(self.model.scorer, state.theta) if self.rule.is_posterior else None
@@ -209,7 +210,8 @@ def _refuse_broken(theta: Adapter) -> None:
             raise TrainingError(f"theta's {name} is not finite after the step; lower the learning rates")
 
 
-def _refuse_unmoved(before: Adapter, after: Adapter) -> None:
-    pairs = zip(before.named_tensors(), after.named_tensors(), strict=True)
-    if all(torch.equal(old, new) for (_, old), (_, new) in pairs):
-        raise TrainingError("theta did not move in the first visit; are the learning rates zero?")
+def _refuse_unmoved(before: Adapter, roles: Mapping[str, Adapter]) -> None:
+    """Both start at ``before``. Standard deviations may be held fixed on purpose, means never are."""
+    for role, after in roles.items():
+        if all(map(torch.equal, before.mean_tensors(), after.mean_tensors())):
+            raise TrainingError(f"the mean of {role} did not move in the first visit; are the learning rates zero?")

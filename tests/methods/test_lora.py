@@ -183,7 +183,7 @@ def test_regular_draws_from_the_union(train: Callable[..., MetaTrainer], toy_tas
 
 
 def test_pretrained_is_not_trained(model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'pretrained' is not trained; give it to adapt or evaluate"):
+    with pytest.raises(ConfigError, match="'pretrained' is not trained; it is a baseline of the demo"):
         MetaTrainer(model, toy_tasks, TrainConfig(method="pretrained", output_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 

@@ -14,6 +14,7 @@ def adapt(
     output_dir: Path,
     settings: AdaptConfig,
     task_name: str | None = None,
+    preset: str = "default",
     place: PlaceConfig,
     seed: int = 0,
     overwrite: bool = False,
@@ -29,6 +30,7 @@ def adapt(
         task: file with the task's labelled examples
         output_dir: folder to write the posterior to
         task_name: the task's name in the prompt (default: the file's)
+        preset: default, paper-v1 or paper-v3: settings that go with a run trained with it
         seed: seed of the order of the examples and of the noise
         overwrite: replace a posterior in the output folder
         quiet: say nothing but errors

@@ -20,6 +20,7 @@ def evaluate(
     settings: EvaluateConfig,
     place: PlaceConfig,
     data_dir: Path | None = None,
+    preset: str = "default",
     seed: int = 0,
     overwrite: bool = False,
     quiet: bool = False,
@@ -32,6 +33,7 @@ def evaluate(
         suite: name or YAML file of a suite
         output_dir: folder to write to
         data_dir: folder in which the suite's tasks are looked up
+        preset: default, paper-v1 or paper-v3: settings that go with a run trained with it
         seed: seed of the choice and order of examples and of the noise
         overwrite: replace an evaluation in the output folder
         quiet: say nothing but errors
@@ -50,6 +52,12 @@ def evaluate(
     check_folder(output_dir, overwrite)
     model = load_run(run, place, quiet)
     _refuse_learned(run, loaded)
+    for key, value in loaded.prompt.items():
+        if value != getattr(model.scorer.prompt, key):
+            used = getattr(model.scorer.prompt, key)
+            narrator(quiet)(
+                f"the suite's prompt has {key} = {value}, but the run was trained with {used}, used here too"
+            )
     evaluation = evaluate_tasks(model, loaded.evaluation, settings, seed=seed, quiet=quiet)
     save_evaluation(evaluation, output_dir, model, settings, {"run": str(run), "suite": loaded.name, "seed": seed})
     report = write_report(output_dir)
@@ -66,16 +74,17 @@ def evaluate(
 
 def _refuse_learned(run: Path, suite: "Suite") -> None:
     """Raise ``DataError`` where the run was trained on a task that it would be judged by."""
-    from abmll.run_folder import RunFolder
+    from abmll.checkpoint import STATE, latest_checkpoint, load_bundle
 
-    visited = {row["task"] for row in RunFolder(run).rows()}
+    learned = load_bundle(latest_checkpoint(run), STATE).document["tasks"]
     for task in suite.evaluation:
-        if task.name in visited:
+        if task.name in learned:
             raise DataError(f"{run}: was trained on '{task.name}', an evaluation task of '{suite.name}'; leave it out")
 
 
 def fill(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The suite's own numbers of examples."""
+    """The preset's settings, and the suite's own numbers of examples."""
+    from abmll.presets import fill as of_preset
     from abmll.tasks.suite import caps_of_suite
 
-    return caps_of_suite(values["suite"]) if "suite" in values else {}
+    return of_preset(values) | (caps_of_suite(values["suite"]) if "suite" in values else {})

@@ -50,8 +50,10 @@ TASKS = Group(
 
 COMMANDS: Mapping[str, Verb | Group] = {
     "train": Verb("meta-train an adapter on many tasks", "abmll.cli.train:train", fill="abmll.cli.train:fill"),
-    "adapt": Verb("learn a new task from its examples", "abmll.cli.adapt:adapt"),
-    "predict": Verb("answer questions, with probabilities and uncertainty", "abmll.cli.predict:predict"),
+    "adapt": Verb("learn a new task from its examples", "abmll.cli.adapt:adapt", "abmll.presets:fill"),
+    "predict": Verb(
+        "answer questions, with probabilities and uncertainty", "abmll.cli.predict:predict", "abmll.presets:fill"
+    ),
     "evaluate": Verb(
         "adapt to every evaluation task of a suite and measure",
         "abmll.cli.evaluate:evaluate",

@@ -20,6 +20,7 @@ def predict(
     output: Path,
     settings: PredictConfig,
     task_name: str | None = None,
+    preset: str = "default",
     place: PlaceConfig,
     seed: int = 0,
     overwrite: bool = False,
@@ -33,6 +34,7 @@ def predict(
         input: questions with their options; answers are not needed
         output: JSON lines file to write
         task_name: the task's name in the prompt (default: the one adapted to, else the file's)
+        preset: default, paper-v1 or paper-v3: settings that go with a run trained with it
         seed: seed of the posterior samples
         overwrite: replace the output file
         quiet: say nothing but errors
@@ -88,7 +90,7 @@ def _facts(summary: Mapping[str, Any]) -> dict[str, str]:
         "entropy": f"{summary['entropy']:.3f} nats on average, all doubt",
     }
     if summary["samples"]:
-        doubt = "the doubt that more examples would remove"
+        doubt = "how far the posterior samples disagree"
         facts["mutual information"] = f"{summary['mutual_information']:.3f} nats on average, {doubt}"
     if summary["accuracy"] is not None:
         known = "" if summary["answered"] == summary["examples"] else f", {summary['answered']:,} with a known answer"

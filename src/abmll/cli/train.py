@@ -104,12 +104,10 @@ def _facts(summary: Mapping[str, Any], label: str) -> dict[str, str]:
 
 
 def fill(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The preset's settings, and over them the prompt settings of a suite."""
+    """The prompt settings of a suite, and over them the preset's settings."""
     from abmll.cli.sources import is_suite
     from abmll.presets import fill as of_preset
     from abmll.tasks.suite import prompt_of_suite
 
-    filled = of_preset(values)
-    if "tasks" in values and is_suite(values["tasks"]):
-        filled |= prompt_of_suite(values["tasks"])
-    return filled
+    suite = prompt_of_suite(values["tasks"]) if "tasks" in values and is_suite(values["tasks"]) else {}
+    return suite | of_preset(values)

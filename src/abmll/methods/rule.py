@@ -121,4 +121,7 @@ def follow(rule: Rule, state: State, batches: Iterable[tuple[Batch, torch.Genera
             rule.inner_step(state, batch, generator, rate=1.0)
         except TrainingError as error:
             raise TrainingError(f"step {step}: {error}") from error
+    for name, tensor in state.phi.named_tensors():
+        if not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(f"phi's {name} is not finite after the last step; lower the learning rates")
     return state.phi.requires_grad_(False)

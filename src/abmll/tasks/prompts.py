@@ -26,7 +26,7 @@ class Rendered(NamedTuple):
 
 
 def render(example: Example, task_name: str, prompt: PromptConfig) -> Rendered:
-    """The prompt of an example (PAPER, section 6):
+    """The prompt of an example, as in the paper's experiments:
 
         Return only the label of the correct answer for the question below.
         <blank line>
