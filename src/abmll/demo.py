@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from abmll.checkpoint import checkpoints
+from abmll.checkpoint import STATE, checkpoints, latest_checkpoint, load_bundle
 from abmll.config import AdapterConfig, EvaluateConfig, ModelConfig, PromptConfig, TrainConfig
-from abmll.errors import ConfigError
+from abmll.errors import AbmllError
 from abmll.evaluation import Evaluation, evaluate_tasks, save_evaluation, versions
 from abmll.files import remove, write_json
 from abmll.language.base import load_base
@@ -139,7 +139,8 @@ def _goes_on(trainer: MetaTrainer) -> bool:
     if not done or max(done) > trainer.config.max_steps:
         return False
     try:
-        refuse_other_run(trainer.folder.settings(), trainer.settings(), path)
-    except ConfigError:
+        begun = load_bundle(latest_checkpoint(path), STATE).document["settings"]
+        refuse_other_run(begun, trainer.settings(), path)
+    except AbmllError:  # other settings, or damaged: begin again
         return False
     return True

@@ -13,7 +13,16 @@ from typing import Any
 import torch
 
 from abmll.adapter import Adapter
-from abmll.checkpoint import PREFIX, STATE, Bundle, keep_newest, latest_checkpoint, load_bundle, save_bundle
+from abmll.checkpoint import (
+    PREFIX,
+    STATE,
+    Bundle,
+    checkpoints,
+    keep_newest,
+    latest_checkpoint,
+    load_bundle,
+    save_bundle,
+)
 from abmll.config import LearningConfig, TrainConfig
 from abmll.errors import CheckpointError, ConfigError, TrainingError
 from abmll.files import write_text
@@ -90,7 +99,6 @@ class MetaTrainer:
         self.visits.prepare(self.config.max_steps)
         state, first = self._resume() if resume else self._start(overwrite)
         started, steps, tokens = time.perf_counter(), 0, 0
-        saved = first
         with progress(self.config.max_steps, f"training {self.rule.label}", "visit", quiet=quiet) as bar:
             bar.update(first)
             try:
@@ -101,10 +109,10 @@ class MetaTrainer:
                     self.folder.append(TIMING, {"visit": visit + 1} | done)
                     if (visit + 1) % self.config.save_steps == 0 or visit + 1 == self.config.max_steps:
                         self._save(state, visit + 1)
-                        saved = visit + 1
                     bar.set_postfix(nll=f"{row['nll']:.3f}", accuracy=f"{row['accuracy']:.2f}")
                     bar.update()
             except KeyboardInterrupt:
+                saved = max(checkpoints(self.folder.path), default=0)  # a checkpoint may just have been completed
                 again = f"--resume to go on from visit {saved}" if saved else "--overwrite: no checkpoint was due yet"
                 raise KeyboardInterrupt(f"{self.folder.path}: run the same command with {again}") from None
         self.model.learned(state.theta, pick(LearningConfig, flatten(self.config)), len(self.visits.tasks))

@@ -68,7 +68,7 @@ def test_learning_rates_beyond_all_measure(work: Any, abmll: Call) -> None:
 def test_parameters_that_do_not_move(work: Any, abmll: Call) -> None:
     code, _, err = abmll(work.train, RUN, "--outer-learning-rate 0 --outer-scale-learning-rate 0 --quiet")
     assert code == 2
-    assert "': the mean of phi did not move in the first visit; are the learning rates zero?\n" in err
+    assert "': the mean of theta did not move in the first visit; are the learning rates zero?\n" in err
     assert not list(Path("out").glob("checkpoint-*"))
 
 
