@@ -16,11 +16,6 @@ from abmll.task_posterior import TaskPosterior
 from abmll.tasks import Task
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def model(tiny_llama: Path) -> AbmllModel:
     """Two layers with two adapted projections each."""

@@ -25,11 +25,6 @@ PROMPT = PromptConfig(instruction=False, list_options=False, length_normalize=Fa
 MODULES = ["q_proj", "v_proj", "up_proj"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def sharpen(model: nn.Module) -> None:
     """Make a random model's weights large enough for its probabilities to differ."""
     with torch.no_grad():

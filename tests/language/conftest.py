@@ -29,12 +29,6 @@ MakeScorer = Callable[..., OptionScorer]
 Oracle = Callable[[Path, list[Encoded]], list[list[float]]]
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    # A second thread brings nothing to such small models, and on a busy machine costs fifty times the time.
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def make_scorer(sharp_folder: Callable[[str], Path]) -> MakeScorer:
     """make_scorer(family or folder, dtype="fp32", prompt=..., **AdapterConfig's fields), on the CPU.
