@@ -15,7 +15,7 @@ from abmll import AbmllModel
 from abmll.config import EvaluateConfig, LearningConfig
 from abmll.errors import DataError
 from abmll.evaluation import Evaluation, choose_examples, evaluate_tasks, prediction_rows, save_evaluation, versions
-from abmll.language.trunk import TrunkCache
+from abmll.language.trunk_cache import TrunkCache
 from abmll.metrics import evaluate_task
 from abmll.tasks import Example, Task
 
@@ -87,6 +87,8 @@ def test_every_setting_of_evaluation_counts(evaluate: Callable[..., Evaluation])
         "batch_size": 3,
         "num_samples": 4,
         "prediction_noise": "local",
+        "prediction_noise_rank": 3,
+        "predictive": "linearized",
         "adapt_examples": 5,
         "test_examples": 4,
     }

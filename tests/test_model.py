@@ -15,7 +15,7 @@ from abmll.config import AdapterConfig, LearningConfig, ModelConfig, PromptConfi
 from abmll.errors import CheckpointError, ConfigError, DataError, TrainingError
 from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
-from abmll.language.trunk import TrunkCache
+from abmll.language.trunk_cache import TrunkCache
 from abmll.prediction import Prediction
 from abmll.tasks import Example, Task
 

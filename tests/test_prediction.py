@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM
 
 from abmll import AbmllModel
 from abmll.adapter import Adapter
-from abmll.config import PromptConfig
-from abmll.errors import ConfigError, DataError
+from abmll.config import PredictConfig, PromptConfig
+from abmll.errors import DataError
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import Pass
-from abmll.language.trunk import TrunkCache
+from abmll.language.trunk_cache import TrunkCache
 from abmll.posterior import Noise
-from abmll.prediction import MAX_BATCH, batches_of_like_length, entropy, predict
+from abmll.prediction import MAX_BATCH, POINTS, batches_of_like_length, entropy, normal_points, predict
 from abmll.tasks.sampler import sample_seed
 
 PROMPT = PromptConfig(instruction=False, list_options=False, length_normalize=False)
@@ -82,7 +82,7 @@ def test_at_the_mean_probabilities_are_the_softmax_of_the_scores(model: AbmllMod
 def test_probabilities_sum_to_one_over_an_example_s_own_options(
     samples: int, noise: str, model: AbmllModel, examples: list[Encoded]
 ) -> None:
-    prediction = predict(model.scorer, model.theta, examples, samples=samples, noise=noise)
+    prediction = predict(model.scorer, model.theta, examples, sampled(samples, noise))
     assert prediction.probs.shape == (3, 4)
     assert prediction.probs.sum(-1).tolist() == pytest.approx([1.0] * 3, abs=1e-12)
     assert prediction.probs[0, 2:].tolist() == [0.0, 0.0]
@@ -92,24 +92,33 @@ def test_probabilities_sum_to_one_over_an_example_s_own_options(
     assert (prediction.entropy <= prediction.num_options.double().log() + 1e-12).all()
 
 
+def sampled(samples: int, noise: Any = "shared", rank: int = 0) -> PredictConfig:
+    return PredictConfig(num_samples=samples, prediction_noise=noise, prediction_noise_rank=rank)
+
+
 @torch.no_grad()
 def draw(
-    model: AbmllModel, example: Encoded, samples: int, noise: Any, seed: int, phi: Adapter | None = None
+    model: AbmllModel, example: Encoded, samples: int, noise: Any, seed: int, phi: Adapter | None = None, rank: int = 0
 ) -> Tensor:
     """(S, C): the samples over which ``predict`` averages for a single example."""
     scorer = model.scorer
     batch = scorer.with_trunk(scorer.batch([example]))
-    generator = torch.Generator().manual_seed(sample_seed(seed, "prediction", 0))
-    how = Pass(Noise(noise, generator, batch.mask))
-    rows = [scorer.scores(batch, phi or model.theta, how).options[0] for _ in range(samples)]
+    rows = []
+    for number in range(samples):
+        generator = torch.Generator().manual_seed(sample_seed(seed, "prediction", number))
+        how = Pass(Noise(noise, generator, batch.mask, rank))
+        rows.append(scorer.scores(batch, phi or model.theta, how).options[0])
     return torch.stack(rows).double().softmax(-1)
 
 
 @pytest.mark.parametrize("noise", ["shared", "local"])
-def test_entropies_are_those_of_the_single_samples(noise: Any, model: AbmllModel, examples: list[Encoded]) -> None:
+@pytest.mark.parametrize("rank", [0, 4])
+def test_entropies_are_those_of_the_single_samples(
+    noise: Any, rank: int, model: AbmllModel, examples: list[Encoded]
+) -> None:
     """One example, its samples drawn again by hand from the same seed."""
-    prediction = predict(model.scorer, model.theta, examples[1:2], samples=7, noise=noise, seed=3)
-    probs_S_C = draw(model, examples[1], 7, noise, seed=3)
+    prediction = predict(model.scorer, model.theta, examples[1:2], sampled(7, noise, rank), seed=3)
+    probs_S_C = draw(model, examples[1], 7, noise, seed=3, rank=rank)
     mean = probs_S_C.mean(0)
     total = -(mean * mean.log()).sum()
     expected = -(probs_S_C * probs_S_C.log()).sum(-1).mean()
@@ -123,7 +132,7 @@ def test_entropies_are_those_of_the_single_samples(noise: Any, model: AbmllModel
 def test_one_sample_has_an_opinion_of_its_own_but_none_on_its_uncertainty(
     model: AbmllModel, examples: list[Encoded]
 ) -> None:
-    once = predict(model.scorer, model.theta, examples, samples=1)
+    once = predict(model.scorer, model.theta, examples, sampled(1))
     mean = predict(model.scorer, model.theta, examples)
     assert once.mutual_information.tolist() == pytest.approx([0.0] * 3, abs=1e-12)
     assert (once.probs - mean.probs).abs().max() > 1e-2
@@ -131,7 +140,7 @@ def test_one_sample_has_an_opinion_of_its_own_but_none_on_its_uncertainty(
 
 def test_the_seed_decides_and_nothing_else_does(model: AbmllModel, examples: list[Encoded]) -> None:
     def probs(seed: int, **how: Any) -> Tensor:
-        return predict(model.scorer, model.theta, examples, samples=3, seed=seed, **how).probs
+        return predict(model.scorer, model.theta, examples, sampled(3), seed=seed, **how).probs
 
     first = probs(1)
     state = torch.get_rng_state()
@@ -160,26 +169,19 @@ def test_without_an_adapter_the_bare_model_predicts(model: AbmllModel, examples:
     bare = predict(model.scorer, None, examples)
     fresh = predict(model.scorer, model.scorer.new_adapter(0), examples)
     torch.testing.assert_close(bare.probs, fresh.probs, rtol=0, atol=1e-6)
-    assert torch.equal(predict(model.scorer, None, examples, samples=4).probs, bare.probs)
+    assert torch.equal(predict(model.scorer, None, examples, sampled(4)).probs, bare.probs)
 
 
 def test_no_gradient_graph_is_kept(model: AbmllModel, examples: list[Encoded]) -> None:
     phi = model.theta.clone().requires_grad_()
-    assert not predict(model.scorer, phi, examples, samples=2).probs.requires_grad
+    assert not predict(model.scorer, phi, examples, sampled(2)).probs.requires_grad
 
 
-@pytest.mark.parametrize(
-    ("how", "kind", "message"),
-    [
-        ({"samples": -1}, ConfigError, "num_samples"),
-        ({"noise": "shard"}, ConfigError, "prediction_noise is 'shard'"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(
-    how: dict[str, Any], kind: type[Exception], message: str, model: AbmllModel, examples: list[Encoded]
-) -> None:
-    with pytest.raises(kind, match=message):
-        predict(model.scorer, model.theta, examples, **how)
+def test_a_weight_sample_of_some_rank_meets_every_batch_alike(model: AbmllModel, examples: list[Encoded]) -> None:
+    together = predict(model.scorer, model.theta, examples, sampled(3, rank=4))
+    for row, example in zip(together.lists(), examples, strict=True):
+        alone = predict(model.scorer, model.theta, [example], sampled(3, rank=4)).lists()[0]
+        assert row == pytest.approx(alone, abs=1e-5)
 
 
 def test_nothing_to_predict_is_refused(model: AbmllModel) -> None:
@@ -292,6 +294,7 @@ def test_shared_samples_agree_with_weights_drawn_entry_by_entry(
     example = Encoded(tokens(length, 30), (tokens(2, 31), tokens(2, 32), tokens(2, 33)), None)
     dense = DenseOracle(tiny_llama, model).shared(example, 500)
     assert_same_distribution(draw(model, example, 500, "shared", 5), dense)
+    assert_same_distribution(draw(model, example, 500, "shared", 5, rank=16), dense)
     assert_told_apart(model, example, "shared", dense)
 
 
@@ -300,3 +303,62 @@ def test_local_samples_agree_with_weights_drawn_for_every_token(model: AbmllMode
     dense = DenseOracle(tiny_llama, model).local(example, 1000)
     assert_same_distribution(draw(model, example, 500, "local", 6), dense)
     assert_told_apart(model, example, "local", dense)
+
+
+def with_scale(model: AbmllModel, log_factor: float) -> Adapter:
+    """Theta with every standard deviation multiplied by exp(log_factor)."""
+    phi = model.theta.clone()
+    for factors in phi.stacks.values():
+        factors.scale_B.add_(log_factor)
+    return phi
+
+
+LINEARIZED = PredictConfig(predictive="linearized")
+
+
+def test_linearized_probabilities_near_those_of_many_weight_samples(model: AbmllModel) -> None:
+    """The first order holds where standard deviations are small: it finds the disagreement, and moves towards the mean
+    of the samples; how the scores' own means bend is of second order and stays out."""
+    example = Encoded(tokens(8, 30), (tokens(2, 31), tokens(2, 32), tokens(2, 33)), None)
+    phi = with_scale(model, math.log(0.25))
+    drawn = draw(model, example, 1000, "shared", 5, phi)
+    linearized = predict(model.scorer, phi, [example], LINEARIZED)
+    mean = predict(model.scorer, phi, [example])
+    far = (mean.probs - drawn.mean(0)).abs().max()
+    assert (linearized.probs - drawn.mean(0)).abs().max() < 0.8 * far
+    disagreement = entropy(drawn.mean(0)) - entropy(drawn).mean()
+    assert linearized.mutual_information.item() == pytest.approx(disagreement.item(), rel=0.2)
+
+
+def test_linearized_predictions_are_deterministic_and_independent_of_the_batch(
+    model: AbmllModel, examples: list[Encoded]
+) -> None:
+    together = predict(model.scorer, model.theta, examples, LINEARIZED)
+    again = predict(model.scorer, model.theta, examples, LINEARIZED, seed=5)
+    torch.testing.assert_close(together.probs, again.probs, rtol=0, atol=0)
+    assert together.probs.sum(-1).tolist() == pytest.approx([1.0] * 3, abs=1e-12)
+    assert together.probs[0, 2:].tolist() == [0.0, 0.0]
+    for row, example in zip(together.lists(), examples, strict=True):
+        # Another number of options makes another set of points: equal to the accuracy of either.
+        alone = predict(model.scorer, model.theta, [example], LINEARIZED).lists()[0]
+        assert row == pytest.approx(alone, abs=5e-3)
+
+
+def test_without_spread_the_linearized_prediction_is_that_at_the_mean(
+    model: AbmllModel, examples: list[Encoded]
+) -> None:
+    phi = with_scale(model, -30.0)
+    linearized, mean = predict(model.scorer, phi, examples, LINEARIZED), predict(model.scorer, phi, examples)
+    torch.testing.assert_close(linearized.probs, mean.probs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dimension", [1, 3, 10])
+def test_normal_points_have_the_moments_of_a_standard_normal(dimension: int) -> None:
+    points = normal_points(dimension)
+    assert points.shape == (POINTS, dimension)
+    assert points.mean(0).abs().max() < 1e-12
+    assert (points.mT @ points / POINTS - torch.eye(dimension)).abs().max() < 0.1
+    probability = torch.special.expit(2 * points[:, :1] + 1).mean()
+    exact = torch.special.expit(2 * torch.linspace(-8, 8, 20_001).double() + 1)
+    weights = torch.exp(-torch.linspace(-8, 8, 20_001).double().square() / 2)
+    assert float(probability) == pytest.approx(float((exact * weights).sum() / weights.sum()), abs=2e-3)

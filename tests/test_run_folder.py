@@ -137,10 +137,21 @@ def test_a_run_goes_on_as_it_began(change: dict[str, Any]) -> None:
         {"save_steps": 7, "save_total_limit": 9},
         {"output_dir": "elsewhere"},
         {"trunk_cache_gb": 1.0},
+        {"trunk_cache_dir": "/somewhere", "trunk_cache_disk_gb": 3.0},
+        {"trunk_cache_dir": "/somewhere", "trunk_cache_gb": 0.0},
     ],
 )
 def test_how_long_and_where_may_change(change: dict[str, Any]) -> None:
     refuse_other_run(SETTINGS, SETTINGS | change, Path("runs/x"))
+
+
+@pytest.mark.parametrize("where", [None, "/somewhere"])
+def test_activations_kept_on_disk_alone_are_kept(where: str | None) -> None:
+    old = SETTINGS | {"trunk_cache_gb": 0.0, "trunk_cache_dir": where}
+    refuse_other_run(old, old, Path("runs/x"))
+    other = None if where else "/somewhere"
+    with pytest.raises(ConfigError, match=f"--resume with trunk_cache_dir = {other}, but the run has"):
+        refuse_other_run(old, old | {"trunk_cache_dir": other}, Path("runs/x"))
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])

@@ -1,6 +1,8 @@
 """What a visit reads, and which tasks cannot be visited."""
 
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 from abmll import AbmllModel
 from abmll.config import LearningConfig
 from abmll.errors import DataError
-from abmll.language.trunk import TrunkCache
+from abmll.language.encoded_store import kept
+from abmll.language.trunk_cache import TrunkCache
 from abmll.tasks import Example, Task
 from abmll.visits import Visits
 
@@ -39,6 +42,58 @@ def test_batches_are_the_drawn_examples_in_tokens(tiny_model: AbmllModel, toy_ta
     assert len({index for pairs in drawn for _, index in pairs}) == 6  # no example twice
 
 
+@pytest.mark.parametrize("episodes", ["task", "union"])
+def test_preparing_makes_the_tokens_of_what_is_drawn_and_of_nothing_else(
+    tiny_model: AbmllModel, toy_tasks: list[Task], episodes: str
+) -> None:
+    visits, fresh = (make(tiny_model, toy_tasks, episodes, inner_steps=3) for _ in range(2))
+    for count in (1, 5, 100):
+        visits.prepare(count)
+        drawn = {pair for visit in range(count) for pairs in visits.examples_of(visit) for pair in pairs}
+        assert {*visits.encoded} == drawn
+        for task, index in drawn:
+            example, name = visits.examples[task][index], visits.tasks[task].name
+            assert visits.encoded[task, index] == tiny_model.scorer.encoder.encode(example, name)
+    assert len(visits.encoded) == sum(len(task.train) for task in toy_tasks)  # a hundred visits read everything
+    for one, other in zip(visits.batches(3), fresh.batches(3), strict=True):  # prepared or not
+        assert torch.equal(one.input_ids, other.input_ids)
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where tokens are kept, however few."""
+    monkeypatch.setattr("abmll.visits.kept", partial(kept, folder=tmp_path, min_examples=1))
+    return tmp_path
+
+
+def test_tokens_are_made_once_for_the_same_examples_and_settings(
+    tiny_model: AbmllModel, toy_tasks: list[Task], stored: Path
+) -> None:
+    changed = replace(toy_tasks[0], examples=(Example("new", "new", ("yes", "no"), 0), *toy_tasks[0].examples))
+    renamed = replace(toy_tasks[0], name="toy")
+    others = [[one, *toy_tasks[1:]] for one in (changed, renamed)]
+    first, again = (make(tiny_model, toy_tasks) for _ in range(2))
+    first.prepare(100)
+    [entry] = stored.iterdir()
+    written = entry.stat().st_ino
+    again.prepare(120)  # reads the same: everything
+    assert dict(again.encoded) == dict(first.encoded)
+    assert ([*stored.iterdir()], entry.stat().st_ino) == ([entry], written)
+    for number, tasks in enumerate(others):
+        other = make(tiny_model, tasks)
+        other.prepare(100)
+        assert len([*stored.iterdir()]) == 2 + number
+        for (task, index), encoded in other.encoded.items():
+            assert encoded == other.scorer.encoder.encode(other.examples[task][index], other.tasks[task].name)
+
+
+def test_an_example_too_long_is_refused_with_its_file(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
+    long = Example("long", "x", ("a" * 3000, "b"), 0, "train")
+    task = Task("toy9", tuple(replace(long, id=str(n), input=f"{n}") for n in range(9)), source="toy9.jsonl")
+    with pytest.raises(DataError, match=r"^toy9.jsonl: task 'toy9', example '0': options and prompt frame leave no"):
+        make(tiny_model, [*toy_tasks, task]).prepare(20)
+
+
 def test_only_training_examples_are_drawn(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
     for episodes in ("task", "union"):
         visits = make(tiny_model, toy_tasks, episodes)
@@ -65,6 +120,7 @@ def test_noise_differs_between_steps_visits_and_seeds(tiny_model: AbmllModel, to
 def test_a_trunk_cache_holds_each_example_once(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
     cache = TrunkCache(10**8)
     visits = Visits(tiny_model.scorer, toy_tasks, CONFIG, "task", cache)
+    visits.prepare(2)
     for visit in (0, 0, 1):
         assert all(batch.trunk is not None for batch in visits.batches(visit))
     assert len(cache.kept) == len(visits.encoded) == 12

@@ -37,7 +37,11 @@ class AdapterConfig(Checked):
         ("q_proj", "v_proj"), "names of the layers to adapt (ends of module names), or 'all-linear'"
     )
     layers_to_transform: str | None = setting(
-        None, "decoder layers to adapt: '18-29', '0,5,7' or 'top-12' (default: all)"
+        None, "decoder layers to adapt: '18-29', '0,5,7', 'top-12', 'top-third' or 'top-half' (default: all)"
+    )
+    layer_selection: Literal["depth", "similarity"] = setting(
+        "depth",
+        "what 'top' ranks the layers by: their depth, or how much they change their input on the training tasks",
     )
     space: Literal["weight", "output"] = setting("weight", "Gaussian over the weights or over the layer's output")
     sigma_rank: int = setting(1, "weight space: rank of the standard deviation's positive factors", at_least=1)
@@ -65,7 +69,12 @@ class LearningConfig(Checked):
     gamma_shape: float = setting(1.0, "a0 of the Gamma prior on 1 / sigma_theta^2", above=0)
     gamma_rate: float = setting(0.01, "b0 of the Gamma prior on 1 / sigma_theta^2", above=0)
     noise: Literal["local", "shared"] = setting(
-        "local", "training noise: independent per token, or one weight sample per example"
+        "local", "training noise: independent per token, or one weight sample per batch"
+    )
+    noise_rank: int = setting(
+        8,
+        "random directions of the training noise (0: all of them, which costs a number per token and channel)",
+        at_least=0,
     )
     loss: Literal["options", "tokens"] = setting(
         "options", "likelihood: softmax over the options' scores, or the answer's tokens over the whole vocabulary"
@@ -84,7 +93,15 @@ class LearningConfig(Checked):
 
 
 @dataclass(frozen=True)
-class RunConfig(Checked):
+class TrunkCacheConfig(Checked):
+    """Activations below the lowest adapted layer, kept on disk for other runs, seeds and methods."""
+
+    trunk_cache_dir: str | None = setting(None, "folder for them; any number of runs may share it (default: none)")
+    trunk_cache_disk_gb: float = setting(10.0, "size up to which the folder grows, in GB", at_least=0)
+
+
+@dataclass(frozen=True)
+class RunConfig(TrunkCacheConfig):
     """How a training run proceeds and what it leaves on disk."""
 
     max_steps: int = setting(100, "task visits (outer steps)", at_least=1)
@@ -114,9 +131,15 @@ class AdaptConfig(Checked):
 class PredictConfig(Checked):
     """Predicting with what was learned."""
 
+    predictive: Literal["samples", "linearized"] = setting(
+        "samples", "average over posterior samples, or over the scores' Gaussian to first order in the weights"
+    )
     num_samples: int = setting(16, "posterior samples per prediction (0: at the posterior mean)", at_least=0)
     prediction_noise: Literal["local", "shared"] = setting(
-        "shared", "prediction noise: one weight sample per example, or independent per token"
+        "shared", "prediction noise: one weight sample per batch, or independent per token"
+    )
+    prediction_noise_rank: int = setting(
+        16, "random directions of a weight sample (0: all of them, exact and several times slower)", at_least=0
     )
 
 
@@ -148,3 +171,30 @@ class PlaceConfig(Checked):
     model: str | None = setting(None, "folder or name of the language model, where it has moved since training")
     dtype: Literal["auto", "bf16", "fp32"] = setting("auto", "precision of the language model (auto: as in training)")
     device: str = setting("auto", "cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
+
+
+@dataclass(frozen=True)
+class EstimateConfig(Checked):
+    """The step whose cost is estimated, and the machine it would run on."""
+
+    model_config: str = setting(
+        "llama3-8b", "smollm2-135m, llama3-8b, qwen2-7b, llama3-70b, or a config.json or a folder with one"
+    )
+    r: int = setting(AdapterConfig.r, "rank of the mean update", at_least=1)
+    target_modules: tuple[str, ...] = setting(
+        AdapterConfig.target_modules, "names of the layers to adapt, or 'all-linear'"
+    )
+    layers_to_transform: str | None = setting(None, "decoder layers to adapt: '18-29', 'top-12' (default: all)")
+    per_device_train_batch_size: int = setting(
+        LearningConfig.per_device_train_batch_size, "examples per gradient step", at_least=1
+    )
+    sequence_length: int = setting(512, "tokens of an example, options included", at_least=2)
+    option_tokens: int = setting(4, "positions of an example at which ABMLL and MAML score option tokens", at_least=1)
+    inner_steps: int = setting(LearningConfig.inner_steps, "gradient steps per task visit (K)", at_least=1)
+    dtype: Literal["bf16", "fp32"] = setting("bf16", "precision of the frozen model")
+    attention: Literal["sdpa", "eager"] = setting(
+        "sdpa", "attention in one kernel, or with its matrix of weights in memory"
+    )
+    gpu: str = setting("80GB", "a100, h100, h200, or a memory such as 80GB (then with an A100's speed)")
+    peak_tflops: float | None = setting(None, "peak speed of the device in 10^12 operations a second", above=0)
+    efficiency: float = setting(0.4, "share of the peak speed that a step reaches", above=0)

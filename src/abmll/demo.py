@@ -15,7 +15,7 @@ from abmll.errors import AbmllError
 from abmll.evaluation import Evaluation, evaluate_tasks, save_evaluation, versions
 from abmll.files import remove, write_json
 from abmll.language.base import load_base
-from abmll.language.trunk import TrunkCache
+from abmll.language.trunk_cache import open_cache
 from abmll.methods import find_rule
 from abmll.model import AbmllModel
 from abmll.run_folder import TIMING, RunFolder, refuse_other_run
@@ -66,7 +66,8 @@ class Demo:
         refuse_leaks(self.suite.train, self.suite.evaluation)
         prompt = pick(PromptConfig, self.suite.prompt)
         self.model = AbmllModel(load_base(base, say, quiet), settings.adapter, prompt, settings.train.seed)
-        self.cache = TrunkCache(int(settings.train.trunk_cache_gb * 1e9))
+        scorer = self.model.scorer
+        self.cache = open_cache(scorer.base, scorer.trunk, settings.train, settings.train.trunk_cache_gb, say)
 
     def run(self) -> dict[str, Any]:
         """All methods; returns what ``comparison.json`` holds."""
@@ -86,6 +87,8 @@ class Demo:
                 cache=self.cache,
                 quiet=self.quiet,
             )
+            if self.cache is not None:
+                self.cache.flush()
             methods[name] = self._row(name, evaluation, cost)
         document = {
             "format": FORMAT,

@@ -11,7 +11,7 @@ from abmll import __version__
 from abmll.config import EvaluateConfig
 from abmll.errors import DataError
 from abmll.files import write_json, write_text
-from abmll.language.trunk import TrunkCache
+from abmll.language.trunk_cache import TrunkCache
 from abmll.methods import find_rule
 from abmll.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
 from abmll.model import AbmllModel
@@ -82,9 +82,7 @@ def _adapt_and_predict(
     posterior = model.adapt(
         support, task_name=name, steps=config.steps, batch_size=config.batch_size, seed=seed, cache=cache
     )
-    return posterior.predict(
-        questions, samples=config.num_samples, noise=config.prediction_noise, seed=seed, cache=cache
-    )
+    return posterior.predict(questions, config, seed=seed, cache=cache)
 
 
 def choose_examples(task: Task, config: EvaluateConfig, seed: int) -> tuple[list[Example], list[Example]]:

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from abmll.errors import AbmllError
 
@@ -50,21 +50,31 @@ def temporary_sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
-def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write ``data`` to ``path`` atomically, creating its folder. Raises ``AbmllError`` (read-only or full disk)."""
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
+    """A new file to write to, which becomes ``path`` when the block ends well and vanishes when it does not.
+
+    Its folder is created. Raises ``AbmllError`` (read-only or full disk).
+    """
     path = Path(path)
     temporary = temporary_sibling(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "xb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:
             remove(temporary)
         _sync(path.parent)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically, creating its folder. Raises ``AbmllError`` (read-only or full disk)."""
+    with atomic_file(path) as file:
+        file.write(data)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -13,20 +13,22 @@ from abmll.errors import DataError, TrainingError
 from abmll.language.base import Base, load_base
 from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
+from abmll.language.layer_selection import choose_layers, refuse_open_choice
 from abmll.language.scorer import OptionScorer
-from abmll.language.trunk import TrunkCache
+from abmll.language.trunk_cache import TrunkCache
 from abmll.methods import Rule, make_rule
 from abmll.progress import progress
 from abmll.settings import flatten, pick, refuse_unknown
 from abmll.task_posterior import TaskPosterior
 from abmll.tasks.sampler import adaptation_batches, sample_seed
-from abmll.tasks.task import Example
+from abmll.tasks.task import Example, Task
 
 
 class AbmllModel:
     """A frozen language model, its Gaussian LoRA layers, theta, and the learning rule that theta was made for."""
 
     def __init__(self, base: Base, adapter: AdapterConfig, prompt: PromptConfig, seed: int = 0) -> None:
+        refuse_open_choice(adapter)
         self.scorer = OptionScorer(base, adapter, prompt)
         self.learning = LearningConfig(seed=seed)
         self.num_tasks = 1
@@ -41,11 +43,14 @@ class AbmllModel:
         dtype: Any = "auto",
         device: str = "auto",
         seed: int = 0,
+        tasks: Sequence[Task] = (),
         announce: Callable[[str], None] = lambda line: None,
         quiet: bool = True,
         **adapter: Any,
     ) -> "AbmllModel":
         """Load ``model`` and hang a fresh adapter on it; further keywords are ``AdapterConfig``'s fields.
+
+        ``tasks`` are those to be trained on: ``layer_selection="similarity"`` chooses the layers by them.
 
         ``AbmllModel.from_base("smollm2-135m", r=8, target_modules=["q_proj", "v_proj"])``
         """
@@ -54,7 +59,9 @@ class AbmllModel:
             adapter["target_modules"] = (names,) if isinstance(names, str) else tuple(names)
         refuse_unknown((AdapterConfig,), adapter, "AbmllModel.from_base")
         base = load_base(ModelConfig(model, dtype, device), announce, quiet)
-        return cls(base, pick(AdapterConfig, adapter), prompt or PromptConfig(), seed)
+        prompt = prompt or PromptConfig()
+        chosen = choose_layers(base, pick(AdapterConfig, adapter), prompt, tasks, announce=announce, quiet=quiet)
+        return cls(base, chosen, prompt, seed)
 
     @classmethod
     def from_pretrained(
@@ -154,5 +161,5 @@ def _refuse_unlabelled(examples: Sequence[Example], task_name: str) -> None:
 def mean_log_sigma(scorer: OptionScorer, adapter: Adapter) -> float:
     """The mean log standard deviation over all adapted layers, each stack weighed by its number of layers."""
     layers = {shape: len(names) for shape, names in adapter.layers.items()}
-    total = sum(count * float(scorer.space.log_sigma_mean(adapter.stacks[shape])) for shape, count in layers.items())
-    return total / sum(layers.values())
+    means = [count * scorer.space.log_sigma_mean(adapter.stacks[shape]).double() for shape, count in layers.items()]
+    return float(torch.stack(means).sum()) / sum(layers.values())

@@ -1,4 +1,4 @@
-"""Predicting with an adapter: at its mean, or averaged over samples of its posterior."""
+"""Predicting with an adapter: at its mean, averaged over samples of its posterior, or to first order in its weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +9,17 @@ from torch import Tensor
 from abmll.adapter import Adapter
 from abmll.config import PredictConfig
 from abmll.errors import DataError
+from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
+from abmll.language.linearize import linearize
 from abmll.language.scorer import OptionScorer, Pass
-from abmll.language.trunk import TrunkCache
+from abmll.language.trunk_cache import TrunkCache
 from abmll.posterior import Noise
 from abmll.progress import progress
 from abmll.tasks.sampler import sample_seed
 
 MAX_BATCH = 32
+POINTS = 1024
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,8 @@ def predict(
     scorer: OptionScorer,
     phi: Adapter | None,
     examples: Sequence[Encoded],
+    how: PredictConfig | None = None,
     *,
-    samples: int = 0,
-    noise: str = "shared",
     seed: int = 0,
     cache: TrunkCache | None = None,
     max_tokens: int = 2048,
@@ -64,24 +66,29 @@ def predict(
     """Probabilities of every example's options.
 
     Args:
-        phi: the adapter; None is the bare scorer.
-        samples: posterior samples to average over; 0 predicts at the mean.
-        noise: ``shared`` (one weight sample per example) or ``local`` (independent per token).
+        phi: the adapter; None is the bare model.
+        how: average over samples or linearize; None predicts at the mean. A weight sample of rank above 0 is the same
+            for all examples, whatever batch they come in.
         cache: trunk activations kept from earlier passes over the same examples.
-        max_tokens: padded tokens per batch; examples of like length share one.
+        max_tokens: tokens per batch, before a shared prefix is taken out; examples of like length share one. A quarter
+            of it where gradients are needed.
 
-    Raises ``DataError`` without examples, ``ConfigError`` for another noise or a negative number of samples.
+    Raises ``DataError`` without examples.
     """
     if not examples:
         raise DataError("there are no examples to predict")
-    how = PredictConfig(num_samples=samples, prediction_noise=noise)  # pyright: ignore[reportArgumentType] (it checks)
+    how = how or PredictConfig(num_samples=0)
+    linearized = how.predictive == "linearized" and phi is not None
     width = max(len(example.options) for example in examples)
     probs = torch.zeros(len(examples), width, dtype=torch.float64)
     expected_entropy = torch.zeros(len(examples), dtype=torch.float64)
     with progress(len(examples), "predicting", "example", quiet=quiet) as bar:
-        for number, chosen in enumerate(batches_of_like_length(examples, max_tokens)):
-            generator = torch.Generator(scorer.device).manual_seed(sample_seed(seed, "prediction", number))
-            sampled = _sampled_probs(scorer, phi, [examples[i] for i in chosen], how, generator, cache)
+        for chosen in batches_of_like_length(examples, max_tokens // 4 if linearized else max_tokens):
+            batch = scorer.batch([examples[i] for i in chosen], cache, share_prefix=not linearized)
+            if linearized and phi is not None:
+                sampled = _linearized_probs(scorer, phi, batch)
+            else:
+                sampled = _sampled_probs(scorer, phi, batch, how, seed)
             index = torch.tensor(chosen)
             probs[index, : sampled.shape[-1]] = sampled.mean(0)
             expected_entropy[index] = entropy(sampled).mean(0)
@@ -95,21 +102,35 @@ def predict(
     return Prediction(probs, counts, entropy(probs), expected_entropy, truncated)
 
 
-def _sampled_probs(
-    scorer: OptionScorer,
-    phi: Adapter | None,
-    examples: Sequence[Encoded],
-    how: PredictConfig,
-    generator: torch.Generator,
-    cache: TrunkCache | None,
-) -> Tensor:
+def _sampled_probs(scorer: OptionScorer, phi: Adapter | None, batch: Batch, how: PredictConfig, seed: int) -> Tensor:
     """Option probabilities (S, N, C) of one batch; the trunk below the adapters is computed once."""
-    batch = scorer.batch(examples, cache)
     if how.num_samples == 0 or phi is None:
         return _probs(scorer.scores(batch, phi).options)[None]
     batch = scorer.with_trunk(batch)
-    sampling = Pass(noise=Noise(how.prediction_noise, generator, batch.mask))
-    return torch.stack([_probs(scorer.scores(batch, phi, sampling).options) for _ in range(how.num_samples)])
+    sampled = []
+    for number in range(how.num_samples):
+        generator = torch.Generator(scorer.device).manual_seed(sample_seed(seed, "prediction", number))
+        noise = Noise(how.prediction_noise, generator, batch.mask, how.prediction_noise_rank)
+        sampled.append(_probs(scorer.scores(batch, phi, Pass(noise)).options))
+    return torch.stack(sampled)
+
+
+def _linearized_probs(scorer: OptionScorer, phi: Adapter, batch: Batch) -> Tensor:
+    """Option probabilities (P, N, C) at ``POINTS`` places of the scores' Gaussian, spread evenly over it."""
+    scores, covariance = linearize(scorer, phi, scorer.with_trunk(batch))
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp(min=0.0).sqrt()[:, None, :]
+    leads = normal_points(covariance.shape[-1]).to(root) @ root.mT
+    first = leads.new_zeros(*leads.shape[:2], 1)
+    return _probs(scores + torch.cat([first, leads], dim=-1).transpose(0, 1))
+
+
+def normal_points(dimension: int) -> Tensor:
+    """(``POINTS``, dimension): a low-discrepancy set with the standard normal's density, and its mirror image."""
+    sobol = torch.quasirandom.SobolEngine(dimension, scramble=True, seed=0)
+    uniform = sobol.draw(POINTS // 2, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+    points = torch.special.ndtri(uniform)
+    return torch.cat([points, -points])
 
 
 def _probs(scores: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ _PUBLISHED: dict[str, Any] = {
     "gamma_shape": 1.0,
     "gamma_rate": 0.01,
     "noise": "local",
+    "noise_rank": 0,
     "outer_batch": "last",
     "outer_gradient": "prior",
     "moments": "persist",

@@ -16,7 +16,15 @@ EVALUATION = ("metrics.json", "predictions.jsonl", "report.html")
 # What else a run replaced by another must not leave behind: it would be taken for the new run's.
 RESULTS = (CARD, "report.html", *(f"evaluation/{name}" for name in EVALUATION))
 # Settings that may change between the parts of one run: they decide how long and where, not what is computed.
-FREE = {"max_steps", "save_steps", "save_total_limit", "output_dir", "trunk_cache_gb"}
+FREE = {
+    "max_steps",
+    "save_steps",
+    "save_total_limit",
+    "output_dir",
+    "trunk_cache_gb",
+    "trunk_cache_dir",
+    "trunk_cache_disk_gb",
+}
 
 
 def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Path) -> None:
@@ -24,14 +32,19 @@ def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Path
     binding = new.keys() - FREE
     if new["lr_scheduler_type"] != "constant":
         binding |= {"max_steps"}  # the schedule's length
-    if (old["trunk_cache_gb"] > 0) != (new["trunk_cache_gb"] > 0):
-        binding |= {"trunk_cache_gb"}  # activations computed alone and in a padded batch may differ in the last bit
+    if _keeps_trunks(old) != _keeps_trunks(new):
+        # Activations computed alone and in a batch may differ in the last bit.
+        binding |= {"trunk_cache_gb", "trunk_cache_dir"}
     for key, value in new.items():
         if key in binding and old.get(key) != value:
             raise ConfigError(
                 f"{where}: --resume with {key} = {value}, but the run has {key} = {old.get(key)}; "
                 "use the run's settings, or start a new run in another folder"
             )
+
+
+def _keeps_trunks(settings: Mapping[str, Any]) -> bool:
+    return settings["trunk_cache_gb"] > 0 or settings.get("trunk_cache_dir") is not None
 
 
 class RunFolder:

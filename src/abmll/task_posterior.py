@@ -1,7 +1,7 @@
 """TaskPosterior: what was learned of one task; adapter tensors and settings, never a copy of the base model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from abmll.errors import CheckpointError, DataError
 from abmll.export import export_merged, export_peft
 from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
-from abmll.language.trunk import TrunkCache
+from abmll.language.trunk_cache import TrunkCache
 from abmll.prediction import Prediction, predict
 from abmll.settings import flatten, pick
 from abmll.tasks.task import Example
@@ -35,28 +35,31 @@ class TaskPosterior:
     def predict(
         self,
         examples: Sequence[Example],
+        how: PredictConfig | None = None,
         *,
         samples: int | None = None,
         noise: str | None = None,
+        predictive: str | None = None,
         seed: int = 0,
         cache: TrunkCache | None = None,
         quiet: bool = True,
     ) -> Prediction:
         """Probabilities of the options of ``examples``, averaged over ``samples`` of the posterior (0: at its mean).
 
-        By default ``PredictConfig``'s number of samples and kind of noise for a learned posterior, else the mean.
-        Raises ``DataError`` where there is no example, ``ConfigError`` for ``samples`` or ``noise`` that cannot be.
+        ``how`` has all settings; ``samples``, ``noise`` and ``predictive`` overrule it. A posterior that was not
+        learned is read at its mean. Raises ``DataError`` where there is no example, ``ConfigError`` for settings that
+        cannot be.
         """
         if not examples:
             raise DataError(f"task '{self.task_name}': no examples to predict")
-        given = {"num_samples": samples, "prediction_noise": noise}
-        config = pick(PredictConfig, {name: value for name, value in given.items() if value is not None})
+        overruled = {"num_samples": samples, "prediction_noise": noise, "predictive": predictive}
+        settings: dict[str, Any] = {name: value for name, value in overruled.items() if value is not None}
+        how = replace(how or PredictConfig(), **settings)
         return predict(
             self.scorer,
             self.phi,
             self.scorer.encode(examples, self.task_name),
-            samples=config.num_samples if self.is_posterior else 0,
-            noise=config.prediction_noise,
+            how if self.is_posterior else replace(how, num_samples=0, predictive="samples"),
             seed=seed,
             cache=cache,
             quiet=quiet,

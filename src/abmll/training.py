@@ -26,8 +26,8 @@ from abmll.checkpoint import (
 from abmll.config import LearningConfig, TrainConfig
 from abmll.errors import CheckpointError, ConfigError, TrainingError
 from abmll.files import write_text
-from abmll.language.trunk import TrunkCache
-from abmll.methods import Loss, State, make_rule
+from abmll.language.trunk_cache import TrunkCache, open_cache
+from abmll.methods import Loss, Reading, State, make_rule, read_steps
 from abmll.model import AbmllModel, mean_log_sigma
 from abmll.model_card import model_card
 from abmll.progress import progress
@@ -37,6 +37,8 @@ from abmll.settings import flatten, pick
 from abmll.tasks.sampler import sample_seed
 from abmll.tasks.task import Task
 from abmll.visits import Visits
+
+OUTER = "outer step"  # the last of a visit's steps, beside "step 1" to "step K"
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ class MetaTrainer:
         self.rule = make_rule(model.scorer, config, len(tasks))
         if not self.rule.is_trained:
             raise ConfigError(f"method: '{config.method}' is not trained; it is a baseline of the demo")
-        if cache is None and config.trunk_cache_gb > 0:
-            cache = TrunkCache(int(config.trunk_cache_gb * 1e9))
+        if cache is None:
+            cache = open_cache(model.scorer.base, model.scorer.trunk, config, config.trunk_cache_gb)
         self.visits = Visits(model.scorer, tasks, config, self.rule.episodes, cache)
         self.folder = RunFolder(Path(config.output_dir))
 
@@ -115,6 +117,9 @@ class MetaTrainer:
                 saved = max(checkpoints(self.folder.path), default=0)  # a checkpoint may just have been completed
                 again = f"--resume to go on from visit {saved}" if saved else "--overwrite: no checkpoint was due yet"
                 raise KeyboardInterrupt(f"{self.folder.path}: run the same command with {again}") from None
+            finally:
+                if self.visits.cache is not None:
+                    self.visits.cache.flush()
         self.model.learned(state.theta, pick(LearningConfig, flatten(self.config)), len(self.visits.tasks))
         self._write_card()
         return TrainResult(self.folder.path, self.config.max_steps, steps, tokens, time.perf_counter() - started)
@@ -171,51 +176,44 @@ class MetaTrainer:
         name = self.visits.name(visit)
         before = state.theta.clone() if visit == 0 else None
         try:
-            losses, outer = self._learn(state, visit)
-            _refuse_broken(state.theta)
+            steps = read_steps(self._learn(state, visit), "theta", state.theta)
             if before is not None:
                 _refuse_unmoved(before, {"phi": state.phi, "theta": state.theta})
         except TrainingError as error:
             raise TrainingError(f"visit {visit + 1}, task '{name}': {error}") from error
         log_sigma = mean_log_sigma(self.model.scorer, state.theta) if self.rule.is_posterior else None
-        row = {"visit": visit + 1, "task": name} | summarize(losses, outer) | {"log_sigma": log_sigma}
-        steps = losses if outer is None else [*losses, outer]
-        tokens = sum(loss.tokens for loss in steps)
+        row = {"visit": visit + 1, "task": name} | summarize(steps) | {"log_sigma": log_sigma}
+        tokens = sum(step.tokens for step in steps.values())
         return row, {"seconds": time.perf_counter() - started, "tokens": tokens, "steps": len(steps)}
 
-    def _learn(self, state: State, visit: int) -> tuple[list[Loss], Loss | None]:
-        """The K inner steps of a visit, and the outer one on the batch that is left or else on the last."""
+    def _learn(self, state: State, visit: int) -> dict[str, Loss]:
+        """The K inner steps of a visit, and the outer one on the batch that is left or else on the last; by name."""
         factor = rate(self.config, visit, self.config.max_steps)
         self.rule.begin_visit(state)
         batches = self.visits.batches(visit)
-        losses, batch = [], next(batches)
+        losses, batch = {}, next(batches)
         for k in range(self.config.inner_steps):
-            losses.append(self.rule.inner_step(state, batch, self.visits.generator(visit, k), factor))
+            losses[f"step {k + 1}"] = self.rule.inner_step(state, batch, self.visits.generator(visit, k), factor)
             batch = next(batches, batch)
         generator = self.visits.generator(visit, self.config.inner_steps)
-        return losses, self.rule.outer_step(state, batch, generator, factor)
+        outer = self.rule.outer_step(state, batch, generator, factor)
+        return losses if outer is None else losses | {OUTER: outer}
 
 
-def summarize(losses: Sequence[Loss], outer: Loss | None) -> dict[str, float]:
+def summarize(steps: Mapping[str, Reading]) -> dict[str, float]:
     """A visit in numbers: nll and accuracy per example over the inner batches, the terms of the last step."""
-    size = sum(loss.size for loss in losses)
-    last = outer or losses[-1]
+    inner = [step for name, step in steps.items() if name != OUTER]
+    outer, size = steps.get(OUTER), sum(step.size for step in inner)
+    last = outer or inner[-1]
     return {
-        "nll": float(sum(float(loss.nll) for loss in losses) / size),
-        "accuracy": float(sum(int(loss.correct) for loss in losses) / size),
-        "loss": float(last.total),
-        "kl": float(last.kl),
-        "prior": float(last.prior),
-        "grad_norm": losses[-1].grad_norm,
+        "nll": sum(step.nll for step in inner) / size,
+        "accuracy": sum(step.correct for step in inner) / size,
+        "loss": last.total,
+        "kl": last.kl,
+        "prior": last.prior,
+        "grad_norm": inner[-1].grad_norm,
         "outer_grad_norm": outer.grad_norm if outer else 0.0,
     }
-
-
-def _refuse_broken(theta: Adapter) -> None:
-    """A step can leave infinite values behind although its loss and gradient were finite."""
-    for name, tensor in theta.named_tensors():
-        if not bool(torch.isfinite(tensor).all()):
-            raise TrainingError(f"theta's {name} is not finite after the step; lower the learning rates")
 
 
 def _refuse_unmoved(before: Adapter, roles: Mapping[str, Adapter]) -> None:

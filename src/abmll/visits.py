@@ -4,17 +4,21 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from typing import Literal
 
+import numpy as np
 import torch
 
 from abmll.config import LearningConfig
 from abmll.errors import DataError
 from abmll.language.batch import Batch
-from abmll.language.encoding import Encoded
+from abmll.language.encoded import Encoded
+from abmll.language.encoded_store import EncodedPairs, hash_of, kept
 from abmll.language.scorer import OptionScorer
-from abmll.language.trunk import TrunkCache
+from abmll.language.trunk_cache import TrunkCache
+from abmll.tasks.packed import PackedExamples
 from abmll.tasks.sampler import batches_of_visit, sample_seed, task_of_visit, union_batches
 from abmll.tasks.task import Task
 
@@ -43,7 +47,7 @@ class Visits:
         self.cache = cache
         self.num_batches = config.inner_steps + (config.outer_batch == "query")
         self._refuse_unusable()
-        self.encoded: dict[tuple[int, int], Encoded] = {}
+        self.encoded = EncodedPairs([], [])
 
     def name(self, visit: int) -> str:
         """The name of the task visited, or ``union``."""
@@ -59,20 +63,14 @@ class Visits:
         return [[(task, index) for index in batch] for batch in batches]
 
     def prepare(self, visits: int) -> None:
-        """Encode what the first ``visits`` read: an example that cannot be used is refused now, not in mid-run.
+        """Encode what the first ``visits`` read, or find it on the disk: see ``kept``.
 
-        Raises ``DataError`` as the scorer's ``encode``, with the file the example comes from.
+        An example that cannot be used is refused now, not in mid-run. Raises ``DataError`` as the encoder's
+        ``encode_all``, with the file the example comes from.
         """
-        total = sum(map(len, self.examples))
-        for visit in range(visits):
-            if len(self.encoded) == total:
-                return
-            for task, index in chain.from_iterable(self.examples_of(visit)):
-                try:
-                    self._encode(task, index)
-                except DataError as error:
-                    source = self.tasks[task].source
-                    raise DataError(f"{source}: {error}" if source else str(error)) from error
+        drawn = self._drawn(visits)
+        count = sum(map(len, drawn))
+        self.encoded = EncodedPairs(drawn, kept(lambda: self._key(drawn), lambda: self._encode_drawn(drawn), count))
 
     def batches(self, visit: int) -> Iterator[Batch]:
         """The visit's batches, each made when it is asked for."""
@@ -86,6 +84,10 @@ class Visits:
 
     def sha256(self) -> str:
         """A hash of everything training reads of the tasks: names and training examples, in order."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
         digest = hashlib.sha256()
         for task, examples in zip(self.tasks, self.examples, strict=True):
             rows = [(example.input, example.options, example.answer) for example in examples]
@@ -96,11 +98,48 @@ class Visits:
         return task_of_visit(self.config.seed, visit, len(self.tasks))
 
     def _encode(self, task: int, index: int) -> Encoded:
-        """The example in tokens, encoded when first drawn."""
-        if (task, index) not in self.encoded:
-            example = self.examples[task][index]
-            [self.encoded[task, index]] = self.scorer.encode([example], self.tasks[task].name)
-        return self.encoded[task, index]
+        """The example in tokens; encoded now if it was not prepared."""
+        try:
+            return self.encoded[task, index]
+        except KeyError:
+            return self.scorer.encoder.encode(self.examples[task][index], self.tasks[task].name)
+
+    def _drawn(self, visits: int) -> list[np.ndarray]:
+        """For each task, which of its training examples the first ``visits`` read, in order."""
+        drawn = [np.zeros(len(examples), dtype=bool) for examples in self.examples]
+        missing = sum(map(len, drawn))
+        for visit in range(visits):
+            for task, index in chain.from_iterable(self.examples_of(visit)):
+                missing -= not drawn[task][index]
+                drawn[task][index] = True
+            if not missing:
+                break
+        return [np.flatnonzero(one).astype(np.int32) for one in drawn]
+
+    def _chosen(self, drawn: Sequence[np.ndarray]) -> Iterator[tuple[Task, PackedExamples]]:
+        """Every task of which something is drawn, with those examples."""
+        for task, examples, indices in zip(self.tasks, self.examples, drawn, strict=True):
+            if len(indices):
+                yield task, examples.select(indices.tolist())
+
+    def _encode_drawn(self, drawn: Sequence[np.ndarray]) -> Iterator[Encoded]:
+        for task, examples in self._chosen(drawn):
+            try:
+                yield from self.scorer.encoder.encode_all(examples, task.name)
+            except DataError as error:
+                raise DataError(f"{task.source}: {error}" if task.source else str(error)) from error
+
+    def _key(self, drawn: Sequence[np.ndarray]) -> str | None:
+        """A hash of everything that the tokens of these examples depend on, if the encoder can be described."""
+        description = self.scorer.encoder.describe()
+        if description is None:
+            return None
+        rows = (
+            [task.name, example.input, example.options, example.answer]
+            for task, examples in self._chosen(drawn)
+            for example in examples
+        )
+        return hash_of(chain([description], rows))
 
     def _refuse_unusable(self) -> None:
         if not self.tasks:

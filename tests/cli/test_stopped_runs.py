@@ -51,7 +51,7 @@ def test_a_loss_that_is_no_number(
         code, out, err = abmll(work.train, RUN, "--quiet")
     assert (code, out) == (2, "")
     assert err.startswith("abmll: error: visit 3, task 'toy")
-    assert err.endswith("': the loss term 'nll' is nan; lower the learning rates\n")
+    assert err.endswith("': step 2: the loss term 'nll' is nan; lower the learning rates\n")
     assert visits_of("out") == [1, 2]
     assert abmll(work.train, RUN, "--resume").code == 0
     assert Path("out/checkpoint-4/theta.safetensors").read_bytes() == uninterrupted

@@ -1,6 +1,7 @@
 """Prompts in tokens: what is cut, what never is, special tokens, and the border between prompt and option."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from abmll.config import PromptConfig
 from abmll.errors import ConfigError, DataError
-from abmll.language.encoding import Encoded, Encoder
-from abmll.tasks import Example
+from abmll.language.encoding import MAX_TEXTS, Encoded, Encoder
+from abmll.tasks import Example, render
 
 SHORT = PromptConfig(instruction=False, list_options=False, answer="text")
 LISTED = PromptConfig(instruction=True, list_options=True, answer="text")
@@ -230,6 +231,106 @@ def test_an_option_that_would_melt_into_the_prompt_s_last_character_keeps_its_ow
     encoded = Encoder(tokenizer, prompt, 2048).encode(Example("1", "x", ("=0", "0"), 0), "t")
     assert encoded.options == ((vocabulary["="], vocabulary["0"]), (vocabulary["0"],))
     assert encoded.prompt[-1] == vocabulary[">"]
+
+
+ROWS = [
+    Example("1", "is it raining?", ("yes", "no, not at all"), 1),
+    Example("2", "", ("=", ">="), 0),
+    Example("3", "raining " * 60, ("yes", "maybe so"), None),
+    Example("4", "ü€🙂\n\tno\u2028 " * 9, ("ü", "🙂", "yes"), 2),
+    Example("5", " all ", ("no", "yes", "Answer:", ":"), 0),
+    Example("6", "0123456789" * 30, (" yes ", "no"), 1),
+]
+MANY = [replace(row, id=f"{row.id}/{copy}", input=f"{row.input}{copy}") for copy in range(45) for row in ROWS]
+
+
+def one_by_one(encoder: Encoder, example: Example, task_name: str) -> tuple[list[int], list[list[int]], int]:
+    """Prompt, options and number of tokens cut: an encoder without batches, a tokenizer call for every text."""
+
+    def plain(text: str) -> list[int]:
+        return encoder.tokenizer(text, add_special_tokens=False)["input_ids"]  # pyright: ignore
+
+    def prompt(shown: str) -> tuple[str, list[int]]:
+        text = parts.prefix + shown + parts.suffix
+        if not encoder.settings.chat_template:
+            special = encoder.tokenizer("x")["input_ids"]
+            return text, special[: special.index(plain("x")[0])] + plain(text)  # pyright: ignore
+        turns = [{"role": "user", "content": text}]
+        text = encoder.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        assert isinstance(text, str)
+        return text, plain(text)
+
+    parts = render(example, task_name, encoder.settings)
+    text, tokens = prompt(parts.input)
+    options = []
+    for option in parts.continuations:
+        joint, alone = plain(text[-1] + option), plain(text[-1])
+        options.append(joint[len(alone) :] if joint[: len(alone)] == alone else plain(option))
+    words, gap = plain(parts.input), plain(" ... ")
+    scored = sum(len(option) - 1 for option in options)
+    keep = len(words) - len(gap) - (len(tokens) + scored - encoder.limit)
+    if len(tokens) + scored <= encoder.limit:
+        return tokens, options, 0
+    while True:
+        head, tail = words[: keep - keep // 2], words[len(words) - keep // 2 :]
+        _, tokens = prompt(f"{encoder.tokenizer.decode(head)} ... {encoder.tokenizer.decode(tail)}")
+        if len(tokens) + scored <= encoder.limit:
+            return tokens, options, len(words) - keep
+        keep -= len(tokens) + scored - encoder.limit
+
+
+@pytest.mark.parametrize("limit", [2048, 230])
+@pytest.mark.parametrize("prompt", ["text", "letter", "chat"])
+@pytest.mark.parametrize("scheme", ["bytes", "bos", *SCHEMES])
+def test_many_at_once_are_what_they_are_one_by_one(
+    scheme: str, prompt: str, limit: int, request: pytest.FixtureRequest
+) -> None:
+    made = {"bytes": "tokenizer", "bos": "with_bos"}
+    tokenizer = request.getfixturevalue(made[scheme]) if scheme in made else metaspace(scheme)
+    tokenizer.chat_template = TEMPLATE
+    settings = {
+        "text": SHORT,
+        "letter": PromptConfig(instruction=False, answer="letter"),
+        "chat": replace(SHORT, chat_template=True),
+    }[prompt]
+    encoder = Encoder(tokenizer, settings, limit)
+    batched = list(encoder.encode_all(iter(MANY), "t"))
+    assert len(batched) == len(MANY) > MAX_TEXTS
+    for example, encoded in list(zip(MANY, batched, strict=True))[::7]:
+        assert encoded == encoder.encode(example, "t")
+        tokens, options, truncated = one_by_one(encoder, example, "t")
+        assert encoded == Encoded(tokens, options, example.answer, truncated)
+    assert any(encoded.truncated for encoded in batched) == (limit == 230)
+
+
+def test_each_distinct_option_is_tokenised_once(tokenizer: PreTrainedTokenizerBase) -> None:
+    class Counting(Encoder):
+        texts = 0
+
+        def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+            self.texts += len(texts)
+            return super()._plain(texts)
+
+    encoder = Counting(tokenizer, SHORT, 2048)
+    examples = [Example(str(n), f"question {n}", ("yes", "no", f"{n % 3}"), 0) for n in range(700)]
+    assert len(list(encoder.encode_all(examples, "t"))) == 700
+    # Prompts, "yes", "no", three digits, and for each of the portions the character before an option; "x" for a BOS.
+    assert 700 + 5 < encoder.texts <= 700 + 5 + 3 + 1
+
+
+@pytest.mark.parametrize("change", ["tokenizer", "settings", "limit", "template"])
+def test_the_description_tells_what_changes_the_tokens(change: str, tiny_llama: Path) -> None:
+    def describe(changed: bool) -> list[object] | None:
+        tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+        tokenizer.chat_template = TEMPLATE.replace("<|", "<") if changed and change == "template" else TEMPLATE
+        if changed and change == "tokenizer":
+            tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+        settings = PromptConfig(chat_template=True, instruction=not (changed and change == "settings"))
+        return Encoder(tokenizer, settings, 100 + (changed and change == "limit")).describe()
+
+    assert describe(False) == describe(False)
+    assert describe(False) != describe(True)
+    assert describe(True) is not None
 
 
 def test_encoding_is_the_same_every_time(make_scorer: Callable, tokenizer: PreTrainedTokenizerBase) -> None:

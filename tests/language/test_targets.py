@@ -103,6 +103,8 @@ def test_names_that_match_only_outside_the_chosen_layers_are_refused(llama: nn.M
         ("0, 4-5", {0, 4, 5}),
         ("top-2", {4, 5}),
         ("top-6", {0, 1, 2, 3, 4, 5}),
+        ("top-third", {4, 5}),
+        ("top-half", {3, 4, 5}),
         ("3", {3}),
         ("2-2", {2}),
     ],
@@ -111,10 +113,15 @@ def test_forms_of_layers(text: str | None, blocks: set[int]) -> None:
     assert parse_layers(text, 6) == blocks
 
 
-@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1-2-3", "1;2", "top-", "top", "top-x", "1.5", "1,,2"])
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1-2-3", "1;2", "top-", "top", "top-x", "top-thirds", "1,,2"])
 def test_malformed_layers_are_refused_with_the_forms(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"is not '18-29', '0,5,7' or 'top-12'$"):
+    with pytest.raises(ConfigError, match=r"is not '18-29', '0,5,7', 'top-12', 'top-third' or 'top-half'$"):
         parse_layers(text, 6)
+
+
+@pytest.mark.parametrize(("share", "expected"), [("third", [1, 1, 1, 1, 2, 10]), ("half", [1, 1, 2, 2, 2, 15])])
+def test_a_share_of_the_layers_is_rounded_and_never_none(share: str, expected: list[int]) -> None:
+    assert [len(parse_layers(f"top-{share}", count)) for count in (1, 2, 3, 4, 5, 30)] == expected
 
 
 @pytest.mark.parametrize("text", ["6", "0-6", "3-2", "top-0", "top-7", "top--1", "0-99999999999999"])

@@ -13,7 +13,8 @@ from torch import nn
 from abmll.adapter import Adapter
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer, Pass, nll
-from abmll.language.trunk import TrunkBlock, TrunkCache
+from abmll.language.trunk import TrunkBlock
+from abmll.language.trunk_cache import TrunkCache
 from abmll.posterior import Noise
 
 TOP = {"layers_to_transform": "2-3", "target_modules": ("q_proj", "v_proj"), "init_log_sigma": -2.0}
@@ -179,49 +180,3 @@ def test_a_trunk_block_answers_for_the_block_in_it() -> None:
     assert wrapped.attention_type == "sliding_attention"
     with pytest.raises(AttributeError, match="no_such_thing"):
         _ = wrapped.no_such_thing
-
-
-def test_the_cache_keeps_to_its_bytes_and_forgets_the_longest_unused(
-    scorer: OptionScorer, ragged: list[Encoded]
-) -> None:
-    computed: list[Encoded] = []
-
-    def compute(example: Encoded) -> torch.Tensor:
-        computed.append(example)
-        return scorer.trunk_output(scorer.batch([example]))
-
-    sizes = {example: len(example) * 32 * 4 for example in ragged}  # tokens x width x bytes
-    first, second, third, fourth = ragged
-    cache = TrunkCache(sizes[first] + sizes[second] + sizes[third])
-
-    def read(*examples: Encoded) -> None:
-        cache.attach(scorer.batch(examples), examples, compute)
-        assert cache.num_bytes == sum(row.nbytes for row in cache.kept.values()) <= cache.max_bytes
-
-    read(first, second, third)
-    assert cache.num_bytes == sum(sizes[example] for example in ragged[:3])
-    read(first, third)
-    assert computed == [first, second, third]
-    read(fourth)  # the second one was unused for longest
-    assert list(cache.kept) == [first, third, fourth]
-    read(second)
-    assert computed == [first, second, third, fourth, second]
-
-
-def test_a_cache_that_can_hold_nothing_still_answers(
-    scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]
-) -> None:
-    cache = TrunkCache(100)
-    batch = scorer.batch(ragged, cache)
-    assert (cache.num_bytes, len(cache.kept)) == (0, 0)
-    full = scorer.scores(scorer.batch(ragged), adapter).options
-    torch.testing.assert_close(scorer.scores(batch, adapter).options, full, rtol=2e-5, atol=2e-5)
-
-
-def test_cached_activations_are_the_same_bits_in_any_company(scorer: OptionScorer, ragged: list[Encoded]) -> None:
-    alone, together = TrunkCache(10**9), TrunkCache(10**9)
-    for example in ragged:
-        scorer.batch([example], alone)
-    scorer.batch(ragged, together)
-    for example in ragged:
-        assert torch.equal(alone.kept[example], together.kept[example])

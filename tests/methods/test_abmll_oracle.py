@@ -34,6 +34,7 @@ LEARNING = LearningConfig(
     prior_std=0.3,
     gamma_shape=1.5,
     gamma_rate=0.02,
+    noise_rank=0,  # drawn as the oracle draws it, number by number
 )
 Layers = dict[str, dict[str, Tensor]]  # layer -> factor -> matrix
 Compare = Callable[..., tuple[dict[str, float], dict[str, float]]]
@@ -212,6 +213,7 @@ def compare(
     ) -> tuple[dict[str, float], dict[str, float]]:
         config = LearningConfig(**{**vars(LEARNING), **settings})
         scorer = make_scorer(space=space, init_log_sigma=INIT)
+        scorer.packed = False  # the oracle draws its noise for padded examples
         theta = make_theta(scorer)
         start = layers_of(theta)
         rule = make_rule(scorer, config, num_tasks)

@@ -10,7 +10,7 @@ from abmll.config import LearningConfig
 from abmll.errors import CheckpointError, ConfigError, TrainingError
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
-from abmll.methods import REGISTRY, State, find_rule, make_rule
+from abmll.methods import REGISTRY, Loss, State, find_rule, make_rule, read_steps
 from abmll.methods.optimizer import AdapterOptimizer
 
 MakeScorer = Callable[..., OptionScorer]
@@ -142,8 +142,9 @@ def test_a_term_that_is_not_finite_is_named(
     rule = make_rule(scorer, LearningConfig(), 1)
     state = rule.init(scorer.new_adapter(0))
     getattr(state, poisoned).mean_tensors()[1].data.fill_(torch.nan)
-    with pytest.raises(TrainingError, match=f"the loss term '{term}' is nan; lower the learning rates"):
-        rule.inner_step(state, scorer.batch(draw_examples(2)), generator(), 1.0)
+    steps = {"step 7": rule.inner_step(state, scorer.batch(draw_examples(2)), generator(), 1.0)}
+    with pytest.raises(TrainingError, match=f"^step 7: the loss term '{term}' is nan; lower the learning rates$"):
+        read_steps(steps, "phi", state.phi)
 
 
 def test_adapting_names_the_step_that_broke(make_scorer: MakeScorer, draw_examples: Draw) -> None:
@@ -154,14 +155,38 @@ def test_adapting_names_the_step_that_broke(make_scorer: MakeScorer, draw_exampl
         rule.adapt(scorer.new_adapter(0), batches)
 
 
-def test_a_gradient_that_is_not_finite_is_named(make_scorer: MakeScorer) -> None:
+@pytest.mark.parametrize("max_norm", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_is_named(make_scorer: MakeScorer, max_norm: float) -> None:
     adapter = make_scorer().new_adapter(0).requires_grad_()
     optimizer = AdapterOptimizer(adapter, 1e-3, 1e-3, 0.0)
-    for _, tensor in adapter.named_tensors():
-        tensor.grad = torch.zeros_like(tensor)
-    next(iter(adapter.stacks.values())).mean_A.grad.fill_(torch.inf)  # pyright: ignore[reportOptionalMemberAccess]
-    with pytest.raises(TrainingError, match=r"the gradient of \S+\.mean_A is not finite"):
-        optimizer.step(1.0, 0.0)
+    steps = {}
+    for step, value in enumerate((1.0, torch.inf, torch.nan)):
+        for _, tensor in adapter.named_tensors():
+            tensor.grad = torch.zeros_like(tensor)
+        next(iter(adapter.stacks.values())).mean_B.grad.fill_(value)  # pyright: ignore[reportOptionalMemberAccess]
+        zero = torch.zeros(())
+        steps[f"step {step}"] = Loss(*[zero] * 5, size=1, tokens=1, grad_norms=optimizer.step(1.0, max_norm))
+    shape = next(iter(adapter.stacks))
+    with pytest.raises(TrainingError, match=f"^step 1: the gradient of {shape}.mean_B is not finite; lower"):
+        read_steps(steps, "phi", adapter)
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 0.5, 50.0])
+def test_the_gradient_is_clipped_to_its_norm_over_all_tensors(make_scorer: MakeScorer, max_norm: float) -> None:
+    """AdamW's first moment after one step is a tenth of the gradient that it was given."""
+    adapter = make_scorer().new_adapter(0).requires_grad_()
+    optimizer = AdapterOptimizer(adapter, 1e-3, 1e-3, 0.0)
+    gradients = {name: torch.randn(tensor.shape, generator=generator(1)) for name, tensor in adapter.named_tensors()}
+    for name, tensor in adapter.named_tensors():
+        tensor.grad = gradients[name].clone()
+    whole = torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients.values()]))
+    assert 0.5 < whole < 50.0
+    norms = optimizer.step(1.0, max_norm)
+    zero = torch.zeros(())
+    assert Loss(*[zero] * 5, size=1, tokens=1, grad_norms=norms).grad_norm.item() == pytest.approx(whole.item())
+    factor = 0.5 / whole if max_norm == 0.5 else 1.0
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(optimizer.tensors()[f"{name}.exp_avg"], 0.1 * factor * gradient)
 
 
 def test_what_takes_no_part_in_the_loss_is_named(make_scorer: MakeScorer) -> None:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from abmll.posterior import Factors
+from abmll.posterior import Factors, Noise, Space
 
 MakeFactors = Callable[..., Factors]
 DenseNormal = Callable[..., Normal]
+Delta = Callable[..., Tensor]
 
 
 @pytest.fixture
@@ -36,6 +37,16 @@ def make_factors(generator: torch.Generator) -> MakeFactors:
         )
 
     return make
+
+
+@pytest.fixture
+def delta() -> Delta:
+    """delta(space, layer, x, noise): what one layer adds to its output."""
+
+    def update(space: Space, layer: Factors, x: Tensor, noise: Noise | None) -> Tensor:
+        return space.layers(Factors(*(tensor[None] for tensor in layer)), noise)[0](x)
+
+    return update
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from abmll.posterior import Factors, WeightSpace
+from abmll.posterior import Factors, Prior, WeightSpace
 from abmll.posterior.kl import rank_one_kl
 from abmll.posterior.tiled import row_tiles, tiled_kl
 
@@ -55,6 +55,38 @@ def test_finite_differences(make_factors):
     assert torch.autograd.gradcheck(tiled, leaves)
 
 
+@pytest.mark.parametrize("learned", ["phi", "theta", "phi scale", "theta mean", ""])
+def test_what_no_gradient_is_asked_of_changes_no_other(make_factors, learned):
+    factors = {"phi": make_factors(k=2), "theta": make_factors(k=2)}
+    oracle = {role: part.clone_detached().requires_grad_() for role, part in factors.items()}
+    expected = tiled_kl(oracle["phi"], oracle["theta"], SCALING, 0.1)
+    expected.backward()
+    for role, part in factors.items():
+        for name, tensor in zip(part._fields, part, strict=True):
+            tensor.requires_grad_(bool(learned) and f"{role} {name}".startswith(learned))
+    value = tiled_kl(factors["phi"], factors["theta"], SCALING, 0.1)
+    assert value.item() == expected.item()
+    assert value.requires_grad == bool(learned)
+    if learned:
+        value.backward()
+    for role, part in factors.items():
+        for tensor, twin in zip(part, oracle[role], strict=True):
+            assert (tensor.grad is not None) == tensor.requires_grad
+            assert tensor.grad is None or torch.equal(tensor.grad, twin.grad)
+
+
+def test_an_accelerator_is_never_waited_for(make_factors):
+    """Tensors without values: whoever asks for one is refused."""
+    factors = [tensor.to("meta").requires_grad_() for _ in range(2) for tensor in make_factors(k=2)]
+    phi, theta = Factors(*factors[:4]), Factors(*factors[4:])
+    space = WeightSpace(SCALING, 2, 0.1)
+    (space.kl(phi, theta) + space.negative_log_prior(theta, Prior(1.0, 2.0, 0.5))).backward()
+    space.log_sigma_mean(theta)
+    assert all(tensor.grad is not None for tensor in factors)
+    with pytest.raises((RuntimeError, NotImplementedError), match=r"[Mm]eta"):
+        phi.mean_A.sum().item()
+
+
 def test_tiled_form_refuses_a_second_derivative(make_factors):
     phi, theta = make_factors(k=2).requires_grad_(), make_factors(k=2)
     loss = phi.scale_A.square().sum() + tiled_kl(phi, theta, SCALING, 0.0)
@@ -89,13 +121,14 @@ def accurate_dense_kl(tensors: list[Tensor], floor: float) -> Tensor:
 
 @pytest.mark.parametrize(("k", "floor"), FORMS)
 @pytest.mark.parametrize("only_scale", [True, False])
-def test_single_precision_survives_near_equality(generator, k, floor, only_scale):
-    """phi = theta + 1e-6: the naive formula in float32 has no correct digit here."""
+@pytest.mark.parametrize("distance", [1e-6, 1e-3, 0.03, 0.1, 0.3])
+def test_single_precision_survives_near_equality(generator, k, floor, only_scale, distance):
+    """phi = theta + 1e-6: the naive formula in float32 has no correct digit here. Further apart others might do so."""
     theta = WeightSpace(SCALING, k, floor).init(2, 48, 64, 8, generator)
     theta.mean_B.normal_(std=0.05, generator=generator)
     phi = theta.clone_detached()
     for tensor in phi[2:] if only_scale else phi:
-        tensor.add_(1e-6 * torch.randn(tensor.shape, generator=generator))
+        tensor.add_(distance * torch.randn(tensor.shape, generator=generator))
     leaves = [tensor.double().requires_grad_() for tensor in (*phi, *theta)]
     oracle = accurate_dense_kl(leaves, floor)
     expected = torch.autograd.grad(oracle, leaves)
@@ -134,10 +167,11 @@ def test_row_tiles_cover_every_row_once_and_stay_small():
     assert row_tiles(1, 3, 2**20, torch.device("cpu")) == [slice(0, 1), slice(1, 2), slice(2, 3)]
 
 
-def test_several_ragged_tiles(make_factors, dense_normal):
-    phi, theta = (make_factors(num_layers=1, d_out=300, d_in=1024, k=2, r=2) for _ in range(2))
-    tiles = row_tiles(1, 300, 1024, torch.device("cpu"))
-    assert len({tile.stop - tile.start for tile in tiles}) == 2
+@pytest.mark.parametrize(("num_layers", "d_out", "rows"), [(1, 300, {256, 44}), (2, 300, {256, 44}), (5, 100, {100})])
+def test_several_ragged_tiles(make_factors, dense_normal, num_layers, d_out, rows):
+    """Of the rows of a layer; of the layers, two and two and one."""
+    phi, theta = (make_factors(num_layers=num_layers, d_out=d_out, d_in=1024, k=2, r=2) for _ in range(2))
+    assert {tile.stop - tile.start for tile in row_tiles(1, d_out, 1024, torch.device("cpu"))} == rows
     expected = dense_gradients(dense_normal, phi, theta, 0.0)
     for mine, oracle in zip(own_gradients(phi, theta, 0.0, 2), expected, strict=True):
         torch.testing.assert_close(mine, oracle, rtol=1e-8, atol=1e-8)

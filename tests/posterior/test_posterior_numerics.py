@@ -3,7 +3,7 @@ from decimal import Decimal, localcontext
 import pytest
 import torch
 
-from abmll.posterior.numerics import differentiable_exp_excess, exp_excess
+from abmll.posterior.numerics import differentiable_exp_excess, exp_excess, sinh_excess_series, sinh_excess_sum
 
 MAGNITUDES = [0.0, 1e-8, 1e-6, 1e-3, 0.03, 0.0999, 0.1, 0.1001, 0.3, 1.0, 5.0, 30.0]
 RELATIVE = {torch.float32: 5e-6, torch.float64: 1e-14}
@@ -34,3 +34,36 @@ def test_gradient_is_expm1_without_cancellation():
     z = torch.tensor([-0.4, 0.02, 0.7], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(differentiable_exp_excess, (z,))
     assert torch.autograd.gradgradcheck(differentiable_exp_excess, (z,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("largest", [0.0, 1e-6, 1e-3, 0.02, 0.1, 0.3, 0.45])
+def test_the_series_is_cut_where_its_dtype_ends(dtype, largest):
+    """In sixty digits, at the largest argument: exp(2 eta) - 1 - 2 eta is met to the dtype's resolution."""
+    series = sinh_excess_series(largest, dtype)
+    if series is None:
+        assert largest >= (0.1 if dtype == torch.float64 else 0.5)
+        return
+    assert len(series) <= 8
+    with localcontext() as context:
+        context.prec = 60
+        for eta in (Decimal(largest), -Decimal(largest)):
+            delta, z = eta.exp() - 1, eta.exp() - (-eta).exp()
+            value = z * (delta + sum(Decimal(c) * z ** (2 * m) for m, c in enumerate(series, start=1)))
+            expected = (2 * eta).exp() - 1 - 2 * eta
+            assert abs(value - expected) <= 2 * Decimal(torch.finfo(dtype).eps) * expected
+
+
+@pytest.mark.parametrize("largest", [0.51, 3.0, float("inf"), float("nan")])
+def test_there_is_no_series_far_away(largest):
+    assert sinh_excess_series(largest, torch.float32) is None
+
+
+@pytest.mark.parametrize("largest", [1e-6, 0.02, 0.3])
+def test_the_summed_series_equals_the_sum_of_exp_excess(largest):
+    eta = largest * torch.linspace(-1.0, 1.0, 30).double()
+    series = sinh_excess_series(largest, torch.float32)
+    assert series is not None
+    z = 2 * eta.sinh()
+    total = sinh_excess_sum(eta.expm1().float(), z.float(), series, torch.empty(30), torch.empty(30))
+    torch.testing.assert_close(total.double(), exp_excess(2 * eta).sum(), rtol=1e-6, atol=0.0)

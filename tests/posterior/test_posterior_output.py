@@ -36,14 +36,14 @@ def mask() -> Tensor:
     return mask
 
 
-def test_start_is_a_zero_mean_and_one_variance_for_every_input(generator):
+def test_start_is_a_zero_mean_and_one_variance_for_every_input(delta, generator):
     factors = OutputSpace(2.0, -10.0).init(2, 5, 16, 3, generator)
     assert [tuple(tensor.shape) for tensor in factors] == [(2, 3, 16), (2, 5, 3), (2, 3, 16), (2, 5, 3)]
     assert all(tensor.dtype == torch.float32 for tensor in factors)
     assert not torch.equal(factors.mean_A, factors.scale_A)
     layer, x = factors.unbind()[0], torch.randn(400, 50, 16, generator=generator)
-    assert torch.count_nonzero(OutputSpace(2.0, -10.0).delta(layer, x, None)) == 0
-    sample = OutputSpace(2.0, -10.0).delta(layer, x, Noise("local", generator))
+    assert torch.count_nonzero(delta(OutputSpace(2.0, -10.0), layer, x, None)) == 0
+    sample = delta(OutputSpace(2.0, -10.0), layer, x, Noise("local", generator))
     assert math.isclose(sample.std().item(), math.exp(-10), rel_tol=0.02)
     assert OutputSpace(2.0, -10.0).log_sigma_mean(factors).item() == -10.0
     assert OutputSpace(2.0).scale_rank(3) == 3
@@ -67,7 +67,7 @@ def test_prior_equals_torch_distributions_without_padding(layers, x, mask):
     torch.testing.assert_close(value, -log_prior[mask].sum(), rtol=1e-11, atol=0.0)
 
 
-def test_finite_differences(make_factors, x, mask):
+def test_finite_differences(delta, make_factors, x, mask):
     first, second = make_factors(num_layers=2, d_out=2, k=3).unbind()
     leaves = [x[:, :3].clone().requires_grad_(), *(tensor.clone().requires_grad_() for tensor in (*first, *second))]
 
@@ -78,7 +78,7 @@ def test_finite_differences(make_factors, x, mask):
         return SPACE.activation_negative_log_prior(Factors(*tensors[:4]), PRIOR, x, mask[:, :3])
 
     def sample(x: Tensor, *tensors: Tensor) -> Tensor:
-        return SPACE.delta(Factors(*tensors[:4]), x, Noise("local", torch.Generator().manual_seed(0)))
+        return delta(SPACE, Factors(*tensors[:4]), x, Noise("local", torch.Generator().manual_seed(0)))
 
     assert torch.autograd.gradcheck(kl, leaves)
     assert torch.autograd.gradcheck(prior, leaves[:5])
@@ -103,11 +103,11 @@ def test_single_precision_survives_near_equality(make_factors, generator, x, mas
 
 
 @pytest.mark.parametrize("kind", ["local", "shared"])
-def test_noise_has_the_right_spread_and_shares_its_numbers_over_tokens(layers, x, generator, kind):
+def test_noise_has_the_right_spread_and_shares_its_numbers_over_tokens(delta, layers, x, generator, kind):
     layer, stacked = layers[0], x[:1].expand(20_000, -1, -1)
     normal = dense(layer, x[:1])
-    z = (SPACE.delta(layer, stacked, Noise(kind, generator)) - normal.mean) / normal.stddev
-    torch.testing.assert_close(SPACE.delta(layer, x[:1], None), normal.mean)
+    z = (delta(SPACE, layer, stacked, Noise(kind, generator)) - normal.mean) / normal.stddev
+    torch.testing.assert_close(delta(SPACE, layer, x[:1], None), normal.mean)
     correlation = torch.einsum("nti,nuj->tiuj", z, z) / len(z)
     tokens = torch.ones(4, 4) if kind == "shared" else torch.eye(4)
     expected = torch.einsum("tu,ij->tiuj", tokens.double(), torch.eye(5, dtype=torch.float64))

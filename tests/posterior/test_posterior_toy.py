@@ -81,10 +81,10 @@ def test_minimising_the_objective_finds_the_posterior_and_the_evidence(problem, 
 
 
 @pytest.mark.parametrize("kind", ["local", "shared"])
-def test_sampled_likelihood_averages_to_its_closed_form(problem, dense_normal, kind):
+def test_sampled_likelihood_averages_to_its_closed_form(delta, problem, dense_normal, kind):
     theta, inputs, targets = problem
     samples = inputs.expand(20_000, -1, -1)
-    y = WeightSpace(SCALING).delta(theta.unbind()[0], samples, Noise(kind, torch.Generator().manual_seed(0)))
+    y = delta(WeightSpace(SCALING), theta.unbind()[0], samples, Noise(kind, torch.Generator().manual_seed(0)))
     residuals = (targets - y).square().sum(dim=(1, 2)) / (2 * TAU**2)
     q = dense_normal(theta, SCALING)
     constant = expected_nll(q.mean[0], 0 * q.stddev[0], inputs, inputs @ q.mean[0].mT)

@@ -36,13 +36,13 @@ def test_means_do_not_depend_on_the_rank_of_sigma():
     assert torch.equal(first, second)
 
 
-def test_mean_path_is_plain_lora_and_computes_in_the_factors_precision(make_factors, generator):
+def test_mean_path_is_plain_lora_and_computes_in_the_factors_precision(delta, make_factors, generator):
     layer = make_factors(num_layers=1, dtype=torch.float32).unbind()[0]
     x = torch.randn(2, 3, 7, generator=generator).bfloat16()
     expected = 2.0 * F.linear(F.linear(x.float(), layer.mean_A), layer.mean_B)
-    delta = WeightSpace(2.0).delta(layer, x, None)
-    assert delta.dtype == torch.float32
-    torch.testing.assert_close(delta, expected)
+    update = delta(WeightSpace(2.0), layer, x, None)
+    assert update.dtype == torch.float32
+    torch.testing.assert_close(update, expected)
 
 
 @pytest.mark.parametrize(("k", "floor"), [(1, 0.0), (3, 0.0), (1, 0.3)])

@@ -5,7 +5,8 @@ import random
 import pytest
 
 from abmll.errors import DataError
-from abmll.tasks.task import Example, Task, content_hash, normalize, split_by_content
+from abmll.tasks.example import Example, content_hash, normalize
+from abmll.tasks.task import Task, split_by_content
 
 
 def example(number: int, **changes: object) -> Example:

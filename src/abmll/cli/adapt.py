@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from abmll.cli.output import count, cut_in_words, print_facts, print_json
-from abmll.config import AdaptConfig, PlaceConfig
+from abmll.cli.output import count, cut_in_words, narrator, print_facts, print_json
+from abmll.config import AdaptConfig, PlaceConfig, TrunkCacheConfig
 from abmll.errors import DataError
 
 
@@ -16,6 +16,7 @@ def adapt(
     task_name: str | None = None,
     preset: str = "default",
     place: PlaceConfig,
+    trunks: TrunkCacheConfig,
     seed: int = 0,
     overwrite: bool = False,
     quiet: bool = False,
@@ -38,6 +39,7 @@ def adapt(
     """
     from abmll.cli.models import load_run
     from abmll.cli.places import check_folder
+    from abmll.language.trunk_cache import disk_cache
     from abmll.tasks import load_task
 
     loaded = load_task(task, name=task_name)
@@ -46,14 +48,16 @@ def adapt(
         raise DataError(f"{task}: no training examples, every row has 'split': 'test'; mark some as 'train'")
     check_folder(output_dir, overwrite, "posterior")
     meta = load_run(run, place, quiet)
-    posterior = meta.adapt(
-        examples,
-        task_name=loaded.name,
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        seed=seed,
-        quiet=quiet,
-    )
+    with disk_cache(meta.scorer.base, meta.scorer.trunk, trunks, narrator(quiet)) as cache:
+        posterior = meta.adapt(
+            examples,
+            task_name=loaded.name,
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            seed=seed,
+            cache=cache,
+            quiet=quiet,
+        )
     posterior.save_pretrained(output_dir, overwrite)
     summary = {
         "task": loaded.name,

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from abmll.cli.output import narrator, print_json
-from abmll.config import ModelConfig
+from abmll.config import ModelConfig, TrunkCacheConfig
 
 
 def demo(
     *,
     base: ModelConfig,
+    trunks: TrunkCacheConfig,
     output_dir: Path = Path("runs/demo"),
     max_steps: int | None = None,
     test_examples: int | None = None,
@@ -33,8 +34,10 @@ def demo(
     from abmll.cli.places import check_folder
     from abmll.demo import DEMO, Demo
     from abmll.report import write_report
+    from abmll.settings import flatten
 
-    train = replace(DEMO.train, seed=seed, max_steps=DEMO.train.max_steps if max_steps is None else max_steps)
+    visits = DEMO.train.max_steps if max_steps is None else max_steps
+    train = replace(DEMO.train, seed=seed, max_steps=visits, **flatten(trunks))
     asked = DEMO.evaluate.test_examples if test_examples is None else test_examples
     settings = replace(DEMO, train=train, evaluate=replace(DEMO.evaluate, test_examples=asked))
     check_folder(output_dir, overwrite=True)  # its own earlier results

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abmll.cli.output import count, narrator, print_json
-from abmll.config import EvaluateConfig, PlaceConfig
+from abmll.config import EvaluateConfig, PlaceConfig, TrunkCacheConfig
 from abmll.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def evaluate(
     output_dir: Path,
     settings: EvaluateConfig,
     place: PlaceConfig,
+    trunks: TrunkCacheConfig,
     data_dir: Path | None = None,
     preset: str = "default",
     seed: int = 0,
@@ -42,6 +43,7 @@ def evaluate(
     from abmll.cli.models import load_run
     from abmll.cli.places import check_folder
     from abmll.evaluation import evaluate_tasks, save_evaluation
+    from abmll.language.trunk_cache import disk_cache
     from abmll.methods import find_rule
     from abmll.report import write_report
     from abmll.report.tables import headline, per_task
@@ -58,7 +60,8 @@ def evaluate(
             narrator(quiet)(
                 f"the suite's prompt has {key} = {value}, but the run was trained with {used}, used here too"
             )
-    evaluation = evaluate_tasks(model, loaded.evaluation, settings, seed=seed, quiet=quiet)
+    with disk_cache(model.scorer.base, model.scorer.trunk, trunks, narrator(quiet)) as cache:
+        evaluation = evaluate_tasks(model, loaded.evaluation, settings, seed=seed, cache=cache, quiet=quiet)
     save_evaluation(evaluation, output_dir, model, settings, {"run": str(run), "suite": loaded.name, "seed": seed})
     report = write_report(output_dir)
     if evaluation.truncated:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abmll.cli.output import cut_in_words, print_facts, print_json
-from abmll.config import PlaceConfig, PredictConfig
+from abmll.cli.output import cut_in_words, narrator, print_facts, print_json
+from abmll.config import PlaceConfig, PredictConfig, TrunkCacheConfig
 
 if TYPE_CHECKING:
     from abmll.prediction import Prediction
@@ -22,6 +22,7 @@ def predict(
     task_name: str | None = None,
     preset: str = "default",
     place: PlaceConfig,
+    trunks: TrunkCacheConfig,
     seed: int = 0,
     overwrite: bool = False,
     quiet: bool = False,
@@ -44,21 +45,18 @@ def predict(
     from abmll.cli.places import check_file
     from abmll.evaluation import prediction_rows
     from abmll.files import write_text
+    from abmll.language.trunk_cache import disk_cache
     from abmll.tasks import load_task
 
     questions = load_task(input, name=task_name, require_answer=False)
     check_file(output, overwrite)
     posterior = load_posterior(run_or_posterior, task_name, questions.name, place, quiet)
-    prediction = posterior.predict(
-        questions.examples,
-        samples=settings.num_samples,
-        noise=settings.prediction_noise,
-        seed=seed,
-        quiet=quiet,
-    )
+    with disk_cache(posterior.scorer.base, posterior.scorer.trunk, trunks, narrator(quiet)) as cache:
+        prediction = posterior.predict(questions.examples, settings, seed=seed, cache=cache, quiet=quiet)
     rows = prediction_rows(posterior.task_name, questions.examples, prediction)
     write_text(output, "".join(json_lines.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
-    samples = settings.num_samples if posterior.is_posterior else 0
+    sampled = posterior.is_posterior and settings.predictive == "samples"
+    samples = settings.num_samples if sampled else 0
     summary = {"output": str(output), "samples": samples} | _summary(questions.examples, prediction)
     if json:
         print_json(summary)

@@ -41,6 +41,8 @@ def train(
     from abmll.cli.places import check_run
     from abmll.cli.sources import training_tasks
     from abmll.language.base import load_base
+    from abmll.language.layer_selection import choose_layers
+    from abmll.language.trunk_cache import open_cache
     from abmll.methods import find_rule
     from abmll.model import AbmllModel
     from abmll.report import write_report
@@ -51,7 +53,11 @@ def train(
     check_run(Path(settings.output_dir), resume, overwrite)
     chosen = training_tasks(tasks, data_dir)
     say = narrator(quiet)
-    trainer = MetaTrainer(AbmllModel(load_base(base, say, quiet), adapter, prompt, settings.seed), chosen, settings)
+    loaded = load_base(base, say, quiet)
+    adapter = choose_layers(loaded, adapter, prompt, chosen, announce=say, quiet=quiet)
+    model = AbmllModel(loaded, adapter, prompt, settings.seed)
+    cache = open_cache(loaded, model.scorer.trunk, settings, settings.trunk_cache_gb, say)
+    trainer = MetaTrainer(model, chosen, settings, cache)
     say(trainer.describe())
     result = trainer.train(resume=resume, overwrite=overwrite, quiet=quiet)
     summary = _summary(trainer, result) | {"report": str(write_report(result.folder))}

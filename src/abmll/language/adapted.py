@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from abmll.adapter import Adapter
 from abmll.errors import ConfigError
 from abmll.language.targets import Target, find_targets
-from abmll.posterior import Factors, Noise, Prior, Space
+from abmll.posterior import Factors, LayerUpdate, Noise, Prior, Space
 
 
 @dataclass
 class ActivationTerms:
     """Sums over layers, tokens and channels that a forward pass leaves behind in output space."""
 
+    phi: dict[str, Factors]
     theta: dict[str, Factors]
     prior: Prior
     kl: list[Tensor] = field(default_factory=list)
@@ -28,13 +29,21 @@ class ActivationTerms:
 
 
 @dataclass
-class Bound:
-    """What the wrapped layers compute at this moment: phi by layer name, the noise, and what to collect."""
+class Trace:
+    """Inputs and outputs of the adapted layers in one forward pass, by name, for gradients with respect to outputs."""
 
-    phi: dict[str, Factors]
-    noise: Noise | None
-    mask: Tensor
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Bound:
+    """What the wrapped layers compute at this moment: their updates by name, and what to collect."""
+
+    updates: dict[str, LayerUpdate]
+    mask: Tensor | None
     terms: ActivationTerms | None
+    trace: Trace | None = None
 
 
 class Wiring:
@@ -48,24 +57,36 @@ class Wiring:
     def use(
         self,
         phi: Adapter | None,
-        mask: Tensor,
+        mask: Tensor | None,
         noise: Noise | None = None,
         theta: Adapter | None = None,
         prior: Prior | None = None,
+        trace: Trace | None = None,
     ) -> Iterator[ActivationTerms | None]:
-        """Bind ``phi`` (None: the bare model) for the forward passes inside; ``mask`` (N, T) is False on padding.
+        """Bind ``phi`` (None: the bare model) for the forward passes inside.
 
-        With ``theta`` and ``prior`` given in a space whose divergence needs activations, the terms are collected.
+        ``mask`` (R, L) is False on padding (None: there is none).
+
+        With ``theta`` and ``prior`` given in a space whose divergence needs activations, the terms are collected;
+        with ``trace``, the layers' inputs and outputs.
         """
         terms = None
         if phi is not None and self.space.per_activation and theta is not None and prior is not None:
-            terms = ActivationTerms(theta.by_layer(), prior)
+            terms = ActivationTerms(phi.by_layer(), theta.by_layer(), prior)
         before = self.bound
-        self.bound = None if phi is None else Bound(phi.by_layer(), noise, mask, terms)
+        self.bound = None if phi is None else Bound(self._updates(phi, noise), mask, terms, trace)
         try:
             yield terms
         finally:
             self.bound = before
+
+    def _updates(self, phi: Adapter, noise: Noise | None) -> dict[str, LayerUpdate]:
+        """What each layer adds, by its name; drawn as far as it can be."""
+        return {
+            name: update
+            for shape, factors in phi.stacks.items()
+            for name, update in zip(phi.layers[shape], self.space.layers(factors, noise), strict=True)
+        }
 
 
 class AdaptedLinear(nn.Module):
@@ -83,15 +104,19 @@ class AdaptedLinear(nn.Module):
         bound = self.wiring.bound
         if bound is None:
             return y
-        phi = bound.phi[self.name]
-        space = self.wiring.space
         if bound.terms is not None:
+            space, phi = self.wiring.space, bound.terms.phi[self.name]
             # x is left attached: the input of this layer is a sample of phi's layers below, and their share of the
             # gradient belongs to the expectation.
             theta, prior = bound.terms.theta[self.name], bound.terms.prior
             bound.terms.kl.append(space.activation_kl(phi, theta, x, bound.mask))
             bound.terms.negative_log_prior.append(space.activation_negative_log_prior(theta, prior, x, bound.mask))
-        return y + space.delta(phi, x, bound.noise).to(y.dtype)
+        y = y + bound.updates[self.name](x).to(y.dtype)
+        if bound.trace is not None:
+            bound.trace.inputs[self.name] = x.detach()
+            # The lowest layers' outputs depend on nothing that is learned: they begin the graph themselves.
+            bound.trace.outputs[self.name] = y if y.requires_grad else y.requires_grad_()
+        return y
 
 
 def adapt_linears(

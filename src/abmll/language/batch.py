@@ -1,4 +1,4 @@
-"""Encoded examples as one padded batch in which every option continues the same prompt.
+"""Encoded examples as one batch, packed or padded, in which every option continues the same prompt.
 
 An example is one sequence: its prompt, then the options' continuations side by side. The attention mask lets each
 continuation see the prompt and itself only, and its positions count on from the prompt, so every option is scored as
@@ -12,34 +12,80 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from abmll.language.encoding import Encoded
+from abmll.language.packing import Packing
 
 
 @dataclass(frozen=True)
 class Batch:
-    """N examples, T positions, at most C options; M scored tokens predicted at H hidden states."""
+    """N examples of at most T positions and C options; M scored tokens predicted at H hidden states.
 
-    input_ids: Tensor  # (N, T)
-    position_ids: Tensor  # (N, T)
-    mask: Tensor  # (N, T) bool, False on padding
+    The model reads R rows of L positions: padded, R = N and L = T; packed, R = 1 and L is what the examples have
+    together, a prefix that they share counted once.
+    """
+
+    input_ids: Tensor  # (R, L)
+    position_ids: Tensor  # (R, L)
+    mask: Tensor | None  # (R, L) bool, False on padding; None where there is none
     visible: Tensor  # (N, 1, T, T) bool, True where the row may attend to the column
-    rows: Tensor  # (H,) flat positions n * T + t whose hidden states predict scored tokens
+    rows: Tensor  # (H,) flat positions r * L + l whose hidden states predict scored tokens
     token_row: Tensor  # (M,) index into rows
     token_id: Tensor  # (M,)
     token_option: Tensor  # (M,) flat option n * C + c
     option_lengths: Tensor  # (N, C) scored tokens; 0 where the example has no such option
     answers: Tensor  # (N,), -1 where unknown
-    trunk: Tensor | None = None  # (N, T, d) activations below the lowest adapted layer, where they are at hand
+    num_tokens: int  # of the examples together, padding left out
+    packing: Packing | None = None  # where the examples lie in a packed row
+    trunk: Tensor | None = None  # (R, L, d) activations below the lowest adapted layer, where they are at hand
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on ``device``."""
-        tensors: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None}
-        return replace(self, **moved)
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self,
+            **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor | Packing)},
+        )
+
+    def with_trunk(self, rows: Sequence[Tensor]) -> "Batch":
+        """The batch with the trunk activations of its examples, (T_n, d) for each."""
+        if self.packing is None:
+            return replace(self, trunk=pad_sequence(list(rows), batch_first=True))
+        return replace(self, trunk=self.packing.lay_out(rows))
 
 
-def collate(examples: Sequence[Encoded], pad_id: int) -> Batch:
+def collate(examples: Sequence[Encoded], pad_id: int, packed: bool = False, share_prefix: bool = True) -> Batch:
+    """One batch of N examples: in one row without padding, or padded on the right.
+
+    ``share_prefix``: in a packed row, tokens that all prompts begin with are read once, and the gradient of one
+    example then passes through the same activations as another's.
+    """
+    batch = _pad(examples, pad_id)
+    if len(examples) == 1:
+        return replace(batch, mask=None)  # packed already
+    if not packed:
+        return batch
+    prefix = _shared_prefix([example.prompt for example in examples]) if share_prefix else 0
+    packing = Packing.of([len(example) for example in examples], prefix)
+    return replace(
+        batch,
+        input_ids=batch.input_ids.flatten()[packing.gather][None],
+        position_ids=batch.position_ids.flatten()[packing.gather][None],
+        rows=packing.spread.flatten()[batch.rows],
+        mask=None,
+        packing=packing,
+    )
+
+
+def _shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with; each keeps its last one, where its first answer token is predicted."""
+    # What the least and the greatest have in common, all that lie between them have too.
+    least, greatest, limit = min(prompts), max(prompts), min(map(len, prompts)) - 1
+    return next((place for place in range(limit) if least[place] != greatest[place]), limit)
+
+
+def _pad(examples: Sequence[Encoded], pad_id: int) -> Batch:
     """One batch of N examples, padded on the right."""
     length, width = max(len(example) for example in examples), max(len(example.options) for example in examples)
     ids = torch.full((len(examples), length), pad_id)
@@ -82,4 +128,5 @@ def collate(examples: Sequence[Encoded], pad_id: int) -> Batch:
         token_option,
         option_lengths,
         answers,
+        num_tokens=sum(map(len, examples)),
     )

@@ -1,32 +1,26 @@
-"""From a rendered prompt to token ids, with the middle of an over-long input cut out (never the options)."""
+"""From rendered prompts to token ids, with the middle of an over-long input cut out (never the options)."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import cached_property
 
-from transformers import PreTrainedTokenizerBase
+import tokenizers
+import transformers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from abmll import __version__
 from abmll.config import PromptConfig
 from abmll.errors import ConfigError, DataError
+from abmll.language.encoded import Encoded
+from abmll.tasks.example import Example
 from abmll.tasks.prompts import Rendered, check_prompt, render
-from abmll.tasks.task import Example
 
 GAP = " ... "
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One example in tokens: the prompt, each option's continuation, the answer's index (None: unknown).
-
-    ``truncated`` counts the tokens cut out of the input.
-    """
-
-    prompt: tuple[int, ...]
-    options: tuple[tuple[int, ...], ...]
-    answer: int | None
-    truncated: int = 0
-
-    def __len__(self) -> int:
-        """The length of the sequence the model reads: an option's last token is only ever predicted."""
-        return len(self.prompt) + sum(len(option) - 1 for option in self.options)
+# The tokenizer gets many texts at once, but never so many that their tokens (as objects) would need much memory.
+MAX_TEXTS = 256
+MAX_CHARACTERS = 50_000
+MAX_KNOWN = 4096
+PROBE = Example("", "Is it?", ("yes", "no"), None)
 
 
 class Encoder:
@@ -43,70 +37,142 @@ class Encoder:
         self.limit = prompt.max_length or context
 
     def encode(self, example: Example, task_name: str) -> Encoded:
-        """The example in tokens.
+        """The example in tokens. Raises as ``encode_all``."""
+        [encoded] = self.encode_all([example], task_name)
+        return encoded
+
+    def encode_all(self, examples: Iterable[Example], task_name: str) -> Iterator[Encoded]:
+        """The examples in tokens, in their order, in memory that their number does not change.
 
         Raises ``DataError`` where prompt frame and options leave no room for any of the input, or where an option
         has no tokens.
         """
-        rendered = render(example, task_name, self.settings)
-        encoded = self._tokens(rendered, example.answer)
-        for option, tokens in zip(example.options, encoded.options, strict=True):
-            if not tokens:
-                raise DataError(
-                    f"task '{task_name}', example '{example.id}': the model's tokenizer makes nothing of option "
-                    f"{option!r}; write it in other characters"
-                )
-        excess = len(encoded) - self.limit
-        if excess <= 0:
-            return encoded
-        words = self._plain(rendered.input)
-        keep = len(words) - excess - len(self._plain(GAP))
+        known: dict[tuple[str, str], list[int]] = {}
+        for some in _portions(examples):
+            if len(known) > MAX_KNOWN:
+                known = {}
+            yield from self._encode_some(some, task_name, known)
+
+    def describe(self) -> list[object] | None:
+        """Everything that an example's tokens depend on besides the example and its task's name, JSON-ready.
+
+        None for a tokenizer that is Python code or a foreign library, which cannot be described.
+        """
+        if not isinstance(self.tokenizer, PreTrainedTokenizerFast):
+            return None
+        versions = [__version__, transformers.__version__, tokenizers.__version__]
+        # What the code makes of an example, and a chat template, which may write today's date.
+        probe = render(PROBE, "task", self.settings)
+        frame = [self._full_text(probe), self._opening, probe.continuations]
+        return [versions, self.tokenizer.backend_tokenizer.to_str(), frame, asdict(self.settings), self.limit]
+
+    def _encode_some(
+        self, examples: Sequence[Example], task_name: str, known: dict[tuple[str, str], list[int]]
+    ) -> Iterator[Encoded]:
+        """Encode so many at once; ``known`` holds the tokens of each distinct option seen so far."""
+        rendered = [render(example, task_name, self.settings) for example in examples]
+        texts = [self._full_text(one) for one in rendered]
+        self._learn(texts, rendered, known)
+        for example, one, text, prompt in zip(examples, rendered, texts, self._prompts(texts), strict=True):
+            options = [known[text[-1:], option] for option in one.continuations]
+            for option, tokens in zip(example.options, options, strict=True):
+                if not tokens:
+                    raise DataError(
+                        f"task '{task_name}', example '{example.id}': the model's tokenizer makes nothing of option "
+                        f"{option!r}; write it in other characters"
+                    )
+            encoded = Encoded(prompt, options, example.answer)
+            where = f"task '{task_name}', example '{example.id}'"
+            yield encoded if len(encoded) <= self.limit else self._cut(encoded, one, where)
+
+    def _cut(self, encoded: Encoded, rendered: Rendered, where: str) -> Encoded:
+        """``encoded`` with so much of the middle of its input left out that it is within the limit."""
+        options, answer = encoded.options, encoded.answer
+        [words, gap] = self._plain([rendered.input, GAP])
+        keep = len(words) - (len(encoded) - self.limit) - len(gap)
         while keep > 0:
             head = keep - keep // 2
             shorter = self._text(words[:head]) + GAP + self._text(words[len(words) - keep // 2 :])
-            encoded = self._tokens(rendered._replace(input=shorter), example.answer, len(words) - keep)
+            [prompt] = self._prompts([self._full_text(rendered._replace(input=shorter))])
+            encoded = Encoded(prompt, options, answer, len(words) - keep)
             if len(encoded) <= self.limit:
                 return encoded
             # Cutting can split a word into more tokens than it had.
             keep -= len(encoded) - self.limit
         raise DataError(
-            f"task '{task_name}', example '{example.id}': options and prompt frame leave no room for the input within "
+            f"{where}: options and prompt frame leave no room for the input within "
             f"{self.limit} tokens; shorten the options or raise max_length"
         )
 
-    def _tokens(self, rendered: Rendered, answer: int | None, truncated: int = 0) -> Encoded:
+    def _full_text(self, rendered: Rendered) -> str:
+        """The whole prompt, inside the chat template if that is asked for."""
         text = rendered.prefix + rendered.input + rendered.suffix
         if self.settings.chat_template:
             turns = [{"role": "user", "content": text}]
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
             assert isinstance(text, str)
-            prompt = self._plain(text)  # the template has written the special tokens itself
-        else:
-            prompt = self._opening() + self._plain(text)
-        options = tuple(self._continuation(text, option) for option in rendered.continuations)
-        return Encoded(tuple(prompt), options, answer, truncated)
+        return text
 
-    def _continuation(self, text: str, option: str) -> tuple[int, ...]:
-        """The option's tokens as they follow the prompt.
+    def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of whole prompts; a chat template has written the special tokens itself."""
+        opening = [] if self.settings.chat_template else self._opening
+        return [opening + tokens for tokens in self._plain(texts)]
 
-        Some tokenizers encode a text differently at the start of a sequence, so the option is tokenised behind the
+    def _learn(
+        self, texts: Sequence[str], rendered: Sequence[Rendered], known: dict[tuple[str, str], list[int]]
+    ) -> None:
+        """Add to ``known`` the tokens of every option as it follows its prompt, by the prompt's last character.
+
+        Some tokenizers encode a text differently at the start of a sequence, so an option is tokenised behind the
         prompt's last character wherever the boundary falls between two tokens.
         """
-        last = text[-1:]
-        joint, alone = self._plain(last + option), self._plain(last)
-        tokens = joint[len(alone) :] if joint[: len(alone)] == alone else self._plain(option)
-        return tuple(tokens)
+        pairs = ((text[-1:], option) for text, one in zip(texts, rendered, strict=True) for option in one.continuations)
+        new = list(dict.fromkeys(pair for pair in pairs if pair not in known))
+        lasts = list({last for last, _ in new})
+        alone = dict(zip(lasts, self._plain(lasts), strict=True))
+        joint = self._plain([last + option for last, option in new])
+        melted = []
+        for (last, option), tokens in zip(new, joint, strict=True):
+            known[last, option] = tokens[len(alone[last]) :]
+            if tokens[: len(alone[last])] != alone[last]:
+                melted.append((last, option))
+        known.update(zip(melted, self._plain([option for _, option in melted]), strict=True))
 
-    def _plain(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # pyright: ignore
+    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Each text's tokens and nothing else."""
+        if not texts:
+            return []
+        encoding = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        return encoding["input_ids"]  # pyright: ignore[reportReturnType] (its type covers all that could be asked for)
 
     def _text(self, tokens: list[int]) -> str:
         text = self.tokenizer.decode(tokens)
         assert isinstance(text, str)
         return text
 
+    @cached_property
     def _opening(self) -> list[int]:
         """The special tokens the tokenizer itself puts before a text (a BOS for Llama and Gemma, none for SmolLM2)."""
         with_special = self.tokenizer("x", verbose=False)["input_ids"]
-        plain = self._plain("x")
+        [plain] = self._plain(["x"])
         return list(with_special[: with_special.index(plain[0])])  # pyright: ignore
+
+
+def _portions(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """The examples in portions that the tokenizer takes at once."""
+    portion: list[Example] = []
+    characters = 0
+    for example in examples:
+        portion.append(example)
+        characters += len(example.input) + sum(map(len, example.options))
+        if len(portion) == MAX_TEXTS or characters > MAX_CHARACTERS:
+            yield portion
+            portion, characters = [], 0
+    if portion:
+        yield portion

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,13 +11,15 @@ from torch.nn import functional as F
 
 from abmll.adapter import Adapter
 from abmll.config import AdapterConfig, PromptConfig
-from abmll.errors import CheckpointError
-from abmll.language.adapted import ActivationTerms, Wiring, adapt_linears
+from abmll.errors import CheckpointError, ConfigError
+from abmll.language.adapted import ActivationTerms, Trace, Wiring, adapt_linears
 from abmll.language.base import Base
 from abmll.language.batch import Batch, collate
 from abmll.language.check import check_scoring, probe_example
 from abmll.language.encoding import Encoded, Encoder
-from abmll.language.trunk import Trunk, TrunkCache
+from abmll.language.packing import install_packing, remove_packing
+from abmll.language.trunk import Trunk
+from abmll.language.trunk_cache import TrunkCache
 from abmll.posterior import Noise, Prior, build_space
 from abmll.settings import flatten
 from abmll.tasks.task import Example
@@ -37,6 +40,7 @@ class Pass:
     noise: Noise | None = None
     theta: Adapter | None = None
     prior: Prior | None = None
+    trace: Trace | None = None
 
 
 class OptionScorer:
@@ -58,7 +62,8 @@ class OptionScorer:
         self.shapes = {target.name: (target.d_out, target.d_in) for target in targets}
         lowest = min(target.block for target in targets)
         self.trunk = None
-        check_scoring(base.model, base.name, lambda some: self.scores(self.batch(some), None).answer_tokens)
+        self.packed = install_packing(base.model)
+        self._check()
         if lowest:
             self.trunk = self._skippable(Trunk(base.model, lowest))
 
@@ -73,16 +78,37 @@ class OptionScorer:
 
     def encode(self, examples: Sequence[Example], task_name: str) -> list[Encoded]:
         """The examples in tokens, under this model's prompt settings."""
-        return [self.encoder.encode(example, task_name) for example in examples]
+        return list(self.encoder.encode_all(examples, task_name))
 
-    def batch(self, examples: Sequence[Encoded], cache: TrunkCache | None = None) -> Batch:
-        """The examples as one batch on the model's device, with the trunk's activations where ``cache`` keeps them."""
-        pad_id = self.base.model.config.get_text_config().pad_token_id or 0
-        batch = collate(examples, pad_id).to(self.device)
+    def _check(self) -> None:
+        """Refuse a model that cannot be scored this way; one that only packing disagrees with is read padded."""
+        check = partial(check_scoring, self.base.model, self.base.name, self._bare_answers)
+        if self.packed:
+            try:
+                return check()
+            except ConfigError:
+                remove_packing(self.base.model)
+                self.packed = False
+        check()
+
+    def _bare_answers(self, examples: Sequence[Encoded]) -> Tensor:
+        return self.scores(self.batch(examples), None).answer_tokens
+
+    def batch(self, examples: Sequence[Encoded], cache: TrunkCache | None = None, share_prefix: bool = True) -> Batch:
+        """The examples as one batch on the model's device, with the trunk's activations where ``cache`` keeps them.
+
+        A shared prefix counts once in the divergences that a pass collects in output space, so it is not shared there.
+        """
+        share_prefix = share_prefix and not self.space.per_activation
+        batch = collate(examples, self._pad_id, self.packed, share_prefix).to(self.device)
         if cache is None or self.trunk is None:
             return batch
         # Alone, an example's activations do not depend on its neighbours: a resumed run sees the very same bits.
-        return cache.attach(batch, examples, lambda one: self.trunk_output(collate([one], pad_id).to(self.device)))
+        return cache.attach(batch, examples, lambda one: self.trunk_output(self.batch([one])))
+
+    @property
+    def _pad_id(self) -> int:
+        return self.base.model.config.get_text_config().pad_token_id or 0
 
     @torch.no_grad()
     def trunk_output(self, batch: Batch) -> Tensor:
@@ -107,7 +133,7 @@ class OptionScorer:
     def scores(self, batch: Batch, phi: Adapter | None, how: Pass | None = None) -> Scores:
         """Score every option of a batch with adapter ``phi`` (None: the bare model)."""
         how = how or Pass()
-        with self.wiring.use(phi, batch.mask, how.noise, how.theta, how.prior) as terms:
+        with self.wiring.use(phi, batch.mask, how.noise, how.theta, how.prior, how.trace) as terms:
             if self.trunk is None or batch.trunk is None:
                 hidden = self._hidden(batch)
             else:
@@ -119,8 +145,13 @@ class OptionScorer:
         """Last hidden states (N, T, d) after the final norm."""
         dtype = self.base.model.dtype
         additive = torch.zeros_like(batch.visible, dtype=dtype).masked_fill(~batch.visible, torch.finfo(dtype).min)
+        packing = {} if batch.packing is None else {"packing": batch.packing}
         output = self.base.model.base_model(
-            input_ids=batch.input_ids, attention_mask=additive, position_ids=batch.position_ids, use_cache=False
+            input_ids=batch.input_ids,
+            attention_mask=additive,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            **packing,
         )
         return output.last_hidden_state
 

@@ -7,6 +7,9 @@ from transformers.pytorch_utils import Conv1D
 
 from abmll.errors import ConfigError, nearest
 
+SHARES = {"third": 3, "half": 2}
+FORMS = "'18-29', '0,5,7', 'top-12', 'top-third' or 'top-half'"
+
 
 class Target(NamedTuple):
     """One layer to adapt: its name in the model, the index of its decoder block, and its shape."""
@@ -57,19 +60,28 @@ def find_targets(model: nn.Module, target_modules: tuple[str, ...], layers_to_tr
 
 
 def parse_layers(text: str | None, num_blocks: int) -> set[int]:
-    """``None`` (all), ``"18-29"``, ``"0,5,7"`` or ``"top-12"`` as a set of block indices."""
+    """``None`` (all), ``"18-29"``, ``"0,5,7"``, ``"top-12"``, ``"top-third"`` or ``"top-half"`` as block indices."""
     if text is None:
         return set(range(num_blocks))
     try:
-        if text.startswith("top-"):
-            spans = [(num_blocks - int(text[len("top-") :]), num_blocks - 1)]
-        else:
-            spans = [_span(part) for part in text.split(",")]
+        count = num_top(text, num_blocks)
+        spans = [_span(part) for part in text.split(",")] if count is None else [(num_blocks - count, num_blocks - 1)]
     except ValueError as error:
-        raise ConfigError(f"layers_to_transform: '{text}' is not '18-29', '0,5,7' or 'top-12'") from error
+        raise ConfigError(f"layers_to_transform: '{text}' is not {FORMS}") from error
     if not all(0 <= first <= last < num_blocks for first, last in spans):
         raise ConfigError(f"layers_to_transform: '{text}': the model has decoder layers 0-{num_blocks - 1}")
     return {block for first, last in spans for block in range(first, last + 1)}
+
+
+def num_top(text: str, num_blocks: int) -> int | None:
+    """How many blocks ``"top-12"``, ``"top-third"`` or ``"top-half"`` means (at least one); None for another form.
+
+    Raises ``ValueError`` for a malformed number.
+    """
+    if not text.startswith("top-"):
+        return None
+    share = text[len("top-") :]
+    return max(1, round(num_blocks / SHARES[share])) if share in SHARES else int(share)
 
 
 def _span(text: str) -> tuple[int, int]:

@@ -5,16 +5,12 @@ model's own forward runs every time (masks, positions, embeddings are cheap and 
 blocks themselves are skipped, and the last of them answers with the stored activations.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from abmll.language.batch import Batch
-from abmll.language.encoding import Encoded
 from abmll.language.targets import blocks_path
 
 
@@ -83,34 +79,3 @@ class Trunk:
             self.blocks[-1].replay = None
             for block in self.blocks:
                 block.skip = False
-
-
-class TrunkCache:
-    """Trunk activations of single examples, kept in memory up to a number of bytes; the longest unused leave first.
-
-    It belongs to one model and one choice of adapted layers: examples alone are its keys.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.num_bytes = 0
-        self.kept: OrderedDict[Encoded, Tensor] = OrderedDict()
-
-    def attach(self, batch: Batch, examples: Sequence[Encoded], compute: Callable[[Encoded], Tensor]) -> Batch:
-        """``batch`` with the trunk of its ``examples``; ``compute`` gives the (1, T, d) of one that is not kept."""
-        rows = [self._lookup(example, compute) for example in examples]
-        trunk = rows[0].new_zeros(*batch.mask.shape, rows[0].shape[-1])
-        for n, row in enumerate(rows):
-            trunk[n, : len(row)] = row
-        return replace(batch, trunk=trunk)
-
-    def _lookup(self, example: Encoded, compute: Callable[[Encoded], Tensor]) -> Tensor:
-        if example in self.kept:
-            self.kept.move_to_end(example)
-            return self.kept[example]
-        row = compute(example)[0]
-        self.kept[example] = row
-        self.num_bytes += row.nbytes
-        while self.num_bytes > self.max_bytes:
-            self.num_bytes -= self.kept.popitem(last=False)[1].nbytes
-        return row

@@ -5,7 +5,8 @@ from abmll.errors import ConfigError, nearest
 from abmll.language.scorer import OptionScorer
 from abmll.methods.abmll import Abmll
 from abmll.methods.lora import Pretrained, RegularLora, StructuredLora
-from abmll.methods.rule import Loss, Rule, State
+from abmll.methods.loss import Loss, Reading, read_steps
+from abmll.methods.rule import Rule, State
 
 REGISTRY: dict[str, type[Rule]] = {rule.name: rule for rule in (Abmll, StructuredLora, RegularLora, Pretrained)}
 
@@ -23,4 +24,4 @@ def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> R
     return rule(scorer, config, num_tasks)
 
 
-__all__ = ["REGISTRY", "Loss", "Rule", "State", "find_rule", "make_rule"]
+__all__ = ["REGISTRY", "Loss", "Reading", "Rule", "State", "find_rule", "make_rule", "read_steps"]

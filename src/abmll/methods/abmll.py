@@ -17,8 +17,9 @@ from abmll.config import LearningConfig
 from abmll.errors import ConfigError
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass
+from abmll.methods.loss import Loss
 from abmll.methods.optimizer import AdapterOptimizer
-from abmll.methods.rule import Loss, State, backward, follow, likelihood, read_loss, take_step
+from abmll.methods.rule import State, follow, likelihood, read_loss, take_step
 from abmll.posterior import Noise, Prior
 
 
@@ -72,7 +73,7 @@ class Abmll:
     def inner_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """One AdamW step on phi."""
         loss = self.inner_loss(state, batch, generator)
-        backward(loss)
+        loss.total.backward()
         return take_step(loss, state.inner, self.config, rate)
 
     def outer_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
@@ -85,12 +86,12 @@ class Abmll:
         assert state.outer is not None
         if self.config.outer_gradient == "first-order":
             loss = self._outer_loss(state, batch, generator)
-            backward(loss)
+            loss.total.backward()
             _add_gradient(state.theta, state.phi)
         else:
             with _constant(state.phi):
                 loss = self._outer_loss(state, batch, generator)
-                backward(loss)
+                loss.total.backward()
         return take_step(loss, state.outer, self.config, rate)
 
     def adapt(self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]]) -> Adapter:
@@ -99,7 +100,7 @@ class Abmll:
 
     def _forward(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:
         """NLL at a sample of phi, KL(phi || theta), and in output space -log p(theta), all of one forward pass."""
-        noise = Noise(self.config.noise, generator, batch.mask)
+        noise = Noise(self.config.noise, generator, batch.mask, self.config.noise_rank)
         nll, scores = likelihood(self.scorer, self.config, state.phi, batch, Pass(noise, state.theta, self.prior))
         if scores.terms is None:
             return read_loss(nll, self._weight_kl(state), torch.zeros_like(nll), scores, batch)

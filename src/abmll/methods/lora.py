@@ -14,8 +14,9 @@ from abmll.adapter import Adapter
 from abmll.config import LearningConfig
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
+from abmll.methods.loss import Loss
 from abmll.methods.optimizer import AdapterOptimizer
-from abmll.methods.rule import Loss, State, backward, follow, likelihood, read_loss, take_step
+from abmll.methods.rule import State, follow, likelihood, read_loss, take_step
 
 
 class StructuredLora:
@@ -53,7 +54,7 @@ class StructuredLora:
     def inner_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """One AdamW step on the adapter."""
         loss = self.inner_loss(state, batch, generator)
-        backward(loss)
+        loss.total.backward()
         return take_step(loss, state.inner, self.config, rate)
 
     def outer_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss | None:

@@ -6,35 +6,26 @@
 Scale of the loss, everywhere: the negative log-likelihood is summed over the batch's answers, the divergence and
 -log p(theta) over all that they cover, in nats; beta weighs the divergence, gamma / (number of training tasks) the
 prior.
+
+A step waits for no number: on an accelerator it is only queued. What came of a visit's steps is read and judged by
+whoever keeps their result, with ``read_steps``.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from abmll.adapter import Adapter
 from abmll.config import LearningConfig
-from abmll.errors import TrainingError
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass, Scores, nll
+from abmll.methods.loss import Loss, read_steps
 from abmll.methods.optimizer import AdapterOptimizer
 
-
-class Loss(NamedTuple):
-    """One batch's loss and its unweighted terms, in nats (see the scale above); ``grad_norm`` once a step is taken."""
-
-    total: Tensor
-    nll: Tensor
-    kl: Tensor
-    prior: Tensor
-    correct: Tensor  # number of right answers in the batch
-    size: int  # examples read
-    tokens: int  # tokens read, padding left out; like size, zero where no forward pass was needed
-    grad_norm: float = 0.0
+READ_EVERY = 50  # steps of an adaptation, so that a long one that breaks early does not go on to its end
 
 
 @dataclass
@@ -94,34 +85,23 @@ def likelihood(
 def read_loss(nll: Tensor, kl: Tensor, prior: Tensor, scores: Scores, batch: Batch) -> Loss:
     """The terms of one forward pass over ``batch``; the total is the negative log-likelihood alone."""
     correct = (scores.options.argmax(-1) == batch.answers).sum()
-    return Loss(nll, nll, kl, prior, correct, len(batch.answers), int(batch.mask.sum()))
-
-
-def backward(loss: Loss) -> None:
-    """Back-propagate the total. Raises ``TrainingError`` naming the first term that is not finite."""
-    for term in ("nll", "kl", "prior", "total"):
-        value = float(getattr(loss, term).detach())
-        if not math.isfinite(value):
-            raise TrainingError(f"the loss term '{term}' is {value}; lower the learning rates")
-    loss.total.backward()
+    return Loss(nll, nll, kl, prior, correct, len(batch.answers), batch.num_tokens)
 
 
 def take_step(loss: Loss, optimizer: AdapterOptimizer, config: LearningConfig, rate: float) -> Loss:
-    """Follow the gradient of ``loss``; returns it detached, with the gradient's norm."""
-    norm = optimizer.step(rate, config.max_grad_norm)
-    return loss._replace(
-        total=loss.total.detach(), nll=loss.nll.detach(), kl=loss.kl.detach(), prior=loss.prior.detach(), grad_norm=norm
-    )
+    """Follow the gradient that ``loss.total.backward()`` left; returns the loss detached, with the gradient's norms."""
+    norms = optimizer.step(rate, config.max_grad_norm)
+    total, nll, kl, prior = (term.detach() for term in loss[:4])
+    return loss._replace(total=total, nll=nll, kl=kl, prior=prior, grad_norms=norms)
 
 
 def follow(rule: Rule, state: State, batches: Iterable[tuple[Batch, torch.Generator]]) -> Adapter:
-    """One inner step per batch, at the full learning rate; returns phi. ``TrainingError`` names the step."""
+    """One inner step per batch, at the full learning rate; returns phi. Raises ``TrainingError`` as ``read_steps``."""
+    unread: dict[str, Loss] = {}
     for step, (batch, generator) in enumerate(batches, start=1):
-        try:
-            rule.inner_step(state, batch, generator, rate=1.0)
-        except TrainingError as error:
-            raise TrainingError(f"step {step}: {error}") from error
-    for name, tensor in state.phi.named_tensors():
-        if not bool(torch.isfinite(tensor).all()):
-            raise TrainingError(f"phi's {name} is not finite after the last step; lower the learning rates")
+        unread[f"step {step}"] = rule.inner_step(state, batch, generator, rate=1.0)
+        if step % READ_EVERY == 0:
+            read_steps(unread, "phi", state.phi)
+            unread.clear()
+    read_steps(unread, "phi", state.phi)
     return state.phi.requires_grad_(False)

@@ -16,7 +16,7 @@ Nothing here is averaged or divided by a batch size; beta and gamma carry all th
 from abmll.posterior.build import build_space
 from abmll.posterior.factors import Factors
 from abmll.posterior.output import OutputSpace
-from abmll.posterior.space import Noise, Prior, Space
+from abmll.posterior.space import LayerUpdate, Noise, Prior, Space
 from abmll.posterior.weight import WeightSpace
 
-__all__ = ["Factors", "Noise", "OutputSpace", "Prior", "Space", "WeightSpace", "build_space"]
+__all__ = ["Factors", "LayerUpdate", "Noise", "OutputSpace", "Prior", "Space", "WeightSpace", "build_space"]

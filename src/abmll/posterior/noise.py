@@ -4,9 +4,14 @@ A weight sample is E with E_ij = sigma_ij z_ij; the output noise of a token x is
 ``positive_A`` (k, d_in) are the positive factors of sigma = positive_B @ positive_A.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from abmll.posterior.space import Noise
 from abmll.posterior.tiled import row_tiles
 
 
@@ -21,22 +26,96 @@ def local_std(x: Tensor, positive_B: Tensor, positive_A: Tensor) -> Tensor:
     At rank 1 it is ||x * a|| b. Else the variance is sum_j x_j^2 (sum_k b_ik a_kj)^2, a sum over the pairs (k, l) of
     (b_ik b_il) (sum_j x_j^2 a_kj a_lj): all terms positive, and again a low-rank product.
     """
+    if positive_A.shape[0] == 1:
+        return token_std(x, positive_A[0]) * positive_B[:, 0]
+    first, second = _pairs(positive_A)
+    return _quadratic_root(F.linear(x.square(), positive_A[first] * positive_A[second]), positive_B)
+
+
+def _pairs(positive_A: Tensor) -> Tensor:
+    """(2, P): the pairs of components k <= l."""
     k = positive_A.shape[0]
-    if k == 1:
-        return torch.linalg.vector_norm(x * positive_A[0], dim=-1, keepdim=True) * positive_B[:, 0]
-    first, second = torch.triu_indices(k, k, device=x.device)
-    twice_off_diagonal = 2.0 - (first == second).to(x.dtype)
-    pairs_A = positive_A[first] * positive_A[second] * twice_off_diagonal[:, None]
-    pairs_B = positive_B[:, first] * positive_B[:, second]
-    variance = (x.square() @ pairs_A.mT) @ pairs_B.mT
+    return torch.triu_indices(k, k, device=positive_A.device)
+
+
+def _quadratic_root(products: Tensor, positive_B: Tensor) -> Tensor:
+    """(..., P) -> (..., d_out): the root of sum_kl b_ik b_il products_kl, for the ``products`` of the pairs k <= l."""
+    first, second = _pairs(positive_B.mT)
+    twice_off_diagonal = 2.0 - (first == second).to(products.dtype)
+    square = F.linear(products, positive_B[:, first] * positive_B[:, second] * twice_off_diagonal)
     # The clamp gives an all-zero token the gradient 0 instead of 0 * inf.
-    return variance.clamp_min(torch.finfo(x.dtype).tiny).sqrt()
+    return square.clamp_min(torch.finfo(products.dtype).tiny).sqrt()
+
+
+def random_units(x: Tensor, noise: Noise) -> Tensor:
+    """(..., d_in) -> (..., m): a random unit vector for every token, for local noise of rank m.
+
+    For U (d_out, m) of standard normal numbers and a unit vector u, U u is standard normal whatever u is, and that of
+    another token has covariance u^T u' with it: zero on average. So m numbers a channel and token stand for T d_out.
+    """
+    return F.normalize(draw((*x.shape[:-1], noise.rank), x, noise.generator), dim=-1)
+
+
+def shared_directions(positive_A: Tensor, noise: Noise) -> Sequence[Tensor | None]:
+    """L times diag(a) V (d_in, m), V standard normal, for positive_A (L, d_in); None where the noise is local.
+
+    In shared noise of rank m a token's unit vector u (see ``random_units``) lies along V^T diag(a) x: u^T u' is then
+    about the cosine between the scaled tokens, which is their noise's correlation under one weight sample.
+    """
+    if noise.kind == "local":
+        return [None] * len(positive_A)
+    normal = draw((*positive_A.shape, noise.rank), positive_A, noise.generator)
+    return (positive_A[..., None] * normal).unbind()
+
+
+class _TokenStd(torch.autograd.Function):
+    """sqrt(sum_j x_j^2 a_j^2) with fewer passes over x than automatic differentiation takes; 0 has the gradient 0."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any, **kwargs: Any) -> Tensor:
+        x, a = args
+        std = (x.square() @ a.square()).sqrt()
+        ctx.save_for_backward(x, a, std)
+        return std
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor]:
+        x, a, std = ctx.saved_tensors
+        share = grad_outputs[0] / std.clamp_min(torch.finfo(std.dtype).tiny)
+        by_a = a * (share.flatten() @ x.square().flatten(0, -2))
+        return x * (share[..., None] * a.square()), by_a
+
+
+def token_std(x: Tensor, a: Tensor) -> Tensor:
+    """(..., d_in), (d_in,) -> (..., 1): the length of every token of X diag(a)."""
+    std = _TokenStd.apply(x, a)
+    assert isinstance(std, Tensor)
+    return std[..., None]
+
+
+def low_rank_noise(x: Tensor, positive_B: Tensor, positive_A: Tensor, noise: Noise) -> Tensor:
+    """(..., d_in) -> (..., d_out): noise of ``noise.rank`` m for a sigma of any rank k, exactly normal at every token.
+
+    For shared noise channel i has its own unit vector, along sum_k b_ik V^T (a_k * x), V the random directions: the
+    product of rank k m below gives U_i . w_i, and the ratio of the exact to its own standard deviation sets the scale.
+    At rank 1 ``WeightSpace`` has a cheaper form.
+    """
+    std = local_std(x, positive_B, positive_A)
+    normal = draw((positive_B.shape[0], noise.rank), x, noise.generator)
+    if noise.kind == "local":
+        return std * F.linear(random_units(x, noise), normal)
+    directions = draw((x.shape[-1], noise.rank), x, noise.generator)
+    images = torch.einsum("...j,kj,jm->...km", x, positive_A, directions)
+    left = positive_B[:, :, None] * normal[:, None, :]
+    first, second = _pairs(positive_A)
+    length = _quadratic_root((images[..., first, :] * images[..., second, :]).sum(-1), positive_B)
+    return std * F.linear(images.flatten(-2), left.flatten(1)) / length
 
 
 def shared_noise(
     x: Tensor, positive_B: Tensor, positive_A: Tensor, mask: Tensor | None, generator: torch.Generator
 ) -> Tensor:
-    """(N, T, d_in) -> (N, T, d_out): x E^T with one weight sample E per example; zero on padding (mask False)."""
+    """(N, T, d_in) -> (N, T, d_out): x E^T with one weight sample E per row; zero on padding (mask False)."""
     if mask is not None:
         x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
     if positive_A.shape[0] == 1:
@@ -45,7 +124,7 @@ def shared_noise(
 
 
 def _shared_rank_one(x: Tensor, generator: torch.Generator, d_out: int) -> Tensor:
-    """x W for a standard normal W (d_in, d_out) per example, exactly, from min(T, d_in) x d_out numbers.
+    """x W for a standard normal W (d_in, d_out) per row, exactly, from min(T, d_in) x d_out numbers.
 
     Let the columns of Q (d_in, T) be an orthonormal basis that contains the tokens: x W = (x Q) (Q^T W), and Z = Q^T W
     is standard normal. Householder QR gives such a Q even where tokens repeat or are zero, in single precision, which

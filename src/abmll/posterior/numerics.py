@@ -1,10 +1,13 @@
 """exp(y) - 1 - y without cancellation: the shape of every KL between Gaussians of nearly equal variance."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+_MAX_TERMS = 8  # of sinh_excess_series: more cost more than a logarithm
 _SERIES_BELOW = 0.1  # |y| under which the difference loses digits and the power series is used instead
 
 
@@ -47,3 +50,47 @@ def differentiable_exp_excess(y: Tensor) -> Tensor:
     result = _ExpExcess.apply(y)
     assert isinstance(result, Tensor)
     return result
+
+
+def sinh_excess_series(largest: float, dtype: torch.dtype) -> list[float] | None:
+    """c_1, c_2, ... such that 2 (sinh(eta) - eta) = z^3 (c_1 + c_2 z^2 + ...), z = 2 sinh(eta), for |eta| <= largest.
+
+    The terms alternate in sign and shrink, so what is cut off is less than the next one. As many are given as leave
+    exp(2 eta) - 1 - 2 eta = (exp(eta) - 1) z + 2 (sinh(eta) - eta), which is about z^2 / 2, an error below the dtype's
+    resolution; None where that takes more than 8, which is beyond a ``largest`` of about 0.5 in float32.
+    """
+    if not largest < 0.5:
+        return None
+    z = 2.0 * math.sinh(largest)
+    # arcsinh's series: c_m = (-1)^(m + 1) binomial(2 m, m) / (16^m (2 m + 1)).
+    coefficients = [(-1.0) ** (m + 1) * math.comb(2 * m, m) / (16.0**m * (2 * m + 1)) for m in range(1, _MAX_TERMS + 2)]
+    for terms in range(1, _MAX_TERMS + 1):
+        if 2.0 * abs(coefficients[terms]) * z ** (2 * terms + 1) < torch.finfo(dtype).eps:
+            return coefficients[:terms]
+    return None
+
+
+def sinh_excess_sum(delta: Tensor, z: Tensor, series: Sequence[float], square: Tensor, nested: Tensor) -> Tensor:
+    """Sum of exp(2 eta) - 1 - 2 eta = z (delta + z^2 (c_1 + z^2 (c_2 + ...))): delta = exp(eta) - 1, z = 2 sinh(eta).
+
+    ``series`` is that of ``sinh_excess_series``; ``square`` and ``nested`` are memory of z's shape, overwritten.
+    """
+    torch.mul(z, z, out=square)
+    *addends, innermost = (delta, *(delta.new_tensor(coefficient) for coefficient in series[:-1]))
+    torch.add(innermost, square, alpha=series[-1], out=nested)
+    for addend in reversed(addends):
+        torch.addcmul(addend, square, nested, out=nested)
+    return nested.mul_(z).sum()
+
+
+def log_ratio_excess_sum(delta: Tensor, sigma: Tensor, theta_sigma: Tensor) -> Tensor:
+    """Sum of exp(2 eta) - 1 - 2 eta for eta = log(sigma / sigma') of any size; delta = exp(eta) - 1."""
+    return exp_excess(2.0 * _log_ratio(delta, sigma, theta_sigma), delta * (delta + 2.0)).sum()
+
+
+def _log_ratio(delta: Tensor, sigma: Tensor, theta_sigma: Tensor) -> Tensor:
+    """log(sigma / sigma'): from the excess near 1, from the ratio where the excess nears -1 and has lost its digits."""
+    # On a CPU the selection costs more than the logarithms, and is needed for few tiles.
+    if delta.device.type == "cpu" and delta.amin() > -0.5:
+        return delta.log1p()
+    return torch.where(delta > -0.5, delta.log1p(), torch.log(sigma / theta_sigma))

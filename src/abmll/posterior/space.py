@@ -1,10 +1,12 @@
 """What every Gaussian adapter space offers, and the two small records that its functions take."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from abmll.errors import ConfigError
 from abmll.posterior.factors import Factors
@@ -14,13 +16,19 @@ from abmll.posterior.factors import Factors
 class Noise:
     """How a forward pass samples the posterior.
 
-    ``shared`` draws one weight sample per example, shared by all its tokens; ``local`` draws every token's output
+    ``shared`` draws one weight sample, the same for all tokens of a row; ``local`` draws every token's output
     independently: the same marginals per token, less gradient variance. The generator must live on the inputs' device.
+
+    ``rank`` 0 draws either exactly. With rank m the noise of a layer's output lies in m random directions: exactly
+    normal at every token, with the right variance, from m numbers a token and channel instead of one for each pair.
+    Two tokens' noise is then uncorrelated on average (``local``), or correlated as their images in m random directions
+    are (``shared``), which nears the weight sample's correlation as m grows.
     """
 
     kind: Literal["local", "shared"]
     generator: torch.Generator
-    mask: Tensor | None = None  # (N, T) bool, False on padding; None: no padding
+    mask: Tensor | None = None  # (R, L) bool, False on padding; None: no padding
+    rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,21 @@ class Prior:
         for name in ("std", "gamma_shape", "gamma_rate"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"the prior's {name} is {getattr(self, name)}: give a number above 0")
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """(..., d_in) -> (..., d_out): left right x, for left (d_out, r) and right (r, d_in), in the factors' dtype."""
+
+    left: Tensor
+    right: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x.to(self.right.dtype), self.right), self.left)
+
+
+# x (R, L, d_in) -> (R, L, d_out): what an adapter adds to a layer's output
+LayerUpdate = Callable[[Tensor], Tensor]
 
 
 class Space(Protocol):
@@ -66,8 +89,12 @@ class Space(Protocol):
         """Fresh float32 factors of L layers on the generator's device; the mean update starts at zero."""
         ...
 
-    def delta(self, layer: Factors, x: Tensor, noise: Noise | None) -> Tensor:
-        """(N, T, d_in) -> (N, T, d_out): the adapter's contribution; at the posterior mean when noise is None."""
+    def layers(self, factors: Factors, noise: Noise | None) -> list[LayerUpdate]:
+        """The contributions of a stack's L layers; at the posterior mean when noise is None.
+
+        What does not depend on the layer's input is computed, and drawn, here and for the whole stack at once. A weight
+        sample of ``noise.rank`` above 0 is drawn here entirely: every input then meets the same function.
+        """
         ...
 
     def kl(self, phi: Factors, theta: Factors) -> Tensor:
@@ -84,17 +111,27 @@ class Space(Protocol):
         """
         ...
 
-    def activation_kl(self, phi_layer: Factors, theta_layer: Factors, x: Tensor, mask: Tensor) -> Tensor:
+    def activation_kl(self, phi_layer: Factors, theta_layer: Factors, x: Tensor, mask: Tensor | None) -> Tensor:
         """KL of one layer's output given its input x (N, T, d_in), summed over the tokens in mask (N, T) and channels.
 
         Raises NotImplementedError unless per_activation.
         """
         ...
 
-    def activation_negative_log_prior(self, theta_layer: Factors, prior: Prior, x: Tensor, mask: Tensor) -> Tensor:
+    def activation_negative_log_prior(
+        self, theta_layer: Factors, prior: Prior, x: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """-log p(theta) of one layer's output given its input x, summed over the tokens in mask and channels.
 
         Raises NotImplementedError unless per_activation.
+        """
+        ...
+
+    def linear_covariance(self, layer: Factors, x: Tensor, gradients: Tensor) -> Tensor:
+        """Covariance (N, D, D) of the functions sum_t gradients_t . y_t of one layer's noisy outputs y.
+
+        x (N, T, d_in) are the layer's inputs and ``gradients`` (N, D, T, d_out) those of D functions of each of N
+        examples; both are zero on padding.
         """
         ...
 

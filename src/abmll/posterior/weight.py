@@ -10,14 +10,23 @@ from torch.nn import functional as F
 from abmll.errors import ConfigError
 from abmll.posterior.factors import Factors
 from abmll.posterior.kl import rank_one_kl
-from abmll.posterior.noise import draw, local_std, shared_noise
+from abmll.posterior.linear import dense_covariance, rank_one_covariance
+from abmll.posterior.noise import (
+    draw,
+    local_std,
+    low_rank_noise,
+    random_units,
+    shared_directions,
+    shared_noise,
+    token_std,
+)
 from abmll.posterior.prior import (
     gamma_constant,
     mean_negative_log_prior,
     num_weights,
     rank_one_gamma_negative_log_prior,
 )
-from abmll.posterior.space import Noise, Prior
+from abmll.posterior.space import LayerUpdate, LowRank, Noise, Prior
 from abmll.posterior.tiled import tiled_gamma_negative_log_prior, tiled_kl, tiled_log_sigma_mean
 
 
@@ -69,24 +78,31 @@ class WeightSpace:
             scale_B=torch.full((num_layers, d_out, self.sigma_rank), 0.5 * self.init_log_sigma, device=device),
         )
 
-    def delta(self, layer: Factors, x: Tensor, noise: Noise | None) -> Tensor:
-        x = x.to(layer.mean_A.dtype)
-        mean = F.linear(F.linear(x, layer.mean_A), self.scaling * layer.mean_B)
+    def layers(self, factors: Factors, noise: Noise | None) -> list[LayerUpdate]:
+        left, right = self.scaling * factors.mean_B, factors.mean_A
         if noise is None:
-            return mean
-        positive_B, positive_A = self._positive_factors(layer)
-        if noise.kind == "local":
-            std = local_std(x, positive_B, positive_A)
-            return torch.addcmul(mean, std, draw(tuple(std.shape), std, noise.generator))
-        return mean + shared_noise(x, positive_B, positive_A, noise.mask, noise.generator)
+            return [LowRank(*layer) for layer in zip(left.unbind(), right.unbind(), strict=True)]
+        positive_B, positive_A = self._positive_factors(factors)
+        if noise.rank and self._closed_form:
+            # Mean and noise in one product of rank r + m, which costs hardly more than the mean alone.
+            normal = draw((*positive_B.shape[:2], noise.rank), left, noise.generator)
+            joint = torch.cat([left, positive_B * normal], dim=-1)
+            directions = shared_directions(positive_A[:, 0], noise)
+            stack = zip(joint.unbind(), right.unbind(), positive_A[:, 0].unbind(), directions, strict=True)
+            return [_LowRankSample(*layer, noise) for layer in stack]
+        stack = zip(left.unbind(), right.unbind(), positive_B.unbind(), positive_A.unbind(), strict=True)
+        return [_Sample(*layer, noise) for layer in stack]
 
-    def _positive_factors(self, layer: Factors) -> tuple[Tensor, Tensor]:
-        """(d_out, k'), (k', d_in) with sigma as their product; a floor c is one more component, c times 1."""
-        positive_B, positive_A = layer.scale_B.exp(), layer.scale_A.exp()
+    def _positive_factors(self, factors: Factors) -> tuple[Tensor, Tensor]:
+        """(L, d_out, k'), (L, k', d_in) with sigma as their product; a floor c is one more component, c times 1.
+
+        For a single layer, without the leading L.
+        """
+        positive_B, positive_A = factors.scale_B.exp(), factors.scale_A.exp()
         if self.sigma_floor:
-            floor = positive_B.new_full((positive_B.shape[0], 1), self.sigma_floor)
-            positive_B = torch.cat([positive_B, floor], dim=1)
-            positive_A = torch.cat([positive_A, positive_A.new_ones(1, positive_A.shape[1])], dim=0)
+            floor = torch.full_like(positive_B[..., :1], self.sigma_floor)
+            positive_B = torch.cat([positive_B, floor], dim=-1)
+            positive_A = torch.cat([positive_A, torch.ones_like(positive_A[..., :1, :])], dim=-2)
         return positive_B, positive_A
 
     def kl(self, phi: Factors, theta: Factors) -> Tensor:
@@ -101,16 +117,63 @@ class WeightSpace:
         normaliser = num_weights(theta) * gamma_constant(prior)
         return means + tiled_gamma_negative_log_prior(theta, prior, self.sigma_floor) + normaliser
 
-    def activation_kl(self, phi_layer: Factors, theta_layer: Factors, x: Tensor, mask: Tensor) -> Tensor:
+    def activation_kl(self, phi_layer: Factors, theta_layer: Factors, x: Tensor, mask: Tensor | None) -> Tensor:
         raise NotImplementedError("weight space has no per-activation KL: call kl()")
 
-    def activation_negative_log_prior(self, theta_layer: Factors, prior: Prior, x: Tensor, mask: Tensor) -> Tensor:
+    def activation_negative_log_prior(
+        self, theta_layer: Factors, prior: Prior, x: Tensor, mask: Tensor | None
+    ) -> Tensor:
         raise NotImplementedError("weight space has no per-activation prior: call negative_log_prior()")
+
+    def linear_covariance(self, layer: Factors, x: Tensor, gradients: Tensor) -> Tensor:
+        x, gradients = x.to(layer.mean_A.dtype), gradients.to(layer.mean_A.dtype)
+        positive_B, positive_A = self._positive_factors(layer)
+        if self._closed_form:
+            return rank_one_covariance(x * positive_A[0], gradients * positive_B[:, 0])
+        return dense_covariance(x, gradients, positive_B @ positive_A)
 
     def log_sigma_mean(self, factors: Factors) -> Tensor:
         if self._closed_form:
             return (factors.scale_B.mean() + factors.scale_A.mean()).detach()
         return tiled_log_sigma_mean(factors, self.sigma_floor)
+
+
+@dataclass(frozen=True)
+class _LowRankSample:
+    """Update of one layer with noise of rank m, sigma of rank 1: left (d_out, r + m) holds mean and noise factors."""
+
+    left: Tensor
+    right: Tensor  # (r, d_in)
+    positive_A: Tensor  # (d_in,)
+    directions: Tensor | None  # (d_in, m), shared noise only
+    noise: Noise
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.to(self.right.dtype)
+        std = token_std(x, self.positive_A)
+        units = random_units(x, self.noise) if self.directions is None else F.normalize(x @ self.directions, dim=-1)
+        return F.linear(torch.cat([F.linear(x, self.right), std * units], dim=-1), self.left)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Update of one layer with exact noise, or a sigma of higher rank."""
+
+    left: Tensor  # (d_out, r)
+    right: Tensor  # (r, d_in)
+    positive_B: Tensor  # (d_out, k)
+    positive_A: Tensor  # (k, d_in)
+    noise: Noise
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.to(self.right.dtype)
+        mean, noise = LowRank(self.left, self.right)(x), self.noise
+        if noise.rank:
+            return mean + low_rank_noise(x, self.positive_B, self.positive_A, noise)
+        if noise.kind == "local":
+            std = local_std(x, self.positive_B, self.positive_A)
+            return torch.addcmul(mean, std, draw(tuple(std.shape), std, noise.generator))
+        return mean + shared_noise(x, self.positive_B, self.positive_A, noise.mask, noise.generator)
 
 
 def kaiming_uniform(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:

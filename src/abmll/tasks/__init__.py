@@ -4,11 +4,12 @@ Imported from their own modules, because they need NumPy or are rarely wanted: t
 (``abmll.tasks.sampler``), the download of BIG-bench (``abmll.tasks.bigbench``).
 """
 
+from abmll.tasks.example import Example
 from abmll.tasks.leaks import check_leaks, refuse_leaks
 from abmll.tasks.prompts import Rendered, render
 from abmll.tasks.read import load_task, load_tasks
 from abmll.tasks.suite import Suite, load_suite, shipped_suites
-from abmll.tasks.task import Example, Task
+from abmll.tasks.task import Task
 
 __all__ = [
     "Example",

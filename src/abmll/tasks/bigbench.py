@@ -17,7 +17,8 @@ from abmll.download import IndexFile, fetch_from_index
 from abmll.errors import DataError
 from abmll.files import atomic_folder, cache_dir, sha256_file, write_json, write_text
 from abmll.progress import progress
-from abmll.tasks.task import MAX_OPTIONS, Example, split_by_content
+from abmll.tasks.example import MAX_OPTIONS, Example
+from abmll.tasks.task import split_by_content
 
 SDIST = IndexFile(
     project="bigbench",

@@ -18,8 +18,8 @@ import re
 from typing import Any
 
 from abmll.errors import DataError, nearest
+from abmll.tasks.example import Example, Split
 from abmll.tasks.rows import Row
-from abmll.tasks.task import Example, Split
 
 KEYS = ("input", "options", "answer", "output", "task", "family", "split", "id")
 SPLITS: dict[str, Split] = {
@@ -72,8 +72,10 @@ def _missing(row: Row, key: str) -> DataError:
 def _checked(row: Row, what: str, value: Any) -> str:
     if not isinstance(value, str):
         raise DataError(f"{row.where}: {what} is {_kind(value)}; it must be a text")
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise DataError(f"{row.where}: {what} holds half a surrogate pair, which is no character; remove it")
+    try:
+        value.encode()  # half a surrogate pair is all that cannot be
+    except UnicodeEncodeError:
+        raise DataError(f"{row.where}: {what} holds half a surrogate pair, which is no character; remove it") from None
     return value
 
 
@@ -83,19 +85,23 @@ def _kind(value: Any) -> str:
 
 def _options(row: Row, cells_are_text: bool) -> tuple[str, ...]:
     value = row.values.get("options")
-    columns = [key for key in row.values if re.match(r"(option|choice)_\w+$", key)]
-    if "options" not in row.values and columns:
+    if "options" not in row.values:
+        columns = [key for key in row.values if re.match(r"(option|choice)_\w+$", key)]
+        if not columns:
+            raise _missing(row, "options")
         value = [row.values[key] for key in columns if row.values[key] is not None]
     elif cells_are_text and isinstance(value, str):
         try:
             value = json.loads(value)
         except ValueError as error:
             raise DataError(f'{row.where}: \'options\' is not a JSON list such as ["yes", "no"]') from error
-    elif "options" not in row.values:
-        raise _missing(row, "options")
     if not isinstance(value, list):
         raise DataError(f"{row.where}: 'options' is {_kind(value)}; it must be a list of texts")
-    return tuple(_checked(row, f"option {index}", option) for index, option in enumerate(value))
+    try:
+        "".join(value).encode()  # all of them at once, as nearly every row is fine
+    except (TypeError, UnicodeEncodeError):
+        return tuple(_checked(row, f"option {index}", option) for index, option in enumerate(value))
+    return tuple(value)
 
 
 def _answer(row: Row, options: tuple[str, ...], required: bool, cells_are_text: bool) -> int | None:
@@ -104,8 +110,8 @@ def _answer(row: Row, options: tuple[str, ...], required: bool, cells_are_text: 
     value = row.values.get(key)
     if value is None and not required:
         return None
-    stripped = [option.strip() for option in options]
     if isinstance(value, str):
+        stripped = [option.strip() for option in options]
         if value.strip() in stripped:
             return stripped.index(value.strip())
         if cells_are_text and re.fullmatch(r"\s*-?\d{1,9}\s*", value):

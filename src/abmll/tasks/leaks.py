@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from abmll.errors import DataError
-from abmll.tasks.task import Task, content_hash
+from abmll.tasks.example import content_hash
+from abmll.tasks.task import Task
 
 
 def check_leaks(train: Sequence[Task], evaluation: Sequence[Task]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from abmll.config import PromptConfig
 from abmll.errors import ConfigError
-from abmll.tasks.task import Example
+from abmll.tasks.example import Example
 
 INSTRUCTIONS = {
     "letter": "Return only the label of the correct answer for the question below.",

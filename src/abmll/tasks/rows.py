@@ -94,10 +94,13 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
+_STRICT = json.JSONDecoder(parse_constant=_no_constant)
+
+
 def _parse(text: str, path: Path, line: int) -> Any:
     """The JSON value of a text that begins at that line of the file."""
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return _STRICT.decode(text)
     except json.JSONDecodeError as error:
         place = f"{path}:{line + error.lineno - 1}"
         problem = f"{error.msg} at column {error.colno}"

@@ -1,69 +1,14 @@
 """What a task is: multiple-choice examples under one name, with a fixed split into training and test examples."""
 
-import hashlib
-import json
-import re
-import string
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Literal, get_args
+from functools import cached_property
 
 from abmll.errors import DataError
+from abmll.tasks.example import Example, Split, content_hash
+from abmll.tasks.packed import PackedExamples
 
-Split = Literal["train", "test"]
-MAX_OPTIONS = len(string.ascii_uppercase)
 TRAIN_SHARE = 0.8
-
-# Only the marks of prose: without "+", "-", "(" or "<" different sums and programs would become one.
-_PUNCTUATION = re.compile("[.,;:!?\"'‘’“”„…]+")  # noqa: RUF001
-
-
-@dataclass(frozen=True)
-class Example:
-    """One question with 2 to 26 options, of which at most one is known to be right.
-
-    Args:
-        id: unique within its task.
-        input: the question; may be empty where the options say it all.
-        options: distinct, not blank (compared without surrounding white space).
-        answer: index of the right option, or None where it is not known.
-        split: the side the data's author put it on, if any.
-
-    Raises:
-        DataError: whichever of these does not hold; the reader of a file adds file and line.
-    """
-
-    id: str
-    input: str
-    options: tuple[str, ...]
-    answer: int | None
-    split: Split | None = None
-
-    def __post_init__(self) -> None:
-        _check_options(self.options)
-        if self.answer is not None and not 0 <= self.answer < len(self.options):
-            raise DataError(
-                f"answer {self.answer} is out of range: {len(self.options)} options count from 0 to "
-                f"{len(self.options) - 1}"
-            )
-        if self.split is not None and self.split not in get_args(Split):
-            raise DataError(f"split is {self.split!r}; use 'train' or 'test'")
-
-
-def _check_options(options: tuple[str, ...]) -> None:
-    if len(options) < 2:
-        raise DataError(f"{len(options)} option{'s' * (not options)}; a question needs at least 2")
-    if len(options) > MAX_OPTIONS:
-        raise DataError(f"{len(options)} options; at most {MAX_OPTIONS} (A to Z) are possible")
-    stripped = [option.strip() for option in options]
-    for index, option in enumerate(stripped):
-        if not option:
-            raise DataError(f"option {index} is empty; give every option a text")
-        if option in stripped[:index]:
-            twin = stripped.index(option)
-            raise DataError(f"options {twin} and {index} are both {option[:60]!r}; make them distinct")
 
 
 @dataclass(frozen=True)
@@ -72,7 +17,7 @@ class Task:
 
     Args:
         name: shown to the model in front of every input.
-        examples: in the order of their file; ids are distinct.
+        examples: in the order of their file; ids are distinct. They are held packed: reading makes new, equal objects.
         family: tasks of one family are variants of each other; a suite keeps a family on one side.
         source: where it was read, for error messages.
 
@@ -81,7 +26,7 @@ class Task:
     """
 
     name: str
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     family: str | None = None
     source: str = ""
 
@@ -89,51 +34,39 @@ class Task:
         where = self.source or f"task '{self.name}'"
         if not self.examples:
             raise DataError(f"{where}: no examples")
-        ids: set[str] = set()
-        for example in self.examples:
-            if example.id in ids:
-                raise DataError(f"{where}: id {example.id!r} occurs twice; make ids unique or leave them out")
-            ids.add(example.id)
-        marked = sum(example.split is not None for example in self.examples)
-        if 0 < marked < len(self.examples):
-            raise DataError(
-                f"{where}: {marked} of {len(self.examples)} examples carry a 'split'; give it to all or to none"
-            )
+        if not isinstance(self.examples, PackedExamples):  # such are another task's, and were checked there
+            _check_together(self.examples, where)
+            object.__setattr__(self, "examples", PackedExamples(self.examples))
 
     @property
-    def train(self) -> tuple[Example, ...]:
+    def train(self) -> PackedExamples:
         """The examples to learn from."""
-        return tuple(e for e, side in zip(self.examples, self._sides, strict=True) if side == "train")
+        return self._split[0]
 
     @property
-    def test(self) -> tuple[Example, ...]:
+    def test(self) -> PackedExamples:
         """The examples to be judged by."""
-        return tuple(e for e, side in zip(self.examples, self._sides, strict=True) if side == "test")
+        return self._split[1]
 
     @cached_property
-    def _sides(self) -> tuple[Split, ...]:
-        own: list[Split] = [e.split for e in self.examples if e.split is not None]
-        return tuple(own) or split_by_content(self.examples)
+    def _split(self) -> tuple[PackedExamples, PackedExamples]:
+        examples = self.examples
+        assert isinstance(examples, PackedExamples)
+        marks = [example.split for example in examples]
+        sides = marks if marks[0] is not None else split_by_content(examples)
+        train, test = ([index for index, side in enumerate(sides) if side == one] for one in ("train", "test"))
+        return examples.select(train), examples.select(test)
 
 
-def normalize(text: str) -> str:
-    """Text without what rarely matters: Unicode form, letter case, marks of punctuation, the amount of white space.
-
-    A text of punctuation alone is kept, else "!" and "?" would be the same option.
-    """
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    bare = " ".join(_PUNCTUATION.sub(" ", folded).split())
-    return bare or folded
-
-
-def content_hash(example: Example) -> str:
-    """SHA-256 of the normalised input and options, whatever the options' order; id, answer and split play no part."""
-    content = [normalize(example.input), sorted(_normalize_option(option) for option in example.options)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-# Most tasks have the same few options in every example.
-_normalize_option = lru_cache(maxsize=4096)(normalize)
+def _check_together(examples: Sequence[Example], where: str) -> None:
+    ids: set[str] = set()
+    for example in examples:
+        if example.id in ids:
+            raise DataError(f"{where}: id {example.id!r} occurs twice; make ids unique or leave them out")
+        ids.add(example.id)
+    marked = sum(example.split is not None for example in examples)
+    if 0 < marked < len(examples):
+        raise DataError(f"{where}: {marked} of {len(examples)} examples carry a 'split'; give it to all or to none")
 
 
 def split_by_content(examples: Sequence[Example]) -> tuple[Split, ...]:

@@ -1,0 +1,150 @@
+"""Packed batches: all examples in one row, without padding, and a prefix that their prompts share read once.
+
+Linear layers, norms and embeddings see one row of M tokens. Only attention needs to know where an example begins: it
+spreads the row's queries, keys and values out to (N, T), attends there as in a padded batch, and gathers the outputs
+again. Attention is a few per cent of a short sequence's cost, so what padding is left there is cheap.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+PREFIX = "packed_"
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the positions of N examples of at most T tokens lie in a row of M, and back.
+
+    The row holds the shared prefix, then what follows it in each example.
+    """
+
+    spread: Tensor  # (N, T) place in the row of every position; 0 on padding
+    gather: Tensor  # (M,) flat position n * T + t of every place in the row; the prefix is the first example's
+    unread: Tensor  # (N, T) bool, True where no place in the row reads: padding, and the prefix of later examples
+    prefix: int  # shared tokens
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], prefix: int) -> "Packing":
+        """The packing of examples of those ``lengths``, which begin with ``prefix`` tokens that are all the same."""
+        width = max(lengths)
+        spread = torch.zeros(len(lengths), width, dtype=torch.long)
+        unread = torch.ones(spread.shape, dtype=torch.bool)
+        gather = [torch.arange(prefix)]
+        unread[0, :prefix] = False
+        place = prefix
+        for n, length in enumerate(lengths):
+            spread[n, :prefix] = torch.arange(prefix)
+            spread[n, prefix:length] = torch.arange(place, place + length - prefix)
+            unread[n, prefix:length] = False
+            gather.append(torch.arange(n * width + prefix, n * width + length))
+            place += length - prefix
+        return cls(spread, torch.cat(gather), unread, prefix)
+
+    def to(self, device: torch.device) -> "Packing":
+        """The same packing with its tensors on ``device``."""
+        return Packing(self.spread.to(device), self.gather.to(device), self.unread.to(device), self.prefix)
+
+    def lay_out(self, rows: Sequence[Tensor]) -> Tensor:
+        """Each example's own activations, (T_n, d) a row, as one packed row (1, M, d)."""
+        return torch.cat([rows[0][: self.prefix], *(row[self.prefix :] for row in rows)])[None]
+
+
+class _Spread(torch.autograd.Function):
+    """(M, d) -> (N * T, d). Its gradient gathers, where autograd's own would add up token by token."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any, **kwargs: Any) -> Tensor:
+        row, ctx.packing = args
+        return row.index_select(0, ctx.packing.spread.flatten())
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
+        packing, [gradient] = ctx.packing, grad_outputs
+        row = gradient.index_select(0, packing.gather)
+        if packing.prefix:
+            later = gradient.view(*packing.spread.shape, -1)[1:, : packing.prefix].sum(0)
+            row = torch.cat([row[: packing.prefix] + later, row[packing.prefix :]])
+        return row, None
+
+
+class _Gather(torch.autograd.Function):
+    """(N * T, d) -> (M, d), the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any, **kwargs: Any) -> Tensor:
+        spread, ctx.packing = args
+        return spread.index_select(0, ctx.packing.gather)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
+        packing, [gradient] = ctx.packing, grad_outputs
+        spread = gradient.index_select(0, packing.spread.flatten())
+        return spread.masked_fill(packing.unread.flatten()[:, None], 0.0), None
+
+
+def packed_attention(
+    inner: str,
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packing: Packing | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' attention function ``inner``, on a packed row where ``packing`` is given.
+
+    query (1, heads, M, d), key and value (1, their heads, M, d), attention_mask (N, 1, T, T) -> (1, M, heads, d).
+    """
+    attend = _own_eager(module) if inner == "eager" else ALL_ATTENTION_FUNCTIONS[inner]
+    if packing is None:
+        return attend(module, query, key, value, attention_mask, **kwargs)
+    query, key, value = (_spread_heads(heads, packing) for heads in (query, key, value))
+    output, _ = attend(module, query, key, value, attention_mask, **kwargs)
+    gathered = _Gather.apply(output.flatten(2).flatten(0, 1), packing)
+    assert isinstance(gathered, Tensor)
+    return gathered.view(1, len(packing.gather), *output.shape[2:]), None
+
+
+def _spread_heads(heads: Tensor, packing: Packing) -> Tensor:
+    """(1, h, M, d) -> (N, h, T, d)."""
+    _, count, length, size = heads.shape
+    spread = _Spread.apply(heads.transpose(1, 2).reshape(length, count * size), packing)
+    assert isinstance(spread, Tensor)
+    return spread.view(*packing.spread.shape, count, size).transpose(1, 2)
+
+
+def _own_eager(module: torch.nn.Module) -> Any:
+    """The plain attention of the module's own family: families differ in it (caps, sinks, grouped heads)."""
+    return sys.modules[type(module).__module__].eager_attention_forward
+
+
+def install_packing(model: PreTrainedModel) -> bool:
+    """Let ``model`` attend over packed rows, through transformers' interface for attention functions.
+
+    False, and the model as it was, where its architecture does not follow that interface.
+    """
+    inner = model.config._attn_implementation
+    if inner is None or not model._can_set_attn_implementation():
+        return False
+    name = PREFIX + inner
+    AttentionInterface.register(name, partial(packed_attention, inner))
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[inner])
+    model.set_attn_implementation(name)
+    return True
+
+
+def remove_packing(model: PreTrainedModel) -> None:
+    """Undo ``install_packing``."""
+    name = model.config._attn_implementation
+    assert name is not None
+    model.set_attn_implementation(name.removeprefix(PREFIX))
