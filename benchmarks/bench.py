@@ -1,0 +1,75 @@
+"""What every cell needs: device, repetitions, workload, frozen models that share one set of weights."""
+
+import copy
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from abmll.config import ModelConfig
+from abmll.language.base import Base, load_base, resolve_device, resolve_dtype
+from benchmarks.pairs import Rounds, interleave
+from benchmarks.workload import Workload, load_workload
+
+Dtype = Literal["fp32", "bf16"]
+
+
+def announce(line: str) -> None:
+    """Say what is going on, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@dataclass
+class Bench:
+    """One run's settings. ``quick`` tries every row out on tiny settings, for no result."""
+
+    model: str = ModelConfig.model
+    device: str = "cpu"
+    quick: bool = False
+    data_dir: Path | None = None
+    repetitions: int = 7
+    loaded: dict[Dtype, Base] = field(default_factory=dict)
+
+    @cached_property
+    def workload(self) -> Workload:
+        """The tasks, fetched on first use."""
+        return load_workload(announce, self.data_dir)
+
+    @property
+    def dtype(self) -> Dtype:
+        """The precision that ``--dtype auto`` takes here: the main rows are measured in it."""
+        return "bf16" if resolve_dtype("auto", resolve_device(self.device)) == "bf16" else "fp32"
+
+    @property
+    def other_dtype(self) -> Dtype:
+        """The other precision: a few rows on small batches, because it may be many times slower here."""
+        return "fp32" if self.dtype == "bf16" else "bf16"
+
+    def base(self, dtype: Dtype | None = None) -> Base:
+        """A model of its own to change at will; its weights are shared with every other one of that precision."""
+        dtype = dtype or self.dtype
+        if dtype not in self.loaded:
+            self.loaded[dtype] = load_base(ModelConfig(self.model, dtype, self.device), announce, quiet=True)
+        shared = self.loaded[dtype]
+        return replace(shared, model=twin(shared.model))
+
+    def rounds(self, contenders: Mapping[str, Callable[[int], object]], warmup: int = 1) -> Rounds:
+        """Time ``contenders`` side by side."""
+        count = 1 if self.quick else self.repetitions
+        return interleave(contenders, count, warmup=warmup, smoke=self.quick, synchronize=self.synchronize)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was asked to do."""
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the modules around the very same weights."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

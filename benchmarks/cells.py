@@ -1,0 +1,48 @@
+"""The list of cells: each a name and a function that measures a few rows. Memory first, while the process is small."""
+
+from collections.abc import Callable
+
+from benchmarks import data, floors, peaks, predicting, scaling, starting, training
+from benchmarks.bench import Bench
+from benchmarks.contenders import ALL, QV, Setting
+from benchmarks.rows import Row
+
+Cell = Callable[[Bench], list[Row]]
+
+TOP = "top-12"  # 40 % of SmolLM2-135M's 30 layers
+FULL_TARGETS = {"16 samples": 10.0, predicting.LINEARIZED: 6.0}
+TOP_TARGETS = {"16 samples": 5.0, predicting.LINEARIZED: 6.0}
+
+CELLS: dict[str, Cell] = {
+    "ceilings": floors.ceilings,
+    "memory-qv": lambda bench: peaks.training(bench, Setting()),
+    "memory-all": lambda bench: peaks.training(bench, Setting(ALL)),
+    "memory-tasks": lambda bench: peaks.tasks(bench, Setting()),
+    "memory-posteriors": lambda bench: peaks.posteriors(bench, Setting()),
+    "steps-qv": lambda bench: training.steps(bench, Setting()),
+    "steps-all": lambda bench: training.steps(bench, Setting(ALL)),
+    "steps-qv-other": lambda bench: training.other_precision(bench, _small(bench, QV)),
+    "steps-all-other": lambda bench: training.other_precision(bench, _small(bench, ALL)),
+    "visits-qv": lambda bench: training.visits(bench, Setting(batch_size=2)),
+    "visits-all": lambda bench: training.visits(bench, Setting(ALL, batch_size=2)),
+    "trunk": lambda bench: training.cached_trunk(bench, Setting(), TOP),
+    "floor-qv": lambda bench: floors.floor(bench, Setting()),
+    "floor-all": lambda bench: floors.floor(bench, Setting(ALL)),
+    "predict-full": lambda bench: predicting.prediction(bench, Setting(), FULL_TARGETS),
+    "predict-top": lambda bench: predicting.prediction(bench, Setting(layers=TOP), TOP_TARGETS),
+    "predict-error": lambda bench: predicting.prediction_error(bench, Setting(layers=TOP)),
+    "adapt-10": lambda bench: predicting.adaptation(bench, Setting(), 10, steps=10, batch_size=2),
+    "adapt-50": lambda bench: predicting.adaptation(bench, Setting(), 50, steps=10, batch_size=5),
+    "growth-rank": lambda bench: scaling.rank(bench, Setting(ALL, batch_size=1)),
+    "growth-length": lambda bench: scaling.length(bench, Setting()),
+    "growth-layers": lambda bench: scaling.layers(bench, Setting()),
+    "padding": lambda bench: data.padding(bench, Setting()),
+    "tokens": data.tokens,
+    "commands": starting.commands,
+    "first-step": starting.first_step,
+}
+
+
+def _small(bench: Bench, modules: tuple[str, ...]) -> Setting:
+    """Batches of one example: the other precision may be many times slower than this machine's own."""
+    return Setting(modules, batch_size=1, inner_steps=1, dtype=bench.other_dtype)

@@ -1,0 +1,168 @@
+"""Everything that trains, behind one interface: a step and a task visit on the n-th batch of the same workload.
+
+A peer that joins later (BLoB's step, second-order MAML's visit) is one function here and one line in ``PEERS``.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from abmll.config import AdapterConfig, TrainConfig
+from abmll.language.encoding import Encoded
+from abmll.language.trunk_cache import TrunkCache
+from abmll.methods import Loss, read_steps
+from abmll.model import AbmllModel
+from abmll.training import MetaTrainer
+from benchmarks.bench import Bench, Dtype
+from benchmarks.plain_lora import PlainLora
+from benchmarks.published import Published
+
+QV = ("q_proj", "v_proj")
+ALL = ("all-linear",)
+NUMBERS = 12  # visits whose batches are at hand: warm-up and repetitions need no more
+LABELS = {QV: "q+v", ALL: "all-linear"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The same for all contenders of a comparison."""
+
+    modules: tuple[str, ...] = QV
+    layers: str | None = None
+    r: int = 8
+    alpha: float = 16.0
+    batch_size: int = 4
+    inner_steps: int = 5
+    dtype: Dtype | None = None
+
+    def adapter(self, **changes: Any) -> AdapterConfig:
+        """The settings in ABMLL's terms."""
+        return replace(
+            AdapterConfig(
+                r=self.r, lora_alpha=self.alpha, target_modules=self.modules, layers_to_transform=self.layers
+            ),
+            **changes,
+        )
+
+    def train(self, **changes: Any) -> TrainConfig:
+        """ABMLL's training settings: its defaults but for the batches."""
+        sizes: dict[str, Any] = {"per_device_train_batch_size": self.batch_size, "inner_steps": self.inner_steps}
+        return TrainConfig(output_dir="unused", **(sizes | changes))
+
+    def label(self, bench: Bench) -> str:
+        """For the rows' names: adapted modules and precision."""
+        return f"{LABELS[self.modules]}, {self.dtype or bench.dtype}"
+
+
+class Contender(Protocol):
+    """One that trains on the workload."""
+
+    def step(self, number: int) -> object:
+        """One gradient step on the first batch of visit ``number``."""
+        ...
+
+    def visit(self, number: int) -> object:
+        """The whole task visit ``number``."""
+        ...
+
+
+class Ours:
+    """ABMLL (or a rule of its family) as ``abmll train`` runs it: the trainer's own rule, visits and generators."""
+
+    def __init__(self, bench: Bench, setting: Setting, *, cache: TrunkCache | None = None, **changes: Any) -> None:
+        adapter = {key: changes.pop(key) for key in ("space", "sigma_rank") if key in changes}
+        self.model = AbmllModel(bench.base(setting.dtype), setting.adapter(**adapter), bench.workload.prompt)
+        self.trainer = MetaTrainer(self.model, bench.workload.train, setting.train(**changes), cache)
+        self.rule, self.visits = self.trainer.rule, self.trainer.visits
+        self.state = self.rule.init(self.model.theta)
+        self.visits.prepare(NUMBERS)  # abmll train, too, makes the tokens before the first visit
+
+    def step(self, number: int) -> Loss:
+        batch = next(self.visits.batches(number))
+        return self.rule.inner_step(self.state, batch, self.visits.generator(number, 0), 1.0)
+
+    def visit(self, number: int) -> object:
+        self.rule.begin_visit(self.state)
+        batch, losses = None, {}
+        for k, batch in enumerate(self.visits.batches(number)):
+            losses[f"step {k + 1}"] = self.rule.inner_step(self.state, batch, self.visits.generator(number, k), 1.0)
+        assert batch is not None
+        generator = self.visits.generator(number, self.trainer.config.inner_steps)
+        outer = self.rule.outer_step(self.state, batch, generator, 1.0)
+        if outer is not None:
+            losses["outer step"] = outer
+        return read_steps(losses, "theta", self.state.theta)
+
+
+class Peer:
+    """A peer on the batches that ``ours`` draws, in tokens made beforehand, as ABMLL's are."""
+
+    def __init__(self, ours: Ours, step: Callable[[Sequence[Encoded]], object], visit: Callable[..., object]) -> None:
+        self.batches = [batches_of(ours, number) for number in range(NUMBERS)]
+        self._step = step
+        self._visit = visit
+
+    def step(self, number: int) -> object:
+        return self._step(self.batches[number][0])
+
+    def visit(self, number: int) -> object:
+        return self._visit(self.batches[number])
+
+
+def batches_of(ours: Ours, number: int) -> list[list[Encoded]]:
+    """The examples in tokens of each batch of a visit below ``NUMBERS``."""
+    visits, scorer = ours.visits, ours.model.scorer
+    name = visits.name(number)
+    return [
+        scorer.encode([visits.examples[task][index] for task, index in pairs], name)
+        for pairs in visits.examples_of(number)
+    ]
+
+
+def faster_attention(make: Callable[[str], Contender]) -> Contender:
+    """The contender with whichever of transformers' attention implementations is the faster one here."""
+    timed = []
+    for attention in ("eager", "sdpa"):
+        contender = make(attention)
+        contender.step(0)
+        started = time.perf_counter()
+        contender.step(0)
+        timed.append((time.perf_counter() - started, attention, contender))
+    return min(timed, key=lambda entry: entry[0])[2]
+
+
+def plain_lora(bench: Bench, setting: Setting, ours: Ours) -> Contender:
+    """B1: PEFT and the Hugging Face Trainer's step."""
+
+    def make(attention: str) -> Contender:
+        base = bench.base(setting.dtype)
+        base.model.set_attn_implementation(attention)
+        plain = PlainLora(
+            base.model, base.tokenizer, modules=setting.modules, r=setting.r, alpha=setting.alpha, layers=setting.layers
+        )
+        return Peer(ours, plain.step, plain.visit)
+
+    return faster_attention(make)
+
+
+def published(bench: Bench, setting: Setting, ours: Ours) -> Contender:
+    """B2: the published algorithm."""
+
+    def make(attention: str) -> Contender:
+        model = bench.base(setting.dtype).model
+        model.set_attn_implementation(attention)
+        torch.manual_seed(0)
+        num_tasks = len(bench.workload.train)
+        one = Published(model, modules=setting.modules, layers=setting.layers, num_tasks=num_tasks)
+        return Peer(ours, one.inner_step, one.visit)
+
+    return faster_attention(make)
+
+
+PEERS: dict[str, Callable[[Bench, Setting, Ours], Contender]] = {
+    "PEFT LoRA + Trainer": plain_lora,
+    "published algorithm": published,
+}

@@ -1,0 +1,129 @@
+"""Cells on prediction and adaptation.
+
+A plain forward is the bare Hugging Face model's own: prompt and right answer of the same questions, padded to the
+longest, logits of the whole vocabulary at every position, no gradient. ABMLL scores every option of each question.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abmll.config import PredictConfig
+from abmll.language.encoding import Encoded
+from abmll.model import AbmllModel
+from abmll.prediction import predict
+from abmll.tasks.sampler import adaptation_batches
+from benchmarks.bench import Bench
+from benchmarks.contenders import NUMBERS, Setting
+from benchmarks.pairs import Spread
+from benchmarks.plain_lora import PlainLora
+from benchmarks.rows import Row, absolute, timed
+from benchmarks.workload import padded, questions
+
+LINEARIZED = "linearized"
+WAYS = {"mean": PredictConfig(num_samples=0)}
+WAYS |= {f"{count} samples": PredictConfig(num_samples=count) for count in (4, 16, 64)}
+WAYS[LINEARIZED] = PredictConfig(predictive="linearized")
+REFERENCE = 256  # samples that the others are compared with
+
+
+class PlainForward:
+    """The bare model's forward pass, with whichever attention implementation is the faster one here."""
+
+    def __init__(self, bench: Bench, probe: Sequence[Encoded]) -> None:
+        timed_models = []
+        for attention in ("eager", "sdpa"):
+            model = bench.base().model
+            model.set_attn_implementation(attention)
+            timed_models.append((self._seconds(model, probe), attention, model))
+        self.model: Any = min(timed_models, key=lambda entry: entry[0])[2]
+
+    def __call__(self, examples: Sequence[Encoded]) -> Tensor:
+        return self._logits(self.model, examples)
+
+    @torch.no_grad()
+    def _logits(self, model: Any, examples: Sequence[Encoded]) -> Tensor:
+        batch = padded(examples, model.config.get_text_config().pad_token_id or 0, model.device)
+        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+
+    def _seconds(self, model: Any, examples: Sequence[Encoded]) -> float:
+        self._logits(model, examples)
+        started = time.perf_counter()
+        self._logits(model, examples)
+        return time.perf_counter() - started
+
+
+def prediction(bench: Bench, setting: Setting, targets: dict[str, float], count: int = 8) -> list[Row]:
+    """Prediction of ``count`` questions in every way / a plain forward of the same questions."""
+    model = AbmllModel(bench.base(), setting.adapter(), bench.workload.prompt)
+    asked = []
+    for number in range(NUMBERS):
+        name, examples = questions(bench.workload, number, count)
+        asked.append(model.scorer.encode(examples, name))
+    plain = PlainForward(bench, asked[0])
+    contenders: dict[str, Callable[[int], object]] = {"plain": lambda number: plain(asked[number])}
+    for name, how in WAYS.items():
+        contenders[name] = _predictor(model, asked, how)
+    rounds = bench.rounds(contenders)
+    label = f"{count} questions, {_depth(setting)}, {setting.label(bench)}"
+    return [
+        timed(f"prediction, {name} / plain forward ({label})", rounds, name, "plain", targets.get(name))
+        for name in WAYS
+    ]
+
+
+def prediction_error(bench: Bench, setting: Setting, tasks: int = 3, count: int = 6) -> list[Row]:
+    """Mean absolute difference of the probabilities from those of 256 samples, after adaptation to 20 examples.
+
+    The last row is what 256 other samples differ by: the reference's own error is in all of them.
+    """
+    model = AbmllModel(bench.base(), setting.adapter(), bench.workload.prompt)
+    reference = PredictConfig(num_samples=16 if bench.quick else REFERENCE)
+    ways = {f"{reference.num_samples} other samples": reference} | WAYS
+    errors: dict[str, list[float]] = {name: [] for name in (*WAYS, f"{reference.num_samples} other samples")}
+    for task in bench.workload.evaluation[: 1 if bench.quick else tasks]:
+        phi = model.adapt(task.train[:20], task_name=task.name).phi
+        encoded = model.scorer.encode(task.test[:count], task.name)
+        exact = predict(model.scorer, phi, encoded, reference, seed=0).probs
+        for name, how in ways.items():
+            probs = predict(model.scorer, phi, encoded, how, seed=1).probs
+            errors[name].append(float((probs - exact).abs().mean()))
+    label = f"{count} questions of each of {tasks} tasks, {_depth(setting)}, {setting.label(bench)}"
+    return [
+        absolute(f"error of prediction, {name}, against {reference.num_samples} samples ({label})", Spread.of(each), "")
+        for name, each in errors.items()
+    ]
+
+
+def adaptation(bench: Bench, setting: Setting, num_examples: int, steps: int, batch_size: int) -> list[Row]:
+    """Learning an unseen task from ``num_examples`` / plain LoRA's Trainer steps on the same batches."""
+    model = AbmllModel(bench.base(), setting.adapter(), bench.workload.prompt)
+    base = bench.base()
+    plain = PlainLora(base.model, base.tokenizer, modules=setting.modules, r=setting.r, alpha=setting.alpha)
+    tasks = [task for task in bench.workload.evaluation if len(task.train) >= num_examples]
+    learned = [(task.name, task.train[:num_examples]) for task in tasks]
+    encoded = [model.scorer.encode(examples, name) for name, examples in learned]
+    chosen = adaptation_batches(0, num_examples, batch_size, steps)
+
+    def adapt(number: int) -> None:
+        name, examples = learned[number % len(learned)]
+        model.adapt(examples, task_name=name, steps=steps, batch_size=batch_size)
+
+    def tune(number: int) -> None:
+        examples = encoded[number % len(learned)]
+        plain.visit([[examples[index] for index in batch] for batch in chosen])
+
+    rounds = bench.rounds({"adapt": adapt, "tune": tune})
+    label = f"{steps} steps of {batch_size}, {setting.label(bench)}"
+    return [timed(f"adapt from {num_examples} examples / PEFT LoRA + Trainer ({label})", rounds, "adapt", "tune")]
+
+
+def _predictor(model: AbmllModel, asked: Sequence[Sequence[Encoded]], how: PredictConfig) -> Callable[[int], object]:
+    return lambda number: predict(model.scorer, model.theta, asked[number], how)
+
+
+def _depth(setting: Setting) -> str:
+    return "full depth" if setting.layers is None else f"{setting.layers} of the layers"

@@ -1,0 +1,107 @@
+"""Cells on training: one inner step and one task visit beside the peers', and what the posterior adds to a step."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from abmll.config import LearningConfig
+from abmll.language.trunk_cache import TrunkCache
+from abmll.posterior import Prior
+from benchmarks.bench import Bench
+from benchmarks.contenders import ALL, PEERS, QV, Contender, Ours, Setting
+from benchmarks.rows import Row, timed
+
+PLAIN, PUBLISHED = tuple(PEERS)[:2]
+OFF_TARGET = {QV: 1.08, ALL: 1.12}
+SPACES = ("weight", "output")
+
+
+def steps(bench: Bench, setting: Setting) -> list[Row]:
+    """One inner step of everything that trains, on the same batches."""
+    contenders = _spaces(bench, setting) | _peers(bench, setting)
+    ours = contenders["weight"]
+    assert isinstance(ours, Ours)
+    contenders["off"] = Ours(bench, setting, method="structured-lora")
+    if setting.modules == ALL:
+        contenders["rank 4"] = Ours(bench, setting, sigma_rank=4)
+    rounds = bench.rounds(_steps(contenders) | {"kl": lambda number: divergence_and_prior(ours)})
+    label = setting.label(bench)
+    rows = []
+    for space in SPACES:
+        rows.append(timed(f"inner step, {space} space / {PLAIN} ({label})", rounds, space, PLAIN, 0.70))
+        rows.append(timed(f"inner step, {space} space / {PUBLISHED} ({label})", rounds, space, PUBLISHED, 0.40))
+        target = OFF_TARGET[setting.modules] if space == "weight" else None
+        rows.append(timed(f"inner step, {space} space / posterior off ({label})", rounds, space, "off", target))
+    rows.append(timed(f"posterior off / {PLAIN} ({label})", rounds, "off", PLAIN))
+    rows.append(timed(f"KL and prior alone / inner step, weight space ({label})", rounds, "kl", "weight", 0.03))
+    if setting.modules == ALL:
+        rows.append(timed(f"inner step, sigma of rank 4 / rank 1 ({label})", rounds, "rank 4", "weight", 1.5))
+    return rows
+
+
+def visits(bench: Bench, setting: Setting) -> list[Row]:
+    """One whole task visit: K inner steps and the outer one."""
+    contenders = _spaces(bench, setting) | _peers(bench, setting)
+    rounds = bench.rounds({name: contender.visit for name, contender in contenders.items()})
+    label = f"K = {setting.inner_steps}, batches of {setting.batch_size}, {setting.label(bench)}"
+    rows = []
+    for space in SPACES:
+        rows.append(timed(f"task visit, {space} space / {PLAIN}, K steps ({label})", rounds, space, PLAIN))
+        rows.append(timed(f"task visit, {space} space / {PUBLISHED} ({label})", rounds, space, PUBLISHED, 0.40))
+    return rows
+
+
+def other_precision(bench: Bench, setting: Setting) -> list[Row]:
+    """One inner step beside plain LoRA in the precision that is not this machine's own, on a small batch."""
+    ours = Ours(bench, setting)
+    contenders = {"weight": ours, PLAIN: PEERS[PLAIN](bench, setting, ours)}
+    rounds = bench.rounds(_steps(contenders))
+    name = f"inner step, weight space / {PLAIN} ({setting.label(bench)}, batches of {setting.batch_size})"
+    return [timed(name, rounds, "weight", PLAIN, 0.70)]
+
+
+def cached_trunk(bench: Bench, setting: Setting, top: str) -> list[Row]:
+    """Adapters in the top layers only, the activations below them kept from an earlier pass / full depth."""
+    full = Ours(bench, setting)
+    upper = Setting(setting.modules, top, setting.r, setting.alpha, setting.batch_size, setting.inner_steps)
+    cached = Ours(bench, upper, cache=TrunkCache(2_000_000_000))
+    fresh = Ours(bench, upper, trunk_cache_gb=0)
+    for number in range(1 + bench.repetitions):
+        next(cached.visits.batches(number))  # fills the cache
+    rounds = bench.rounds(_steps({"full": full, "cached": cached, "fresh": fresh}))
+    label = setting.label(bench)
+    return [
+        timed(
+            f"inner step, {top} of the layers with cached trunk / full depth ({label})", rounds, "cached", "full", 0.30
+        ),
+        timed(f"inner step, {top} of the layers without a cache / full depth ({label})", rounds, "fresh", "full"),
+    ]
+
+
+def divergence_and_prior(ours: Ours) -> None:
+    """Forward and backward of the weight-space KL (each inner step) and of the prior (once a visit), both in full."""
+    space, config = ours.model.scorer.space, ours.trainer.config
+    phi, theta = ours.state.phi.stacks, ours.state.theta.stacks
+    prior = _prior(config)
+    kl = torch.stack([space.kl(phi[shape], theta[shape]) for shape in theta]).sum()
+    log_prior = torch.stack([space.negative_log_prior(factors, prior) for factors in theta.values()]).sum()
+    learned = [tensor for factors in (*phi.values(), *theta.values()) for tensor in factors]
+    torch.autograd.grad(kl + log_prior, learned, allow_unused=True)
+
+
+def _prior(config: LearningConfig) -> Prior:
+    return Prior(config.prior_std, config.gamma_shape, config.gamma_rate)
+
+
+def _spaces(bench: Bench, setting: Setting) -> dict[str, Any]:
+    return {space: Ours(bench, setting, space=space) for space in SPACES}
+
+
+def _peers(bench: Bench, setting: Setting) -> dict[str, Contender]:
+    ours = Ours(bench, setting)
+    return {name: make(bench, setting, ours) for name, make in PEERS.items()}
+
+
+def _steps(contenders: Mapping[str, Contender]) -> dict[str, Callable[[int], object]]:
+    return {name: contender.step for name, contender in contenders.items()}
