@@ -109,7 +109,11 @@ class Peer:
         return self._step(self.batches[number][0])
 
     def visit(self, number: int) -> object:
-        return self._visit(self.batches[number])
+        return self.learn(self.batches[number])
+
+    def learn(self, batches: Sequence[Sequence[Encoded]]) -> object:
+        """A visit of other batches."""
+        return self._visit(batches)
 
 
 def batches_of(ours: Ours, number: int) -> list[list[Encoded]]:
@@ -122,7 +126,7 @@ def batches_of(ours: Ours, number: int) -> list[list[Encoded]]:
     ]
 
 
-def faster_attention(make: Callable[[str], Contender]) -> Contender:
+def faster_attention(make: Callable[[str], Peer]) -> Peer:
     """The contender with whichever of transformers' attention implementations is the faster one here."""
     timed = []
     for attention in ("eager", "sdpa"):
@@ -134,10 +138,10 @@ def faster_attention(make: Callable[[str], Contender]) -> Contender:
     return min(timed, key=lambda entry: entry[0])[2]
 
 
-def plain_lora(bench: Bench, setting: Setting, ours: Ours) -> Contender:
+def plain_lora(bench: Bench, setting: Setting, ours: Ours) -> Peer:
     """B1: PEFT and the Hugging Face Trainer's step."""
 
-    def make(attention: str) -> Contender:
+    def make(attention: str) -> Peer:
         base = bench.base(setting.dtype)
         base.model.set_attn_implementation(attention)
         plain = PlainLora(
@@ -148,10 +152,10 @@ def plain_lora(bench: Bench, setting: Setting, ours: Ours) -> Contender:
     return faster_attention(make)
 
 
-def published(bench: Bench, setting: Setting, ours: Ours) -> Contender:
+def published(bench: Bench, setting: Setting, ours: Ours) -> Peer:
     """B2: the published algorithm."""
 
-    def make(attention: str) -> Contender:
+    def make(attention: str) -> Peer:
         model = bench.base(setting.dtype).model
         model.set_attn_implementation(attention)
         torch.manual_seed(0)

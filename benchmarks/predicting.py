@@ -17,9 +17,8 @@ from abmll.model import AbmllModel
 from abmll.prediction import predict
 from abmll.tasks.sampler import adaptation_batches
 from benchmarks.bench import Bench
-from benchmarks.contenders import NUMBERS, Setting
+from benchmarks.contenders import NUMBERS, Ours, Setting, plain_lora
 from benchmarks.pairs import Spread
-from benchmarks.plain_lora import PlainLora
 from benchmarks.rows import Row, absolute, timed
 from benchmarks.workload import padded, questions
 
@@ -56,7 +55,7 @@ class PlainForward:
         return time.perf_counter() - started
 
 
-def prediction(bench: Bench, setting: Setting, targets: dict[str, float], count: int = 8) -> list[Row]:
+def prediction(bench: Bench, setting: Setting, targets: dict[str, float], count: int = 4) -> list[Row]:
     """Prediction of ``count`` questions in every way / a plain forward of the same questions."""
     model = AbmllModel(bench.base(), setting.adapter(), bench.workload.prompt)
     asked = []
@@ -101,8 +100,7 @@ def prediction_error(bench: Bench, setting: Setting, tasks: int = 3, count: int 
 def adaptation(bench: Bench, setting: Setting, num_examples: int, steps: int, batch_size: int) -> list[Row]:
     """Learning an unseen task from ``num_examples`` / plain LoRA's Trainer steps on the same batches."""
     model = AbmllModel(bench.base(), setting.adapter(), bench.workload.prompt)
-    base = bench.base()
-    plain = PlainLora(base.model, base.tokenizer, modules=setting.modules, r=setting.r, alpha=setting.alpha)
+    plain = plain_lora(bench, setting, Ours(bench, setting))
     tasks = [task for task in bench.workload.evaluation if len(task.train) >= num_examples]
     learned = [(task.name, task.train[:num_examples]) for task in tasks]
     encoded = [model.scorer.encode(examples, name) for name, examples in learned]
@@ -114,7 +112,7 @@ def adaptation(bench: Bench, setting: Setting, num_examples: int, steps: int, ba
 
     def tune(number: int) -> None:
         examples = encoded[number % len(learned)]
-        plain.visit([[examples[index] for index in batch] for batch in chosen])
+        plain.learn([[examples[index] for index in batch] for batch in chosen])
 
     rounds = bench.rounds({"adapt": adapt, "tune": tune})
     label = f"{steps} steps of {batch_size}, {setting.label(bench)}"

@@ -19,7 +19,7 @@ from abmll.files import write_json
 from abmll.progress import progress
 from benchmarks import machine
 from benchmarks.bench import Bench, announce
-from benchmarks.cells import CELLS
+from benchmarks.cells import CELLS, EXTRA
 from benchmarks.store import Store, results
 
 RESULTS = machine.ROOT / "benchmarks" / "results.json"
@@ -31,10 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     chosen = given.only or list(CELLS)
     for name in chosen:
-        if name not in CELLS:
-            parser().error(f"--only: no cell '{name}';{nearest(name, CELLS)} see --list")
+        if name not in CELLS | EXTRA:
+            parser().error(f"--only: no cell '{name}';{nearest(name, CELLS | EXTRA)} see --list")
     if given.list:
-        print("\n".join(CELLS))
+        print("\n".join([*CELLS, *(f"{name} (only when named)" for name in EXTRA)]))
         return 0
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -45,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.fresh:
         store.clear(chosen)
     failed = measure(Bench(given.model, given.device, given.quick, given.data_dir), store, chosen)
-    finished = {name: rows for name in CELLS if (rows := store.load(name)) is not None}
+    finished = {name: rows for name in CELLS | EXTRA if (rows := store.load(name)) is not None}
     document = results([row for rows in finished.values() for row in rows], *described, machine.commit(), given.quick)
-    output = given.output or (RESULTS if len(finished) == len(CELLS) and not given.quick else None)
+    output = given.output or (RESULTS if CELLS.keys() <= finished.keys() and not given.quick else None)
     if output is not None:
         write_json(output, document)
         announce(f"wrote {output}: {len(document['rows'])} rows of {len(finished)} cells")
@@ -79,7 +79,7 @@ def measure(bench: Bench, store: Store, chosen: Sequence[str]) -> list[str]:
             if rows is None:
                 started = time.perf_counter()
                 try:
-                    rows = store.save(name, CELLS[name](bench), time.perf_counter() - started)
+                    rows = store.save(name, (CELLS | EXTRA)[name](bench), time.perf_counter() - started)
                 except (AbmllError, RuntimeError) as error:
                     failed.append(name)
                     announce(f"{name}: failed: {error}")
