@@ -23,7 +23,7 @@ HELD = 60  # adapted posteriors
 
 
 def training(bench: Bench, setting: Setting) -> list[Row]:
-    """Peak memory above the bare model, over a step on the longest of the workload's first batches, and the outer one."""
+    """Peak memory above the bare model, over an inner step on the longest of the first batches and the outer step."""
     num_tasks = len(bench.workload.train)
     with _examples(bench, setting) as file:
         shared = _settings(bench, setting) | {"examples": file, "num_tasks": num_tasks}

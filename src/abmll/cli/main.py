@@ -62,6 +62,7 @@ COMMANDS: Mapping[str, Verb | Group] = {
     "export": Verb("write the posterior mean as a PEFT adapter or a merged model", "abmll.cli.export:export"),
     "report": Verb("write one self-contained HTML page about a run", "abmll.cli.report:report"),
     "tasks": TASKS,
+    "estimate": Verb("memory, operations and time of a step, from a model's shape", "abmll.cli.estimate:estimate"),
     "demo": Verb("the whole method on real tasks, from download to report", "abmll.cli.demo:demo"),
 }
 
