@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,12 @@ def letters_task(name: str, seed: int, size: int = 60) -> Task:
     return Task(name, tuple(examples))
 
 
-def nll(prediction: Prediction, questions: tuple[Example, ...]) -> float:
+def nll(prediction: Prediction, questions: Sequence[Example]) -> float:
     chosen = [float(row[question.answer]) for row, question in zip(prediction.probs, questions, strict=True)]
     return -sum(math.log(one) for one in chosen) / len(chosen)
 
 
-def accuracy(prediction: Prediction, questions: tuple[Example, ...]) -> float:
+def accuracy(prediction: Prediction, questions: Sequence[Example]) -> float:
     right = zip(prediction.answers.tolist(), questions, strict=True)
     return sum(answer == question.answer for answer, question in right) / len(questions)
 

@@ -78,7 +78,7 @@ def collate(examples: Sequence[Encoded], pad_id: int, packed: bool = False, shar
     )
 
 
-def _shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+def _shared_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
     """How many tokens all prompts begin with; each keeps its last one, where its first answer token is predicted."""
     # What the least and the greatest have in common, all that lie between them have too.
     least, greatest, limit = min(prompts), max(prompts), min(map(len, prompts)) - 1
