@@ -1,9 +1,10 @@
 """Cells on the machine: its ceilings, and how far above the floor of its own arithmetic a step lies.
 
 The floor counts what cannot be left out: the frozen forward pass over the tokens that are read (a prefix that a batch
-shares once), the gradient with respect to the inputs of every layer above the lowest adapter, the adapter's own
-products, and the head at the scored positions only; or reading the weights once each way, where that takes longer. It
-is divided by the measured speed of a large matrix product (of a large copy for the weights).
+shares once; of the last block only keys and values, and the rest at the scored positions), the gradient with respect to
+the inputs of every layer above the lowest adapter, the adapter's own products, and the head at the scored positions; or
+reading the weights once each way, where that takes longer. It is divided by the measured speed of a large matrix
+product (of a large copy for the weights).
 """
 
 from collections.abc import Sequence
@@ -57,6 +58,10 @@ def step_cost(ours: Ours, examples: Sequence[Encoded]) -> tuple[float, float]:
     # The lowest block's inputs need no gradient: its projections of them are not gone back through.
     back = [target for target in linear if not (target.block == 0 and target.name.endswith(QUERY_KEY_VALUE))]
     products = sum(t.d_out * t.d_in for t in linear) + sum(t.d_out * t.d_in for t in back)
+    scored, last = scored_positions(examples), config.num_hidden_layers - 1
+    # What of the last block is read at the scored positions only, forward and back.
+    narrow = [t for t in linear if t.block == last and not t.name.endswith(("k_proj", "v_proj"))]
+    unread = (tokens - scored) * 2 * sum(t.d_out * t.d_in for t in narrow)
     width = config.num_attention_heads * (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
@@ -64,8 +69,8 @@ def step_cost(ours: Ours, examples: Sequence[Encoded]) -> tuple[float, float]:
     attention = 3 * 2 * pairs * width * config.num_hidden_layers  # scores and values; forward, and twice back
     shapes = ours.model.scorer.shapes.values()
     adapter = 3 * tokens * ours.model.scorer.adapter_config.r * sum(d_out + d_in for d_out, d_in in shapes)
-    head = 2 * scored_positions(examples) * config.vocab_size * config.hidden_size
-    operations = 2.0 * (tokens * products + attention + adapter + head)
+    head = 2 * scored * config.vocab_size * config.hidden_size
+    operations = 2.0 * (tokens * products - unread + attention + adapter + head)
     itemsize = model.dtype.itemsize
     moved = itemsize * (products + 2 * config.vocab_size * config.hidden_size)
     return operations, float(moved)

@@ -26,6 +26,7 @@ LINEARIZED = "linearized"
 WAYS = {"mean": PredictConfig(num_samples=0)}
 WAYS |= {f"{count} samples": PredictConfig(num_samples=count) for count in (4, 16, 64)}
 WAYS[LINEARIZED] = PredictConfig(predictive="linearized")
+QUESTIONS = 6  # asked at once
 REFERENCE = 256  # samples that the others are compared with
 
 
@@ -55,26 +56,26 @@ class PlainForward:
         return time.perf_counter() - started
 
 
-def prediction(bench: Bench, setting: Setting, targets: dict[str, float], count: int = 4) -> list[Row]:
-    """Prediction of ``count`` questions in every way / a plain forward of the same questions."""
+def prediction(bench: Bench, setting: Setting, ways: Sequence[str], targets: dict[str, float]) -> list[Row]:
+    """Prediction of a few questions in each of ``ways`` / a plain forward of the same questions."""
     model = AbmllModel(bench.base(), setting.adapter(), bench.workload.prompt)
     asked = []
     for number in range(NUMBERS):
-        name, examples = questions(bench.workload, number, count)
+        name, examples = questions(bench.workload, number, QUESTIONS)
         asked.append(model.scorer.encode(examples, name))
     plain = PlainForward(bench, asked[0])
     contenders: dict[str, Callable[[int], object]] = {"plain": lambda number: plain(asked[number])}
-    for name, how in WAYS.items():
-        contenders[name] = _predictor(model, asked, how)
+    for name in ways:
+        contenders[name] = _predictor(model, asked, WAYS[name])
     rounds = bench.rounds(contenders)
-    label = f"{count} questions, {_depth(setting)}, {setting.label(bench)}"
+    label = f"{QUESTIONS} questions, {_depth(setting)}, {setting.label(bench)}"
     return [
         timed(f"prediction, {name} / plain forward ({label})", rounds, name, "plain", targets.get(name))
-        for name in WAYS
+        for name in ways
     ]
 
 
-def prediction_error(bench: Bench, setting: Setting, tasks: int = 3, count: int = 6) -> list[Row]:
+def prediction_error(bench: Bench, setting: Setting, tasks: int = 3) -> list[Row]:
     """Mean absolute difference of the probabilities from those of 256 samples, after adaptation to 20 examples.
 
     The last row is what 256 other samples differ by: the reference's own error is in all of them.
@@ -85,12 +86,12 @@ def prediction_error(bench: Bench, setting: Setting, tasks: int = 3, count: int 
     errors: dict[str, list[float]] = {name: [] for name in (*WAYS, f"{reference.num_samples} other samples")}
     for task in bench.workload.evaluation[: 1 if bench.quick else tasks]:
         phi = model.adapt(task.train[:20], task_name=task.name).phi
-        encoded = model.scorer.encode(task.test[:count], task.name)
+        encoded = model.scorer.encode(task.test[:QUESTIONS], task.name)
         exact = predict(model.scorer, phi, encoded, reference, seed=0).probs
         for name, how in ways.items():
             probs = predict(model.scorer, phi, encoded, how, seed=1).probs
             errors[name].append(float((probs - exact).abs().mean()))
-    label = f"{count} questions of each of {tasks} tasks, {_depth(setting)}, {setting.label(bench)}"
+    label = f"{QUESTIONS} questions of each of {tasks} tasks, {_depth(setting)}, {setting.label(bench)}"
     return [
         absolute(f"error of prediction, {name}, against {reference.num_samples} samples ({label})", Spread.of(each), "")
         for name, each in errors.items()

@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from abmll.config import LearningConfig
 from abmll.language.trunk_cache import TrunkCache
 from abmll.posterior import Prior
 from benchmarks.bench import Bench
 from benchmarks.contenders import ALL, PEERS, QV, Contender, Ours, Setting
+from benchmarks.pairs import Rounds
 from benchmarks.rows import Row, timed
 
 PLAIN, PUBLISHED = tuple(PEERS)[:2]
@@ -25,7 +27,9 @@ def steps(bench: Bench, setting: Setting) -> list[Row]:
     contenders["off"] = Ours(bench, setting, method="structured-lora")
     if setting.modules == ALL:
         contenders["rank 4"] = Ours(bench, setting, sigma_rank=4)
-    rounds = bench.rounds(_steps(contenders) | {"kl": lambda number: divergence_and_prior(ours)})
+    rounds = bench.rounds(_steps(contenders) | {"terms": lambda number: divergences_and_prior(ours)})
+    steps_of_visit = [setting.inner_steps * seconds for seconds in rounds.seconds["weight"]]
+    rounds = Rounds({**rounds.seconds, "K steps": steps_of_visit})
     label = setting.label(bench)
     rows = []
     for space in SPACES:
@@ -34,7 +38,8 @@ def steps(bench: Bench, setting: Setting) -> list[Row]:
         target = OFF_TARGET[setting.modules] if space == "weight" else None
         rows.append(timed(f"inner step, {space} space / posterior off ({label})", rounds, space, "off", target))
     rows.append(timed(f"posterior off / {PLAIN} ({label})", rounds, "off", PLAIN))
-    rows.append(timed(f"KL and prior alone / inner step, weight space ({label})", rounds, "kl", "weight", 0.03))
+    name = f"KL and prior of a visit / its K = {setting.inner_steps} inner steps, weight space ({label})"
+    rows.append(timed(name, rounds, "terms", "K steps", 0.03))
     if setting.modules == ALL:
         rows.append(timed(f"inner step, sigma of rank 4 / rank 1 ({label})", rounds, "rank 4", "weight", 1.5))
     return rows
@@ -79,15 +84,19 @@ def cached_trunk(bench: Bench, setting: Setting, top: str) -> list[Row]:
     ]
 
 
-def divergence_and_prior(ours: Ours) -> None:
-    """Forward and backward of the weight-space KL (each inner step) and of the prior (once a visit), both in full."""
+def divergences_and_prior(ours: Ours) -> None:
+    """All divergences of a visit, and the prior, forward and backward: K for phi's steps, then theta's own."""
     space, config = ours.model.scorer.space, ours.trainer.config
     phi, theta = ours.state.phi.stacks, ours.state.theta.stacks
-    prior = _prior(config)
-    kl = torch.stack([space.kl(phi[shape], theta[shape]) for shape in theta]).sum()
-    log_prior = torch.stack([space.negative_log_prior(factors, prior) for factors in theta.values()]).sum()
-    learned = [tensor for factors in (*phi.values(), *theta.values()) for tensor in factors]
-    torch.autograd.grad(kl + log_prior, learned, allow_unused=True)
+    learned = [[tensor for factors in stacks.values() for tensor in factors] for stacks in (phi, theta)]
+
+    def divergence() -> Tensor:
+        return torch.stack([space.kl(phi[shape], theta[shape]) for shape in theta]).sum()
+
+    for _ in range(config.inner_steps):
+        torch.autograd.grad(divergence(), learned[0])
+    log_prior = torch.stack([space.negative_log_prior(factors, _prior(config)) for factors in theta.values()]).sum()
+    torch.autograd.grad(divergence() + log_prior, learned[1])
 
 
 def _prior(config: LearningConfig) -> Prior:

@@ -67,7 +67,7 @@ def logits(model: Any) -> list[Tensor]:
 
 def our_logits(scorer: OptionScorer, phi: Adapter) -> list[Tensor]:
     """The same from our wrapped model, at the mean."""
-    with scorer.wiring.use(phi, torch.ones(1, 1, dtype=torch.bool)):
+    with scorer.wiring.use(phi, scorer.batch([EXAMPLES[0]])):
         return logits(scorer.base.model)
 
 

@@ -66,6 +66,7 @@ def test_reads_are_seen(read: Callable[[Tensor], Any]) -> None:
         ("abmll", {}, {"noise": "shared", "outer_gradient": "first-order"}),
         ("abmll", {}, {"loss": "tokens", "moments": "reset"}),
         ("abmll", {"space": "output"}, {}),
+        ("abmll", {"sigma_rank": 2}, {}),
         ("structured-lora", {}, {"outer_batch": "query"}),
     ],
 )
@@ -76,7 +77,10 @@ def test_steps_wait_for_nothing(
     method: str,
     adapter: dict[str, Any],
     learning: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for module in ("numerics", "tiled"):
+        monkeypatch.setattr(f"abmll.posterior.{module}.on_host", lambda tensor: False)
     scorer = make_scorer(**adapter)
     rule = make_rule(scorer, LearningConfig(method=method, **learning), 2)
     state = rule.init(make_theta(scorer))

@@ -7,7 +7,8 @@ from torch.distributions import kl_divergence
 
 from abmll.posterior import Factors, Prior, WeightSpace
 from abmll.posterior.kl import rank_one_kl
-from abmll.posterior.tiled import row_tiles, tiled_kl
+from abmll.posterior.tiled import tiled_kl
+from abmll.posterior.tiles import row_tiles
 
 SCALING = 2.0
 FORMS = [(1, 0.0), (1, 0.2), (3, 0.0), (3, 0.2)]

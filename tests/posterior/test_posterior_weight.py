@@ -53,16 +53,6 @@ def test_log_sigma_mean_equals_the_dense_mean(make_factors, dense_normal, k, flo
     torch.testing.assert_close(mean, dense_normal(factors, 2.0, floor).stddev.log().mean().detach())
 
 
-def test_per_activation_functions_are_refused(make_factors, generator):
-    space, layer = WeightSpace(2.0), make_factors().unbind()[0]
-    x, mask = torch.randn(1, 2, 7, generator=generator), torch.ones(1, 2, dtype=torch.bool)
-    assert not space.per_activation
-    with pytest.raises(NotImplementedError, match="call kl"):
-        space.activation_kl(layer, layer, x, mask)
-    with pytest.raises(NotImplementedError, match="call negative_log_prior"):
-        space.activation_negative_log_prior(layer, Prior(1.0, 1.0, 1.0), x, mask)
-
-
 @pytest.mark.parametrize(
     ("settings", "word"),
     [

@@ -5,27 +5,20 @@ quantised bases work. Which Gaussian it uses is not stored in it: the model's ``
 of one forward pass, and thousands of task posteriors can share one base.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from abmll.adapter import Adapter
 from abmll.errors import ConfigError
 from abmll.language.targets import Target, find_targets
-from abmll.posterior import Factors, LayerUpdate, Noise, Prior, Space
+from abmll.posterior import ActivationSpace, LayerUpdate, Noise, Prior, Recorder, Space
 
-
-@dataclass
-class ActivationTerms:
-    """Sums over layers, tokens and channels that a forward pass leaves behind in output space."""
-
-    phi: dict[str, Factors]
-    theta: dict[str, Factors]
-    prior: Prior
-    kl: list[Tensor] = field(default_factory=list)
-    negative_log_prior: list[Tensor] = field(default_factory=list)
+T = TypeVar("T")
 
 
 @dataclass
@@ -36,12 +29,52 @@ class Trace:
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Tokens(Protocol):
+    """Which positions of a forward pass are tokens, and how many examples each stands for (see ``Batch``)."""
+
+    @property
+    def mask(self) -> Tensor | None: ...
+
+    @property
+    def counts(self) -> Tensor | None: ...
+
+
+@dataclass
+class ActivationTerms:
+    """Divergence and prior of output space, from the coefficients that a forward pass leaves behind."""
+
+    space: ActivationSpace
+    phi: Adapter
+    theta: Adapter
+    tokens: Tokens
+    recorders: dict[str, Recorder]
+    coefficients: dict[str, Tensor] = field(default_factory=dict)
+
+    def kl(self) -> Tensor:
+        """KL(q(phi) || p(phi | theta)), a scalar summed over layers, tokens and channels."""
+        return self._sum(lambda shape, *read: self.space.activation_kl(self.phi.stacks[shape], *read))
+
+    def negative_log_prior(self, prior: Prior) -> Tensor:
+        """-log p(theta), summed likewise."""
+        return self._sum(lambda shape, theta, *read: self.space.activation_negative_log_prior(theta, prior, *read))
+
+    def _sum(self, term: Callable[..., Tensor]) -> Tensor:
+        mask, counts = self.tokens.mask, self.tokens.counts
+        if counts is not None:
+            counts = counts.flatten() if mask is None else counts[mask]
+        sums = []
+        for shape, theta in self.theta.stacks.items():
+            layers = [self.coefficients[name] for name in self.theta.layers[shape]]
+            rows = [layer.flatten(0, 1) if mask is None else layer[mask] for layer in layers]
+            sums.append(term(shape, theta, torch.stack(rows), counts))
+        return torch.stack(sums).sum()
+
+
 @dataclass
 class Bound:
     """What the wrapped layers compute at this moment: their updates by name, and what to collect."""
 
     updates: dict[str, LayerUpdate]
-    mask: Tensor | None
     terms: ActivationTerms | None
     trace: Trace | None = None
 
@@ -57,36 +90,35 @@ class Wiring:
     def use(
         self,
         phi: Adapter | None,
-        mask: Tensor | None,
+        tokens: Tokens,
         noise: Noise | None = None,
         theta: Adapter | None = None,
-        prior: Prior | None = None,
         trace: Trace | None = None,
     ) -> Iterator[ActivationTerms | None]:
-        """Bind ``phi`` (None: the bare model) for the forward passes inside.
+        """Bind ``phi`` (None: the bare model) for the forward passes inside, which read ``tokens``.
 
-        ``mask`` (R, L) is False on padding (None: there is none).
-
-        With ``theta`` and ``prior`` given in a space whose divergence needs activations, the terms are collected;
-        with ``trace``, the layers' inputs and outputs.
+        With ``theta`` in a space whose divergence needs activations, what it needs is collected; with ``trace``, the
+        layers' inputs and outputs are.
         """
-        terms = None
-        if phi is not None and self.space.per_activation and theta is not None and prior is not None:
-            terms = ActivationTerms(phi.by_layer(), theta.by_layer(), prior)
-        before = self.bound
-        self.bound = None if phi is None else Bound(self._updates(phi, noise), mask, terms, trace)
+        terms, before = None, self.bound
+        if phi is None:
+            self.bound = None
+        elif theta is not None and isinstance(self.space, ActivationSpace):
+            space = self.space
+            recorders = _by_name(phi, lambda shape: space.recorders(phi.stacks[shape], theta.stacks[shape], noise))
+            terms = ActivationTerms(space, phi, theta, tokens, recorders)
+            self.bound = Bound({}, terms, trace)
+        else:
+            self.bound = Bound(_by_name(phi, lambda shape: self.space.layers(phi.stacks[shape], noise)), None, trace)
         try:
             yield terms
         finally:
             self.bound = before
 
-    def _updates(self, phi: Adapter, noise: Noise | None) -> dict[str, LayerUpdate]:
-        """What each layer adds, by its name; drawn as far as it can be."""
-        return {
-            name: update
-            for shape, factors in phi.stacks.items()
-            for name, update in zip(phi.layers[shape], self.space.layers(factors, noise), strict=True)
-        }
+
+def _by_name(phi: Adapter, made: Callable[[str], list[T]]) -> dict[str, T]:
+    """What ``made`` gives for each layer of a stack, by the layers' names."""
+    return {name: one for shape in phi.stacks for name, one in zip(phi.layers[shape], made(shape), strict=True)}
 
 
 class AdaptedLinear(nn.Module):
@@ -104,14 +136,14 @@ class AdaptedLinear(nn.Module):
         bound = self.wiring.bound
         if bound is None:
             return y
-        if bound.terms is not None:
-            space, phi = self.wiring.space, bound.terms.phi[self.name]
+        if bound.terms is None:
+            y = y + bound.updates[self.name](x).to(y.dtype)
+        else:
             # x is left attached: the input of this layer is a sample of phi's layers below, and their share of the
-            # gradient belongs to the expectation.
-            theta, prior = bound.terms.theta[self.name], bound.terms.prior
-            bound.terms.kl.append(space.activation_kl(phi, theta, x, bound.mask))
-            bound.terms.negative_log_prior.append(space.activation_negative_log_prior(theta, prior, x, bound.mask))
-        y = y + bound.updates[self.name](x).to(y.dtype)
+            # divergence's gradient belongs to the expectation.
+            recorder = bound.terms.recorders[self.name]
+            coefficients = bound.terms.coefficients[self.name] = recorder.coefficients(x)
+            y = y + recorder.update(coefficients).to(y.dtype)
         if bound.trace is not None:
             bound.trace.inputs[self.name] = x.detach()
             # The lowest layers' outputs depend on nothing that is learned: they begin the graph themselves.

@@ -38,6 +38,7 @@ class Batch:
     answers: Tensor  # (N,), -1 where unknown
     num_tokens: int  # of the examples together, padding left out
     packing: Packing | None = None  # where the examples lie in a packed row
+    counts: Tensor | None = None  # (R, L) how many examples a position stands for; None where that is one everywhere
     trunk: Tensor | None = None  # (R, L, d) activations below the lowest adapted layer, where they are at hand
 
     def to(self, device: torch.device) -> "Batch":
@@ -75,6 +76,7 @@ def collate(examples: Sequence[Encoded], pad_id: int, packed: bool = False, shar
         rows=packing.spread.flatten()[batch.rows],
         mask=None,
         packing=packing,
+        counts=packing.counts() if prefix else None,
     )
 
 

@@ -53,6 +53,12 @@ class Packing:
         """The same packing with its tensors on ``device``."""
         return Packing(self.spread.to(device), self.gather.to(device), self.unread.to(device), self.prefix)
 
+    def counts(self) -> Tensor:
+        """(1, M): of how many examples each place in the row is a token."""
+        counts = torch.ones(1, len(self.gather))
+        counts[:, : self.prefix] = len(self.spread)
+        return counts
+
     def lay_out(self, rows: Sequence[Tensor]) -> Tensor:
         """Each example's own activations, (T_n, d) a row, as one packed row (1, M, d)."""
         return torch.cat([rows[0][: self.prefix], *(row[self.prefix :] for row in rows)])[None]

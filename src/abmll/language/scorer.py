@@ -1,6 +1,7 @@
 """The engine: a frozen causal language model with Gaussian LoRA layers, scoring the options of a batch."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,9 +19,10 @@ from abmll.language.batch import Batch, collate
 from abmll.language.check import check_scoring, probe_example
 from abmll.language.encoding import Encoded, Encoder
 from abmll.language.packing import install_packing, remove_packing
+from abmll.language.scored_rows import ScoredRows
 from abmll.language.trunk import Trunk
 from abmll.language.trunk_cache import TrunkCache
-from abmll.posterior import Noise, Prior, build_space
+from abmll.posterior import Noise, build_space
 from abmll.settings import flatten
 from abmll.tasks.task import Example
 
@@ -39,7 +41,6 @@ class Pass:
 
     noise: Noise | None = None
     theta: Adapter | None = None
-    prior: Prior | None = None
     trace: Trace | None = None
 
 
@@ -63,6 +64,7 @@ class OptionScorer:
         lowest = min(target.block for target in targets)
         self.trunk = None
         self.packed = install_packing(base.model)
+        self.last_mlp = ScoredRows(base.model)
         self._check()
         if lowest:
             self.trunk = self._skippable(Trunk(base.model, lowest))
@@ -95,11 +97,7 @@ class OptionScorer:
         return self.scores(self.batch(examples), None).answer_tokens
 
     def batch(self, examples: Sequence[Encoded], cache: TrunkCache | None = None, share_prefix: bool = True) -> Batch:
-        """The examples as one batch on the model's device, with the trunk's activations where ``cache`` keeps them.
-
-        A shared prefix counts once in the divergences that a pass collects in output space, so it is not shared there.
-        """
-        share_prefix = share_prefix and not self.space.per_activation
+        """The examples as one batch on the model's device, with the trunk's activations where ``cache`` keeps them."""
         batch = collate(examples, self._pad_id, self.packed, share_prefix).to(self.device)
         if cache is None or self.trunk is None:
             return batch
@@ -133,12 +131,13 @@ class OptionScorer:
     def scores(self, batch: Batch, phi: Adapter | None, how: Pass | None = None) -> Scores:
         """Score every option of a batch with adapter ``phi`` (None: the bare model)."""
         how = how or Pass()
-        with self.wiring.use(phi, batch.mask, how.noise, how.theta, how.prior, how.trace) as terms:
-            if self.trunk is None or batch.trunk is None:
-                hidden = self._hidden(batch)
-            else:
-                with self.trunk.replayed(batch.trunk):
-                    hidden = self._hidden(batch)
+        with ExitStack() as bound:
+            terms = bound.enter_context(self.wiring.use(phi, batch, how.noise, how.theta, how.trace))
+            if self.trunk is not None and batch.trunk is not None:
+                bound.enter_context(self.trunk.replayed(batch.trunk))
+            if batch.mask is None and terms is None and how.trace is None:
+                bound.enter_context(self.last_mlp.only(batch.rows))
+            hidden = self._hidden(batch)
         return self._score(batch, hidden, terms)
 
     def _hidden(self, batch: Batch) -> Tensor:

@@ -98,19 +98,19 @@ class Abmll:
         """q(phi | D) of an unseen task: phi <- theta, fresh optimizer, one sampled step per batch."""
         return follow(self, self.init(theta), batches)
 
-    def _forward(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:
-        """NLL at a sample of phi, KL(phi || theta), and in output space -log p(theta), all of one forward pass."""
+    def _forward(self, state: State, batch: Batch, generator: torch.Generator, prior: Prior | None = None) -> Loss:
+        """NLL at a sample of phi, KL(phi || theta), and in output space -log p(theta) if asked for, of one pass."""
         noise = Noise(self.config.noise, generator, batch.mask, self.config.noise_rank)
-        nll, scores = likelihood(self.scorer, self.config, state.phi, batch, Pass(noise, state.theta, self.prior))
+        nll, scores = likelihood(self.scorer, self.config, state.phi, batch, Pass(noise, state.theta))
         if scores.terms is None:
             return read_loss(nll, self._weight_kl(state), torch.zeros_like(nll), scores, batch)
-        kl, prior = torch.stack(scores.terms.kl).sum(), torch.stack(scores.terms.negative_log_prior).sum()
-        return read_loss(nll, kl, prior, scores, batch)
+        log_prior = torch.zeros_like(nll) if prior is None else scores.terms.negative_log_prior(prior)
+        return read_loss(nll, scores.terms.kl(), log_prior, scores, batch)
 
     def _outer_loss(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:
         """NLL + beta KL + (gamma / M) (-log p(theta)); without the NLL where that would need a forward pass in vain."""
         if self.outer_reads:
-            loss = self._forward(state, batch, generator)
+            loss = self._forward(state, batch, generator, self.prior)
         else:
             zero = torch.zeros((), device=self.scorer.device)
             loss = Loss(zero, zero, self._weight_kl(state), zero, zero, size=0, tokens=0)

@@ -1,7 +1,8 @@
 """Gaussian LoRA adapters: the mathematics on tensors alone.
 
-Reading order: factors (the tensors), space (the interface), kl and prior (closed forms at sigma rank 1), tiled (any
-sigma rank), noise (sampling), weight and output (the two spaces), build (from settings to a space).
+Reading order: factors (the tensors), space (the interface), kl and prior (closed forms at sigma rank 1), one_pass and
+tiles (large sums in little memory), tiled (any sigma rank), noise (sampling), activation (output space, token by
+token), weight and output (the two spaces), build (from settings to a space).
 
 **Scale of the loss.** All terms are sums in nats, as in the paper's objective: the negative log-likelihood is summed
 over the batch's scored answers (for token scoring: over their answer tokens), the KL over every weight of every
@@ -16,7 +17,18 @@ Nothing here is averaged or divided by a batch size; beta and gamma carry all th
 from abmll.posterior.build import build_space
 from abmll.posterior.factors import Factors
 from abmll.posterior.output import OutputSpace
-from abmll.posterior.space import LayerUpdate, Noise, Prior, Space
+from abmll.posterior.space import ActivationSpace, LayerUpdate, Noise, Prior, Recorder, Space
 from abmll.posterior.weight import WeightSpace
 
-__all__ = ["Factors", "LayerUpdate", "Noise", "OutputSpace", "Prior", "Space", "WeightSpace", "build_space"]
+__all__ = [
+    "ActivationSpace",
+    "Factors",
+    "LayerUpdate",
+    "Noise",
+    "OutputSpace",
+    "Prior",
+    "Recorder",
+    "Space",
+    "WeightSpace",
+    "build_space",
+]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from abmll.posterior.space import Noise
-from abmll.posterior.tiled import row_tiles
+from abmll.posterior.tiles import row_tiles
 
 
 def draw(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
@@ -91,6 +91,44 @@ def token_std(x: Tensor, a: Tensor) -> Tensor:
     std = _TokenStd.apply(x, a)
     assert isinstance(std, Tensor)
     return std[..., None]
+
+
+class _LowRankSample(torch.autograd.Function):
+    """Many small steps in one node: on thin layers the bookkeeping between them costs more than they do."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any, **kwargs: Any) -> Tensor:
+        x, left, right, a, units = args
+        std = (x.square() @ a.square()).sqrt_()[:, None]
+        joint = torch.cat([x @ right.mT, std * units], dim=1)
+        ctx.save_for_backward(x, left, right, a, units, std, joint)
+        return joint @ left.mT
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        # Nothing in place: this is differentiated again where a rule's gradient goes through its inner steps.
+        x, left, right, a, units, std, joint = ctx.saved_tensors
+        [gradient] = grad_outputs
+        if torch.is_grad_enabled():  # what was computed on the way is a constant otherwise
+            std = token_std(x, a)
+            joint = torch.cat([x @ right.mT, std * units], dim=1)
+        by_mean, by_noise = (gradient @ left).split([len(right), units.shape[1]], dim=1)
+        share = (by_noise * units).sum(1, keepdim=True) / std.clamp_min(torch.finfo(std.dtype).tiny)
+        by_x = torch.addcmul(by_mean @ right, x, share * a.square()) if ctx.needs_input_grad[0] else None
+        by_a = a * (share.mT @ x.square())[0]
+        by_units = std * by_noise if ctx.needs_input_grad[4] else None
+        return by_x, gradient.mT @ joint, by_mean.mT @ x, by_a, by_units
+
+
+def low_rank_sample(x: Tensor, left: Tensor, right: Tensor, a: Tensor, units: Tensor) -> Tensor:
+    """(..., d_in) -> (..., d_out): left [right x; ||a x|| u], the mean and noise of rank m in one product.
+
+    left (d_out, r + m), right (r, d_in), a (d_in,), and a unit vector u for every token, units (..., m).
+    """
+    shape = (*x.shape[:-1], len(left))
+    output = _LowRankSample.apply(x.flatten(0, -2), left, right, a, units.flatten(0, -2))
+    assert isinstance(output, Tensor)
+    return output.view(shape)
 
 
 def low_rank_noise(x: Tensor, positive_B: Tensor, positive_A: Tensor, noise: Noise) -> Tensor:

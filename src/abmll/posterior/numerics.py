@@ -11,23 +11,40 @@ _MAX_TERMS = 8  # of sinh_excess_series: more cost more than a logarithm
 _SERIES_BELOW = 0.1  # |y| under which the difference loses digits and the power series is used instead
 
 
+def on_host(tensor: Tensor) -> bool:
+    """Whether its values can be looked at for nothing; an accelerator would have to finish its work first."""
+    return tensor.device.type == "cpu"
+
+
 def exp_excess(y: Tensor, expm1_y: Tensor | None = None) -> Tensor:
     """exp(y) - 1 - y >= 0, elementwise and outside the gradient graph, to about 20 roundings for every y.
 
-    ``expm1_y`` may be handed in where it is known. Below |y| = 0.1 the nested series
-    y^2/2 (1 + y/3 (1 + y/4 (...))) is used, cut where its next term is below the dtype's resolution.
+    ``expm1_y`` may be handed in where it is known. Below |y| = 0.1 a power series is used.
     """
     with torch.no_grad():
         small = (y.abs() < _SERIES_BELOW).to(y.dtype)
-        near = y.clamp(-_SERIES_BELOW, _SERIES_BELOW)
-        one = y.new_ones(())
-        series = torch.ones_like(y)
-        for order in range(11 if y.dtype == torch.float64 else 6, 2, -1):
-            torch.addcmul(one, series, near, value=1.0 / order, out=series)
-        series.mul_(near).mul_(near).mul_(0.5)
+        series = _excess_series(y.clamp(-_SERIES_BELOW, _SERIES_BELOW))
         direct = (torch.expm1(y) if expm1_y is None else expm1_y) - y
         # Two products are three times as fast on a CPU as torch.where, whose branch is not predictable here.
         return direct.mul_(1.0 - small).addcmul_(series, small)
+
+
+def exp_excess_and_growth(y: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(y) - 1 - y and its derivative exp(y) - 1, elementwise and outside the gradient graph."""
+    if on_host(y) and max(map(abs, torch.aminmax(y))) < _SERIES_BELOW:
+        excess = _excess_series(y)
+        return excess, excess + y
+    growth = torch.expm1(y)
+    return exp_excess(y, growth), growth
+
+
+def _excess_series(y: Tensor) -> Tensor:
+    """y^2/2 (1 + y/3 (1 + y/4 (...))) for |y| < 0.1, cut where its next term is below the dtype's resolution."""
+    one = y.new_ones(())
+    series = torch.ones_like(y)
+    for order in range(11 if y.dtype == torch.float64 else 6, 2, -1):
+        torch.addcmul(one, series, y, value=1.0 / order, out=series)
+    return series.mul_(y).mul_(y).mul_(0.5)
 
 
 class _ExpExcess(torch.autograd.Function):
@@ -91,6 +108,6 @@ def log_ratio_excess_sum(delta: Tensor, sigma: Tensor, theta_sigma: Tensor) -> T
 def _log_ratio(delta: Tensor, sigma: Tensor, theta_sigma: Tensor) -> Tensor:
     """log(sigma / sigma'): from the excess near 1, from the ratio where the excess nears -1 and has lost its digits."""
     # On a CPU the selection costs more than the logarithms, and is needed for few tiles.
-    if delta.device.type == "cpu" and delta.amin() > -0.5:
+    if on_host(delta) and delta.amin() > -0.5:
         return delta.log1p()
     return torch.where(delta > -0.5, delta.log1p(), torch.log(sigma / theta_sigma))

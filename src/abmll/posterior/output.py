@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from abmll.errors import ConfigError
+from abmll.posterior.activation import gaussian_kl, perturbed
 from abmll.posterior.factors import Factors
 from abmll.posterior.noise import draw, random_units
-from abmll.posterior.numerics import differentiable_exp_excess
 from abmll.posterior.prior import gamma_constant, gaussian_constant
-from abmll.posterior.space import LayerUpdate, LowRank, Noise, Prior
+from abmll.posterior.space import LayerUpdate, LowRank, Noise, Prior, Recorder
 from abmll.posterior.weight import kaiming_uniform
 
 
@@ -48,44 +48,50 @@ class OutputSpace:
         )
 
     def layers(self, factors: Factors, noise: Noise | None) -> list[LayerUpdate]:
-        scaled = factors._replace(mean_B=self.scaling * factors.mean_B, scale_B=self.scaling * factors.scale_B)
-        means = [LowRank(layer.mean_B, layer.mean_A) for layer in scaled.unbind()]
         if noise is None:
-            return list(means)
-        log_variances = [LowRank(layer.scale_B, layer.scale_A) for layer in scaled.unbind()]
-        pairs = zip(means, log_variances, strict=True)
-        return [_Sample(mean, log_variance, self.init_log_sigma, noise) for mean, log_variance in pairs]
+            stack = zip((self.scaling * factors.mean_B).unbind(), factors.mean_A.unbind(), strict=True)
+            return [LowRank(*layer) for layer in stack]
+        return [*self._samples(factors, (), noise)]
 
-    def _low_rank(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """scaling * left @ right @ x for every token: (..., d_in) -> (..., d_out)."""
-        return F.linear(F.linear(x, right), self.scaling * left)
+    def recorders(self, phi: Factors, theta: Factors, noise: Noise | None) -> list[Recorder]:
+        """Coefficients (R, L, 4 r): A x and A' x of phi, then phi's less theta's, from the factors' own differences."""
+        return [*self._samples(phi, (phi.mean_A - theta.mean_A, phi.scale_A - theta.scale_A), noise)]
 
-    def _difference(self, x: Tensor, left: Tensor, right: Tensor, left0: Tensor, right0: Tensor) -> Tensor:
-        """scaling * (left right - left0 right0) x from the factors' differences, so nothing cancels near equality."""
-        return self._low_rank(x, torch.cat([left - left0, left0], dim=1), torch.cat([right, right - right0], dim=0))
+    def _samples(self, phi: Factors, more: tuple[Tensor, ...], noise: Noise | None) -> list["_Sample"]:
+        rights = torch.cat([phi.mean_A, phi.scale_A, *more], dim=1).unbind()
+        lefts = (self.scaling * phi.mean_B).unbind(), (0.5 * self.scaling * phi.scale_B).unbind()
+        return [_Sample(*layer, self.init_log_sigma, noise) for layer in zip(*lefts, rights, strict=True)]
 
-    def activation_kl(self, phi_layer: Factors, theta_layer: Factors, x: Tensor, mask: Tensor | None) -> Tensor:
+    def activation_kl(self, phi: Factors, theta: Factors, coefficients: Tensor, counts: Tensor | None) -> Tensor:
         """sum of 1/2 [exp(d) - 1 - d + (mu - mu')^2 exp(-v')]: v' is theta's log variance, d is phi's less theta's."""
-        tokens = (x if mask is None else x[mask]).to(theta_layer.mean_A.dtype)
-        phi, theta = phi_layer, theta_layer
-        d_mean = self._difference(tokens, phi.mean_B, phi.mean_A, theta.mean_B, theta.mean_A)
-        d_log_variance = self._difference(tokens, phi.scale_B, phi.scale_A, theta.scale_B, theta.scale_A)
-        log_std = 0.5 * self._low_rank(tokens, theta.scale_B, theta.scale_A) + self.init_log_sigma
-        distance = d_mean * torch.exp(-log_std)
-        return 0.5 * (differentiable_exp_excess(d_log_variance).sum() + distance.square().sum())
+        mean, scale, d_mean, d_scale = coefficients.chunk(4, dim=-1)
+        # v' = s B' A' x + 2 init_log_sigma: the constant is one more coefficient.
+        constant, one = torch.full_like(scale[..., :1], 2.0 * self.init_log_sigma), torch.ones_like(scale[:, :1, :1])
+        one = one.expand(-1, -1, theta.scale_B.shape[1])
+        return gaussian_kl(
+            (torch.cat([scale, d_scale], dim=-1), self._difference(phi.scale_B, theta.scale_B)),
+            (torch.cat([mean, d_mean], dim=-1), self._difference(phi.mean_B, theta.mean_B)),
+            (torch.cat([scale - d_scale, constant], dim=-1), torch.cat([self.scaling * theta.scale_B.mT, one], dim=1)),
+            counts,
+        )
+
+    def _difference(self, phi_B: Tensor, theta_B: Tensor) -> Tensor:
+        """(L, 2 r, d_out): s (B A - B' A') x is [A x, (A - A') x] times this, and nothing cancels near equality."""
+        return self.scaling * torch.cat([phi_B - theta_B, theta_B], dim=-1).mT
 
     def activation_negative_log_prior(
-        self, theta_layer: Factors, prior: Prior, x: Tensor, mask: Tensor | None
+        self, theta: Factors, prior: Prior, coefficients: Tensor, counts: Tensor | None
     ) -> Tensor:
-        tokens = (x if mask is None else x[mask]).to(theta_layer.mean_A.dtype)
-        mean = self._low_rank(tokens, theta_layer.mean_B, theta_layer.mean_A)
-        log_sigma = 0.5 * self._low_rank(tokens, theta_layer.scale_B, theta_layer.scale_A) + self.init_log_sigma
-        return (
-            mean.square().sum() / (2 * prior.std**2)
-            + 2 * (prior.gamma_shape - 1) * log_sigma.sum()
-            + prior.gamma_rate * torch.exp(-2 * log_sigma).sum()
-            + mean.numel() * (gaussian_constant(prior) + gamma_constant(prior))
+        mean, scale, d_mean, d_scale = coefficients.chunk(4, dim=-1)
+        mu = self.scaling * (mean - d_mean) @ theta.mean_B.mT
+        log_sigma = 0.5 * self.scaling * (scale - d_scale) @ theta.scale_B.mT + self.init_log_sigma
+        by_token = (
+            mu.square().sum((0, 2)) / (2 * prior.std**2)
+            + 2 * (prior.gamma_shape - 1) * log_sigma.sum((0, 2))
+            + prior.gamma_rate * torch.exp(-2 * log_sigma).sum((0, 2))
+            + len(mu) * mu.shape[-1] * (gaussian_constant(prior) + gamma_constant(prior))
         )
+        return by_token.sum() if counts is None else by_token @ counts
 
     def kl(self, phi: Factors, theta: Factors) -> Tensor:
         raise NotImplementedError("output space has no KL without inputs: call activation_kl()")
@@ -96,8 +102,9 @@ class OutputSpace:
     def linear_covariance(self, layer: Factors, x: Tensor, gradients: Tensor) -> Tensor:
         """Every token and channel has noise of its own here: sum_ti g_ti g'_ti sigma_ti^2."""
         x, gradients = x.to(layer.mean_A.dtype), gradients.to(layer.mean_A.dtype)
-        log_std = 0.5 * self._low_rank(x, layer.scale_B, layer.scale_A) + self.init_log_sigma
-        scaled = (gradients * torch.exp(log_std)[:, None]).flatten(2)
+        half_log_variance = 0.5 * self.scaling * F.linear(F.linear(x, layer.scale_A), layer.scale_B)
+        sigma = torch.exp(half_log_variance + self.init_log_sigma)
+        scaled = (gradients * sigma[:, None]).flatten(2)
         return scaled @ scaled.mT
 
     def log_sigma_mean(self, factors: Factors) -> Tensor:
@@ -106,19 +113,34 @@ class OutputSpace:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Update of one layer with noise; log variance = ``log_variance`` (x) + 2 ``init_log_sigma``."""
+    """Update of one layer, at the mean or with noise; coefficients from 2 r on are not its own business."""
 
-    mean: LowRank
-    log_variance: LowRank
+    mean_B: Tensor  # (d_out, r), times s
+    half_B: Tensor  # (d_out, r), scale_B times s / 2
+    right: Tensor  # (c, d_in): mean_A, scale_A, and whatever else is to be multiplied by the input
     init_log_sigma: float
-    noise: Noise
+    noise: Noise | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        mean, noise = self.mean(x), self.noise
-        std = torch.exp(0.5 * self.log_variance(x) + self.init_log_sigma)
+        return self.update(self.coefficients(x))
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self.right.dtype), self.right)
+
+    def update(self, coefficients: Tensor) -> Tensor:
+        r = self.mean_B.shape[1]
+        mean, half = coefficients[..., :r], coefficients[..., r : 2 * r]
+        if self.noise is None:
+            return F.linear(mean, self.mean_B)
+        shape = (*coefficients.shape[:-1], len(self.mean_B))
+        normal = self._normal(coefficients, self.noise).expand(shape).flatten(0, -2)
+        pairs = (mean.flatten(0, -2), self.mean_B, half.flatten(0, -2), self.half_B)
+        return perturbed(*pairs, normal, self.init_log_sigma).view(shape)
+
+    def _normal(self, coefficients: Tensor, noise: Noise) -> Tensor:
+        """Standard normal numbers (R, L, d_out), or (R, 1, d_out) where all tokens of a row share them."""
+        (num_rows, num_tokens, _), d_out = coefficients.shape, len(self.mean_B)
         if noise.kind == "local" and noise.rank:
-            normal = draw((std.shape[-1], noise.rank), std, noise.generator)
-            return torch.addcmul(mean, std, F.linear(random_units(std, noise), normal))
-        num_rows, num_tokens, d_out = std.shape
-        drawn_tokens = 1 if noise.kind == "shared" else num_tokens  # shared: one number per row and channel
-        return torch.addcmul(mean, std, draw((num_rows, drawn_tokens, d_out), std, noise.generator))
+            normal = draw((d_out, noise.rank), coefficients, noise.generator)
+            return F.linear(random_units(coefficients, noise), normal)
+        return draw((num_rows, 1 if noise.kind == "shared" else num_tokens, d_out), coefficients, noise.generator)

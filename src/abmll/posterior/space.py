@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -64,6 +64,18 @@ class LowRank:
 LayerUpdate = Callable[[Tensor], Tensor]
 
 
+class Recorder(Protocol):
+    """A layer's update in two steps, so that a divergence can start from what the first one leaves."""
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        """(R, L, d_in) -> (R, L, c): all that the layer's Gaussians need of its input."""
+        ...
+
+    def update(self, coefficients: Tensor) -> Tensor:
+        """(R, L, c) -> (R, L, d_out)."""
+        ...
+
+
 class Space(Protocol):
     """A family of Gaussian LoRA adapters: initialisation, sampling, KL and prior of a stack of layers.
 
@@ -111,22 +123,6 @@ class Space(Protocol):
         """
         ...
 
-    def activation_kl(self, phi_layer: Factors, theta_layer: Factors, x: Tensor, mask: Tensor | None) -> Tensor:
-        """KL of one layer's output given its input x (N, T, d_in), summed over the tokens in mask (N, T) and channels.
-
-        Raises NotImplementedError unless per_activation.
-        """
-        ...
-
-    def activation_negative_log_prior(
-        self, theta_layer: Factors, prior: Prior, x: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """-log p(theta) of one layer's output given its input x, summed over the tokens in mask and channels.
-
-        Raises NotImplementedError unless per_activation.
-        """
-        ...
-
     def linear_covariance(self, layer: Factors, x: Tensor, gradients: Tensor) -> Tensor:
         """Covariance (N, D, D) of the functions sum_t gradients_t . y_t of one layer's noisy outputs y.
 
@@ -140,4 +136,27 @@ class Space(Protocol):
 
         In output space it is half the log variance at input zero.
         """
+        ...
+
+
+@runtime_checkable
+class ActivationSpace(Space, Protocol):
+    """A space whose KL and prior need the layers' inputs.
+
+    Below, ``coefficients`` (L, n, c) are those of a stack's L layers for n tokens, as its recorders gave them, and
+    ``counts`` (n,) says how many tokens each of the n stands for (None: one).
+    """
+
+    def recorders(self, phi: Factors, theta: Factors, noise: Noise | None) -> list[Recorder]:
+        """``layers(phi, noise)``, each in two steps."""
+        ...
+
+    def activation_kl(self, phi: Factors, theta: Factors, coefficients: Tensor, counts: Tensor | None) -> Tensor:
+        """KL of the layers' outputs in nats, summed over layers, tokens and channels."""
+        ...
+
+    def activation_negative_log_prior(
+        self, theta: Factors, prior: Prior, coefficients: Tensor, counts: Tensor | None
+    ) -> Tensor:
+        """-log p(theta) of the layers' outputs in nats with its normalisers, summed likewise."""
         ...

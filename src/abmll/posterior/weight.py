@@ -15,10 +15,10 @@ from abmll.posterior.noise import (
     draw,
     local_std,
     low_rank_noise,
+    low_rank_sample,
     random_units,
     shared_directions,
     shared_noise,
-    token_std,
 )
 from abmll.posterior.prior import (
     gamma_constant,
@@ -117,14 +117,6 @@ class WeightSpace:
         normaliser = num_weights(theta) * gamma_constant(prior)
         return means + tiled_gamma_negative_log_prior(theta, prior, self.sigma_floor) + normaliser
 
-    def activation_kl(self, phi_layer: Factors, theta_layer: Factors, x: Tensor, mask: Tensor | None) -> Tensor:
-        raise NotImplementedError("weight space has no per-activation KL: call kl()")
-
-    def activation_negative_log_prior(
-        self, theta_layer: Factors, prior: Prior, x: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        raise NotImplementedError("weight space has no per-activation prior: call negative_log_prior()")
-
     def linear_covariance(self, layer: Factors, x: Tensor, gradients: Tensor) -> Tensor:
         x, gradients = x.to(layer.mean_A.dtype), gradients.to(layer.mean_A.dtype)
         positive_B, positive_A = self._positive_factors(layer)
@@ -150,9 +142,8 @@ class _LowRankSample:
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(self.right.dtype)
-        std = token_std(x, self.positive_A)
         units = random_units(x, self.noise) if self.directions is None else F.normalize(x @ self.directions, dim=-1)
-        return F.linear(torch.cat([F.linear(x, self.right), std * units], dim=-1), self.left)
+        return low_rank_sample(x, self.left, self.right, self.positive_A, units)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,66 @@
+"""Going over large products of thin factors a tile at a time, in memory that all tiles share."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from abmll.posterior.one_pass import Gradients
+
+
+def row_tiles(num_layers: int, d_out: int, d_in: int, device: torch.device) -> list[slice]:
+    """Slices of the d_out rows such that a (num_layers, rows, d_in) tile fits a CPU's cache, or fills a GPU."""
+    rows = max(1, tile_elements(device) // (num_layers * d_in))
+    return [slice(start, min(start + rows, d_out)) for start in range(0, d_out, rows)]
+
+
+def tile_elements(device: torch.device) -> int:
+    return 2**18 if device.type == "cpu" else 2**23
+
+
+class Tiles:
+    """The tiles of L matrices d_out x d_in, whole layers as far as they fit, and the buffers that they share."""
+
+    def __init__(self, left: Tensor, right: Tensor, buffers: int) -> None:
+        """``left`` (L, d_out, k) and ``right`` (L, k, d_in) say what the matrices' shape, dtype and device are."""
+        self.num_layers, self.d_out, self.d_in = left.shape[0], left.shape[1], right.shape[2]
+        self.device = left.device
+        self.layers = min(max(1, tile_elements(self.device) // (self.d_out * self.d_in)), self.num_layers)
+        largest = max(rows.stop - rows.start for rows in self._rows(self.layers)) * self.layers * self.d_in
+        self.memory = left.new_empty(buffers, largest)
+
+    def _rows(self, layers: int) -> list[slice]:
+        return row_tiles(layers, self.d_out, self.d_in, self.device)
+
+    def __iter__(self) -> Iterator[tuple[slice, slice, list[Tensor]]]:
+        """The layers and rows of each tile, and its buffers (layers, rows, d_in) with whatever the last tile left."""
+        for start in range(0, self.num_layers, self.layers):
+            layers = slice(start, min(start + self.layers, self.num_layers))
+            for rows in self._rows(layers.stop - start):
+                shape = (layers.stop - start, rows.stop - rows.start, self.d_in)
+                yield layers, rows, [buffer[: math.prod(shape)].view(shape) for buffer in self.memory]
+
+
+class ProductGradient:
+    """The gradients of ``left`` (L, d_out, k) and ``right`` (L, k, d_in), from tiles of that of their product."""
+
+    def __init__(self, left: Tensor, right: Tensor, wanted: bool) -> None:
+        self.left, self.right = left, right
+        self.by_left, self.by_right = torch.zeros_like(left), torch.zeros_like(right)
+        self.wanted = wanted
+
+    def add(self, layers: slice, rows: slice, by_product: Tensor) -> None:
+        """Take in a tile."""
+        self.by_left[layers, rows] = (self.right[layers] @ by_product.mT).mT  # faster than the other way round
+        self.by_right[layers].baddbmm_(self.left[layers, rows].mT, by_product)
+
+    def result(self, factor: float) -> Gradients:
+        """Of right and left, times ``factor``; None where they are not wanted."""
+        return (self.by_right.mul_(factor), self.by_left.mul_(factor)) if self.wanted else (None, None)
+
+    def result_of_logarithms(self, factor: float) -> Gradients:
+        """The same where right and left are exponentials, of their logarithms."""
+        self.by_right.mul_(self.right)
+        self.by_left.mul_(self.left)
+        return self.result(factor)
