@@ -11,6 +11,10 @@ STAMP := .venv/.installed
 PIP_INSTALL := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
 	$(BIN)/python -m pip install
 
+# laplace-torch and what it imports, without the torchvision that it asks for and never touches: the package index has
+# that as a CUDA build only, beside which a CPU torch does not work.
+LAPLACE := laplace-torch asdfghjkl backpack-for-pytorch curvlinops-for-pytorch einconv einops unfoldnd
+
 .PHONY: install demo bench test lint clean
 
 install: $(STAMP)
@@ -23,6 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP_INSTALL) torch==2.13.0
 	$(PIP_INSTALL) -e ".[dev]"
+	$(PIP_INSTALL) --no-deps $(LAPLACE)
 	@touch $(STAMP)
 
 demo: install

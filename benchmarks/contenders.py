@@ -85,7 +85,7 @@ class Ours:
         return self.rule.inner_step(self.state, batch, self.visits.generator(number, 0), 1.0)
 
     def visit(self, number: int) -> object:
-        self.rule.begin_visit(self.state)
+        self.rule.begin_visit(self.state, done=0.0)
         batch, losses = None, {}
         for k, batch in enumerate(self.visits.batches(number)):
             losses[f"step {k + 1}"] = self.rule.inner_step(self.state, batch, self.visits.generator(number, k), 1.0)

@@ -108,7 +108,7 @@ def _abmll(base: Base, config: EstimateConfig, examples: list[Encoded]) -> None:
     scorer = OptionScorer(base, AdapterConfig(r=config.r, target_modules=config.target_modules), PromptConfig())
     rule = make_rule(scorer, LearningConfig(), num_tasks=1)
     state = rule.init(scorer.new_adapter(0))
-    rule.begin_visit(state)
+    rule.begin_visit(state, done=0.0)
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
         rule.inner_step(state, scorer.batch(examples), generator, rate=1.0)

@@ -42,7 +42,7 @@ def ours(settings: Settings) -> dict[str, int]:
     rule = make_rule(scorer, TrainConfig(output_dir="unused"), settings["num_tasks"])
     state = rule.init(scorer.new_adapter(0))
     batches = _examples(settings)
-    rule.begin_visit(state)
+    rule.begin_visit(state, done=0.0)
     generator = torch.Generator(scorer.device).manual_seed(0)
     batch = None
     for examples in batches:

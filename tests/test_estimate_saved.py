@@ -108,7 +108,7 @@ def test_abmll_as_its_rule_runs(tiny_llama: Path, dtype: str, modules: tuple[str
     scorer = OptionScorer(base, adapter, PromptConfig())
     rule = make_rule(scorer, LearningConfig(), num_tasks=1)
     state = rule.init(scorer.new_adapter(0))
-    rule.begin_visit(state)
+    rule.begin_visit(state, done=0.0)
     prompt = tuple(range(20, 20 + LENGTH - 5))
     batch = scorer.batch([Encoded((n, *prompt), ((5, 6, 7), (8, 9, 10)), 0) for n in range(EXAMPLES)])
     adapters = [tensor for role in (state.theta, state.phi) for _, tensor in role.named_tensors()]

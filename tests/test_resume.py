@@ -149,6 +149,10 @@ def interrupt(trainer: MetaTrainer, visit: int) -> None:
         {"lr_scheduler_type": "cosine", "warmup_steps": 2, "noise": "shared"},
         {"method": "structured-lora"},
         {"method": "regular-lora", "trunk_cache_gb": 0.0},
+        {"method": "reptile"},
+        {"method": "fomaml", "meta_batch": 2, "weight_decay": 0.1},
+        {"method": "maml", "meta_batch": 2},
+        {"method": "abml"},
     ],
 )
 def test_an_interrupted_run_goes_on_bit_for_bit(
@@ -302,6 +306,7 @@ def test_moments_of_another_optimizer(make_trainer: Callable[..., MetaTrainer], 
 
     def init(theta: Any) -> Any:
         state = load(theta)
+        assert state.inner is not None
         state.inner.named["more"] = torch.zeros(1)
         return state
 

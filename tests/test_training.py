@@ -116,7 +116,7 @@ def test_a_run_leaves_what_it_says(make_trainer: MakeTrainer, tmp_path: Path) ->
     timing = trainer.folder.rows("timing.jsonl")
     assert [row["visit"] for row in timing] == [1, 2, 3, 4, 5]
     assert sum(row["tokens"] for row in timing) == result.tokens
-    assert all(row.keys() == {"visit", "seconds", "tokens", "steps"} for row in timing)
+    assert all(row.keys() == {"visit", "seconds", "tokens", "steps", "forward_passes"} for row in timing)
 
 
 def test_metrics_are_those_of_the_visits(make_trainer: MakeTrainer) -> None:
@@ -262,7 +262,7 @@ def learned(make_trainer: MakeTrainer) -> Callable[..., list[torch.Tensor]]:
 
 
 def test_every_learning_setting_changes_what_is_learned(learned: Callable[..., list[torch.Tensor]]) -> None:
-    assert CHANGES.keys() == {field.name for field in fields(LearningConfig)}
+    assert CHANGES.keys() | OWN.keys() == {field.name for field in fields(LearningConfig)}
     base = learned()
     assert all(torch.equal(one, other) for one, other in zip(base, learned(), strict=True))
     ignored = [
@@ -271,6 +271,24 @@ def test_every_learning_setting_changes_what_is_learned(learned: Callable[..., l
         if all(torch.equal(one, other) for one, other in zip(base, learned(**{name: value}), strict=True))
     ]
     assert ignored == []
+
+
+# The settings of single methods, with one that has them.
+OWN: dict[str, tuple[str, Any]] = {
+    "meta_batch": ("fomaml", 2),
+    "inner_sgd_rate": ("maml", 0.2),
+    "inner_sgd_scale_rate": ("abml", 0.2),
+    "reptile_epsilon": ("reptile", 0.25),
+}
+
+
+@pytest.mark.parametrize("setting", OWN)
+def test_a_method_s_own_setting_changes_what_is_learned(
+    learned: Callable[..., list[torch.Tensor]], setting: str
+) -> None:
+    method, value = OWN[setting]
+    base, changed = learned(method=method), learned(method=method, **{setting: value})
+    assert not all(torch.equal(one, other) for one, other in zip(base, changed, strict=True))
 
 
 def test_every_run_setting_counts(make_trainer: MakeTrainer, tmp_path: Path) -> None:
@@ -405,10 +423,17 @@ def test_tasks_and_settings_are_checked_before_anything_is_written(
 ) -> None:
     with pytest.raises(DataError, match="48 training examples, but a visit takes 2 batches of 30"):
         make_trainer(per_device_train_batch_size=30)
-    with pytest.raises(ConfigError, match=r"method: unknown 'abml'; Did you mean 'abmll'\?"):
-        make_trainer(method="abml")
+    with pytest.raises(ConfigError, match=r"method: unknown 'abmmll'; Did you mean 'abmll'\?"):
+        make_trainer(method="abmmll")
     with pytest.raises(ConfigError, match="outer_batch is 'query', but"):
         make_trainer(outer_batch="query")
+    with pytest.raises(ConfigError, match="method: 'laplace' is not trained itself; train regular-lora, which it cont"):
+        make_trainer(method="laplace")
+    for name in ("max_steps", "save_steps"):
+        with pytest.raises(
+            ConfigError, match=f"{name} is 7, but an outer step takes meta_batch = 3 .*; use {name} = 9"
+        ):
+            make_trainer(**{"method": "maml", "meta_batch": 3, "max_steps": 6, "save_steps": 6, name: 7})
     with pytest.raises(DataError, match="no training tasks"):
         MetaTrainer(tiny_model, [], TrainConfig(output_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from abmll import AbmllModel
-from abmll.config import LearningConfig
+from abmll.config import LearningConfig, PromptConfig
 from abmll.errors import DataError
+from abmll.language.batch import Batch
 from abmll.language.encoded_store import kept
 from abmll.language.trunk_cache import TrunkCache
 from abmll.tasks import Example, Task
@@ -104,6 +105,7 @@ def test_only_training_examples_are_drawn(tiny_model: AbmllModel, toy_tasks: lis
 
 def test_a_query_batch_is_one_more_without_common_examples(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
     drawn = make(tiny_model, toy_tasks, outer_batch="query").examples_of(0)
+    assert drawn == Visits(tiny_model.scorer, toy_tasks, CONFIG, "task", needs_query=True).examples_of(0)
     assert [len(pairs) for pairs in drawn] == [3, 3, 3]
     assert not {*drawn[2]} & {*drawn[0], *drawn[1]}
     assert drawn[:2] == make(tiny_model, toy_tasks).examples_of(0)
@@ -179,3 +181,40 @@ def test_small_tasks_do_in_a_union_but_not_none_at_all(tiny_model: AbmllModel) -
     assert len(visits.examples_of(0)) == 2
     with pytest.raises(DataError, match="the training tasks have no training examples"):
         make(tiny_model, [Task("tests", (example(0, split="test"),))], "union")
+
+
+def test_demonstrations_are_other_examples_of_the_task_the_same_for_a_whole_visit(
+    tiny_model: AbmllModel, toy_tasks: list[Task]
+) -> None:
+    visits = Visits(tiny_model.scorer, toy_tasks, CONFIG, "task", shown=2)
+    seen = set()
+    for visit in range(6):
+        task = visits.tasks[visits.examples_of(visit)[0][0][0]]
+        asked = {task.train[index].input for pairs in visits.examples_of(visit) for _, index in pairs}
+        [shown] = {_shown(tiny_model, batch) for batch in visits.batches(visit)}
+        assert len(shown) == 2
+        answers = {example.input: example.options[example.answer or 0] for example in task.train}
+        for text in shown:
+            name, _, rest = text.partition(": ")
+            question, answer = rest.split("\nAnswer: ")
+            assert name == task.name
+            assert question not in asked
+            assert answers[question] == answer
+        seen.add(shown)
+    assert len(seen) > 3
+    assert visits.left_out == 0
+
+
+def _shown(model: AbmllModel, batch: Batch) -> tuple[str, ...]:
+    """What stands before a packed batch's first question."""
+    text = model.scorer.encoder.tokenizer.decode(batch.input_ids[0])
+    assert isinstance(text, str)
+    return tuple(text.split("\n\n")[:-1])
+
+
+def test_demonstrations_that_do_not_fit_are_counted(tiny_llama: Path, toy_tasks: list[Task]) -> None:
+    model = AbmllModel.from_base(str(tiny_llama), prompt=PromptConfig(instruction=False, max_length=90))
+    visits = Visits(model.scorer, toy_tasks, CONFIG, "task", shown=5)
+    [first, *_] = visits.batches(0)
+    assert visits.left_out > 0
+    assert 1 <= len(_shown(model, first)) < 5

@@ -54,7 +54,8 @@ def _wanted(kind: Any, field: Field[Any]) -> str:
     if isinstance(kind, UnionType):
         return " or ".join(_wanted(choice, field) for choice in reversed(get_args(kind)))
     if get_origin(kind) is tuple:
-        return "a tuple of names"
+        own = get_args(kind)[0]
+        return "a tuple of names" if own is str else f"a tuple, each {_wanted(own, field)}"
     if kind not in (int, float):
         return _NOUNS[kind]
     at_least, above = field.metadata["at_least"], field.metadata["above"]

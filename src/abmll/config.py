@@ -43,17 +43,26 @@ class AdapterConfig(Checked):
         "depth",
         "what 'top' ranks the layers by: their depth, or how much they change their input on the training tasks",
     )
-    space: Literal["weight", "output"] = setting("weight", "Gaussian over the weights or over the layer's output")
+    space: Literal["weight", "output", "factor", "factor-a", "dropout"] = setting(
+        "weight",
+        "Gaussian over the weights, the layer's output, or A and B; factor-a and dropout are blob's and mc-dropout's",
+    )
     sigma_rank: int = setting(1, "weight space: rank of the standard deviation's positive factors", at_least=1)
     sigma_floor: float = setting(0.0, "weight space: constant c added to every standard deviation", at_least=0)
-    init_log_sigma: float = setting(-4.0, "start of log sigma (weight space), or of half the log variance (output)")
+    init_log_sigma: float = setting(
+        -4.0, "start of log sigma (weight and factor space), or of half the log variance (output)"
+    )
+    dropout_rate: float = setting(0.1, "dropout: share of the adapter's inputs that are dropped, below 1", at_least=0)
 
 
 @dataclass(frozen=True)
 class LearningConfig(Checked):
     """The learning rule: one visit of a task is ``inner_steps`` steps on phi, then a step on theta."""
 
-    method: str = setting("abmll", "learning rule: abmll, structured-lora, regular-lora, pretrained")
+    method: str = setting(
+        "abmll",
+        "learning rule: abmll, abmll-icl, reptile, fomaml, maml, abml, structured-lora, regular-lora, metaicl",
+    )
     inner_steps: int = setting(5, "gradient steps on phi per task visit (K)", at_least=1)
     per_device_train_batch_size: int = setting(4, "examples per gradient step", at_least=1)
     learning_rate: float = setting(1e-3, "AdamW learning rate of phi's mean factors", at_least=0)
@@ -80,16 +89,53 @@ class LearningConfig(Checked):
         "options", "likelihood: softmax over the options' scores, or the answer's tokens over the whole vocabulary"
     )
     outer_batch: Literal["last", "query"] = setting(
-        "last", "outer step on the last inner batch, or on a held-out one (ABMLL: where it reads a batch at all)"
+        "last",
+        "outer step on the last inner batch, or on a held-out one (ABMLL: where it reads a batch at all; FOMAML, MAML "
+        "and ABML always take a held-out one)",
     )
     outer_gradient: Literal["prior", "first-order"] = setting(
         "prior", "theta learns from KL and prior only, or also from phi's gradient (d phi / d theta taken as identity)"
     )
     moments: Literal["persist", "reset"] = setting("persist", "phi's AdamW moments across task visits")
+    meta_batch: int = setting(1, "FOMAML, MAML, ABML: task visits whose gradients one outer step averages", at_least=1)
+    inner_sgd_rate: float = setting(
+        0.03, "FOMAML, MAML, ABML: rate of phi's plain gradient steps on the mean factors", at_least=0
+    )
+    inner_sgd_scale_rate: float = setting(
+        0.03, "ABML: rate of phi's plain gradient steps on the standard deviation factors", at_least=0
+    )
+    reptile_epsilon: float = setting(
+        0.5, "Reptile: share of the way to phi that theta goes after the first visit; falls linearly to 0", above=0
+    )
+    num_demonstrations: int = setting(
+        4, "ICL, MetaICL, ABMLL in context: labelled examples before every question", at_least=1
+    )
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = setting("constant", "schedule of every learning rate")
     warmup_steps: int = setting(0, "task visits over which the learning rates rise from zero", at_least=0)
     max_grad_norm: float = setting(0.0, "clip the gradient's norm (0: no clipping)", at_least=0)
     seed: int = setting(0, "seed of initialisation, order of tasks and examples, and noise")
+
+
+@dataclass(frozen=True)
+class ContinueConfig(Checked):
+    """Methods that start from a run of regular LoRA: blob, laplace, ensemble, mc-dropout."""
+
+    blob_prior_std: float = setting(0.2, "blob: standard deviation of the prior N(0, std^2) on A", above=0)
+    blob_init_log_sigma: float = setting(-6.3, "blob: start of the log standard deviation of A")
+    blob_kl_weight: float = setting(1e-3, "blob: weight of KL(q(A) || N(0, std^2))", at_least=0)
+    laplace_prior_precision: float | None = setting(
+        None, "laplace: precision of the prior on A and B (default: by the marginal likelihood)", above=0
+    )
+    ensemble_size: int = setting(5, "ensemble: members", at_least=2)
+    ensemble_spread: float = setting(
+        0.1, "ensemble: a member's A starts at theta's plus this share of a fresh random A", at_least=0
+    )
+    dropout_rate: float = setting(0.1, "mc-dropout: share of the adapter's inputs that are dropped", at_least=0)
+
+
+@dataclass(frozen=True)
+class ContinuedConfig(LearningConfig, ContinueConfig):
+    """The learning rule of a method that starts from another method's run."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """AbmllModel: a language model with a meta-learned theta, ready to learn new tasks."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +10,25 @@ import torch
 
 from abmll.adapter import Adapter
 from abmll.checkpoint import STATE, latest_checkpoint, load_bundle
-from abmll.config import AdaptConfig, AdapterConfig, LearningConfig, ModelConfig, PromptConfig
-from abmll.errors import DataError, TrainingError
+from abmll.config import (
+    AdaptConfig,
+    AdapterConfig,
+    ContinuedConfig,
+    LearningConfig,
+    ModelConfig,
+    PromptConfig,
+)
+from abmll.errors import ConfigError, DataError, TrainingError
 from abmll.language.base import Base, load_base
 from abmll.language.batch import Batch
-from abmll.language.encoding import Encoded
 from abmll.language.layer_selection import choose_layers, refuse_open_choice
 from abmll.language.scorer import OptionScorer
 from abmll.language.trunk_cache import TrunkCache
-from abmll.methods import Rule, make_rule
+from abmll.methods import REGISTRY, Rule, Support, find_rule, learn, make_rule, num_batches
 from abmll.progress import progress
 from abmll.settings import flatten, pick, refuse_unknown
 from abmll.task_posterior import TaskPosterior
-from abmll.tasks.sampler import adaptation_batches, sample_seed
+from abmll.tasks.sampler import adaptation_batches, demonstrations, sample_seed
 from abmll.tasks.task import Example, Task
 
 
@@ -107,7 +115,8 @@ class AbmllModel:
         """Learn an unseen task from labelled ``examples``: ``steps`` gradient steps from theta (arXiv 2508.14285).
 
         ``task_name`` stands before every question in the prompt. Examples are passed over in a new order until the
-        steps are done. Theta stays as it is, and only adapter tensors are copied.
+        steps are done. Theta stays as it is, and only adapter tensors are copied. In-context methods show some of the
+        examples before every question: other ones while adapting, and the same ones before all that is predicted.
         Raises ``DataError`` where there is no example or one without an answer, ``TrainingError`` where a loss term is
         not finite.
         """
@@ -115,39 +124,84 @@ class AbmllModel:
         _refuse_unlabelled(examples, task_name)
         encoded = self.scorer.encode(examples, task_name)
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
-        chosen = adaptation_batches(seed, len(encoded), min(batch_size, len(encoded)), steps) if steps else []
-        with progress(chosen, f"adapting to {task_name}", "step", quiet=quiet) as bar:
+        total = num_batches(rule, steps, len(encoded))
+        shown = self.learning.num_demonstrations if rule.demonstrations else 0
+        with progress(total, f"adapting to {task_name}", "step", quiet=quiet) as bar:
+
+            def read(chosen: Sequence[int]) -> Batch:
+                bar.update()
+                if not shown:
+                    return self.scorer.batch([encoded[index] for index in chosen], cache)
+                others = [examples[n] for n in demonstrations(seed, len(examples), shown, chosen, *chosen)]
+                asked = [examples[index] for index in chosen]
+                return self.scorer.batch(self.scorer.encoder.encode_demonstrated(asked, task_name, others)[0])
+
+            def batches(learner: int) -> Iterator[tuple[Batch, torch.Generator]]:
+                """Each step's batch, made when it is asked for, and the generator of its noise."""
+                own = sample_seed(seed, "learner", learner) if learner else seed
+                size = min(batch_size, len(encoded))
+                for step, chosen in enumerate(adaptation_batches(own, len(encoded), size, steps) if steps else []):
+                    generator = torch.Generator(self.scorer.device)
+                    generator.manual_seed(sample_seed(own, "adaptation noise", step))
+                    yield read(chosen), generator
+
             try:
-                phi = rule.adapt(self._start(rule), self._batches(encoded, bar, seed, cache))
+                members = learn(rule, self._start(rule), Support(encoded, seed, batches, lambda index: read([index])))
             except TrainingError as error:
                 raise TrainingError(f"adapting to '{task_name}', {error}") from error
         learned = {"adapt_steps": steps, "adapt_batch_size": batch_size, "adapt_examples": len(examples)}
         settings = flatten(self.learning) | learned | {"adapt_seed": seed}
-        return TaskPosterior(self.scorer, phi, task_name, rule.is_posterior, settings)
+        chosen = tuple(examples[index] for index in demonstrations(seed, len(examples), shown, ()))
+        return TaskPosterior(self.scorer, members, task_name, rule.is_posterior, settings, chosen)
+
+    def continue_as(self, method: str, **settings: Any) -> "AbmllModel":
+        """The model of another method that starts from this theta's means; this one stays as it is.
+
+        Further keywords are ``ContinuedConfig``'s fields; the rest is as in this run. The language model's weights are
+        shared. The run's own method gives a model that differs in its settings at most.
+        Raises ``ConfigError`` for a method that does not continue this model's, and for unknown settings.
+        """
+        refuse_unknown((ContinuedConfig,), settings, "AbmllModel.continue_as")
+        rule, own = find_rule(method), self.learning.method
+        if method != own and rule.continues != own:
+            raise ConfigError(f"method: {_why_not(rule, own)}")
+        learning = pick(ContinuedConfig, flatten(self.learning) | settings | {"method": method})
+        model = copy.copy(self)
+        adapter = self.scorer.adapter_config
+        wanted = replace(adapter, space=rule.space or adapter.space)
+        if wanted.space == "dropout":
+            wanted = replace(wanted, dropout_rate=learning.dropout_rate)
+        if wanted != adapter:
+            model.scorer = OptionScorer(self.scorer.base.twin(), wanted, self.scorer.prompt)
+        theta = model.scorer.new_adapter(sample_seed(learning.seed, "init"))
+        for mean, learned in zip(theta.mean_tensors(), self.theta.mean_tensors(), strict=True):
+            mean.copy_(learned)
+        model.learned(self.theta if wanted == adapter else theta, learning, self.num_tasks)
+        return model
 
     def theta_as_posterior(self, task_name: str) -> TaskPosterior:
         """Theta itself in the role of a task's posterior: what is believed of ``task_name`` before any example."""
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
-        return TaskPosterior(self.scorer, self._start(rule), task_name, rule.is_posterior, flatten(self.learning))
+        return TaskPosterior(self.scorer, (self._start(rule),), task_name, rule.is_posterior, flatten(self.learning))
 
     def _start(self, rule: Rule) -> Adapter:
-        """Where a new task starts: from theta, or for a rule that is not trained from a fresh adapter."""
-        if rule.is_trained:
+        """Where a new task starts: from theta, or for a rule that has none from a fresh adapter."""
+        if rule.is_trained or rule.continues:
             return self.theta
         return self.scorer.new_adapter(sample_seed(self.learning.seed, "init"))
-
-    def _batches(
-        self, encoded: Sequence[Encoded], chosen: Iterable[list[int]], seed: int, cache: TrunkCache | None
-    ) -> Iterator[tuple[Batch, torch.Generator]]:
-        """Each step's batch, made when it is asked for, and the generator of its noise."""
-        for step, indices in enumerate(chosen):
-            generator = torch.Generator(self.scorer.device)
-            generator.manual_seed(sample_seed(seed, "adaptation noise", step))
-            yield self.scorer.batch([encoded[index] for index in indices], cache), generator
 
     def log_sigma(self) -> float:
         """Theta's mean log standard deviation (output space: at input zero)."""
         return mean_log_sigma(self.scorer, self.theta)
+
+
+def _why_not(rule: type[Rule], own: str) -> str:
+    """Why ``rule`` does not continue a run of the method ``own``."""
+    if rule.continues is not None:
+        return f"'{rule.name}' continues a run of '{rule.continues}', and this one is of '{own}'; train that one first"
+    able = [name for name, other in REGISTRY.items() if other.continues == own]
+    others = f"; those that do are {', '.join(able)}" if able else f"; no method continues one of '{own}'"
+    return f"'{rule.name}' does not continue another method's run{others}"
 
 
 def _refuse_unlabelled(examples: Sequence[Example], task_name: str) -> None:

@@ -35,6 +35,7 @@ class Prediction:
     entropy: Tensor  # (N,) of the averaged probabilities: total uncertainty
     expected_entropy: Tensor  # (N,) mean entropy of the samples: the doubt that each of them has by itself
     truncated: int = 0  # examples whose input was too long and lost its middle
+    left_out: int = 0  # demonstrations that did not fit before an example, over all of them
 
     @property
     def answers(self) -> Tensor:

@@ -5,15 +5,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from abmll.adapter import Adapter
 from abmll.checkpoint import DOCUMENT, Bundle, load_bundle, save_bundle
 from abmll.config import AdapterConfig, ModelConfig, PredictConfig, PromptConfig
-from abmll.errors import CheckpointError, DataError
+from abmll.errors import CheckpointError, ConfigError, DataError
 from abmll.export import export_merged, export_peft
 from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
 from abmll.language.trunk_cache import TrunkCache
-from abmll.prediction import Prediction, predict
+from abmll.prediction import Prediction, entropy, predict
 from abmll.settings import flatten, pick
 from abmll.tasks.task import Example
 
@@ -22,15 +24,34 @@ from abmll.tasks.task import Example
 class TaskPosterior:
     """q(phi | D) of one task.
 
-    ``scorer`` is the language model it was learned on, shared by all posteriors; ``is_posterior`` says whether its
-    standard deviations were learned, so that sampling means something.
+    ``scorer`` is the language model it was learned on, shared by all posteriors; ``members`` are what was learned,
+    several adapters of equal weight for an ensemble; ``is_posterior`` says whether their standard deviations were
+    learned, so that sampling means something; ``demonstrations`` are shown to the model before every question.
     """
 
     scorer: OptionScorer
-    phi: Adapter
+    members: tuple[Adapter, ...]
     task_name: str
     is_posterior: bool
     settings: dict[str, Any]
+    demonstrations: tuple[Example, ...] = ()
+
+    @property
+    def phi(self) -> Adapter:
+        """What was learned, where it is one adapter. Raises ``ConfigError`` for an ensemble."""
+        return self.member(None)
+
+    def member(self, number: int | None) -> Adapter:
+        """Member ``number``, counted from 0; None: the only one.
+
+        Raises ``ConfigError`` for a number that does not exist, and for None where there are several.
+        """
+        last = len(self.members) - 1
+        if number is None and last:
+            raise ConfigError(f"member: this posterior is an ensemble of {last + 1} adapters; name one of 0 to {last}")
+        if number is not None and not 0 <= number <= last:
+            raise ConfigError(f"member is {number}; this posterior has {last + 1}, counted from 0")
+        return self.members[number or 0]
 
     def predict(
         self,
@@ -46,6 +67,8 @@ class TaskPosterior:
     ) -> Prediction:
         """Probabilities of the options of ``examples``, averaged over ``samples`` of the posterior (0: at its mean).
 
+        An ensemble averages over its members, each of them at its mean or over its own samples.
+
         ``how`` has all settings; ``samples``, ``noise`` and ``predictive`` overrule it. A posterior that was not
         learned is read at its mean. Raises ``DataError`` where there is no example, ``ConfigError`` for settings that
         cannot be.
@@ -55,25 +78,28 @@ class TaskPosterior:
         overruled = {"num_samples": samples, "prediction_noise": noise, "predictive": predictive}
         settings: dict[str, Any] = {name: value for name, value in overruled.items() if value is not None}
         how = replace(how or PredictConfig(), **settings)
-        return predict(
-            self.scorer,
-            self.phi,
-            self.scorer.encode(examples, self.task_name),
-            how if self.is_posterior else replace(how, num_samples=0, predictive="samples"),
-            seed=seed,
-            cache=cache,
-            quiet=quiet,
+        if not self.is_posterior:
+            how = replace(how, num_samples=0, predictive="samples")
+        if self.demonstrations:
+            cache = None  # nothing is kept of prompts that only this posterior's questions begin with
+        encoded, left_out = self.scorer.encoder.encode_demonstrated(examples, self.task_name, self.demonstrations)
+        averaged = average(
+            [predict(self.scorer, phi, encoded, how, seed=seed, cache=cache, quiet=quiet) for phi in self.members]
         )
+        return replace(averaged, left_out=left_out)
 
     def save_pretrained(self, folder: Path | str, overwrite: bool = False) -> None:
         """Write the posterior to a folder: its tensors, its settings, their hashes."""
         document = {
             "task_name": self.task_name,
             "is_posterior": self.is_posterior,
+            "members": len(self.members),
+            "demonstrations": [[one.input, one.options, one.answer] for one in self.demonstrations],
             "base_fingerprint": self.scorer.base.fingerprint,
             "settings": self.settings | self.scorer.settings(),
         }
-        save_bundle(Path(folder), Bundle({"phi": self.phi.state_dict()}, document), DOCUMENT, overwrite)
+        groups = {_group(number): phi.state_dict() for number, phi in enumerate(self.members)}
+        save_bundle(Path(folder), Bundle(groups, document), DOCUMENT, overwrite)
 
     @classmethod
     def from_pretrained(
@@ -98,20 +124,53 @@ class TaskPosterior:
             base = load_base(model or pick(ModelConfig, settings), announce, quiet)
             scorer = OptionScorer(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
         scorer.refuse_other_base(document["base_fingerprint"], settings["model"], str(path))
+        # Read as settings: what this version has and the older one that wrote them had not is at its default.
+        saved = flatten(pick(AdapterConfig, settings), pick(PromptConfig, settings))
         for key, value in flatten(scorer.adapter_config, scorer.prompt).items():
-            if settings.get(key) != value:
+            if saved[key] != value:
                 raise CheckpointError(
-                    f"{path}: was learned with {key} = {settings.get(key)}, the scorer has {value}; "
+                    f"{path}: was learned with {key} = {saved[key]}, the scorer has {value}; "
                     "give one with the same settings, or none"
                 )
-        phi = scorer.new_adapter(0)
-        phi.load_state_dict(bundle.tensors["phi"], str(path / "phi.safetensors"))
-        return cls(scorer, phi, document["task_name"], document["is_posterior"], settings)
+        members = tuple(_member(scorer, bundle, path, number) for number in range(document.get("members", 1)))
+        shown = document.get("demonstrations", [])
+        demonstrations = tuple(
+            Example(str(number), text, tuple(options), answer) for number, (text, options, answer) in enumerate(shown)
+        )
+        return cls(scorer, members, document["task_name"], document["is_posterior"], settings, demonstrations)
 
-    def export_peft(self, folder: Path | str, overwrite: bool = False) -> None:
-        """Write the posterior mean as a plain LoRA adapter that PEFT loads."""
-        export_peft(self.scorer, self.phi, Path(folder), overwrite)
+    def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> None:
+        """Write the posterior mean, of an ensemble that of one ``member``, as a plain LoRA adapter that PEFT loads.
 
-    def export_merged(self, folder: Path | str, overwrite: bool = False) -> None:
-        """Write the whole model with the posterior mean added into its weights."""
-        export_merged(self.scorer, self.phi, Path(folder), overwrite)
+        Raises ``ConfigError`` for an ensemble where no member is named: the mean of several updates has a higher rank.
+        """
+        export_peft(self.scorer, self.member(member), Path(folder), overwrite)
+
+    def export_merged(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> None:
+        """Write the whole model with the posterior mean added into its weights; ``member`` as in ``export_peft``."""
+        export_merged(self.scorer, self.member(member), Path(folder), overwrite)
+
+
+def average(predictions: Sequence[Prediction]) -> Prediction:
+    """The equal mixture of several predictions of the same examples; the first itself where there is but one."""
+    first = predictions[0]
+    if len(predictions) == 1:
+        return first
+    probs = torch.stack([one.probs for one in predictions]).mean(0)
+    expected = torch.stack([one.expected_entropy for one in predictions]).mean(0)
+    return replace(first, probs=probs, entropy=entropy(probs), expected_entropy=expected)
+
+
+def _group(number: int) -> str:
+    """The name of a member's file: ``phi``, ``phi_2``, ``phi_3`` and so on."""
+    return f"phi_{number + 1}" if number else "phi"
+
+
+def _member(scorer: OptionScorer, bundle: Bundle, path: Path, number: int) -> Adapter:
+    """One member as it was saved."""
+    group = _group(number)
+    if group not in bundle.tensors:
+        raise CheckpointError(f"{path}: lacks {group}.safetensors, so it is damaged; adapt to the task again")
+    phi = scorer.new_adapter(0)
+    phi.load_state_dict(bundle.tensors[group], str(path / f"{group}.safetensors"))
+    return phi

@@ -27,7 +27,8 @@ from abmll.config import LearningConfig, TrainConfig
 from abmll.errors import CheckpointError, ConfigError, TrainingError
 from abmll.files import write_text
 from abmll.language.trunk_cache import TrunkCache, open_cache
-from abmll.methods import Loss, Reading, State, make_rule, read_steps
+from abmll.methods import Loss, Reading, State, find_rule, make_rule, read_steps
+from abmll.methods.optimizer import AdapterOptimizer
 from abmll.model import AbmllModel, mean_log_sigma
 from abmll.model_card import model_card
 from abmll.progress import progress
@@ -65,12 +66,12 @@ class MetaTrainer:
     ) -> None:
         self.model = model
         self.config = config
+        _refuse_unfit(config)
         self.rule = make_rule(model.scorer, config, len(tasks))
-        if not self.rule.is_trained:
-            raise ConfigError(f"method: '{config.method}' is not trained; it is a baseline of the demo")
         if cache is None:
             cache = open_cache(model.scorer.base, model.scorer.trunk, config, config.trunk_cache_gb)
-        self.visits = Visits(model.scorer, tasks, config, self.rule.episodes, cache)
+        shown = config.num_demonstrations if self.rule.demonstrations else 0
+        self.visits = Visits(model.scorer, tasks, config, self.rule.episodes, cache, self.rule.needs_query, shown)
         self.folder = RunFolder(Path(config.output_dir))
 
     def settings(self) -> dict[str, Any]:
@@ -80,7 +81,7 @@ class MetaTrainer:
     def describe(self) -> str:
         """One line on what will be trained: rule, tasks, trainable numbers, adapted layers."""
         state = self.rule.init(self.model.theta)
-        learned = [*state.inner.named.values(), *(state.outer.named.values() if state.outer else ())]
+        learned = [tensor for optimizer in _optimizers(state).values() for tensor in optimizer.named.values()]
         layers, examples = len(self.model.scorer.shapes), sum(map(len, self.visits.examples))
         return (
             f"{self.rule.label}: {len(self.visits.tasks)} tasks, {examples} training examples; "
@@ -142,17 +143,14 @@ class MetaTrainer:
         theta = self.model.scorer.new_adapter(0)
         theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
         state = self.rule.init(theta)
-        state.inner.load_tensors(bundle.tensors["optimizer_phi"], str(path / "optimizer_phi.safetensors"))
-        if state.outer is not None:
-            moments = bundle.tensors.get("optimizer_theta", {})
-            state.outer.load_tensors(moments, str(path / "optimizer_theta.safetensors"))
+        for name, optimizer in _optimizers(state).items():
+            optimizer.load_tensors(bundle.tensors.get(name, {}), str(path / f"{name}.safetensors"))
         self.folder.resume(self.settings(), visit)
         return state, visit
 
     def _save(self, state: State, visit: int) -> None:
-        tensors = {"theta": state.theta.state_dict(), "optimizer_phi": state.inner.tensors()}
-        if state.outer is not None:
-            tensors["optimizer_theta"] = state.outer.tensors()
+        moments = {name: optimizer.tensors() for name, optimizer in _optimizers(state).items()}
+        tensors = {"theta": state.theta.state_dict(), "optimizer_phi": {}} | moments
         document = {
             "visit": visit,
             "num_tasks": len(self.visits.tasks),
@@ -172,9 +170,9 @@ class MetaTrainer:
 
     def _visit(self, state: State, visit: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """One task visit; returns its row of metrics and its cost."""
-        started = time.perf_counter()
+        started, left_out = time.perf_counter(), self.visits.left_out
         name = self.visits.name(visit)
-        before = state.theta.clone() if visit == 0 else None
+        before = state.theta.clone() if visit + 1 == self.config.meta_batch else None  # the first outer step's visit
         try:
             steps = read_steps(self._learn(state, visit), "theta", state.theta)
             if before is not None:
@@ -183,13 +181,18 @@ class MetaTrainer:
             raise TrainingError(f"visit {visit + 1}, task '{name}': {error}") from error
         log_sigma = mean_log_sigma(self.model.scorer, state.theta) if self.rule.is_posterior else None
         row = {"visit": visit + 1, "task": name} | summarize(steps) | {"log_sigma": log_sigma}
-        tokens = sum(step.tokens for step in steps.values())
-        return row, {"seconds": time.perf_counter() - started, "tokens": tokens, "steps": len(steps)}
+        return row, {
+            "seconds": time.perf_counter() - started,
+            "tokens": sum(step.tokens for step in steps.values()),
+            "steps": len(steps),
+            "forward_passes": sum(step.passes for step in steps.values()),
+            "demonstrations_left_out": self.visits.left_out - left_out,
+        }
 
     def _learn(self, state: State, visit: int) -> dict[str, Loss]:
         """The K inner steps of a visit, and the outer one on the batch that is left or else on the last; by name."""
         factor = rate(self.config, visit, self.config.max_steps)
-        self.rule.begin_visit(state)
+        self.rule.begin_visit(state, done=visit / self.config.max_steps)
         batches = self.visits.batches(visit)
         losses, batch = {}, next(batches)
         for k in range(self.config.inner_steps):
@@ -198,6 +201,28 @@ class MetaTrainer:
         generator = self.visits.generator(visit, self.config.inner_steps)
         outer = self.rule.outer_step(state, batch, generator, factor)
         return losses if outer is None else losses | {OUTER: outer}
+
+
+def _refuse_unfit(config: TrainConfig) -> None:
+    """Raise ``ConfigError`` for a rule without a training, and for an outer step that a checkpoint would cut in two."""
+    rule = find_rule(config.method)
+    if rule.continues is not None:
+        raise ConfigError(f"method: '{rule.name}' is not trained itself; train {rule.continues}, which it continues")
+    if not rule.is_trained:
+        raise ConfigError(f"method: '{rule.name}' is not trained; it is a baseline of the demo")
+    for name, visits in (("max_steps", config.max_steps), ("save_steps", config.save_steps)):
+        if visits % config.meta_batch:
+            fitting = -(-visits // config.meta_batch) * config.meta_batch
+            raise ConfigError(
+                f"{name} is {visits}, but an outer step takes meta_batch = {config.meta_batch} visits and none may be "
+                f"cut in two; use {name} = {fitting}"
+            )
+
+
+def _optimizers(state: State) -> dict[str, AdapterOptimizer]:
+    """The state's optimizers by the name of their file in a checkpoint."""
+    both = {"optimizer_phi": state.inner, "optimizer_theta": state.outer}
+    return {name: optimizer for name, optimizer in both.items() if optimizer is not None}
 
 
 def summarize(steps: Mapping[str, Reading]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from abmll.language.encoded_store import EncodedPairs, hash_of, kept
 from abmll.language.scorer import OptionScorer
 from abmll.language.trunk_cache import TrunkCache
 from abmll.tasks.packed import PackedExamples
-from abmll.tasks.sampler import batches_of_visit, sample_seed, task_of_visit, union_batches
+from abmll.tasks.sampler import batches_of_visit, demonstrations, sample_seed, task_of_visit, union_batches
 from abmll.tasks.task import Task
 
 
@@ -27,6 +27,9 @@ class Visits:
     """The visits of a training run over ``tasks``, which are taken in the order of their names.
 
     With ``episodes="task"`` a visit's batches come from one task, with ``"union"`` from all tasks shuffled together.
+    With ``shown`` every question of a visit stands behind the same so many other training examples of its task, or as
+    many as there are; ``left_out`` counts those that did not fit into the model's context.
+    A held-out query batch ends every visit where ``outer_batch`` asks for it or the rule ``needs_query``.
     Raises ``DataError`` for tasks that cannot be trained on: two of one name, examples without an answer, too few
     examples for a visit.
     """
@@ -38,6 +41,8 @@ class Visits:
         config: LearningConfig,
         episodes: Literal["task", "union"],
         cache: TrunkCache | None = None,
+        needs_query: bool = False,
+        shown: int = 0,
     ) -> None:
         self.scorer = scorer
         self.tasks = sorted(tasks, key=lambda task: task.name)
@@ -45,7 +50,9 @@ class Visits:
         self.config = config
         self.episodes: Literal["task", "union"] = episodes
         self.cache = cache
-        self.num_batches = config.inner_steps + (config.outer_batch == "query")
+        self.num_batches = config.inner_steps + (needs_query or config.outer_batch == "query")
+        self.shown = shown
+        self.left_out = 0
         self._refuse_unusable()
         self.encoded = EncodedPairs([], [])
 
@@ -74,8 +81,23 @@ class Visits:
 
     def batches(self, visit: int) -> Iterator[Batch]:
         """The visit's batches, each made when it is asked for."""
-        for pairs in self.examples_of(visit):
+        pairs_of_batches = self.examples_of(visit)
+        if self.shown:
+            yield from self._demonstrated(visit, [[index for _, index in pairs] for pairs in pairs_of_batches])
+            return
+        for pairs in pairs_of_batches:
             yield self.scorer.batch([self._encode(task, index) for task, index in pairs], self.cache)
+
+    def _demonstrated(self, visit: int, asked: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        """The batches of a task's visit behind demonstrations; nothing is kept of prompts that hardly come again."""
+        task = self._task(visit)
+        examples, name, taken = self.examples[task], self.tasks[task].name, set(chain.from_iterable(asked))
+        chosen = demonstrations(self.config.seed, len(examples), self.shown, taken, visit)
+        shown = examples.select(chosen)
+        for indices in asked:
+            encoded, dropped = self.scorer.encoder.encode_demonstrated(examples.select(list(indices)), name, shown)
+            self.left_out += dropped
+            yield self.scorer.batch(encoded)
 
     def generator(self, visit: int, step: int) -> torch.Generator:
         """The noise of one of the visit's gradient steps."""

@@ -152,7 +152,7 @@ def test_bad_suites(kind: str, verb: str, work: Any, refused: Call) -> None:
 
 # What is added to a good command, and what the error must say.
 TRAIN_SETTINGS = {
-    "--method abml": ("method: unknown 'abml'", "Did you mean 'abmll'?"),
+    "--method abmmll": ("method: unknown 'abmmll'", "Did you mean 'abmll'?"),
     "--method pretrained": ("method: 'pretrained' is not trained; it is a baseline of the demo",),
     "--preset paper-v2": ("preset: unknown 'paper-v2'", "Did you mean 'paper-v"),
     "--r -3": ("r is -3; use a whole number of 1 or more",),
@@ -186,7 +186,7 @@ TRAIN_SETTINGS = {
     # What needs no language model is refused before one is loaded.
     "--output-dir run --model ./nowhere": ("run: holds a run already",),
     "--output-dir new --resume --model ./nowhere": ("new: no checkpoint in it",),
-    "--method abml --model ./nowhere": ("method: unknown 'abml'",),
+    "--method abmmll --model ./nowhere": ("method: unknown 'abmmll'",),
     "--tasks taskz --model ./nowhere": ("taskz: no such file, folder or suite.",),
     "--output-dir new --resume": ("new: no checkpoint in it; is it a run's folder?",),
     "--output-dir run --resume --r 3": ("run: --resume with r = 3, but the run has r = 2; use the run's settings",),
@@ -247,7 +247,9 @@ COMMANDS = {
     "predict new --input toy3.jsonl --output toy3.jsonl": ("toy3.jsonl exists already; choose another place or say",),
     "evaluate new --suite suite.yaml --output-dir out": ("new: is what 'abmll adapt' wrote",),
     "evaluate run --suite bigbench-demo --output-dir out": ("run: abmll tasks fetch bigbench",),
-    "evaluate run --suite tasks --output-dir out": ("no suite 'tasks': give a YAML file or one of bigbench-demo.",),
+    "evaluate run --suite tasks --output-dir out": (
+        "no suite 'tasks': give a YAML file or one of bigbench, bigbench-demo, ",
+    ),
     "evaluate run --suite suite.yaml --data-dir taks --output-dir out": ("taks: no such folder",),
     "evaluate run --suite suite.yaml --output-dir tasks": ("tasks exists already; choose another place or say",),
     "evaluate run --suite learned.yaml --output-dir out": (

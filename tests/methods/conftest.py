@@ -1,18 +1,21 @@
-"""A tiny model under test, and batches of examples whose options are single tokens, which any model can score."""
+"""A tiny language model under test with batches that any model can score, and a toy network in double precision."""
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from abmll import AbmllModel
 from abmll.adapter import Adapter
-from abmll.config import PromptConfig
+from abmll.config import AdapterConfig, PromptConfig
 from abmll.language.encoding import Encoded
-from abmll.language.scorer import OptionScorer
+from abmll.language.scorer import OptionScorer, Pass, Scores
+from abmll.posterior import Factors, WeightSpace
 
 TARGETS = ["q_proj", "v_proj", "up_proj", "down_proj"]
 
@@ -59,3 +62,60 @@ def draw_examples() -> Callable[..., list[Encoded]]:
         ]
 
     return draw
+
+
+@dataclass
+class ToyBatch:
+    """Inputs (1, N, d_in) and targets (1, N, d_out) of a regression, in the place of a ``Batch``."""
+
+    x: Tensor
+    y: Tensor
+    weight: float = 1.0  # of every example's likelihood
+    mask: None = None
+
+    @property
+    def answers(self) -> Tensor:
+        return torch.zeros(self.x.shape[1], dtype=torch.long)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.x.shape[1]
+
+
+class ToyScorer:
+    """y = W_L tanh(... tanh(W_1 x)), W_l = W0_l + s B_l A_l, y ~ N(target, 1 / 2), in the place of an ``OptionScorer``.
+
+    With ``loss="tokens"`` a rule's negative log-likelihood is the sum of squared errors.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, weights: list[Tensor], r: int = 2, scaling: float = 1.5) -> None:
+        self.weights = weights
+        self.adapter_config = AdapterConfig(r=r, lora_alpha=scaling * r)
+        self.space = WeightSpace(scaling)
+
+    def adapter(self, factors: list[Factors]) -> Adapter:
+        """One adapter of these layers' factors, each in a stack of its own."""
+        shapes = [f"{one.mean_B.shape[0]}x{one.mean_A.shape[1]}" for one in factors]
+        stacks = {shape: Factors(*(tensor[None] for tensor in one)) for shape, one in zip(shapes, factors, strict=True)}
+        return Adapter(stacks, {shape: [f"layer {index}"] for index, shape in enumerate(shapes)})
+
+    def scores(self, batch: ToyBatch, phi: Adapter, how: Pass | None = None) -> Scores:
+        noise, hidden = (how or Pass()).noise, batch.x
+        for index, (weight, factors) in enumerate(zip(self.weights, phi.stacks.values(), strict=True)):
+            [update] = self.space.layers(factors, noise)
+            into = torch.tanh(hidden) if index else hidden
+            hidden = into @ weight.mT + update(into)
+        errors = batch.weight * (batch.y - hidden).square().sum(-1)[0]
+        return Scores(torch.zeros(len(errors), 2), -errors, None)
+
+
+@pytest.fixture
+def toy_scorer() -> type[ToyScorer]:
+    return ToyScorer
+
+
+@pytest.fixture
+def toy_batch() -> type[ToyBatch]:
+    return ToyBatch

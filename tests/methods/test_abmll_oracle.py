@@ -226,7 +226,7 @@ def compare(
             count = K + (config.outer_batch == "query")
             batches = [draw_examples(4, seed=10 * visit + k, shortest=shortest) for k in range(count)]
             seeds = [100 * visit + k for k in range(K + 1)]
-            rule.begin_visit(state)
+            rule.begin_visit(state, done=0.0)
             for k in range(K):
                 rule.inner_step(state, scorer.batch(batches[k]), torch.Generator().manual_seed(seeds[k]), rate=1.0)
             generator = torch.Generator().manual_seed(seeds[K])

@@ -68,6 +68,10 @@ def test_reads_are_seen(read: Callable[[Tensor], Any]) -> None:
         ("abmll", {"space": "output"}, {}),
         ("abmll", {"sigma_rank": 2}, {}),
         ("structured-lora", {}, {"outer_batch": "query"}),
+        ("reptile", {}, {}),
+        ("fomaml", {}, {"max_grad_norm": 0.5}),
+        ("maml", {}, {"max_grad_norm": 0.5, "meta_batch": 2}),
+        ("abml", {}, {}),
     ],
 )
 def test_steps_wait_for_nothing(
@@ -87,6 +91,6 @@ def test_steps_wait_for_nothing(
     batch, generator = scorer.batch(draw_examples(3)), torch.Generator().manual_seed(0)
     with _NoReadingOps(), _NoReadingCalls():
         for _ in range(2):
-            rule.begin_visit(state)
+            rule.begin_visit(state, done=0.0)
             rule.inner_step(state, batch, generator, 1.0)
             rule.outer_step(state, batch, generator, 1.0)

@@ -47,7 +47,7 @@ def test_registry_names_are_the_rules_own(name: str) -> None:
 def test_adapting_leaves_theta_alone(
     make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, method: str
 ) -> None:
-    scorer = make_scorer()
+    scorer = make_scorer(space=REGISTRY[method].space or "weight")
     theta = make_theta(scorer)
     before = values(theta)
     rule = make_rule(scorer, LearningConfig(method=method), 1)
@@ -57,6 +57,54 @@ def test_adapting_leaves_theta_alone(
     assert not same(values(phi), before)
     assert not any(tensor.requires_grad or tensor.grad is not None for _, tensor in phi.named_tensors())
     assert not any(tensor.requires_grad for _, tensor in theta.named_tensors())
+
+
+@pytest.mark.parametrize("method", [name for name, rule in REGISTRY.items() if rule.is_trained])
+def test_a_visit_teaches_theta_and_leaves_no_graph(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, method: str
+) -> None:
+    scorer = make_scorer(space=REGISTRY[method].space or "weight")
+    rule = make_rule(scorer, LearningConfig(method=method), 1)
+    start = make_theta(scorer)
+    before, state = values(start), rule.init(start)
+    rule.begin_visit(state, done=0.0)
+    steps = {
+        f"step {k}": rule.inner_step(state, scorer.batch(draw_examples(2, seed=k)), generator(k), 1.0) for k in (1, 2)
+    }
+    outer = rule.outer_step(state, scorer.batch(draw_examples(2, seed=3)), generator(3), 1.0)
+    readings = read_steps(steps | ({"outer step": outer} if outer else {}), "theta", state.theta)
+    assert all(step.size == 2 and step.tokens > 0 and step.passes == 1 for step in list(readings.values())[:2])
+    assert all(step.grad_norm > 0 for step in readings.values())
+    assert not same(values(state.theta), before)
+    assert same(values(start), before)
+    for _, tensor in (*state.theta.named_tensors(), *state.phi.named_tensors()):
+        assert tensor.grad_fn is None
+
+
+@pytest.mark.parametrize("method", REGISTRY)
+def test_a_rule_goes_on_from_its_theta_and_moments(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, method: str
+) -> None:
+    """Between visits nothing else may be needed: it is all that a checkpoint holds."""
+    scorer = make_scorer(space=REGISTRY[method].space or "weight")
+    rule = make_rule(scorer, LearningConfig(method=method), 1)
+
+    def visit(state: State, number: int) -> None:
+        rule.begin_visit(state, done=number / 3)
+        for step in range(3):
+            act = rule.outer_step if step == 2 else rule.inner_step
+            act(state, scorer.batch(draw_examples(2, seed=3 * number + step)), generator(step), 1.0)
+
+    whole = rule.init(make_theta(scorer))
+    visit(whole, 0)
+    again = rule.init(whole.theta)
+    for mine, theirs in ((again.inner, whole.inner), (again.outer, whole.outer)):
+        if mine is not None and theirs is not None:
+            mine.load_tensors(theirs.tensors(), "here")
+    for state in (whole, again):
+        visit(state, 1)
+        visit(state, 2)
+    assert same(values(whole.theta), values(again.theta))
 
 
 @pytest.mark.parametrize("space", ["weight", "output"])
@@ -69,7 +117,7 @@ def test_inner_steps_move_phi_alone_and_the_outer_step_theta_alone(
     state = rule.init(make_theta(scorer))
     batch = scorer.batch(draw_examples(2))
     theta, phi = values(state.theta), values(state.phi)
-    rule.begin_visit(state)
+    rule.begin_visit(state, done=0.0)
     rule.inner_step(state, batch, generator(), 1.0)
     assert same(values(state.theta), theta)
     assert not same(values(state.phi), phi)
@@ -88,7 +136,7 @@ def test_in_weight_space_theta_learns_of_the_batch_through_phi_alone(
     for seed in (1, 2):
         rule = make_rule(scorer, LearningConfig(outer_gradient=outer_gradient), 1)  # pyright: ignore[reportArgumentType]
         state = rule.init(make_theta(scorer))
-        rule.begin_visit(state)
+        rule.begin_visit(state, done=0.0)
         rule.inner_step(state, scorer.batch(draw_examples(2)), generator(), 1.0)
         loss = rule.outer_step(state, scorer.batch(draw_examples(3, seed=seed)), generator(), 1.0)
         assert loss is not None
@@ -105,7 +153,7 @@ def test_a_query_batch_that_nothing_reads_is_refused(make_scorer: MakeScorer) ->
 
 
 @pytest.mark.parametrize(("moments", "steps"), [("persist", 2.0), ("reset", 1.0)])
-@pytest.mark.parametrize("method", ["abmll", "structured-lora"])
+@pytest.mark.parametrize("method", ["abmll", "structured-lora", "reptile"])
 def test_moments_persist_or_are_reset(
     make_scorer: MakeScorer, draw_examples: Draw, method: str, moments: str, steps: float
 ) -> None:
@@ -113,12 +161,13 @@ def test_moments_persist_or_are_reset(
     rule = make_rule(scorer, LearningConfig(method=method, moments=moments), 1)  # pyright: ignore[reportArgumentType]
     state = rule.init(scorer.new_adapter(0))
     for _ in range(2):
-        rule.begin_visit(state)
+        rule.begin_visit(state, done=0.0)
         rule.inner_step(state, scorer.batch(draw_examples(2)), generator(), 1.0)
+    assert state.inner is not None
     assert {float(value) for name, value in state.inner.tensors().items() if name.endswith(".step")} == {steps}
 
 
-@pytest.mark.parametrize("method", ["abmll", "structured-lora"])
+@pytest.mark.parametrize("method", ["abmll", "structured-lora", "reptile"])
 def test_the_rate_scales_every_learning_rate(make_scorer: MakeScorer, draw_examples: Draw, method: str) -> None:
     """AdamW's first step is the learning rate itself, wherever the gradient is not tiny."""
     scorer = make_scorer()
@@ -132,6 +181,20 @@ def test_the_rate_scales_every_learning_rate(make_scorer: MakeScorer, draw_examp
         moved.append(max(float((after - before[name]).abs().max()) for name, after in values(state.phi).items()))
     assert moved[0] == pytest.approx(1e-3, rel=1e-2)
     assert moved[1] == pytest.approx(2.5e-4, rel=1e-2)
+
+
+@pytest.mark.parametrize("method", ["fomaml", "maml", "abml"])
+def test_the_rate_scales_plain_steps_too(make_scorer: MakeScorer, draw_examples: Draw, method: str) -> None:
+    scorer = make_scorer()
+    moved = []
+    for rate in (1.0, 0.25):
+        rule = make_rule(scorer, LearningConfig(method=method), 1)
+        state = rule.init(scorer.new_adapter(0))
+        before = state.phi.mean_tensors()[1].detach().clone()
+        rule.inner_step(state, scorer.batch(draw_examples(2)), generator(), rate)
+        moved.append(state.phi.mean_tensors()[1].detach() - before)
+    assert moved[0].abs().max() > 0
+    torch.testing.assert_close(moved[1], 0.25 * moved[0])
 
 
 @pytest.mark.parametrize(("poisoned", "term"), [("phi", "nll"), ("theta", "kl")])
@@ -204,6 +267,7 @@ def stepped(scorer: OptionScorer, examples: list[Encoded]) -> tuple[State, Adapt
 
 def test_moments_come_back_from_their_tensors(make_scorer: MakeScorer, draw_examples: Draw) -> None:
     state, other = stepped(make_scorer(), draw_examples(2))
+    assert state.inner is not None
     saved = state.inner.tensors()
     assert len(saved) == 3 * len(list(state.phi.named_tensors()))
     other.load_tensors(saved, "here")
@@ -215,6 +279,7 @@ def test_moments_come_back_from_their_tensors(make_scorer: MakeScorer, draw_exam
 @pytest.mark.parametrize("damage", ["missing", "shape"])
 def test_moments_of_another_adapter_are_refused(make_scorer: MakeScorer, draw_examples: Draw, damage: str) -> None:
     state, other = stepped(make_scorer(), draw_examples(2))
+    assert state.inner is not None
     saved = state.inner.tensors()
     name = next(name for name in saved if name.endswith("exp_avg_sq"))
     if damage == "missing":

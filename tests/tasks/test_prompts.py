@@ -64,3 +64,19 @@ def test_letters_need_a_list() -> None:
 )
 def test_choices_are_listed_for_letters_unless_asked_for(prompt: PromptConfig, listed: bool) -> None:
     assert ("Choices:" in render(SKY, "colours", prompt).suffix) is listed
+
+
+def test_demonstrations_stand_before_the_question_with_their_answers() -> None:
+    night = Example("2", " what colour is the night? ", ("black", "white"), 0)
+    rendered = render(SKY, "colours", PromptConfig(answer="text"), [night, night])
+    shown = "colours: what colour is the night?\nAnswer: black\n\n"
+    alone = render(SKY, "colours", PromptConfig(answer="text"))
+    assert rendered == alone._replace(prefix=alone.prefix.removesuffix("colours: ") + 2 * shown + "colours: ")
+
+
+def test_a_demonstration_is_written_as_the_question_and_its_answer_would_be() -> None:
+    """So that what follows the last demonstration is what the model has just seen: with letters, their list too."""
+    prompt = PromptConfig(answer="letter", instruction=False)
+    alone = render(SKY, "colours", prompt)
+    written = alone.prefix + alone.input + alone.suffix + alone.continuations[SKY.answer or 0]
+    assert render(SKY, "colours", prompt, [SKY]).prefix == f"{written}\n\n{alone.prefix}"

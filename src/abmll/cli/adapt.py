@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from abmll.cli.output import count, cut_in_words, narrator, print_facts, print_json
-from abmll.config import AdaptConfig, PlaceConfig, TrunkCacheConfig
-from abmll.errors import DataError
+from abmll.config import AdaptConfig, ContinueConfig, PlaceConfig, TrunkCacheConfig
+from abmll.errors import ConfigError, DataError
 
 
 def adapt(
@@ -13,6 +13,8 @@ def adapt(
     task: Path,
     output_dir: Path,
     settings: AdaptConfig,
+    method: str | None = None,
+    continued: ContinueConfig,
     task_name: str | None = None,
     preset: str = "default",
     place: PlaceConfig,
@@ -30,6 +32,7 @@ def adapt(
         run: folder of a training run
         task: file with the task's labelled examples
         output_dir: folder to write the posterior to
+        method: blob, laplace, ensemble or mc-dropout, from a run of regular-lora (default: the run's own)
         task_name: the task's name in the prompt (default: the file's)
         preset: default, paper-v1 or paper-v3: settings that go with a run trained with it
         seed: seed of the order of the examples and of the noise
@@ -40,14 +43,19 @@ def adapt(
     from abmll.cli.models import load_run
     from abmll.cli.places import check_folder
     from abmll.language.trunk_cache import disk_cache
+    from abmll.settings import flatten
     from abmll.tasks import load_task
 
+    if method is None and continued != ContinueConfig():
+        raise ConfigError("settings of blob, laplace, ensemble or mc-dropout need --method to name one of them")
     loaded = load_task(task, name=task_name)
     examples = loaded.train if loaded.examples[0].split else loaded.examples
     if not examples:
         raise DataError(f"{task}: no training examples, every row has 'split': 'test'; mark some as 'train'")
     check_folder(output_dir, overwrite, "posterior")
     meta = load_run(run, place, quiet)
+    if method is not None:
+        meta = meta.continue_as(method, **flatten(continued))
     with disk_cache(meta.scorer.base, meta.scorer.trunk, trunks, narrator(quiet)) as cache:
         posterior = meta.adapt(
             examples,
@@ -61,6 +69,8 @@ def adapt(
     posterior.save_pretrained(output_dir, overwrite)
     summary = {
         "task": loaded.name,
+        "method": meta.learning.method,
+        "members": len(posterior.members),
         "examples": len(examples),
         "truncated": sum(one.truncated > 0 for one in meta.scorer.encode(examples, loaded.name)),
         "steps": settings.steps,
@@ -75,6 +85,8 @@ def adapt(
             "task": f"{loaded.name}, {count(len(examples), 'example')}",
             "gradient steps": f"{settings.steps:,}, each on {batch}",
         }
+        if len(posterior.members) > 1:
+            facts["members"] = f"{len(posterior.members)}, of so many steps each"
         if summary["truncated"]:
             facts["truncated"] = cut_in_words(summary["truncated"], len(examples))
         print_facts(facts)

@@ -14,6 +14,7 @@ def export(
     format: Literal["peft", "merged"],
     output_dir: Path,
     place: PlaceConfig,
+    member: int | None = None,
     overwrite: bool = False,
     quiet: bool = False,
     json: bool = False,
@@ -24,6 +25,7 @@ def export(
         run_or_posterior: folder that 'abmll adapt' wrote, or a training run (then theta is exported)
         format: 'peft' for an adapter, 'merged' for a model
         output_dir: folder to write to
+        member: of an ensemble the member to export, counted from 0
         overwrite: replace an export of the same format in the output folder
         quiet: say nothing but errors
         json: print the summary as JSON
@@ -37,7 +39,7 @@ def export(
     if Path(base).expanduser().resolve() == output_dir.resolve():
         raise ConfigError(f"{output_dir} is the folder of the language model itself; choose another place")
     write = posterior.export_peft if format == "peft" else posterior.export_merged
-    write(output_dir, overwrite)
+    write(output_dir, overwrite, member)
     layers = len(posterior.scorer.shapes)
     if json:
         print_json({"format": format, "output_dir": str(output_dir), "base_model": base, "layers": layers})

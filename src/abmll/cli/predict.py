@@ -57,7 +57,8 @@ def predict(
     write_text(output, "".join(json_lines.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
     sampled = posterior.is_posterior and settings.predictive == "samples"
     samples = settings.num_samples if sampled else 0
-    summary = {"output": str(output), "samples": samples} | _summary(questions.examples, prediction)
+    about = {"output": str(output), "samples": samples, "members": len(posterior.members)}
+    summary = about | _summary(questions.examples, prediction)
     if json:
         print_json(summary)
     elif not quiet:
@@ -79,16 +80,23 @@ def _summary(examples: "Sequence[Example]", prediction: "Prediction") -> dict[st
     }
 
 
+def _drawn(summary: Mapping[str, Any]) -> str:
+    if summary["members"] > 1:
+        samples = f"{summary['samples']:,} samples each" if summary["samples"] else "each at its mean"
+        return f"{summary['members']:,} members, {samples}"
+    return f"{summary['samples']:,} of the posterior" if summary["samples"] else "none, answered at the mean"
+
+
 def _facts(summary: Mapping[str, Any]) -> dict[str, str]:
     facts = {
         "answers": summary["output"],
         "questions": f"{summary['examples']:,}",
-        "samples": f"{summary['samples']:,} of the posterior" if summary["samples"] else "none, answered at the mean",
+        "samples": _drawn(summary),
         "confidence": f"{summary['confidence']:.3f} on average, the probability of the answer given",
         "entropy": f"{summary['entropy']:.3f} nats on average, all doubt",
     }
-    if summary["samples"]:
-        doubt = "how far the posterior samples disagree"
+    if summary["samples"] or summary["members"] > 1:
+        doubt = f"how far the {'posterior samples' if summary['samples'] else 'members'} disagree"
         facts["mutual information"] = f"{summary['mutual_information']:.3f} nats on average, {doubt}"
     if summary["accuracy"] is not None:
         known = "" if summary["answered"] == summary["examples"] else f", {summary['answered']:,} with a known answer"

@@ -21,6 +21,7 @@ def train(
     prompt: PromptConfig,
     settings: TrainConfig,
     data_dir: Path | None = None,
+    allow_missing: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -33,6 +34,7 @@ def train(
             which the training tasks are used
         preset: default, paper-v1 or paper-v3; settings given by flag or file win over it
         data_dir: folder in which a suite's tasks are looked up
+        allow_missing: go on without tasks of a suite that are not found
         resume: go on from the newest checkpoint in the output folder
         overwrite: replace a run in the output folder
         quiet: say nothing but errors
@@ -51,7 +53,7 @@ def train(
     settings = replace(settings, output_dir=str(Path(settings.output_dir).expanduser()))
     find_rule(settings.method)
     check_run(Path(settings.output_dir), resume, overwrite)
-    chosen = training_tasks(tasks, data_dir)
+    chosen = training_tasks(tasks, data_dir, allow_missing)
     say = narrator(quiet)
     loaded = load_base(base, say, quiet)
     adapter = choose_layers(loaded, adapter, prompt, chosen, announce=say, quiet=quiet)

@@ -1,5 +1,6 @@
 """Loading a frozen causal language model: the embedded one, a folder, or a Hugging Face name."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from transformers.utils import logging as transformers_logging
 from abmll.config import ModelConfig
 from abmll.errors import CheckpointError, ConfigError, nearest
 from abmll.language import embedded
+from abmll.language.adapted import AdaptedLinear
+from abmll.language.packing import PREFIX, remove_packing
+from abmll.language.trunk import TrunkBlock
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,23 @@ class Base:
         if sliding and getattr(config, "sliding_window", None):
             limits.append(config.sliding_window)
         return min(limits)
+
+    def twin(self) -> "Base":
+        """The very same weights under bare modules of their own, for adapters of another kind beside the first.
+
+        The copy costs the modules, not the weights; wrappers that a scorer has put around the layers are left out.
+        """
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
+        if (model.config._attn_implementation or "").startswith(PREFIX):
+            remove_packing(model)
+        for name, module in list(model.named_modules()):
+            if isinstance(module, TrunkBlock):
+                model.set_submodule(name, module.block)
+        for name, module in list(model.named_modules()):
+            if isinstance(module, AdaptedLinear):
+                model.set_submodule(name, module.base)
+        return Base(model, self.tokenizer, self.name, self.fingerprint)
 
 
 def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool = False) -> Base:

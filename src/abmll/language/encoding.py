@@ -41,9 +41,12 @@ class Encoder:
         [encoded] = self.encode_all([example], task_name)
         return encoded
 
-    def encode_all(self, examples: Iterable[Example], task_name: str) -> Iterator[Encoded]:
+    def encode_all(
+        self, examples: Iterable[Example], task_name: str, demonstrations: Sequence[Example] = ()
+    ) -> Iterator[Encoded]:
         """The examples in tokens, in their order, in memory that their number does not change.
 
+        Behind ``demonstrations`` an example may come out too long: see ``encode_demonstrated``.
         Raises ``DataError`` where prompt frame and options leave no room for any of the input, or where an option
         has no tokens.
         """
@@ -51,7 +54,7 @@ class Encoder:
         for some in _portions(examples):
             if len(known) > MAX_KNOWN:
                 known = {}
-            yield from self._encode_some(some, task_name, known)
+            yield from self._encode_some(some, task_name, known, demonstrations)
 
     def describe(self) -> list[object] | None:
         """Everything that an example's tokens depend on besides the example and its task's name, JSON-ready.
@@ -66,11 +69,32 @@ class Encoder:
         frame = [self._full_text(probe), self._opening, probe.continuations]
         return [versions, self.tokenizer.backend_tokenizer.to_str(), frame, asdict(self.settings), self.limit]
 
+    def encode_demonstrated(
+        self, examples: Sequence[Example], task_name: str, demonstrations: Sequence[Example]
+    ) -> tuple[list[Encoded], int]:
+        """The examples in tokens behind ``demonstrations``, and how many of these were left out over all examples.
+
+        Where an example is too long with all of them, the last ones are left out until it fits; only an example that
+        is too long by itself loses the middle of its input. Raises as ``encode_all``.
+        """
+        encoded = list(self.encode_all(examples, task_name, demonstrations))
+        long = [index for index, one in enumerate(encoded) if len(one) > self.limit]
+        if not long:
+            return encoded, 0
+        fewer, dropped = self.encode_demonstrated([examples[index] for index in long], task_name, demonstrations[:-1])
+        for index, one in zip(long, fewer, strict=True):
+            encoded[index] = one
+        return encoded, dropped + len(long)
+
     def _encode_some(
-        self, examples: Sequence[Example], task_name: str, known: dict[tuple[str, str], list[int]]
+        self,
+        examples: Sequence[Example],
+        task_name: str,
+        known: dict[tuple[str, str], list[int]],
+        demonstrations: Sequence[Example],
     ) -> Iterator[Encoded]:
         """Encode so many at once; ``known`` holds the tokens of each distinct option seen so far."""
-        rendered = [render(example, task_name, self.settings) for example in examples]
+        rendered = [render(example, task_name, self.settings, demonstrations) for example in examples]
         texts = [self._full_text(one) for one in rendered]
         self._learn(texts, rendered, known)
         for example, one, text, prompt in zip(examples, rendered, texts, self._prompts(texts), strict=True):
@@ -83,7 +107,8 @@ class Encoder:
                     )
             encoded = Encoded(prompt, options, example.answer)
             where = f"task '{task_name}', example '{example.id}'"
-            yield encoded if len(encoded) <= self.limit else self._cut(encoded, one, where)
+            fits = len(encoded) <= self.limit or len(demonstrations) > 0
+            yield encoded if fits else self._cut(encoded, one, where)
 
     def _cut(self, encoded: Encoded, rendered: Rendered, where: str) -> Encoded:
         """``encoded`` with so much of the middle of its input left out that it is within the limit."""

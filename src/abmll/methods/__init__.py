@@ -3,12 +3,28 @@
 from abmll.config import LearningConfig
 from abmll.errors import ConfigError, nearest
 from abmll.language.scorer import OptionScorer
+from abmll.methods.abml import Abml
 from abmll.methods.abmll import Abmll
+from abmll.methods.blob import Blob
+from abmll.methods.ensemble import Ensemble
+from abmll.methods.icl import AbmllIcl, Icl, MetaIcl
+from abmll.methods.laplace import Laplace
 from abmll.methods.lora import Pretrained, RegularLora, StructuredLora
 from abmll.methods.loss import Loss, Reading, read_steps
+from abmll.methods.maml import Fomaml, Maml
+from abmll.methods.mc_dropout import McDropout
+from abmll.methods.reptile import Reptile
 from abmll.methods.rule import Rule, State
+from abmll.methods.support import Support, learn, num_batches
 
-REGISTRY: dict[str, type[Rule]] = {rule.name: rule for rule in (Abmll, StructuredLora, RegularLora, Pretrained)}
+REGISTRY: dict[str, type[Rule]] = {
+    rule.name: rule
+    for rule in (
+        *(Abmll, StructuredLora, RegularLora, Reptile, Fomaml, Maml, Abml, Pretrained),
+        *(Icl, MetaIcl, AbmllIcl),
+        *(Blob, Laplace, Ensemble, McDropout),  # they continue a run of regular LoRA
+    )
+}
 
 
 def find_rule(name: str) -> type[Rule]:
@@ -19,9 +35,33 @@ def find_rule(name: str) -> type[Rule]:
 
 
 def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> Rule:
-    """The rule that ``config.method`` names, for ``num_tasks`` training tasks."""
+    """The rule that ``config.method`` names, for ``num_tasks`` training tasks.
+
+    Raises ``ConfigError`` for an unknown name, an adapter of a space that the rule has no use for, and settings that
+    contradict it.
+    """
     rule: type = find_rule(config.method)
+    space = scorer.adapter_config.space
+    if rule.space not in (None, space):
+        raise ConfigError(f"space is '{space}', but {rule.name} needs '{rule.space}'; use space '{rule.space}'")
+    if config.meta_batch > 1 and not issubclass(rule, Fomaml):
+        raise ConfigError(
+            f"meta_batch is {config.meta_batch}, but {rule.name} takes one visit at a time; use meta_batch 1, or "
+            "fomaml, maml or abml"
+        )
     return rule(scorer, config, num_tasks)
 
 
-__all__ = ["REGISTRY", "Loss", "Reading", "Rule", "State", "find_rule", "make_rule", "read_steps"]
+__all__ = [
+    "REGISTRY",
+    "Loss",
+    "Reading",
+    "Rule",
+    "State",
+    "Support",
+    "find_rule",
+    "learn",
+    "make_rule",
+    "num_batches",
+    "read_steps",
+]

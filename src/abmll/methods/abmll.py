@@ -34,6 +34,10 @@ class Abmll:
     episodes: ClassVar[Literal["task", "union"]] = "task"
     is_posterior: ClassVar[bool] = True
     is_trained: ClassVar[bool] = True
+    needs_query: ClassVar[bool] = False
+    continues: ClassVar[str | None] = None
+    space: ClassVar[str | None] = None
+    demonstrations: ClassVar[bool] = False
 
     def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
         self.scorer = scorer
@@ -58,9 +62,10 @@ class Abmll:
         )
         return State(theta, phi, inner, outer)
 
-    def begin_visit(self, state: State) -> None:
+    def begin_visit(self, state: State, done: float) -> None:
         """phi <- theta; its AdamW moments persist across tasks (as in the authors' code) or start afresh."""
         state.phi.copy_(state.theta)
+        assert state.inner is not None
         if self.config.moments == "reset":
             state.inner.reset()
 
@@ -72,6 +77,7 @@ class Abmll:
 
     def inner_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """One AdamW step on phi."""
+        assert state.inner is not None
         loss = self.inner_loss(state, batch, generator)
         loss.total.backward()
         return take_step(loss, state.inner, self.config, rate)
@@ -113,7 +119,7 @@ class Abmll:
             loss = self._forward(state, batch, generator, self.prior)
         else:
             zero = torch.zeros((), device=self.scorer.device)
-            loss = Loss(zero, zero, self._weight_kl(state), zero, zero, size=0, tokens=0)
+            loss = Loss(zero, zero, self._weight_kl(state), zero, zero, size=0, tokens=0, passes=0)
         if not self.scorer.space.per_activation:
             loss = loss._replace(prior=self._weight_prior(state.theta))
         return loss._replace(

@@ -27,6 +27,10 @@ class StructuredLora:
     episodes: ClassVar[Literal["task", "union"]] = "task"
     is_posterior: ClassVar[bool] = False
     is_trained: ClassVar[bool] = True
+    needs_query: ClassVar[bool] = False
+    continues: ClassVar[str | None] = None
+    space: ClassVar[str | None] = None
+    demonstrations: ClassVar[bool] = False
 
     def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
         self.scorer = scorer
@@ -40,8 +44,9 @@ class StructuredLora:
         inner = AdapterOptimizer(adapter, self.config.learning_rate, 0.0, self.config.weight_decay)
         return State(adapter, adapter, inner, None)
 
-    def begin_visit(self, state: State) -> None:
+    def begin_visit(self, state: State, done: float) -> None:
         """Nothing: the adapter goes on from the task before, its AdamW moments too unless they are to be reset."""
+        assert state.inner is not None
         if self.config.moments == "reset":
             state.inner.reset()
 
@@ -53,6 +58,7 @@ class StructuredLora:
 
     def inner_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """One AdamW step on the adapter."""
+        assert state.inner is not None
         loss = self.inner_loss(state, batch, generator)
         loss.total.backward()
         return take_step(loss, state.inner, self.config, rate)

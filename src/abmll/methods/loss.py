@@ -32,6 +32,7 @@ class Loss(NamedTuple):
     size: int  # examples read
     tokens: int  # tokens read, padding left out; like size, zero where no forward pass was needed
     grad_norms: Mapping[str, Tensor] = _NOT_YET  # by tensor, before clipping; once a step is taken
+    passes: int = 1  # forward passes over a batch
 
     @property
     def grad_norm(self) -> Tensor:
@@ -50,6 +51,7 @@ class Reading(NamedTuple):
     size: int
     tokens: int
     grad_norm: float
+    passes: int
 
 
 def read_steps(steps: Mapping[str, Loss], role: str, learned: Adapter) -> dict[str, Reading]:
@@ -66,7 +68,7 @@ def read_steps(steps: Mapping[str, Loss], role: str, learned: Adapter) -> dict[s
         total, nll, kl, prior, correct, grad_norm = islice(numbers, 6)
         norms = dict(zip(loss.grad_norms, numbers, strict=False))
         _refuse_broken(step, {"nll": nll, "kl": kl, "prior": prior, "total": total}, norms)
-        readings[step] = Reading(total, nll, kl, prior, int(correct), loss.size, loss.tokens, grad_norm)
+        readings[step] = Reading(total, nll, kl, prior, int(correct), loss.size, loss.tokens, grad_norm, loss.passes)
     for name, is_finite in zip(whole, numbers, strict=True):
         if not is_finite:
             raise TrainingError(f"{role}'s {name} is not finite after the step; lower the learning rates")

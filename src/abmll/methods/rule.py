@@ -11,8 +11,8 @@ A step waits for no number: on an accelerator it is only queued. What came of a 
 whoever keeps their result, with ``read_steps``.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -30,12 +30,20 @@ READ_EVERY = 50  # steps of an adaptation, so that a long one that breaks early 
 
 @dataclass
 class State:
-    """Global and task parameters and their optimizers; rules without the distinction hold one adapter twice."""
+    """Global and task parameters and their optimizers; rules without the distinction hold one adapter twice.
+
+    Only theta and the optimizers' moments outlive a checkpoint: the rest belongs to one visit, or (``gathered``) to the
+    visits between two outer steps, and checkpoints are made after an outer step only.
+    """
 
     theta: Adapter
     phi: Adapter
-    inner: AdapterOptimizer
-    outer: AdapterOptimizer | None
+    inner: AdapterOptimizer | None  # None: phi takes plain gradient steps
+    outer: AdapterOptimizer | None  # None: no gradient moves theta
+    done: float = 0.0  # share of the training's visits before this one
+    tied: bool = False  # phi is a function of theta, and the outer gradient runs through its steps
+    support: list[Batch] = field(default_factory=list)  # what the inner steps have read, where the outer reads it again
+    gathered: int = 0  # visits whose gradient theta holds and no step has used yet
 
 
 class Rule(Protocol):
@@ -46,6 +54,10 @@ class Rule(Protocol):
     episodes: ClassVar[Literal["task", "union"]]  # a visit's batches: of one task, or of the shuffled union
     is_posterior: ClassVar[bool]  # phi has a learned standard deviation, so that prediction can sample
     is_trained: ClassVar[bool]  # meta-training changes theta
+    needs_query: ClassVar[bool]  # a visit ends with a held-out batch, whatever ``outer_batch`` says
+    continues: ClassVar[str | None]  # not meta-trained: an unseen task starts from the theta of that rule's run
+    space: ClassVar[str | None]  # the Gaussian space that it needs; None: any
+    demonstrations: ClassVar[bool]  # prompts hold labelled examples
     scorer: OptionScorer
     config: LearningConfig
 
@@ -53,8 +65,8 @@ class Rule(Protocol):
         """The state at the start, from a fresh or a loaded theta."""
         ...
 
-    def begin_visit(self, state: State) -> None:
-        """Open the visit of a task."""
+    def begin_visit(self, state: State, done: float) -> None:
+        """Open the visit of a task; ``done`` is the share of the training's visits before it, in [0, 1)."""
         ...
 
     def inner_loss(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:
@@ -88,11 +100,15 @@ def read_loss(nll: Tensor, kl: Tensor, prior: Tensor, scores: Scores, batch: Bat
     return Loss(nll, nll, kl, prior, correct, len(batch.answers), batch.num_tokens)
 
 
-def take_step(loss: Loss, optimizer: AdapterOptimizer, config: LearningConfig, rate: float) -> Loss:
-    """Follow the gradient that ``loss.total.backward()`` left; returns the loss detached, with the gradient's norms."""
-    norms = optimizer.step(rate, config.max_grad_norm)
+def detach(loss: Loss, norms: Mapping[str, Tensor]) -> Loss:
+    """The loss without its graph, with the norms of the gradient that it gave."""
     total, nll, kl, prior = (term.detach() for term in loss[:4])
     return loss._replace(total=total, nll=nll, kl=kl, prior=prior, grad_norms=norms)
+
+
+def take_step(loss: Loss, optimizer: AdapterOptimizer, config: LearningConfig, rate: float) -> Loss:
+    """Follow the gradient that ``loss.total.backward()`` left; returns the loss detached, with the gradient's norms."""
+    return detach(loss, optimizer.step(rate, config.max_grad_norm))
 
 
 def follow(rule: Rule, state: State, batches: Iterable[tuple[Batch, torch.Generator]]) -> Adapter:

@@ -2,6 +2,8 @@
 
 from abmll.config import AdapterConfig
 from abmll.errors import ConfigError
+from abmll.posterior.dropout import DropoutSpace
+from abmll.posterior.factor import FactorSpace
 from abmll.posterior.output import OutputSpace
 from abmll.posterior.space import Space
 from abmll.posterior.weight import WeightSpace
@@ -18,4 +20,8 @@ def build_space(config: AdapterConfig) -> Space:
         return WeightSpace(scaling, config.sigma_rank, config.sigma_floor, config.init_log_sigma)
     if config.space == "output":
         return OutputSpace(scaling, config.init_log_sigma)
-    raise ConfigError(f"space is '{config.space}': give 'weight' or 'output'")
+    if config.space in ("factor", "factor-a"):
+        return FactorSpace(scaling, config.init_log_sigma, random_B=config.space == "factor")
+    if config.space == "dropout":
+        return DropoutSpace(scaling, config.dropout_rate)
+    raise ConfigError(f"space is '{config.space}': give 'weight', 'output', 'factor', 'factor-a' or 'dropout'")

@@ -1,6 +1,7 @@
 """How an example becomes text: instruction, question, choices, and the continuations that compete as answers."""
 
 import string
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from abmll.config import PromptConfig
@@ -25,7 +26,7 @@ class Rendered(NamedTuple):
     continuations: tuple[str, ...]
 
 
-def render(example: Example, task_name: str, prompt: PromptConfig) -> Rendered:
+def render(example: Example, task_name: str, prompt: PromptConfig, demonstrations: Sequence[Example] = ()) -> Rendered:
     """The prompt of an example, as in the paper's experiments:
 
         Return only the label of the correct answer for the question below.
@@ -41,24 +42,39 @@ def render(example: Example, task_name: str, prompt: PromptConfig) -> Rendered:
     (which the language side wraps around the prompt). Unless asked for, the choices are listed for letters only: models
     too small to choose from a list answer better without one. White space around input and options is dropped.
 
+    ``demonstrations`` stand between instruction and question, each with its answer and a blank line after it.
+
     Raises:
         ConfigError: letters without a list of options to which they belong.
     """
     check_prompt(prompt)
-    options = [option.strip() for option in example.options]
-    prefix = f"{INSTRUCTIONS[prompt.answer]}\n\n" if prompt.instruction else ""
-    letters = string.ascii_uppercase[: len(options)]
-    choices = "".join(f"\n{letter}) {option}" for letter, option in zip(letters, options, strict=True))
-    listed = prompt.answer == "letter" if prompt.list_options is None else prompt.list_options
-    suffix = f"\nChoices:{choices}\nAnswer:" if listed else "\nAnswer:"
-    answers = list(letters) if prompt.answer == "letter" else options
+    instruction = f"{INSTRUCTIONS[prompt.answer]}\n\n" if prompt.instruction else ""
+    shown = "".join(_demonstrate(demonstration, task_name, prompt) for demonstration in demonstrations)
+    suffix, answers = _question(example, prompt)
     space = "" if prompt.chat_template else " "
     return Rendered(
-        prefix=f"{prefix}{task_name}: ",
+        prefix=f"{instruction}{shown}{task_name}: ",
         input=example.input.strip(),
         suffix=suffix,
         continuations=tuple(space + answer for answer in answers),
     )
+
+
+def _demonstrate(example: Example, task_name: str, prompt: PromptConfig) -> str:
+    """A question with its right answer."""
+    suffix, answers = _question(example, prompt)
+    assert example.answer is not None
+    return f"{task_name}: {example.input.strip()}{suffix} {answers[example.answer]}\n\n"
+
+
+def _question(example: Example, prompt: PromptConfig) -> tuple[str, list[str]]:
+    """What follows the input, and the answers to choose from."""
+    options = [option.strip() for option in example.options]
+    letters = string.ascii_uppercase[: len(options)]
+    choices = "".join(f"\n{letter}) {option}" for letter, option in zip(letters, options, strict=True))
+    listed = prompt.answer == "letter" if prompt.list_options is None else prompt.list_options
+    suffix = f"\nChoices:{choices}\nAnswer:" if listed else "\nAnswer:"
+    return suffix, list(letters) if prompt.answer == "letter" else options
 
 
 def check_prompt(prompt: PromptConfig) -> None:

@@ -6,7 +6,7 @@ unlike ``Generator.shuffle``, both are the same in every version of NumPy, on ev
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import count, islice
 
 import numpy as np
@@ -47,6 +47,15 @@ def adaptation_batches(seed: int, num_examples: int, batch_size: int, steps: int
         ``steps`` lists of ``batch_size`` indices below ``num_examples``.
     """
     return _batches(num_examples, batch_size, steps, seed, "adaptation")
+
+
+def demonstrations(seed: int, num_examples: int, count: int, asked: Collection[int], *labels: int | str) -> list[int]:
+    """At most ``count`` examples below ``num_examples`` to show before the questions ``asked``, which are not shown.
+
+    Seed and labels (a visit, a step) determine which, and their order.
+    """
+    order = permutation(num_examples, seed, "demonstrations", *labels)
+    return list(islice((index for index in order if index not in asked), count))
 
 
 def union_batches(

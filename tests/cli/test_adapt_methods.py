@@ -1,0 +1,84 @@
+"""``abmll adapt --method``: another method from a run of regular LoRA, to answers and an export."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from abmll import MetaTrainer, TrainConfig
+from abmll.cli.main import entry
+
+
+@pytest.fixture
+def run(tiny_model: Any, toy_tasks: Any, tmp_path: Path) -> Path:
+    config = TrainConfig(
+        output_dir=str(tmp_path / "run"), method="regular-lora", max_steps=2, inner_steps=2,
+        per_device_train_batch_size=2,
+    )  # fmt: skip
+    MetaTrainer(tiny_model, toy_tasks, config).train()
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def task(toy_tasks: Any, tmp_path: Path) -> Path:
+    rows = [{"input": one.input, "options": list(one.options), "answer": one.answer} for one in toy_tasks[0].train[:6]]
+    path = tmp_path / "new.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_an_ensemble_from_adapting_to_exporting(
+    run: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "new"
+    adapt = ["adapt", str(run), "--task", str(task), "--output-dir", str(new), "--steps", "2"]
+    assert entry([*adapt, "--method", "ensemble", "--ensemble-size", "2", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["method"], summary["members"]) == ("ensemble", 2)
+
+    answers = str(tmp_path / "answers.jsonl")
+    assert entry(["predict", str(new), "--input", str(task), "--output", answers]) == 0
+    shown = capsys.readouterr().out
+    assert "2 members, each at its mean" in shown
+    assert "how far the members disagree" in shown
+    assert sum(json.loads(Path(answers).read_text().splitlines()[0])["probs"]) == pytest.approx(1)
+
+    export = ["export", str(new), "--format", "peft", "--output-dir", str(tmp_path / "peft")]
+    assert entry(export) == 2
+    assert "ensemble of 2 adapters; name one of 0 to 1" in capsys.readouterr().err
+    assert entry([*export, "--member", "1"]) == 0
+
+
+@pytest.mark.parametrize("method", ["blob", "mc-dropout"])
+def test_a_posterior_is_sampled(
+    run: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    new = tmp_path / "new"
+    adapt = ["adapt", str(run), "--task", str(task), "--output-dir", str(new), "--steps", "2"]
+    assert entry([*adapt, "--method", method]) == 0
+    assert (
+        entry(["predict", str(new), "--input", str(task), "--output", str(tmp_path / "a"), "--num-samples", "3"]) == 0
+    )
+    assert "3 of the posterior" in capsys.readouterr().out
+    assert json.loads((new / "posterior.json").read_text())["settings"]["method"] == method
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--method", "reptile"], "'reptile' does not continue another method's run; those that do are blob, laplace"),
+        (["--method", "blub"], "method: unknown 'blub'; Did you mean 'blob'?"),
+        (["--ensemble-size", "3"], "settings of blob, laplace, ensemble or mc-dropout need --method"),
+        (["--method", "mc-dropout", "--dropout-rate", "1"], "dropout_rate is 1.0: give a number of 0 or more and"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    run: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    adapt = ["adapt", str(run), "--task", str(task), "--output-dir", str(tmp_path / "new"), "--quiet"]
+    assert entry([*adapt, *flags]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "new").exists()

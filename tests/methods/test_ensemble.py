@@ -1,0 +1,48 @@
+"""LoRA ensembles: where members start, what they read, and that each is plain LoRA from there."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from abmll.adapter import Adapter
+from abmll.config import ContinuedConfig
+from abmll.language.batch import Batch
+from abmll.language.encoding import Encoded
+from abmll.language.scorer import OptionScorer
+from abmll.methods import make_rule
+from abmll.methods.ensemble import Ensemble
+from abmll.methods.support import Support
+
+
+def test_members_are_plain_lora_from_their_own_start_and_order(
+    make_scorer: Callable[..., OptionScorer],
+    make_theta: Callable[..., Adapter],
+    draw_examples: Callable[..., list[Encoded]],
+) -> None:
+    scorer = make_scorer()
+    theta, examples, asked = make_theta(scorer), draw_examples(6), []
+
+    def batches(learner: int) -> Iterator[tuple[Batch, torch.Generator]]:
+        asked.append(learner)
+        for step in range(2):
+            yield scorer.batch(examples[learner + step : learner + step + 2]), torch.Generator()
+
+    support = Support(examples, 7, batches, lambda index: scorer.batch([examples[index]]))
+    rule = make_rule(scorer, ContinuedConfig(method="ensemble", ensemble_size=3, ensemble_spread=0.5), 1)
+    assert isinstance(rule, Ensemble)
+    assert rule.num_batches(2, 6) == 6
+    members = rule.fit(theta, support)
+    assert asked == [0, 1, 2]
+    plain = make_rule(scorer, ContinuedConfig(method="structured-lora"), 1)
+    for number, member in enumerate(members):
+        start = rule.start(theta, 7, number)
+        for shape, stack in start.stacks.items():
+            moved = stack.mean_A - theta.stacks[shape].mean_A
+            bound = 0.5 / stack.mean_A.shape[-1] ** 0.5  # the spread times the fresh A's range
+            assert 0.8 * bound < moved.abs().max() <= 1.001 * bound
+            assert torch.equal(stack.mean_B, theta.stacks[shape].mean_B)
+        expected = plain.adapt(start, batches(number))
+        for one, other in zip(member.mean_tensors(), expected.mean_tensors(), strict=True):
+            assert torch.equal(one, other)
+    firsts = [member.mean_tensors()[0] for member in members]
+    assert not any(torch.equal(firsts[0], other) for other in firsts[1:])

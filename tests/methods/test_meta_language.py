@@ -1,0 +1,190 @@
+"""MAML and its kin on a language model: the gradient against a plain transformers loop, its kernels, its memory."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from abmll.adapter import Adapter
+from abmll.config import LearningConfig
+from abmll.errors import ConfigError
+from abmll.language.encoding import Encoded
+from abmll.language.packing import install_packing, remove_packing
+from abmll.language.scorer import OptionScorer
+from abmll.methods import State, make_rule
+
+K, RATE = 2, 0.1
+MakeScorer = Callable[..., OptionScorer]
+MakeTheta = Callable[[OptionScorer], Adapter]
+Draw = Callable[..., list[Encoded]]
+
+
+def visited(scorer: OptionScorer, theta: Adapter, drawn: Sequence[list[Encoded]], method: str) -> State:
+    """The state after one visit of a rule whose meta-batch it does not complete, so that theta keeps its gradient."""
+    rule = make_rule(scorer, LearningConfig(method=method, inner_steps=K, inner_sgd_rate=RATE, meta_batch=2), 1)
+    state = rule.init(theta)
+    rule.begin_visit(state, done=0.0)
+    for k in range(K):
+        rule.inner_step(state, scorer.batch(drawn[k]), torch.Generator().manual_seed(k), 1.0)
+    rule.outer_step(state, scorer.batch(drawn[K]), torch.Generator().manual_seed(K), 1.0)
+    return state
+
+
+def gradients_of(state: State) -> list[Tensor]:
+    found = [2 * tensor.grad for tensor in state.theta.mean_tensors() if tensor.grad is not None]
+    assert len(found) == len(state.theta.mean_tensors())
+    return found
+
+
+class PlainMaml:
+    """LoRA by hooks on transformers' own model with eager attention, padded, and the inner loop as anyone writes it."""
+
+    def __init__(self, folder: Path, scaling: float) -> None:
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        ).requires_grad_(False)
+        self.scaling = scaling
+
+    def nll(self, phi: dict[str, Tensor], examples: Sequence[Encoded]) -> Tensor:
+        width = max(len(example.prompt) for example in examples)
+        ids = torch.tensor([[*example.prompt, *[0] * (width - len(example.prompt))] for example in examples])
+        mask = torch.arange(width) < torch.tensor([[len(example.prompt)] for example in examples])
+        handles = []
+        for name in {key.rsplit(".", 1)[0] for key in phi}:
+            product = self.scaling * phi[f"{name}.mean_B"] @ phi[f"{name}.mean_A"]
+            hook = lambda module, inputs, output, product=product: output + inputs[0] @ product.mT  # noqa: E731
+            handles.append(self.model.get_submodule(name).register_forward_hook(hook))
+        logits = self.model(input_ids=ids, attention_mask=mask.long()).logits
+        for handle in handles:
+            handle.remove()
+        total = torch.zeros(())
+        for row, example in zip(logits, examples, strict=True):
+            options = row[len(example.prompt) - 1][[option[0] for option in example.options]]
+            assert example.answer is not None
+            total = total - options.log_softmax(-1)[example.answer]
+        return total
+
+    def gradient(
+        self, theta: dict[str, Tensor], drawn: Sequence[list[Encoded]], create_graph: bool
+    ) -> dict[str, Tensor]:
+        theta = {name: tensor.clone().requires_grad_() for name, tensor in theta.items()}
+        phi = dict(theta)
+        for examples in drawn[:-1]:
+            steps = torch.autograd.grad(self.nll(phi, examples), list(phi.values()), create_graph=create_graph)
+            phi = {name: one - RATE * step for (name, one), step in zip(phi.items(), steps, strict=True)}
+        found = torch.autograd.grad(self.nll(phi, drawn[-1]), list(theta.values()))
+        return dict(zip(theta, found, strict=True))
+
+
+def apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    distance = torch.cat([(one - other).flatten() for one, other in zip(ours, theirs, strict=True)])
+    return float(distance.norm() / torch.cat([other.flatten() for other in theirs]).norm())
+
+
+def by_layer(state: State) -> dict[str, Tensor]:
+    """theta's gradients under the layers' names."""
+    holder = state.theta.clone()
+    for tensor, gradient in zip(holder.mean_tensors(), gradients_of(state), strict=True):
+        tensor.copy_(gradient)
+    return {name: tensor for name, tensor in holder.state_dict().items() if "mean" in name}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("method", ["fomaml", "maml"])
+def test_equals_a_plain_loop(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, tiny_llama: Path, method: str, packed: bool
+) -> None:
+    scorer = make_scorer()
+    scorer.packed = packed
+    theta = make_theta(scorer)
+    drawn = [draw_examples(3, seed=k) for k in range(K + 1)]
+    ours = by_layer(visited(scorer, theta, drawn, method))
+    start = {name: tensor for name, tensor in theta.state_dict().items() if "mean" in name}
+    plain = PlainMaml(tiny_llama, scorer.space.scaling)
+    theirs, other = (plain.gradient(start, drawn, create_graph == (method == "maml")) for create_graph in (True, False))
+    names = list(theirs)
+    assert apart([ours[name] for name in names], [theirs[name] for name in names]) < 1e-4
+    assert apart([ours[name] for name in names], [other[name] for name in names]) > 1e-2
+
+
+def test_fused_attention_is_differentiated_twice(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw
+) -> None:
+    """On a GPU models attend in one kernel, which has no second derivative; MAML then takes one that has."""
+    eager, fused = make_scorer(), make_scorer()
+    model = fused.base.model
+    remove_packing(model)
+    model.set_attn_implementation("sdpa")
+    assert install_packing(model)
+    theta, drawn = make_theta(eager), [draw_examples(3, seed=k) for k in range(K + 1)]
+    expected, found = (gradients_of(visited(scorer, theta, drawn, "maml")) for scorer in (eager, fused))
+    assert apart(found, expected) < 1e-4
+
+
+@dataclass(eq=False)
+class Saved:
+    """What a graph keeps for its backward pass, as long as it does."""
+
+    tensor: Tensor
+
+
+@pytest.mark.parametrize("method", ["maml", "abml"])
+def test_the_graph_is_freed_after_the_visit(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, method: str
+) -> None:
+    scorer = make_scorer()
+    rule = make_rule(scorer, LearningConfig(method=method), 1)
+    state = rule.init(make_theta(scorer))
+    batch, saved = scorer.batch(draw_examples(2)), []
+
+    def pack(tensor: Tensor) -> Saved:
+        saved.append(weakref.ref(one := Saved(tensor.detach())))
+        return one
+
+    rule.begin_visit(state, done=0.0)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one.tensor):
+        for k in range(K):
+            rule.inner_step(state, batch, torch.Generator().manual_seed(k), 1.0)
+    assert sum(one() is not None for one in saved) > 100
+    rule.outer_step(state, batch, torch.Generator().manual_seed(K), 1.0)
+    assert sum(one() is not None for one in saved) == 0
+    assert not any(tensor.grad_fn for _, tensor in (*state.phi.named_tensors(), *state.theta.named_tensors()))
+
+
+@pytest.mark.parametrize("method", ["fomaml", "maml", "abml"])
+def test_no_step_before_the_meta_batch_is_whole(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, method: str
+) -> None:
+    scorer = make_scorer()
+    rule = make_rule(scorer, LearningConfig(method=method, meta_batch=3), 1)
+    state = rule.init(make_theta(scorer))
+    moved = []
+    for visit in range(6):
+        before = state.theta.clone()
+        rule.begin_visit(state, done=0.0)
+        rule.inner_step(state, scorer.batch(draw_examples(2, seed=visit)), torch.Generator(), 1.0)
+        rule.outer_step(state, scorer.batch(draw_examples(2, seed=9)), torch.Generator(), 1.0)
+        moved.append(not all(map(torch.equal, before.mean_tensors(), state.theta.mean_tensors())))
+    assert moved == [False, False, True] * 2
+
+
+@pytest.mark.parametrize("method", ["abmll", "structured-lora", "reptile"])
+def test_a_meta_batch_that_nothing_gathers_is_refused(make_scorer: MakeScorer, method: str) -> None:
+    with pytest.raises(ConfigError, match=f"meta_batch is 2, but {method} takes one visit at a time; use meta_batch 1"):
+        make_rule(make_scorer(), LearningConfig(method=method, meta_batch=2), 1)
+
+
+def test_reptile_has_no_use_for_a_query_batch(make_scorer: MakeScorer) -> None:
+    with pytest.raises(ConfigError, match="outer_batch is 'query', but reptile's outer step reads no batch; use"):
+        make_rule(make_scorer(), LearningConfig(method="reptile", outer_batch="query"), 1)
+
+
+def test_abml_needs_weight_space(make_scorer: MakeScorer) -> None:
+    with pytest.raises(ConfigError, match="space is 'output', but abml needs 'weight'; use space 'weight'"):
+        make_rule(make_scorer(space="output"), LearningConfig(method="abml"), 1)
