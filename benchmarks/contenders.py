@@ -1,6 +1,6 @@
 """Everything that trains, behind one interface: a step and a task visit on the n-th batch of the same workload.
 
-A peer that joins later (BLoB's step, second-order MAML's visit) is one function here and one line in ``PEERS``.
+A peer is one function here, and one line in ``PEERS`` where every cell on training is to have it.
 """
 
 import time
@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import torch
 
-from abmll.config import AdapterConfig, TrainConfig
+from abmll.config import AdapterConfig, ContinuedConfig, TrainConfig
 from abmll.language.encoding import Encoded
 from abmll.language.trunk_cache import TrunkCache
-from abmll.methods import Loss, read_steps
+from abmll.methods import Loss, make_rule, read_steps
 from abmll.model import AbmllModel
 from abmll.training import MetaTrainer
 from benchmarks.bench import Bench, Dtype
@@ -85,16 +85,7 @@ class Ours:
         return self.rule.inner_step(self.state, batch, self.visits.generator(number, 0), 1.0)
 
     def visit(self, number: int) -> object:
-        self.rule.begin_visit(self.state, done=0.0)
-        batch, losses = None, {}
-        for k, batch in enumerate(self.visits.batches(number)):
-            losses[f"step {k + 1}"] = self.rule.inner_step(self.state, batch, self.visits.generator(number, k), 1.0)
-        assert batch is not None
-        generator = self.visits.generator(number, self.trainer.config.inner_steps)
-        outer = self.rule.outer_step(self.state, batch, generator, 1.0)
-        if outer is not None:
-            losses["outer step"] = outer
-        return read_steps(losses, "theta", self.state.theta)
+        return read_steps(self.trainer.learn(self.state, number), "theta", self.state.theta)
 
 
 class Peer:
@@ -166,7 +157,25 @@ def published(bench: Bench, setting: Setting, ours: Ours) -> Peer:
     return faster_attention(make)
 
 
+def blob(bench: Bench, setting: Setting, ours: Ours) -> Peer:
+    """B3: our own BLoB, which is fitted to one task; its steps on the batches of a visit."""
+    model = AbmllModel(bench.base(setting.dtype), setting.adapter(space="factor-a"), bench.workload.prompt)
+    rule = make_rule(model.scorer, ContinuedConfig(method="blob"), len(bench.workload.train))
+    state, generator = rule.init(model.theta), torch.Generator(model.scorer.device).manual_seed(0)
+
+    def step(examples: Sequence[Encoded]) -> Loss:
+        return rule.inner_step(state, model.scorer.batch(examples), generator, 1.0)
+
+    return Peer(ours, step, lambda batches: [step(examples) for examples in batches])
+
+
+def maml(bench: Bench, setting: Setting) -> Ours:
+    """B4: our own MAML, second order, on visits of its own: a query batch ends each of them."""
+    return Ours(bench, setting, method="maml")
+
+
 PEERS: dict[str, Callable[[Bench, Setting, Ours], Contender]] = {
     "PEFT LoRA + Trainer": plain_lora,
     "published algorithm": published,
 }
+BLOB, MAML = "BLoB", "MAML, second order"

@@ -10,7 +10,7 @@ from abmll.config import LearningConfig
 from abmll.language.trunk_cache import TrunkCache
 from abmll.posterior import Prior
 from benchmarks.bench import Bench
-from benchmarks.contenders import ALL, PEERS, QV, Contender, Ours, Setting
+from benchmarks.contenders import ALL, BLOB, MAML, PEERS, QV, Contender, Ours, Setting, blob, maml
 from benchmarks.pairs import Rounds
 from benchmarks.rows import Row, timed
 
@@ -25,6 +25,7 @@ def steps(bench: Bench, setting: Setting) -> list[Row]:
     ours = contenders["weight"]
     assert isinstance(ours, Ours)
     contenders["off"] = Ours(bench, setting, method="structured-lora")
+    contenders[BLOB] = blob(bench, setting, ours)
     if setting.modules == ALL:
         contenders["rank 4"] = Ours(bench, setting, sigma_rank=4)
     rounds = bench.rounds(_steps(contenders) | {"terms": lambda number: divergences_and_prior(ours)})
@@ -38,6 +39,7 @@ def steps(bench: Bench, setting: Setting) -> list[Row]:
         target = OFF_TARGET[setting.modules] if space == "weight" else None
         rows.append(timed(f"inner step, {space} space / posterior off ({label})", rounds, space, "off", target))
     rows.append(timed(f"posterior off / {PLAIN} ({label})", rounds, "off", PLAIN))
+    rows.append(timed(f"inner step, weight space / {BLOB} ({label})", rounds, "weight", BLOB))
     name = f"KL and prior of a visit / its K = {setting.inner_steps} inner steps, weight space ({label})"
     rows.append(timed(name, rounds, "terms", "K steps", 0.03))
     if setting.modules == ALL:
@@ -48,12 +50,14 @@ def steps(bench: Bench, setting: Setting) -> list[Row]:
 def visits(bench: Bench, setting: Setting) -> list[Row]:
     """One whole task visit: K inner steps and the outer one."""
     contenders = _spaces(bench, setting) | _peers(bench, setting)
+    contenders[MAML] = maml(bench, setting)
     rounds = bench.rounds({name: contender.visit for name, contender in contenders.items()})
     label = f"K = {setting.inner_steps}, batches of {setting.batch_size}, {setting.label(bench)}"
     rows = []
     for space in SPACES:
         rows.append(timed(f"task visit, {space} space / {PLAIN}, K steps ({label})", rounds, space, PLAIN))
         rows.append(timed(f"task visit, {space} space / {PUBLISHED} ({label})", rounds, space, PUBLISHED, 0.40))
+    rows.append(timed(f"task visit, weight space / {MAML} ({label})", rounds, "weight", MAML))
     return rows
 
 

@@ -174,7 +174,7 @@ class MetaTrainer:
         name = self.visits.name(visit)
         before = state.theta.clone() if visit + 1 == self.config.meta_batch else None  # the first outer step's visit
         try:
-            steps = read_steps(self._learn(state, visit), "theta", state.theta)
+            steps = read_steps(self.learn(state, visit), "theta", state.theta)
             if before is not None:
                 _refuse_unmoved(before, {"phi": state.phi, "theta": state.theta})
         except TrainingError as error:
@@ -189,7 +189,7 @@ class MetaTrainer:
             "demonstrations_left_out": self.visits.left_out - left_out,
         }
 
-    def _learn(self, state: State, visit: int) -> dict[str, Loss]:
+    def learn(self, state: State, visit: int) -> dict[str, Loss]:
         """The K inner steps of a visit, and the outer one on the batch that is left or else on the last; by name."""
         factor = rate(self.config, visit, self.config.max_steps)
         self.rule.begin_visit(state, done=visit / self.config.max_steps)

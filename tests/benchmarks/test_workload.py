@@ -16,7 +16,7 @@ from abmll.tasks import Task, load_task
 from abmll.tasks.sampler import batches_of_visit, task_of_visit
 from benchmarks import training
 from benchmarks.bench import Bench, twin
-from benchmarks.contenders import ALL, PEERS, Contender, Ours, Setting, batches_of
+from benchmarks.contenders import ALL, PEERS, QV, Contender, Ours, Setting, batches_of
 from benchmarks.data import numbered, padding, write_task
 from benchmarks.floors import scored_positions, step_cost
 from benchmarks.peaks import ROWS, VISITS, task_folder
@@ -78,7 +78,7 @@ def test_visit_learns_phi_and_theta(bench: Bench) -> None:
 
 def test_every_row_of_a_comparison_of_steps(bench: Bench) -> None:
     rows = training.steps(bench, Setting(ALL, r=2, batch_size=2, inner_steps=1))
-    assert len({row.name for row in rows}) == len(rows) == 9
+    assert len({row.name for row in rows}) == len(rows) == 10
     assert {row.target for row in rows} == {0.7, 0.4, 1.12, 0.03, 1.5, None}
     assert all(row.ratio > 0 for row in rows)
 
@@ -147,3 +147,9 @@ def test_peak_memory_counts_what_was_given_back() -> None:
         for size in sizes
     ]
     assert peaks[1] - peaks[0] == pytest.approx(300_000_000, rel=0.05)
+
+
+def test_every_row_of_a_comparison_of_visits(bench: Bench) -> None:
+    rows = training.visits(bench, Setting(QV, r=2, batch_size=2, inner_steps=2))
+    assert len(rows) == 5
+    assert all(row.ratio > 0 for row in rows)
