@@ -26,7 +26,7 @@ LINEARIZED = "linearized"
 WAYS = {"mean": PredictConfig(num_samples=0)}
 WAYS |= {f"{count} samples": PredictConfig(num_samples=count) for count in (4, 16, 64)}
 WAYS[LINEARIZED] = PredictConfig(predictive="linearized")
-QUESTIONS = 6  # asked at once
+QUESTIONS = 5  # asked at once
 REFERENCE = 256  # samples that the others are compared with
 
 
@@ -75,7 +75,7 @@ def prediction(bench: Bench, setting: Setting, ways: Sequence[str], targets: dic
     ]
 
 
-def prediction_error(bench: Bench, setting: Setting, tasks: int = 3) -> list[Row]:
+def prediction_error(bench: Bench, setting: Setting, tasks: int = 2, count: int = 2) -> list[Row]:
     """Mean absolute difference of the probabilities from those of 256 samples, after adaptation to 20 examples.
 
     The last row is what 256 other samples differ by: the reference's own error is in all of them.
@@ -86,12 +86,12 @@ def prediction_error(bench: Bench, setting: Setting, tasks: int = 3) -> list[Row
     errors: dict[str, list[float]] = {name: [] for name in (*WAYS, f"{reference.num_samples} other samples")}
     for task in bench.workload.evaluation[: 1 if bench.quick else tasks]:
         phi = model.adapt(task.train[:20], task_name=task.name).phi
-        encoded = model.scorer.encode(task.test[:QUESTIONS], task.name)
+        encoded = model.scorer.encode(task.test[:count], task.name)
         exact = predict(model.scorer, phi, encoded, reference, seed=0).probs
         for name, how in ways.items():
             probs = predict(model.scorer, phi, encoded, how, seed=1).probs
             errors[name].append(float((probs - exact).abs().mean()))
-    label = f"{QUESTIONS} questions of each of {tasks} tasks, {_depth(setting)}, {setting.label(bench)}"
+    label = f"{count} questions of each of {tasks} tasks, {_depth(setting)}, {setting.label(bench)}"
     return [
         absolute(f"error of prediction, {name}, against {reference.num_samples} samples ({label})", Spread.of(each), "")
         for name, each in errors.items()

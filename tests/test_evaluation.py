@@ -43,7 +43,7 @@ def test_methods_are_asked_the_same_under_one_seed(
 
     monkeypatch.setattr(AbmllModel, "adapt", watched)
     asked = {}
-    for method in ("abmll", "structured-lora", "regular-lora", "pretrained"):
+    for method in ("abmll", "structured-lora", "regular-lora", "pretrained-adapted"):
         asked[method] = [(row["task"], row["id"], row["answer"]) for row in evaluate(method).predictions]
     assert all(asked[method] == asked["abmll"] for method in asked)
     assert all(supports[method] == supports["abmll"] for method in supports)

@@ -90,7 +90,7 @@ def test_training_learns_what_the_tasks_share(tiny_llama: Path, tmp_path: Path, 
     for samples in (0, 4):
         assert accuracy(adapted.predict(unseen.test, samples=samples), unseen.test) > 0.9  # chance is half
     # The same steps from a fresh adapter get less far.
-    model.learned(model.theta, replace(model.learning, method="pretrained"), 1)
+    model.learned(model.theta, replace(model.learning, method="pretrained-adapted"), 1)
     fresh = model.adapt(unseen.train, task_name="unseen", steps=10, batch_size=8, seed=seed)
     from_theta, from_fresh = (one.predict(unseen.test, samples=0) for one in (adapted, fresh))
     assert nll(from_theta, unseen.test) < nll(from_fresh, unseen.test) - 0.05

@@ -9,26 +9,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from abmll.checkpoint import STATE, checkpoints, latest_checkpoint, load_bundle
+from abmll.compare.runs import no_cost, train_once
 from abmll.config import AdapterConfig, EvaluateConfig, ModelConfig, PromptConfig, TrainConfig
-from abmll.errors import AbmllError
 from abmll.evaluation import Evaluation, evaluate_tasks, save_evaluation, versions
 from abmll.files import remove, write_json
 from abmll.language.base import load_base
 from abmll.language.trunk_cache import open_cache
 from abmll.methods import find_rule
 from abmll.model import AbmllModel
-from abmll.run_folder import TIMING, RunFolder, refuse_other_run
 from abmll.settings import flatten, pick
-from abmll.tasks import Suite, load_suite, refuse_leaks
+from abmll.tasks import Suite, load_suite
 from abmll.tasks.bigbench import fetch_bigbench
 from abmll.tasks.sampler import sample_seed
-from abmll.training import MetaTrainer
 
 FORMAT = "abmll-comparison-1"
 RESULT = "comparison.json"
 SUITE = "bigbench-demo"
-METHODS = ("pretrained", "structured-lora", "abmll")
+METHODS = ("pretrained-adapted", "structured-lora", "abmll")
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Demo:
         self.quiet = quiet
         fetch_bigbench(say, quiet=quiet)
         self.suite: Suite = load_suite(SUITE)
-        refuse_leaks(self.suite.train, self.suite.evaluation)
+        self.suite.refuse_leaks()
         prompt = pick(PromptConfig, self.suite.prompt)
         self.model = AbmllModel(load_base(base, say, quiet), settings.adapter, prompt, settings.train.seed)
         scorer = self.model.scorer
@@ -101,31 +98,23 @@ class Demo:
         write_json(self.folder / RESULT, document)
         return document
 
-    def _train(self, name: str) -> dict[str, float]:
+    def _train(self, name: str) -> dict[str, float | None]:
         """Leave the method's theta in the model; returns the cost of learning it."""
         config = replace(self.settings.train, method=name, output_dir=str(self.folder / name))
         if not find_rule(name).is_trained:
             fresh = self.model.scorer.new_adapter(sample_seed(config.seed, "init"))
             self.model.learned(fresh, config, len(self.suite.train))
-            return {"seconds": 0.0, "gradient_steps": 0, "tokens": 0}
-        trainer = MetaTrainer(self.model, self.suite.train, config, self.cache)
-        self.say(trainer.describe())
-        trainer.train(resume=_goes_on(trainer), overwrite=True, quiet=self.quiet)
-        rows = RunFolder(trainer.folder.path).rows(TIMING)
-        return {
-            "seconds": sum(row["seconds"] for row in rows),
-            "gradient_steps": sum(row["steps"] for row in rows),
-            "tokens": sum(row["tokens"] for row in rows),
-        }
+            return no_cost()
+        return train_once(self.model, self.suite.train, config, self.cache, self.say, self.quiet)
 
-    def _row(self, name: str, evaluation: Evaluation, cost: dict[str, float]) -> dict[str, Any]:
+    def _row(self, name: str, evaluation: Evaluation, cost: dict[str, float | None]) -> dict[str, Any]:
         rule = find_rule(name)
         run = name if rule.is_trained else None
         place = Path("evaluation") / name
         about = {"run": run, "suite": self.suite.name, "seed": self.settings.train.seed}
         save_evaluation(evaluation, self.folder / place, self.model, self.settings.evaluate, about)
         return {
-            "label": rule.label if rule.is_trained else f"{rule.label}, adapted",
+            "label": rule.label,
             "settings": flatten(self.model.learning),
             "cost": cost,
             "tasks": evaluation.tasks,
@@ -134,16 +123,3 @@ class Demo:
             "evaluation": place.as_posix(),
             "run": run,
         }
-
-
-def _goes_on(trainer: MetaTrainer) -> bool:
-    """Whether the trainer's folder holds an interrupted run of the very same settings."""
-    path, done = trainer.folder.path, checkpoints(trainer.folder.path)
-    if not done or max(done) > trainer.config.max_steps:
-        return False
-    try:
-        begun = load_bundle(latest_checkpoint(path), STATE).document["settings"]
-        refuse_other_run(begun, trainer.settings(), path)
-    except AbmllError:  # other settings, or damaged: begin again
-        return False
-    return True

@@ -1,7 +1,8 @@
 """Adapting to unseen tasks and measuring what comes of it, task by task."""
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ from abmll import __version__
 from abmll.config import EvaluateConfig
 from abmll.errors import DataError
 from abmll.files import write_json, write_text
+from abmll.language.pruning import pruned
 from abmll.language.trunk_cache import TrunkCache
 from abmll.methods import find_rule
 from abmll.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
@@ -34,6 +36,10 @@ class Evaluation:
     pooled: dict[str, Any]
     predictions: list[dict[str, Any]]
     truncated: int  # prompts whose input was cut
+    seconds: dict[str, float]  # "adapting" and "predicting", over all tasks
+
+
+Recalibrate = Callable[[str, Sequence[Example]], Callable[[Prediction], Prediction]]
 
 
 def evaluate_tasks(
@@ -44,10 +50,17 @@ def evaluate_tasks(
     seed: int = 0,
     cache: TrunkCache | None = None,
     quiet: bool = True,
+    prune: float = 0.0,
+    recalibrate: Recalibrate | None = None,
 ) -> Evaluation:
     """Adapt to each task with some of its training examples, predict its test examples, and measure.
 
     The examples are chosen by ``seed`` alone, so that methods compared under one seed see the same ones.
+
+    Args:
+        prune: share of each adapted layer's output that is set to zero while predicting (see ``pruning``).
+        recalibrate: given a task's name and the examples adapted to, says what becomes of its predictions.
+
     Raises ``DataError`` for no tasks, two of one name, or one without labelled training or test examples.
     """
     chosen = {task.name: choose_examples(task, config, seed) for task in tasks}
@@ -56,9 +69,20 @@ def evaluate_tasks(
     believed: dict[str, Predictions] = {}
     rows: list[dict[str, Any]] = []
     truncated = 0
+    seconds = {"adapting": 0.0, "predicting": 0.0}
     with progress(len(tasks), "adapting and predicting", "task", quiet=quiet) as bar:
         for name, (support, questions) in chosen.items():
-            prediction = _adapt_and_predict(model, name, support, questions, config, seed, cache)
+            started = time.perf_counter()
+            posterior = model.adapt(
+                support, task_name=name, steps=config.steps, batch_size=config.batch_size, seed=seed, cache=cache
+            )
+            corrected = None if recalibrate is None else recalibrate(name, support)
+            adapted = time.perf_counter()
+            with pruned(model.scorer, prune):
+                prediction = posterior.predict(questions, config, seed=seed, cache=cache)
+            prediction = prediction if corrected is None else corrected(prediction)
+            seconds["adapting"] += adapted - started
+            seconds["predicting"] += time.perf_counter() - adapted
             truncated += prediction.truncated
             truncated += sum(one.truncated > 0 for one in model.scorer.encode(support, name))
             answers = [question.answer for question in questions if question.answer is not None]
@@ -67,22 +91,7 @@ def evaluate_tasks(
             rows += prediction_rows(name, questions, prediction)
             bar.update()
     metrics = {name: evaluate_task(*predictions) for name, predictions in believed.items()}
-    return Evaluation(metrics, mean_over_tasks(metrics), pooled(believed), rows, truncated)
-
-
-def _adapt_and_predict(
-    model: AbmllModel,
-    name: str,
-    support: Sequence[Example],
-    questions: Sequence[Example],
-    config: EvaluateConfig,
-    seed: int,
-    cache: TrunkCache | None,
-) -> Prediction:
-    posterior = model.adapt(
-        support, task_name=name, steps=config.steps, batch_size=config.batch_size, seed=seed, cache=cache
-    )
-    return posterior.predict(questions, config, seed=seed, cache=cache)
+    return Evaluation(metrics, mean_over_tasks(metrics), pooled(believed), rows, truncated, seconds)
 
 
 def choose_examples(task: Task, config: EvaluateConfig, seed: int) -> tuple[list[Example], list[Example]]:

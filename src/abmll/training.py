@@ -209,7 +209,7 @@ def _refuse_unfit(config: TrainConfig) -> None:
     if rule.continues is not None:
         raise ConfigError(f"method: '{rule.name}' is not trained itself; train {rule.continues}, which it continues")
     if not rule.is_trained:
-        raise ConfigError(f"method: '{rule.name}' is not trained; it is a baseline of the demo")
+        raise ConfigError(f"method: '{rule.name}' is not trained; it is a baseline of 'abmll compare'")
     for name, visits in (("max_steps", config.max_steps), ("save_steps", config.save_steps)):
         if visits % config.meta_batch:
             fitting = -(-visits // config.meta_batch) * config.meta_batch

@@ -153,7 +153,7 @@ def test_bad_suites(kind: str, verb: str, work: Any, refused: Call) -> None:
 # What is added to a good command, and what the error must say.
 TRAIN_SETTINGS = {
     "--method abmmll": ("method: unknown 'abmmll'", "Did you mean 'abmll'?"),
-    "--method pretrained": ("method: 'pretrained' is not trained; it is a baseline of the demo",),
+    "--method pretrained": ("method: 'pretrained' is not trained; it is a baseline of 'abmll compare'",),
     "--preset paper-v2": ("preset: unknown 'paper-v2'", "Did you mean 'paper-v"),
     "--r -3": ("r is -3; use a whole number of 1 or more",),
     "--r 0": ("r is 0; use",),

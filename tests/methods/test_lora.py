@@ -183,17 +183,17 @@ def test_regular_draws_from_the_union(train: Callable[..., MetaTrainer], toy_tas
 
 
 def test_pretrained_is_not_trained(model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'pretrained' is not trained; it is a baseline of the demo"):
+    with pytest.raises(ConfigError, match="'pretrained' is not trained; it is a baseline of 'abmll compare'"):
         MetaTrainer(model, toy_tasks, TrainConfig(method="pretrained", output_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 
 
-def test_pretrained_adapts_from_a_fresh_adapter(
+def test_pretrained_adapted_starts_from_a_fresh_adapter(
     train: Callable[..., MetaTrainer], model: AbmllModel, tiny_llama: Path, toy_tasks: list[Task]
 ) -> None:
     """Even in a model whose theta another method has trained."""
     train("abmll")
-    model.learned(model.theta, LearningConfig(method="pretrained", learning_rate=RATE, weight_decay=DECAY), 3)
+    model.learned(model.theta, LearningConfig(method="pretrained-adapted", learning_rate=RATE, weight_decay=DECAY), 3)
     fresh = model.scorer.new_adapter(sample_seed(0, "init"))
     bare = model.adapt(toy_tasks[0].train, steps=0)
     for name, tensor in bare.phi.named_tensors():
@@ -204,6 +204,9 @@ def test_pretrained_adapts_from_a_fresh_adapter(
     loop.visit([[(Task("unseen", examples), example) for example in examples]] * 3)
     assert loop.distance(posterior.phi, fresh) < 1e-3
     for name, tensor in model.theta_as_posterior("unseen").phi.named_tensors():
+        assert torch.equal(tensor, dict(fresh.named_tensors())[name])
+    model.learned(model.theta, LearningConfig(method="pretrained"), 3)  # zero-shot: no step is taken
+    for name, tensor in model.adapt(examples, task_name="unseen", steps=3).phi.named_tensors():
         assert torch.equal(tensor, dict(fresh.named_tensors())[name])
 
 

@@ -59,6 +59,8 @@ COMMANDS: Mapping[str, Verb | Group] = {
         "abmll.cli.evaluate:evaluate",
         fill="abmll.cli.evaluate:fill",
     ),
+    "compare": Verb("methods and seeds on a suite: tables with intervals", "abmll.cli.compare:compare"),
+    "tune": Verb("choose every method's settings on validation tasks", "abmll.cli.tune:tune"),
     "export": Verb("write the posterior mean as a PEFT adapter or a merged model", "abmll.cli.export:export"),
     "report": Verb("write one self-contained HTML page about a run", "abmll.cli.report:report"),
     "tasks": TASKS,

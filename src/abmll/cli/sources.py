@@ -12,10 +12,15 @@ COLLECTION = "bigbench"
 
 
 def is_suite(where: str) -> bool:
-    """Whether `where` means a suite: a YAML file, or the name of a shipped one where no file or folder has it."""
+    """Whether `where` means a suite: a YAML file, or the name of a shipped one where no file or folder has it.
+
+    The collection and the suite of some of its tasks share a name; the suite is ``suite:bigbench`` here.
+    """
     from abmll.tasks import shipped_suites
 
-    return where.endswith((".yaml", ".yml")) or (where in shipped_suites() and not _is_place(where))
+    if where.startswith("suite:") or where.endswith((".yaml", ".yml")):
+        return True
+    return where in shipped_suites() and where != COLLECTION and not _is_place(where)
 
 
 def read_tasks(where: str) -> "list[Task]":
@@ -45,9 +50,9 @@ def read_tasks(where: str) -> "list[Task]":
     raise DataError(f"{where}: no such file, folder or suite.{hint} Suites at hand: {', '.join(shipped_suites())}")
 
 
-def training_tasks(where: str, data_dir: Path | None) -> "list[Task]":
+def training_tasks(where: str, data_dir: Path | None, allow_missing: bool = False) -> "list[Task]":
     """The tasks to learn from: of a suite its training tasks, which must not overlap with its evaluation tasks."""
-    from abmll.tasks import load_suite, refuse_leaks
+    from abmll.tasks import load_suite
 
     if not is_suite(where):
         if data_dir is not None:
@@ -55,8 +60,8 @@ def training_tasks(where: str, data_dir: Path | None) -> "list[Task]":
                 f"data_dir is {data_dir}, but '{where}' is no suite whose tasks are looked up; leave it out"
             )
         return read_tasks(where)
-    suite = load_suite(where, data_dir)
-    refuse_leaks(suite.train, suite.evaluation)
+    suite = load_suite(where, data_dir, allow_missing=allow_missing)
+    suite.refuse_leaks()
     return list(suite.train)
 
 

@@ -9,7 +9,7 @@ from abmll.methods.blob import Blob
 from abmll.methods.ensemble import Ensemble
 from abmll.methods.icl import AbmllIcl, Icl, MetaIcl
 from abmll.methods.laplace import Laplace
-from abmll.methods.lora import Pretrained, RegularLora, StructuredLora
+from abmll.methods.lora import Pretrained, PretrainedAdapted, RegularLora, StructuredLora
 from abmll.methods.loss import Loss, Reading, read_steps
 from abmll.methods.maml import Fomaml, Maml
 from abmll.methods.mc_dropout import McDropout
@@ -20,7 +20,7 @@ from abmll.methods.support import Support, learn, num_batches
 REGISTRY: dict[str, type[Rule]] = {
     rule.name: rule
     for rule in (
-        *(Abmll, StructuredLora, RegularLora, Reptile, Fomaml, Maml, Abml, Pretrained),
+        *(Abmll, StructuredLora, RegularLora, Reptile, Fomaml, Maml, Abml, Pretrained, PretrainedAdapted),
         *(Icl, MetaIcl, AbmllIcl),
         *(Blob, Laplace, Ensemble, McDropout),  # they continue a run of regular LoRA
     )

@@ -7,25 +7,11 @@ task, on an unseen task those that it is adapted to. The rules here only say wha
 
 from typing import ClassVar
 
-from abmll.adapter import Adapter
 from abmll.methods.abmll import Abmll
-from abmll.methods.lora import Pretrained, StructuredLora
-from abmll.methods.support import Support
+from abmll.methods.lora import Pretrained, StructuredLora, Unchanged
 
 
-class _Unchanged:
-    """Learns an unseen task without a gradient step."""
-
-    def num_batches(self, steps: int, size: int) -> int:
-        """None is read."""
-        return 0
-
-    def fit(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
-        """Theta as it is."""
-        return (theta.clone(),)
-
-
-class Icl(_Unchanged, Pretrained):
+class Icl(Pretrained):
     """The model as it is; an unseen task is learned from its demonstrations alone."""
 
     name: ClassVar[str] = "icl"
@@ -33,7 +19,7 @@ class Icl(_Unchanged, Pretrained):
     demonstrations: ClassVar[bool] = True
 
 
-class MetaIcl(_Unchanged, StructuredLora):
+class MetaIcl(Unchanged, StructuredLora):
     """One adapter learns, task after task, to answer behind demonstrations; an unseen task changes nothing in it."""
 
     name: ClassVar[str] = "metaicl"

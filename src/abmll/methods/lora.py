@@ -17,6 +17,7 @@ from abmll.language.scorer import OptionScorer
 from abmll.methods.loss import Loss
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.rule import State, follow, likelihood, read_loss, take_step
+from abmll.methods.support import Support
 
 
 class StructuredLora:
@@ -80,9 +81,28 @@ class RegularLora(StructuredLora):
     episodes: ClassVar[Literal["task", "union"]] = "union"
 
 
-class Pretrained(StructuredLora):
-    """No meta-training: an unseen task starts from a fresh adapter, that is, from the pretrained model."""
+class PretrainedAdapted(StructuredLora):
+    """No meta-training: an unseen task is learned from a fresh adapter, that is, from the pretrained model."""
+
+    name: ClassVar[str] = "pretrained-adapted"
+    label: ClassVar[str] = "Pretrained, adapted"
+    is_trained: ClassVar[bool] = False
+
+
+class Unchanged:
+    """What a rule mixes in that takes no gradient step on an unseen task."""
+
+    def num_batches(self, steps: int, size: int) -> int:
+        """None is read."""
+        return 0
+
+    def fit(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
+        """Theta as it is."""
+        return (theta.clone(),)
+
+
+class Pretrained(Unchanged, PretrainedAdapted):
+    """The pretrained model as it is: zero-shot."""
 
     name: ClassVar[str] = "pretrained"
     label: ClassVar[str] = "Pretrained"
-    is_trained: ClassVar[bool] = False

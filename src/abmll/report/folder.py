@@ -1,7 +1,7 @@
 """What a folder holds, read into one shape: a run, an evaluation and a comparison all become a `Report`."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import yaml
 from abmll.errors import DataError
 from abmll.metrics import Floats, Outcomes, outcomes
 
+PREDICTIONS = "predictions.jsonl"
 CURVES = ("nll", "kl", "log_sigma")
 
 
@@ -40,6 +41,8 @@ class Report:
     seeds: tuple[int, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()  # tasks of the suite that were not there
+    known_leaks: tuple[str, ...] = ()  # evaluation tasks that overlap with the training
 
 
 def read_report(folder: Path | str) -> Report:
@@ -66,7 +69,8 @@ def _read_comparison(folder: Path) -> Report:
     methods = {}
     for key, cell in _need(content, "methods", path).items():
         run = folder / cell["run"] if cell.get("run") else None
-        evaluation = folder / cell["evaluation"] if cell.get("evaluation") else None
+        # Of one seed a folder, of several a file each.
+        evaluation = [Path(cell["evaluation"]) / PREDICTIONS] if cell.get("evaluation") else []
         methods[key] = Method(
             label=str(cell.get("label") or key),
             tasks=_need(cell, "tasks", path),
@@ -74,7 +78,7 @@ def _read_comparison(folder: Path) -> Report:
             pooled=cell.get("pooled") or {},
             settings=cell.get("settings") or {},
             cost=cell.get("cost") or {},
-            outcomes=_read_outcomes(evaluation),
+            outcomes=_read_outcomes([folder / path for path in (*evaluation, *(cell.get("predictions") or ()))]),
             curves=_read_curves(run),
         )
     return Report("comparison", folder.resolve().name, methods, **_origin(content))
@@ -102,7 +106,7 @@ def _read_evaluation(folder: Path) -> Report:
         tasks=_need(content, "tasks", path),
         mean=_need(content, "mean", path),
         pooled=content.get("pooled") or {},
-        outcomes=_read_outcomes(folder),
+        outcomes=_read_outcomes([folder / PREDICTIONS]),
     )
     seeds = [content["seed"]] if content.get("seed") is not None else []
     key = str(content.get("method") or "evaluation")
@@ -115,6 +119,8 @@ def _origin(content: Mapping[str, Any]) -> dict[str, Any]:
         "seeds": tuple(content.get("seeds") or ()),
         "settings": content.get("settings") or {},
         "versions": content.get("versions") or {},
+        "missing": tuple(content.get("missing") or ()),
+        "known_leaks": tuple(content.get("known_leaks") or ()),
     }
 
 
@@ -151,10 +157,14 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _read_outcomes(folder: Path | None) -> Outcomes | None:
-    path = folder / "predictions.jsonl" if folder else None
-    if path is None or not path.is_file():
-        return None
+def _read_outcomes(paths: Sequence[Path]) -> Outcomes | None:
+    """Of the predictions in all of these files together; those that are not there are left out."""
+    found = [_outcomes_of(path) for path in paths if path.is_file()]
+    known = [each for each in found if each is not None]
+    return Outcomes(*map(np.concatenate, zip(*known, strict=True))) if known else None
+
+
+def _outcomes_of(path: Path) -> Outcomes | None:
     probs, answers = [], []
     for number, row in _rows(path):
         if not isinstance(row.get("probs"), list) or not isinstance(row.get("answer"), int):

@@ -86,6 +86,8 @@ def _facts(report: Report) -> dict[str, str]:
         "Model": next((v for k, v in flat.items() if k.split(".")[-1] == "model"), None),
         "Suite": report.suite,
         "Tasks": f"{mean['num_tasks']} unseen" if "num_tasks" in mean else None,
+        "Missing tasks": ", ".join(report.missing) or None,
+        "Not quite unseen": ", ".join(report.known_leaks) or None,
         "Test examples": f"{mean['num_examples']:,}" if "num_examples" in mean else None,
         "Seeds" if len(report.seeds) > 1 else "Seed": ", ".join(map(str, report.seeds)) or None,
         "Versions": ", ".join(f"{name} {version}" for name, version in report.versions.items()) or None,

@@ -2,40 +2,41 @@
 
 name: my-suite
 description: one sentence
-source: bigbench             # or folder (the default): files <task>.jsonl, .csv, .parquet, ... beside the YAML file
+source: bigbench             # or folder (the default): files <task>.jsonl, .jsonl.gz, .csv, ... beside the YAML file
 train: [task, ...]
+validation: [task, ...]      # optional: those of the training tasks on which settings are chosen
 evaluation: [task, ...]
+known_leaks: [task, ...]     # optional: evaluation tasks that overlap with the training on purpose; tables name them
+hub: {task: dataset}         # optional: the Hugging Face dataset of a task that lies in no folder
 prompt: {answer: text}       # optional: fields of PromptConfig
 adapt_examples: 20           # optional: training examples of an evaluation task that adaptation may use
 test_examples: 100           # optional: test examples of an evaluation task that are predicted
 """
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
-from importlib.resources import files
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from abmll.config import PromptConfig
 from abmll.errors import ConfigError, DataError, nearest
+from abmll.files import cache_dir
 from abmll.tasks.bigbench import bigbench_dir
-from abmll.tasks.read import load_task
+from abmll.tasks.leaks import refuse_leaks
+from abmll.tasks.read import load_task, load_tasks
 from abmll.tasks.rows import SUFFIXES, stem_of, suffix_of
+from abmll.tasks.suite_file import CAPS, SuiteFile, read_suite, shipped_suites
 from abmll.tasks.task import Task
-
-KEYS = ("name", "description", "source", "train", "evaluation", "prompt", "adapt_examples", "test_examples")
-SOURCES = ("folder", "bigbench")
 
 
 @dataclass(frozen=True)
 class Suite:
     """Tasks to learn from and unseen tasks to be judged by.
 
-    ``prompt`` holds settings of ``PromptConfig``. The two caps, where not None, say how many training and test examples
-    of an evaluation task are used.
+    ``validation`` names those training tasks on which settings are chosen. ``missing`` names tasks that could not be
+    found, ``known_leaks`` evaluation tasks that are not quite unseen: whoever shows results shows both. ``prompt``
+    holds settings of ``PromptConfig``. The two caps, where not None, say how many training and test examples of an
+    evaluation task are used.
     """
 
     name: str
@@ -45,133 +46,94 @@ class Suite:
     prompt: dict[str, Any] = field(default_factory=dict)
     adapt_examples: int | None = None
     test_examples: int | None = None
+    validation: tuple[str, ...] = ()
+    known_leaks: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def refuse_leaks(self) -> None:
+        """Raise ``DataError`` where training and evaluation tasks overlap, but for the known leaks."""
+        refuse_leaks(self.train, [task for task in self.evaluation if task.name not in self.known_leaks])
+
+    def for_tuning(self) -> "Suite":
+        """The validation tasks in the role of the evaluation tasks, which are gone, and the others to learn from.
+
+        Raises ``ConfigError`` where the suite has none.
+        """
+        if not self.validation:
+            raise ConfigError(
+                f"suite '{self.name}' has no validation tasks to choose settings on; name some in its YAML"
+            )
+        chosen, others = set(self.validation), tuple(task for task in self.train if task.name not in self.validation)
+        held_out = tuple(task for task in self.train if task.name in chosen)
+        return replace(self, name=f"{self.name}-validation", train=others, evaluation=held_out, known_leaks=())
 
 
-def shipped_suites() -> list[str]:
-    """The names of the suites that come with the package."""
-    folder = files("abmll") / "suites"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def load_suite(name_or_path: str | Path, data_dir: Path | str | None = None) -> Suite:
+def load_suite(name_or_path: str | Path, data_dir: Path | str | None = None, *, allow_missing: bool = False) -> Suite:
     """The suite with its tasks loaded.
 
     Args:
         name_or_path: a shipped suite's name, or a YAML file.
         data_dir: folder of the tasks, searched with its subfolder ``tasks``. By default the suite's own source; where
-            that is a folder, ``$ABMLL_DATA`` goes before the suite's.
+            that is a folder, ``$ABMLL_DATA`` goes before the suite's. What is not there is looked for in the cache's
+            folder ``tasks``, and then on the hub, where the suite names a dataset.
+        allow_missing: go on without the tasks that are nowhere, and name them in ``Suite.missing``.
 
     Raises:
         ConfigError: unknown or malformed keys of the YAML.
         DataError: no such suite, tasks that cannot be found (with the nearest name) or read, tasks not yet fetched.
     """
-    text, where, beside = _find_suite(str(name_or_path))
-    values = _checked(_parse(text, where), where)
-    if data_dir is None and values.get("source") != "bigbench":
+    file = read_suite(name_or_path)
+    if data_dir is None and file.source != "bigbench":
         data_dir = os.environ.get("ABMLL_DATA")
-    folders = _task_folders(values, beside, data_dir)
-    available = {stem_of(file): file for folder in folders for file in _task_files(folder)}
-    train, evaluation = (_load(values[side], available, where, side) for side in ("train", "evaluation"))
+    available = {stem_of(path): path for folder in _folders(file, data_dir) for path in _task_files(folder)}
+    missing: list[str] = []
+    train, evaluation = (_load(file, side, available, missing) for side in ("train", "evaluation"))
+    if missing and not allow_missing:
+        raise DataError(_refusal(file, missing, available))
+    for side, tasks in (("training", train), ("evaluation", evaluation)):
+        if not tasks:
+            raise DataError(f"{file.where}: not one of its {side} tasks was found; name their folder with --data-dir")
     return Suite(
-        name=str(values["name"]),
-        description=str(values.get("description") or "").strip(),
+        name=file.name,
+        description=file.description,
         train=train,
         evaluation=evaluation,
-        prompt=values.get("prompt") or {},
-        adapt_examples=values.get("adapt_examples"),
-        test_examples=values.get("test_examples"),
+        prompt=file.prompt,
+        adapt_examples=file.adapt_examples,
+        test_examples=file.test_examples,
+        validation=tuple(name for name in file.validation if name not in missing),
+        known_leaks=tuple(name for name in file.known_leaks if name not in missing),
+        missing=tuple(dict.fromkeys(missing)),
     )
 
 
 def prompt_of_suite(name_or_path: str | Path) -> dict[str, Any]:
     """The suite's prompt settings (fields of ``PromptConfig``), without its tasks. Raises as ``load_suite``."""
-    text, where, _ = _find_suite(str(name_or_path))
-    return _checked(_parse(text, where), where).get("prompt") or {}
+    return read_suite(name_or_path).prompt
 
 
 def caps_of_suite(name_or_path: str | Path) -> dict[str, int]:
     """``adapt_examples`` and ``test_examples`` where the suite sets them. Raises as ``load_suite``."""
-    text, where, _ = _find_suite(str(name_or_path))
-    values = _checked(_parse(text, where), where)
-    return {key: values[key] for key in ("adapt_examples", "test_examples") if values.get(key) is not None}
+    file = read_suite(name_or_path)
+    return {key: getattr(file, key) for key in CAPS if getattr(file, key) is not None}
 
 
-def _find_suite(name: str) -> tuple[str, str, Path | None]:
-    """(text, place for messages, folder of the file) of a YAML file, or of a shipped suite, which has no folder."""
-    if name in shipped_suites():
-        return (files("abmll") / "suites" / f"{name}.yaml").read_text(encoding="utf-8"), f"suite '{name}'", None
-    path = Path(name)
-    if path.is_file() and path.suffix in (".yaml", ".yml"):
-        try:
-            return path.read_text(encoding="utf-8"), str(path), path.parent
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); it must be a YAML file in UTF-8") from error
-    known = ", ".join(shipped_suites())
-    beside = [file.name for file in path.parent.glob("*.y*ml")]
-    hint = nearest(name, shipped_suites()) or nearest(path.name, beside)
-    raise DataError(f"no suite '{name}': give a YAML file or one of {known}.{hint}")
-
-
-def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}: malformed YAML ({getattr(error, 'problem', None) or 'not text'})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: expected keys such as name, train and evaluation")
-    return values
-
-
-def _checked(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """The values, if every key is known and of the right type."""
-    _refuse_unknown(values, KEYS, f"{where}: unknown key")
-    for key in ("name", "train", "evaluation"):
-        if not values.get(key):
-            raise ConfigError(f"{where}: '{key}' is missing; add it")
-    for side in ("train", "evaluation"):
-        names = values[side]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ConfigError(f"{where}: '{side}' must be a list of task names")
-        if len(set(names)) < len(names):
-            raise ConfigError(f"{where}: '{side}' names a task twice; remove one")
-    prompt = values.get("prompt") or {}
-    if not isinstance(prompt, dict):
-        raise ConfigError(f"{where}: 'prompt' must be keys and values, such as answer: text")
-    _refuse_unknown(prompt, [field.name for field in fields(PromptConfig)], f"{where}: unknown key of 'prompt'")
-    try:
-        PromptConfig(**prompt)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: prompt: {error}") from error
-    for key in ("adapt_examples", "test_examples"):
-        cap = values.get(key)
-        if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 1):
-            raise ConfigError(f"{where}: '{key}' is {cap!r}; it must be a whole number of at least 1")
-    if values.get("source", "folder") not in SOURCES:
-        raise ConfigError(f"{where}: 'source' is {values['source']!r}; use one of {', '.join(SOURCES)}")
-    return values
-
-
-def _refuse_unknown(given: Iterable[Any], known: Sequence[str], what: str) -> None:
-    for key in given:
-        if key not in known:
-            raise ConfigError(f"{what} '{key}'.{nearest(str(key), known)}")
-
-
-def _task_folders(values: dict[str, Any], beside: Path | None, data_dir: Path | str | None) -> list[Path]:
+def _folders(file: SuiteFile, data_dir: Path | str | None) -> list[Path]:
     """Where to look for the tasks; a later folder goes before an earlier one."""
+    cached = cache_dir() / "tasks"
     if data_dir is not None:
         if not Path(data_dir).is_dir():
-            raise DataError(f"{data_dir}: no such folder (the tasks of suite '{values['name']}' are looked for there)")
-        return [Path(data_dir), Path(data_dir) / "tasks"]
-    if values.get("source") == "bigbench":
+            raise DataError(f"{data_dir}: no such folder (the tasks of suite '{file.name}' are looked for there)")
+        return [cached, Path(data_dir), Path(data_dir) / "tasks"]
+    if file.source == "bigbench":
         if not (bigbench_dir() / "manifest.json").is_file():
-            raise DataError(f"suite '{values['name']}' needs the BIG-bench tasks; run: abmll tasks fetch bigbench")
+            raise DataError(f"suite '{file.name}' needs the BIG-bench tasks; run: abmll tasks fetch bigbench")
         return [bigbench_dir()]
-    if beside is None:
-        raise DataError(f"suite '{values['name']}' needs a folder with its tasks; set ABMLL_DATA to it")
-    return [beside, beside / "tasks"]
+    if file.folder is not None:
+        return [cached, file.folder, file.folder / "tasks"]
+    if not cached.is_dir() and not file.hub:
+        raise DataError(f"suite '{file.name}' needs a folder with its tasks; name it with --data-dir or ABMLL_DATA")
+    return [cached]
 
 
 def _task_files(folder: Path) -> list[Path]:
@@ -180,8 +142,32 @@ def _task_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda file: (-SUFFIXES.index(suffix_of(file)), file.name))
 
 
-def _load(names: list[str], available: dict[str, Path], where: str, side: str) -> tuple[Task, ...]:
-    for name in names:
-        if name not in available:
-            raise DataError(f"{where}: no {side} task '{name}'.{nearest(name, available)}")
-    return tuple(load_task(available[name], name=name) for name in names)
+def _load(file: SuiteFile, side: str, available: dict[str, Path], missing: list[str]) -> tuple[Task, ...]:
+    """The tasks of one side that are somewhere; the names of the others are added to ``missing``."""
+    tasks = []
+    for name in getattr(file, side):
+        if name in available:
+            tasks.append(load_task(available[name], name=name))
+        elif name in file.hub:
+            tasks.append(_from_hub(name, file.hub[name]))
+        else:
+            missing.append(name)
+    return tuple(tasks)
+
+
+def _from_hub(name: str, dataset: str) -> Task:
+    tasks = load_tasks(f"hf:{dataset}")
+    if len(tasks) > 1:
+        raise DataError(f"hf:{dataset}: holds {len(tasks)} tasks, but is named as the one task '{name}'; name another")
+    return replace(tasks[0], name=name)
+
+
+def _refusal(file: SuiteFile, missing: Sequence[str], available: dict[str, Path]) -> str:
+    side = "training" if missing[0] in file.train else "evaluation"
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    hint = nearest(missing[0], available)
+    remedy = "Add its file, or say --allow-missing to go on without"
+    return f"{file.where}: no {side} task '{missing[0]}'{more}.{hint} {remedy}"
+
+
+__all__ = ["Suite", "caps_of_suite", "load_suite", "prompt_of_suite", "shipped_suites"]

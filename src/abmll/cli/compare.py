@@ -1,0 +1,173 @@
+"""``abmll compare``: methods x seeds on a suite, as cells that are computed once, and the tables that follow."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from abmll.cli.output import count, in_words, narrator, print_json, print_table
+from abmll.cli.values import from_texts, kind_of
+from abmll.compare.config import BudgetConfig, JudgingConfig
+from abmll.config import AdapterConfig, ModelConfig, PromptConfig, TrunkCacheConfig
+from abmll.errors import AbmllError, ConfigError, nearest
+
+if TYPE_CHECKING:
+    from abmll.compare.cells import Cell
+    from abmll.compare.workshop import Place
+
+
+def compare(
+    *,
+    suite: str,
+    methods: tuple[str, ...] = ("all",),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    output_dir: Path = Path("runs/compare"),
+    base: ModelConfig,
+    adapter: AdapterConfig,
+    prompt: PromptConfig,
+    budget: BudgetConfig,
+    judging: JudgingConfig,
+    trunks: TrunkCacheConfig,
+    settings: Path | None = None,
+    override: tuple[str, ...] = (),
+    data_dir: Path | None = None,
+    allow_missing: bool = False,
+    jobs: int = 1,
+    dry_run: bool = False,
+    explicit: frozenset[str] = frozenset(),
+    quiet: bool = False,
+    json: bool = False,
+) -> int:
+    """Compare methods on the unseen tasks of a suite, over several seeds, under one budget.
+
+    Each method and seed is a cell, a file that is computed once: the same command goes on where it was stopped, and
+    more methods, seeds or values cost only what is new.
+
+    Args:
+        suite: name or YAML file of a suite
+        methods: all, or some, each as METHOD or METHOD@PRESET (such as abmll@paper-v3)
+        seeds: seeds; each decides initialisation, order, noise, and which examples are chosen
+        output_dir: folder for cells, training runs, tables and report
+        settings: file with settings by method, as 'abmll tune' writes it
+        override: settings for all methods (learning_rate=1e-3) or one (abmll.beta=1e-7)
+        data_dir: folder in which the suite's tasks are looked up
+        allow_missing: go on without tasks that are not found; every table names them
+        jobs: processes, each with one thread
+        dry_run: measure every method's step and say what would run and how long, without results
+        quiet: say nothing but errors
+        json: print comparison.json instead of tables
+    """
+    from abmll.cli.places import check_folder
+    from abmll.compare.plan import plan
+    from abmll.compare.run import compute
+    from abmll.compare.summary import summarize
+    from abmll.compare.tables import against_reference, headline, notes, write_tables
+    from abmll.compare.workshop import Place
+    from abmll.report import write_report
+
+    if jobs < 1:
+        raise ConfigError(f"jobs is {jobs}; use 1 or more")
+    check_folder(output_dir, overwrite=True)  # its own earlier results
+    place = Place(output_dir, suite, base, trunks, command_line(), data_dir, allow_missing)
+    wishes = make_wishes(methods, seeds, (base, adapter, prompt, budget, judging), explicit, settings, override)
+    loaded = place.load_suite()
+    cells = plan(loaded, wishes)
+    if dry_run:
+        print_forecast(cells, place, jobs, quiet, json)
+        return 0
+    try:
+        failures = compute(cells, place, jobs, narrator(quiet), quiet)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{output_dir}: run the same command to go on; what is finished is kept") from None
+    comparison = summarize(cells, output_dir, loaded, failures)
+    if not comparison["methods"]:
+        raise AbmllError(f"{output_dir}: no method could be judged: {failures[0].error}")
+    written = [*write_tables(comparison, output_dir), write_report(output_dir)]
+    if json:
+        print_json(comparison)
+    elif not quiet:
+        for grid in filter(None, [headline(comparison), against_reference(comparison)]):
+            print(grid.title)
+            print_table(grid.headings, [[cell.replace("**", "") for cell in row] for row in grid.rows])
+            print()
+        print("\n".join([*notes(comparison), f"written: {', '.join(map(str, written))}"]))
+    return 2 if failures else 0
+
+
+def make_wishes(
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    groups: Sequence[Any],
+    explicit: frozenset[str],
+    settings: Path | None,
+    override: Sequence[str],
+) -> Any:
+    """The ``Wishes`` of a command line; ``groups`` are its dataclasses, ``explicit`` what of them the user set."""
+    from abmll.compare.plan import Wishes
+    from abmll.compare.spec import defaults, parse_specs, read_settings_file
+    from abmll.language.base import resolve_device, resolve_dtype
+    from abmll.settings import flatten
+
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError("seeds: one is named twice; remove one")
+    given = flatten(*groups)
+    given["dtype"] = resolve_dtype(given["dtype"], resolve_device(given["device"]))
+    specs = parse_specs(methods)
+    own = read_overrides(override, [spec.key for spec in specs])
+    asked = {name: value for name, value in given.items() if name in explicit} | own.pop("", {})
+    tuned = {} if settings is None else read_settings_file(settings)
+    return Wishes(specs, seeds, defaults() | given, tuned, asked, own)
+
+
+def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``NAME=VALUE`` under "", ``METHOD.NAME=VALUE`` under the method; ConfigError for what is neither."""
+    from abmll.compare.spec import KINDS
+
+    hints = {name: hint for kind in KINDS for name, hint in get_type_hints(kind).items()}
+    known = {field.name for kind in KINDS for field in fields(kind)}
+    own: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        left, equals, value = text.partition("=")
+        method, _, name = left.strip().rpartition(".")
+        if not equals or name not in known:
+            hint = nearest(name, known) or " Give NAME=VALUE or METHOD.NAME=VALUE"
+            raise ConfigError(f"override: '{text}' is no setting.{hint}")
+        if method and method not in methods:
+            raise ConfigError(f"override: '{text}' is for '{method}', which is not compared.{nearest(method, methods)}")
+        try:
+            own.setdefault(method, {})[name] = from_texts(kind_of(hints[name]), [value.strip()])
+        except ValueError as error:
+            raise ConfigError(f"override: {left.strip()}: {error}") from error
+    return own
+
+
+def print_forecast(cells: "Sequence[Cell]", place: "Place", jobs: int, quiet: bool, json: bool) -> None:
+    """What would run, and how long."""
+    from abmll.compare.forecast import forecast
+
+    rows = forecast(cells, place, narrator(quiet), quiet)
+    total = sum(row.seconds for row in rows)
+    if json:
+        print_json({"seconds": total, "jobs": jobs, "methods": [_forecast_row(row) for row in rows]})
+        return
+    headings = ["Method", "Done", "To do", "A visit", "An adaptation", "A question", "Time"]
+    cells_of_rows = []
+    for row in rows:
+        pace = row.pace
+        speeds = ["", "", ""] if pace is None else [f"{value:.2f} s" for value in (pace.visit, pace.adaptation)]
+        speeds += [f"{1000 * pace.question:.0f} ms"] if pace is not None else []
+        cells_of_rows.append([row.label, str(row.done), str(row.left), *speeds, in_words(row.seconds)])
+    print_table(headings, cells_of_rows)
+    left = sum(row.left for row in rows)
+    print(f"\n{count(left, 'cell')} to compute: about {in_words(total / jobs)} with --jobs {jobs}")
+
+
+def _forecast_row(row: Any) -> Mapping[str, Any]:
+    return vars(row) | {"pace": None if row.pace is None else vars(row.pace)}
+
+
+def command_line() -> str:
+    """The command as it was typed, for the results' origin."""
+    return shlex.join(["abmll", *sys.argv[1:]])

@@ -1,0 +1,83 @@
+"""``abmll tune``: choose every method's settings on the validation tasks of a suite."""
+
+from pathlib import Path
+
+from abmll.cli.compare import command_line, make_wishes
+from abmll.cli.output import narrator, print_json, print_table
+from abmll.compare.config import BudgetConfig, JudgingConfig
+from abmll.config import AdapterConfig, ModelConfig, PromptConfig, TrunkCacheConfig
+from abmll.errors import ConfigError
+
+
+def tune(
+    *,
+    suite: str,
+    methods: tuple[str, ...] = ("all",),
+    trials: int = 10,
+    seeds: tuple[int, ...] = (0,),
+    output_dir: Path = Path("runs/tune"),
+    base: ModelConfig,
+    adapter: AdapterConfig,
+    prompt: PromptConfig,
+    budget: BudgetConfig,
+    judging: JudgingConfig,
+    trunks: TrunkCacheConfig,
+    settings: Path | None = None,
+    override: tuple[str, ...] = (),
+    data_dir: Path | None = None,
+    allow_missing: bool = False,
+    jobs: int = 1,
+    explicit: frozenset[str] = frozenset(),
+    quiet: bool = False,
+    json: bool = False,
+) -> None:
+    """Choose every method's settings with the same number of trials on the validation tasks of a suite.
+
+    Learning rates of all methods, and beta and the start of sigma for ABMLL; the evaluation tasks take no part. Writes
+    settings.json, which 'abmll compare --settings' reads. Needs Optuna (the extra 'tune').
+
+    Args:
+        suite: name or YAML file of a suite
+        methods: all, or some, each as METHOD or METHOD@PRESET
+        trials: trials of each method; the first has the settings as they are
+        seeds: seeds that a trial is averaged over
+        output_dir: folder for trials, cells, training runs and settings.json
+        settings: file with settings by method to start from
+        override: settings for all methods (weight_decay=0.1) or one (abmll.gamma=0)
+        data_dir: folder in which the suite's tasks are looked up
+        allow_missing: go on without tasks that are not found
+        jobs: processes, each with one thread and one method at a time
+        quiet: say nothing but errors
+        json: print settings.json instead of a table
+    """
+    from abmll.cli.places import check_folder
+    from abmll.compare.tune import RESULT
+    from abmll.compare.tune import tune as search
+    from abmll.compare.workshop import Place
+
+    for name, value in (("jobs", jobs), ("trials", trials)):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}; use 1 or more")
+    for name in ("adapt_examples", "num_samples", "prune", "recalibrate"):
+        if len(getattr(judging, name)) > 1:
+            raise ConfigError(f"{name}: a trial has one value of it; name one")
+    check_folder(output_dir, overwrite=True)  # its own earlier results
+    place = Place(output_dir, suite, base, trunks, command_line(), data_dir, allow_missing, validation=True)
+    wishes = make_wishes(methods, seeds, (base, adapter, prompt, budget, judging), explicit, settings, override)
+    try:
+        document = search(place, place.load_suite(), wishes, trials, jobs, narrator(quiet), quiet)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{output_dir}: run the same command to go on; what is finished is kept") from None
+    if json:
+        print_json(document)
+    elif not quiet:
+        rows = [
+            [key, *(f"{score[name]:.3f}" for name in ("nll", "accuracy", "ece")), _in_words(document["methods"][key])]
+            for key, score in document["scores"].items()
+        ]
+        print_table(["Method", "NLL", "Accuracy", "ECE", "Settings"], rows)
+        print(f"\nbest of {trials} trials on validation tasks; settings: {output_dir / RESULT}")
+
+
+def _in_words(settings: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in settings.items())

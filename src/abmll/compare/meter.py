@@ -1,0 +1,68 @@
+"""What a piece of work costs: forward passes, those that lead to a gradient, tokens, seconds, and peak memory."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from abmll.language.scorer import OptionScorer
+
+_RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+@dataclass
+class Cost:
+    """Of one piece of work. A pass counts once whatever the number of examples in it."""
+
+    seconds: float = 0.0
+    forward_passes: int = 0
+    gradient_passes: int = 0  # of the forward passes, those that a gradient is taken of
+    tokens: int = 0  # read by all passes, padding included
+    peak_memory_mb: float | None = None  # of the process, the frozen model included; None where it cannot be known
+
+
+@contextmanager
+def metered(scorer: OptionScorer) -> Iterator[Cost]:
+    """What the block makes the scorer's model do; complete once the block has ended."""
+    cost = Cost()
+
+    def count(module: nn.Module, inputs: Any, keywords: dict[str, Any]) -> None:
+        cost.forward_passes += 1
+        cost.gradient_passes += torch.is_grad_enabled()
+        cost.tokens += keywords["input_ids"].numel()
+
+    device = scorer.device
+    model: Any = scorer.base.model
+    handle = model.base_model.register_forward_pre_hook(count, with_kwargs=True)
+    _forget_peak(device)
+    started = time.perf_counter()
+    try:
+        yield cost
+    finally:
+        handle.remove()
+        cost.seconds = time.perf_counter() - started
+        cost.peak_memory_mb = _peak(device)
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # Linux alone offers this, and not in every container
+            _RESET.write_text("5", encoding="ascii")
+
+
+def _peak(device: torch.device) -> float | None:
+    """The most memory held since ``_forget_peak``, in MB: of the GPU, or else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    with suppress(OSError):
+        for line in _STATUS.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return None

@@ -1,0 +1,98 @@
+"""Training runs that are found again: finished ones are read, interrupted ones go on, others begin."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from abmll.adapter import Adapter
+from abmll.checkpoint import PREFIX, STATE, checkpoints, latest_checkpoint, load_bundle
+from abmll.compare.meter import metered
+from abmll.config import LearningConfig, TrainConfig
+from abmll.errors import AbmllError
+from abmll.files import write_json
+from abmll.language.trunk_cache import TrunkCache
+from abmll.model import AbmllModel
+from abmll.run_folder import TIMING, RunFolder, refuse_other_run
+from abmll.settings import flatten, pick
+from abmll.tasks.task import Task
+from abmll.training import MetaTrainer
+
+COST = "cost.json"
+
+
+def train_once(
+    model: AbmllModel,
+    tasks: Sequence[Task],
+    config: TrainConfig,
+    cache: TrunkCache | None,
+    say: Callable[[str], None],
+    quiet: bool,
+) -> dict[str, float | None]:
+    """Leave in the model the theta of the run in ``config.output_dir``; returns what the whole run has cost.
+
+    A run that was finished there under the same settings is read, one that was interrupted goes on, and any other one
+    is replaced. Of a finished run the tasks are not looked at again: another folder is for other tasks. Raises as
+    ``MetaTrainer``.
+    """
+    folder = Path(config.output_dir)
+    if (theta := _finished(model, folder, config)) is not None:
+        model.learned(theta, pick(LearningConfig, flatten(config)), len(tasks))
+        return cost_of_run(folder)
+    trainer = MetaTrainer(model, tasks, config, cache)
+    resume = goes_on(trainer)
+    say(f"{trainer.describe()}{', going on' if resume else ''}")
+    with metered(model.scorer) as cost:
+        trainer.train(resume=resume, overwrite=True, quiet=quiet)
+    write_json(folder / COST, {"peak_memory_mb": cost.peak_memory_mb})
+    return cost_of_run(folder)
+
+
+def goes_on(trainer: MetaTrainer) -> bool:
+    """Whether the trainer's folder holds an interrupted run of the very same settings."""
+    path, done = trainer.folder.path, checkpoints(trainer.folder.path)
+    if not done or max(done) > trainer.config.max_steps:
+        return False
+    try:
+        begun = load_bundle(latest_checkpoint(path), STATE).document
+        refuse_other_run(begun["settings"], trainer.settings(), path)
+    except AbmllError:  # other settings, or damaged: begin again
+        return False
+    return begun["data_sha256"] == trainer.visits.sha256()
+
+
+def cost_of_run(folder: Path) -> dict[str, float | None]:
+    """Seconds, visits, gradient steps, tokens and forward passes of a run, all parts of an interrupted one together."""
+    rows = RunFolder(folder).rows(TIMING)
+    path = folder / COST
+    peak = json.loads(path.read_text(encoding="utf-8"))["peak_memory_mb"] if path.is_file() else None
+    return {
+        "seconds": sum(row["seconds"] for row in rows),
+        "visits": len(rows),
+        "gradient_steps": sum(row["steps"] for row in rows),
+        "tokens": sum(row["tokens"] for row in rows),
+        "forward_passes": sum(row.get("forward_passes", 0) for row in rows),
+        "peak_memory_mb": peak,
+    }
+
+
+def no_cost() -> dict[str, float | None]:
+    """The cost of a training that does not take place."""
+    kinds = ("seconds", "visits", "gradient_steps", "tokens", "forward_passes")
+    return {**dict.fromkeys(kinds, 0), "peak_memory_mb": None}
+
+
+def _finished(model: AbmllModel, folder: Path, config: TrainConfig) -> Adapter | None:
+    """The theta of the finished run of these settings in the folder; None where there is none."""
+    path = folder / f"{PREFIX}{config.max_steps}"
+    if not path.is_dir() or not (folder / COST).is_file():
+        return None
+    try:
+        bundle = load_bundle(path, STATE)
+        settings = bundle.document["settings"]
+        refuse_other_run(settings, model.scorer.settings() | flatten(config), folder)
+        model.scorer.refuse_other_base(bundle.document["base_fingerprint"], settings["model"], str(path))
+        theta = model.scorer.new_adapter(0)
+        theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
+    except AbmllError:  # other settings, or damaged
+        return None
+    return theta

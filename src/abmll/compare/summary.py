@@ -1,0 +1,189 @@
+"""What the cells of a comparison say together: ``comparison.json``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from abmll.compare.bootstrap import METRICS, Replicates, bootstrap, difference, interval, make_sample
+from abmll.compare.cells import Cell, load_cell, load_predictions, predictions_path
+from abmll.compare.config import CURVES
+from abmll.compare.run import Failure
+from abmll.compare.spec import REFERENCE
+from abmll.compare.statistics import estimate, mean_ranks
+from abmll.files import write_json
+from abmll.metrics import METRICS as TASK_METRICS
+from abmll.tasks.suite import Suite
+
+FORMAT = "abmll-comparison-1"
+RESULT = "comparison.json"
+RANKED = {"accuracy": "higher", "nll": "lower", "ece": "lower"}
+RECALIBRATED = {"none": "", "adaptation": " + temperature (adaptation)", "meta": " + temperature (meta)"}
+COSTS = ("seconds", "visits", "gradient_steps", "tokens", "forward_passes", "peak_memory_mb")
+Document = dict[str, Any]
+
+
+def summarize(cells: Sequence[Cell], folder: Path, suite: Suite, failures: Sequence[Failure] = ()) -> Document:
+    """Read every result that is there, compare, and write ``comparison.json``; returns what it holds.
+
+    A method counts with the seeds that it has; intervals and p-values are of the methods that have all seeds that any
+    has, and only where their predictions are there.
+    """
+    rows: dict[str, list[tuple[Cell, Document]]] = {}
+    for cell in cells:
+        document = load_cell(cell.path(folder))
+        if document is not None:
+            rows.setdefault(cell.row, []).append((cell, document))
+    mains = {key: [pair for pair in pairs if pair[0].is_main] for key, pairs in rows.items()}
+    mains = {key: pairs for key, pairs in mains.items() if pairs}
+    replicates = _replicates(mains, folder)
+    ranks = _ranks(mains)
+    methods = {
+        key: _row(key, pairs, folder)
+        | {"curves": _curves(rows[key]), "statistics": _statistics(replicates, key), "ranks": ranks.get(key, {})}
+        for key, pairs in mains.items()
+    }
+    first = next(iter(mains.values()), [])
+    document = {
+        "format": FORMAT,
+        "suite": suite.name,
+        "seeds": sorted({cell.seed for pairs in mains.values() for cell, _ in pairs}),
+        "reference": REFERENCE if REFERENCE in methods else None,
+        "missing": list(suite.missing),
+        "known_leaks": list(suite.known_leaks),
+        "settings": _shared([pair[1]["settings"] for pairs in mains.values() for pair in pairs]),
+        "versions": first[0][1]["versions"] if first else {},
+        "commits": sorted({str(pair[1]["commit"]) for pairs in mains.values() for pair in pairs}),
+        "failures": [
+            {"method": failure.cell.row, "seed": failure.cell.seed, "error": failure.error} for failure in failures
+        ],
+        "methods": methods,
+    }
+    write_json(folder / RESULT, document)
+    return document
+
+
+def _row(key: str, pairs: Sequence[tuple[Cell, Document]], folder: Path) -> Document:
+    """A method's numbers: means over its seeds, and their standard errors."""
+    cell, first = pairs[0]
+    documents = [document for _, document in pairs]
+    predictions = [predictions_path(one.path(folder)) for one, _ in pairs]
+    mean, mean_errors = _means([document["mean"] for document in documents])
+    pooled, pooled_errors = _means([document["pooled"] for document in documents])
+    run = None if cell.training is None else Path("runs") / cell.training.name
+    return {
+        "label": cell.spec.label + RECALIBRATED[cell.settings["recalibrate"]],
+        "seeds": [one.seed for one, _ in pairs],
+        "settings": first["settings"],
+        "cost": _cost(documents),
+        "tasks": {name: _means([document["tasks"][name] for document in documents])[0] for name in first["tasks"]},
+        "mean": mean,
+        "mean_errors": mean_errors,
+        "pooled": pooled,
+        "pooled_errors": pooled_errors,
+        "truncated_prompts": sum(document["truncated_prompts"] for document in documents),
+        "predictions": [path.relative_to(folder).as_posix() for path in predictions if path.exists()],
+        "run": run.as_posix() if run is not None and (folder / run).is_dir() else None,
+    }
+
+
+def _means(metrics: Sequence[Mapping[str, Any]]) -> tuple[Document, Document]:
+    """Mean and standard error over seeds of every number; one that a seed does not know is left out of both."""
+    mean, errors = {}, {}
+    for name in metrics[0]:
+        known = [one[name] for one in metrics if one[name] is not None]
+        result = estimate(known) if known else None
+        mean[name] = result.mean if result else None
+        errors[name] = result.error if result else None
+    counts = ("num_examples", "num_tasks", "auroc_tasks")
+    return mean | {name: round(mean[name]) for name in counts if name in mean}, errors
+
+
+def _cost(documents: Sequence[Document]) -> dict[str, float | None]:
+    """Means over seeds: of the training under their own names, and of adapting and predicting after ``judging_``."""
+    costs: dict[str, float | None] = {}
+    for name in COSTS:
+        known = [document["cost"]["training"][name] for document in documents]
+        costs[name] = None if None in known else estimate(known).mean
+    for name in ("seconds", "gradient_passes", "forward_passes", "tokens", "peak_memory_mb"):
+        known = [document["cost"]["evaluation"][name] for document in documents]
+        costs[f"judging_{name}"] = None if None in known else estimate(known).mean
+    return costs
+
+
+def _curves(pairs: Sequence[tuple[Cell, Document]]) -> dict[str, list[Document]]:
+    """By curve, its points in order: the value, and mean and standard error over seeds of the metrics."""
+    main = next(cell for cell, _ in pairs if cell.is_main).point()
+    curves = {}
+    for name in CURVES:
+        points: dict[float, list[Document]] = {}
+        for cell, document in pairs:
+            point = cell.point()
+            if all(point[other] == main[other] for other in CURVES if other != name):
+                points.setdefault(point[name], []).append(document)
+        if len(points) > 1:
+            curves[name] = [_point(value, documents) for value, documents in sorted(points.items())]
+    return curves
+
+
+def _point(value: float, documents: Sequence[Document]) -> Document:
+    mean, errors = _means([{name: one["mean"][name] for name in TASK_METRICS} for one in documents])
+    pooled, _ = _means([{"ece": one["pooled"]["ece"]} for one in documents])
+    return {"value": value, "mean": mean, "mean_errors": errors, "pooled_ece": pooled["ece"]}
+
+
+def _ranks(mains: Mapping[str, Sequence[tuple[Cell, Document]]]) -> dict[str, dict[str, float]]:
+    """Each method's mean rank over tasks, by metric, of its means over seeds."""
+    ranks: dict[str, dict[str, float]] = {key: {} for key in mains}
+    for metric, better in RANKED.items():
+        values = {
+            key: {
+                name: estimate([document["tasks"][name][metric] for _, document in pairs]).mean
+                for name in pairs[0][1]["tasks"]
+            }
+            for key, pairs in mains.items()
+        }
+        for key, rank in (mean_ranks(values, better) if values else {}).items():
+            ranks[key][metric] = rank
+    return ranks
+
+
+def _replicates(mains: Mapping[str, Sequence[tuple[Cell, Document]]], folder: Path) -> Replicates | None:
+    """The bootstrap over those methods that have all seeds, with their predictions."""
+    seeds = {cell.seed for pairs in mains.values() for cell, _ in pairs}
+    answers: dict[str, dict[int, dict[str, list[Document]]]] = {}
+    for key, pairs in mains.items():
+        read = {cell.seed: _by_task(cell.path(folder)) for cell, _ in pairs}
+        if read.keys() == seeds and all(read.values()):
+            answers[key] = read
+    if not answers:
+        return None
+    tasks = next(iter(next(iter(answers.values())).values()))
+    samples = [
+        make_sample({key: {seed: own[seed][task] for seed in sorted(own)} for key, own in answers.items()})
+        for task in tasks
+    ]
+    return bootstrap(list(answers), samples)
+
+
+def _by_task(path: Path) -> dict[str, list[Document]]:
+    rows: dict[str, list[Document]] = {}
+    for row in load_predictions(path):
+        rows.setdefault(row["task"], []).append({name: row[name] for name in ("id", "probs", "answer")})
+    return rows
+
+
+def _statistics(replicates: Replicates | None, key: str) -> Document:
+    """Intervals of the method's metrics, and its differences from the reference."""
+    if replicates is None or key not in replicates.methods:
+        return {}
+    result: Document = {"intervals": {name: interval(replicates, name, key)[:3] for name in METRICS}}
+    if REFERENCE in replicates.methods and key != REFERENCE:
+        differences = {name: difference(replicates, name, key, REFERENCE)._asdict() for name in METRICS}
+        result["differences"] = differences
+    return result
+
+
+def _shared(settings: Sequence[Mapping[str, Any]]) -> Document:
+    """The settings that all have in common."""
+    first = settings[0] if settings else {}
+    return {name: value for name, value in first.items() if all(one.get(name) == value for one in settings)}

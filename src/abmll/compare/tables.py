@@ -1,0 +1,225 @@
+"""A comparison as text: Markdown, CSV and LaTeX tables of what ``comparison.json`` holds."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from abmll.files import write_text
+
+Document = Mapping[str, Any]
+
+
+class Column(NamedTuple):
+    """A metric of the main table: where it is found, its heading, whether higher is better, its digits."""
+
+    place: str  # "mean" over tasks or "pooled" over examples
+    key: str
+    heading: str
+    higher: bool
+    statistic: str | None = None  # its name in the bootstrap
+
+
+class Grid(NamedTuple):
+    """A table in words: a heading for every column, and rows of as many cells."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+
+
+COLUMNS = (
+    Column("mean", "accuracy", "Accuracy", True, "accuracy"),
+    Column("mean", "nll", "NLL", False, "nll"),
+    Column("mean", "brier", "Brier", False, "brier"),
+    Column("mean", "ece", "ECE", False, "ece"),
+    Column("pooled", "ece", "Pooled ECE", False, "pooled_ece"),
+    Column("mean", "aurc", "AURC", False),
+    Column("mean", "auroc", "AUROC", True),
+)
+COSTS = {
+    "gradient_steps": "Gradient steps",
+    "forward_passes": "Forward passes",
+    "tokens": "Tokens",
+    "seconds": "Seconds",
+    "peak_memory_mb": "Peak memory, MB",
+    "judging_forward_passes": "Forward passes, unseen tasks",
+    "judging_seconds": "Seconds, unseen tasks",
+}
+UNKNOWN = "\N{EN DASH}"
+
+
+def write_tables(comparison: Document, folder: Path) -> list[Path]:
+    """Write ``table.md``, ``table.csv``, ``tasks.csv`` and ``table.tex`` into the folder; returns their paths."""
+    grids = [headline(comparison), *filter(None, [against_reference(comparison)]), cost(comparison)]
+    texts = {
+        "table.md": markdown(comparison, grids),
+        "table.csv": _csv(long_rows(comparison)),
+        "tasks.csv": _csv(task_rows(comparison)),
+        "table.tex": latex(grids[0], notes(comparison)),
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def headline(comparison: Document) -> Grid:
+    """Every method's metrics: means over seeds with standard errors, the best in bold, and the mean rank."""
+    methods = comparison["methods"]
+    headings = [f"{column.heading} {'↑' if column.higher else '↓'}" for column in COLUMNS]
+    best = {column: _best([row[column.place][column.key] for row in methods.values()], column) for column in COLUMNS}
+    rows = []
+    for index, row in enumerate(methods.values()):
+        cells = [_value(row, column, index in best[column]) for column in COLUMNS]
+        ranks = [_digits(row["ranks"].get(name), 1) for name in ("accuracy", "nll")]
+        rows.append([row["label"], *cells, " / ".join(ranks), str(len(row["seeds"]))])
+    return Grid("Mean over unseen tasks", ["Method", *headings, "Rank (accuracy / NLL)", "Seeds"], rows)
+
+
+def against_reference(comparison: Document) -> Grid | None:
+    """Each method minus the reference, with 95 % intervals and p-values; None where there is nothing to compare."""
+    reference = comparison["reference"]
+    compared = {key: row for key, row in comparison["methods"].items() if row["statistics"].get("differences")}
+    if reference is None or not compared:
+        return None
+    columns = [column for column in COLUMNS if column.statistic is not None]
+    rows = []
+    for row in compared.values():
+        found = [row["statistics"]["differences"][column.statistic] for column in columns]
+        rows.append([row["label"], *map(_interval, found)])
+    title = f"Minus {comparison['methods'][reference]['label']}: difference [95 % interval], p"
+    return Grid(title, ["Method", *(column.heading for column in columns)], rows)
+
+
+def cost(comparison: Document) -> Grid:
+    """What training and the unseen tasks took, on average over the seeds."""
+    methods = comparison["methods"].values()
+    rows = [[row["label"], *(_digits(row["cost"].get(name), 0) for name in COSTS)] for row in methods]
+    return Grid("Cost of a seed", ["Method", *COSTS.values()], rows)
+
+
+def notes(comparison: Document) -> list[str]:
+    """What a reader of the numbers has to know."""
+    methods = comparison["methods"].values()
+    mean = next(iter(methods))["mean"]
+    seeds = ", ".join(map(str, comparison["seeds"]))
+    lines = [
+        f"Suite {comparison['suite']}: mean over {mean['num_tasks']} unseen tasks, {mean['num_examples']:,} questions; "
+        f"seeds {seeds}; ± is the standard error over seeds.",
+        f"Best constant answer {_digits(mean['majority'])}, chance {_digits(mean['chance'])}.",
+    ]
+    if any(row["statistics"] for row in methods):
+        lines.append("Intervals: paired bootstrap over tasks and examples, 2,000 replicates.")
+    if comparison["missing"]:
+        lines.append(f"Missing tasks, not in these numbers: {', '.join(comparison['missing'])}.")
+    if comparison["known_leaks"]:
+        lines.append(f"Not quite unseen (see the suite): {', '.join(comparison['known_leaks'])}.")
+    if cut := sum(row["truncated_prompts"] for row in methods):
+        lines.append(f"{cut:,} prompts were too long for the model and were cut in the middle.")
+    lines += [f"{one['method']}, seed {one['seed']}, failed: {one['error']}" for one in comparison["failures"]]
+    return lines
+
+
+def markdown(comparison: Document, grids: Sequence[Grid]) -> str:
+    """All tables with the notes, as Markdown."""
+    parts = [f"# {comparison['suite']}", "\n".join(f"- {line}" for line in notes(comparison))]
+    for grid in grids:
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in (grid.headings, *grid.rows)]
+        rule = ["---", *["---:"] * (len(grid.headings) - 1)]
+        lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
+        parts += [f"## {grid.title}", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(grid: Grid, remarks: Sequence[str]) -> str:
+    """One table for LaTeX (``booktabs``), the notes as comments above it."""
+    comments = [f"% {_tex(line)}" for line in remarks]
+    rows = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in (grid.headings, *grid.rows)]
+    columns = "l" + "r" * (len(grid.headings) - 1)
+    body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
+    return "\n".join([*comments, *body, r"\end{tabular}"]) + "\n"
+
+
+def long_rows(comparison: Document) -> list[dict[str, Any]]:
+    """One row a method and metric, with all that is known of it, in full precision."""
+    rows = []
+    for key, row in comparison["methods"].items():
+        for column in COLUMNS:
+            found = row["statistics"].get("intervals", {}).get(column.statistic) or [None] * 3
+            difference = row["statistics"].get("differences", {}).get(column.statistic, {})
+            rows.append(
+                {
+                    "method": key,
+                    "metric": column.statistic or column.key,
+                    "mean": row[column.place][column.key],
+                    "standard_error": row[f"{column.place}_errors"][column.key],
+                    "low": found[1],
+                    "high": found[2],
+                    "difference": difference.get("value"),
+                    "difference_low": difference.get("low"),
+                    "difference_high": difference.get("high"),
+                    "p": difference.get("p"),
+                    "rank": row["ranks"].get(column.key) if column.place == "mean" else None,
+                    "seeds": len(row["seeds"]),
+                }
+            )
+    return rows
+
+
+def task_rows(comparison: Document) -> list[dict[str, Any]]:
+    """One row a method and task: every metric, averaged over seeds."""
+    return [
+        {"method": key, "task": name} | dict(metrics)
+        for key, row in comparison["methods"].items()
+        for name, metrics in row["tasks"].items()
+    ]
+
+
+def _value(row: Document, column: Column, best: bool) -> str:
+    error = row[f"{column.place}_errors"][column.key]
+    text = _digits(row[column.place][column.key]) + (f" ± {_digits(error)}" if error is not None else "")
+    return f"**{text}**" if best else text
+
+
+def _best(values: Sequence[float | None], column: Column) -> set[int]:
+    """The places of the best value as displayed; none where nothing is compared."""
+    known = {index: round(value, 3) for index, value in enumerate(values) if value is not None}
+    if len(known) < 2:
+        return set()
+    top = max(known.values()) if column.higher else min(known.values())
+    return {index for index, value in known.items() if value == top}
+
+
+def _interval(found: Mapping[str, float]) -> str:
+    value, low, high = (f"{found[name]:+.3f}".replace("-", "\N{MINUS SIGN}") for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}], {found['p']:.3f}"
+
+
+def _digits(value: float | None, digits: int = 3) -> str:
+    return UNKNOWN if value is None else f"{value:,.{digits}f}"
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    UNKNOWN: "--",
+    "\N{MINUS SIGN}": "$-$",
+}
+_TEX |= {character: f"\\{character}" for character in "&%$#_{}"}
+
+
+def _tex(text: str) -> str:
+    bold = text.startswith("**") and text.endswith("**")
+    escaped = "".join(_TEX.get(character, character) for character in (text[2:-2] if bold else text))
+    return rf"\textbf{{{escaped}}}" if bold else escaped
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

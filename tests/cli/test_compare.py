@@ -1,0 +1,256 @@
+"""``abmll compare`` on a tiny model: every method, cells computed once, interruptions, variants, tables."""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from abmll.compare.workshop import Workshop
+from abmll.methods import REGISTRY, find_rule
+
+# what laplace-torch imports uses torch.jit.script
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+Call = Callable[..., Any]
+SUITE = "name: mine\ntrain: [toy0, toy1, toy2]\nvalidation: [toy2]\nevaluation: [toy3, toy4]\n"
+BUDGET = (
+    "--dtype fp32 --r 2 --layers-to-transform 1 --max-steps 2 --save-steps 2 --inner-steps 2 --steps 2 "
+    "--per-device-train-batch-size 4 --test-examples 5"
+)
+
+
+@pytest.fixture
+def base(work: Any) -> str:
+    """The command but for what is compared; ``tasks/`` has two unseen tasks."""
+    Path("tasks/toy3.jsonl").write_bytes(Path("toy3.jsonl").read_bytes())
+    rows = [json.loads(line) for line in Path("toy3.jsonl").read_text().splitlines()]
+    Path("tasks/toy4.jsonl").write_text(
+        "".join(json.dumps({**row, "input": f"4{row['input']}"}) + "\n" for row in rows)
+    )
+    Path("mine.yaml").write_text(SUITE)
+    return f"compare --suite mine.yaml --model {work.model} --output-dir out {BUDGET}"
+
+
+FEW = "--adapt-examples 6 --num-samples 2"  # a repeated flag of several values adds to them
+
+
+def cells_of(folder: str = "out") -> dict[str, dict[str, Any]]:
+    return {path.name: json.loads(path.read_text()) for path in sorted(Path(folder, "cells").rglob("*.json"))}
+
+
+def comparison() -> dict[str, Any]:
+    return json.loads(Path("out/comparison.json").read_text())
+
+
+def test_every_method_of_the_registry(base: str, abmll: Call) -> None:
+    methods = [name for name in REGISTRY if name != "laplace" or find_spec("laplace")]  # an optional extra
+    code, out, err = abmll(base, f"--methods {','.join(methods)} --seeds 0 --override maml.meta_batch=2", FEW)
+    assert (code, err) == (0, "")
+    found = comparison()
+    assert list(found["methods"]) == methods
+    assert len(cells_of()) == len(methods)
+    for name, row in found["methods"].items():
+        assert row["label"] in out
+        assert list(row["tasks"]) == ["toy3", "toy4"]
+        assert row["mean"]["num_examples"] == 10
+        assert len(row["predictions"]) == 1
+        assert set(row["statistics"]["intervals"]) == {"accuracy", "nll", "brier", "ece", "pooled_ece"}
+        assert ("differences" in row["statistics"]) == (name != "abmll")
+        trained = find_rule(name).is_trained or find_rule(name).continues
+        assert (row["cost"]["gradient_steps"] > 0) == bool(trained)
+        assert row["cost"]["judging_forward_passes"] > 0
+    ranks = [row["ranks"]["nll"] for row in found["methods"].values()]
+    assert sum(ranks) == pytest.approx(len(methods) * (len(methods) + 1) / 2)
+    # methods that continue regular LoRA share its runs
+    trained = [name for name, rule in REGISTRY.items() if rule.is_trained]
+    assert sorted({path.name.split("-s")[0] for path in Path("out/runs").iterdir()}) == sorted(
+        {*trained} | {"regular-lora"}
+    )
+    assert len(list(Path("out/runs").iterdir())) == len({*trained} | {"regular-lora"})
+    assert [path.name for path in Path("out").glob("table.*")] != []
+    rows = list(csv.DictReader(Path("out/table.csv").read_text().splitlines()))
+    assert {row["method"] for row in rows} == set(methods)
+    page = Path("out/report.html").read_text()
+    assert all(row["label"] in page for row in found["methods"].values())
+
+
+def test_a_finished_cell_is_never_computed_again(base: str, abmll: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    which = "--methods pretrained,structured-lora --seeds 0,1"
+    assert abmll(base, which).code == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("out/cells").rglob("*")}
+    monkeypatch.setattr(Workshop, "learned", lambda *_: pytest.fail("computed a finished cell again"))
+    assert abmll(base, which).code == 0
+    assert {path: path.stat().st_mtime_ns for path in Path("out/cells").rglob("*")} == before
+    found = comparison()
+    assert found["seeds"] == [0, 1]
+    for row in found["methods"].values():
+        values = [cell["mean"]["nll"] for cell in cells_of().values() if cell["label"] == row["label"]]
+        assert row["mean"]["nll"] == pytest.approx(sum(values) / 2)
+        assert row["mean_errors"]["nll"] == pytest.approx(abs(values[0] - values[1]) / 2)
+
+
+def test_what_changes_the_result_makes_another_cell(base: str, abmll: Call) -> None:
+    plain = "--methods pretrained --seeds 0"
+    for more in ("", "--steps 1", "--limit-train 8", "--override pretrained.learning_rate=0.01", "--save-steps 1"):
+        assert abmll(base, plain, more, FEW).code == 0
+    assert len(cells_of()) == 4  # checkpoints change nothing
+    rows = [json.loads(line) for line in Path("tasks/toy3.jsonl").read_text().splitlines()]
+    Path("tasks/toy3.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+    assert abmll(base, plain, FEW).code == 0
+    assert len(cells_of()) == 5
+
+
+def test_curves_pruning_and_recalibration(base: str, abmll: Call) -> None:
+    curves = "--adapt-examples 1,4,6 --num-samples 0,2 --prune 0,0.5 --recalibrate none,adaptation,meta"
+    code, out, err = abmll(base, "--methods abmll,structured-lora --seeds 0", curves)
+    assert (code, err) == (0, "")
+    found = comparison()["methods"]
+    assert list(found) == [f"{m}{r}" for m in ("abmll", "structured-lora") for r in ("", "+adaptation", "+meta")]
+    points = {name: [point["value"] for point in curve] for name, curve in found["abmll"]["curves"].items()}
+    assert points == {"adapt_examples": [1, 4, 6], "num_samples": [0, 2], "prune": [0, 0.5]}
+    assert "num_samples" not in found["structured-lora"]["curves"]
+    [main] = [cell for cell in cells_of().values() if cell["row"] == "abmll" and cell["is_main"]]
+    assert [main["settings"][name] for name in ("adapt_examples", "num_samples", "prune")] == [6, 2, 0]
+    values = {curve[0]["mean"]["nll"] for curve in found["abmll"]["curves"].values()}
+    assert len(values) == 3
+    [meta] = [cell for cell in cells_of().values() if cell["row"] == "abmll+meta" and cell["is_main"]]
+    assert list(meta["temperatures"]) == ["all"]
+    assert meta["mean"]["accuracy"] == main["mean"]["accuracy"]
+    assert meta["mean"]["nll"] != main["mean"]["nll"]
+    assert "ABMLL + temperature (adaptation)" in out
+    assert len(list(Path("out/runs").iterdir())) == 2
+
+
+def test_presets_settings_files_and_overrides(base: str, abmll: Call) -> None:
+    tuned = {"format": "abmll-settings-1", "methods": {"abmll": {"learning_rate": 0.5, "beta": 0.25}}}
+    Path("tuned.json").write_text(json.dumps(tuned))
+    more = "--settings tuned.json --override abmll.beta=0.125,weight_decay=0.1"
+    assert abmll(base, "--methods abmll,abmll@paper-v3 --seeds 0", more, FEW).code == 0
+    plain, published = (
+        next(cell["settings"] for cell in cells_of().values() if cell["preset"] == preset)
+        for preset in ("default", "paper-v3")
+    )
+    assert [plain[name] for name in ("learning_rate", "beta", "weight_decay", "num_samples", "space")] == [
+        0.5, 0.125, 0.1, 2, "weight",
+    ]  # fmt: skip
+    # what the user asks for goes before the preset
+    assert [published[name] for name in ("learning_rate", "beta", "weight_decay", "num_samples", "space")] == [
+        1e-5, 1e-8, 0.1, 2, "output",
+    ]  # fmt: skip
+    assert comparison()["methods"]["abmll@paper-v3"]["label"] == "ABMLL (paper-v3)"
+
+
+def test_a_method_that_fails_leaves_the_others_alone(base: str, abmll: Call) -> None:
+    code, out, err = abmll(
+        base, "--methods structured-lora,pretrained --seeds 0 --override structured-lora.inner_steps=50"
+    )
+    assert code == 2
+    assert "training examples, but a visit takes 50 batches of 4" in err
+    assert "structured-lora, seed 0, failed: " in out
+    assert list(comparison()["methods"]) == ["pretrained"]
+
+
+def test_missing_tasks_are_named_everywhere(base: str, abmll: Call) -> None:
+    Path("tasks/toy4.jsonl").unlink()
+    which = "--methods pretrained --seeds 0"
+    assert (
+        "no evaluation task 'toy4'. Did you mean 'toy3'? Add its file, or say --allow-missing" in abmll(base, which).err
+    )
+    code, out, _ = abmll(base, which, "--allow-missing")
+    assert code == 0
+    said = "Missing tasks, not in these numbers: toy4."
+    assert said in out
+    assert said in Path("out/table.md").read_text()
+    assert "toy4" in Path("out/table.tex").read_text()
+    assert "toy4" in Path("out/report.html").read_text()
+
+
+def test_a_forecast_leaves_no_results(base: str, abmll: Call) -> None:
+    code, out, err = abmll(base, "--methods abmll,ensemble --seeds 0,1 --dry-run")
+    assert (code, err) == (0, "")
+    assert "4 cells to compute: about " in out
+    assert not Path("out").exists()
+    assert abmll(base, "--methods abmll --seeds 0").code == 0
+    found = json.loads(abmll(base, "--methods abmll,ensemble --seeds 0,1 --dry-run --json").out)
+    assert [(row["label"], row["done"], row["left"]) for row in found["methods"]] == [
+        ("abmll", 1, 1),
+        ("ensemble", 0, 2),
+    ]
+    assert found["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--methods abml,abmlll", "Did you mean 'abmll'?"),
+        ("--methods abmll@paper-v2", "preset: unknown 'paper-v2'"),
+        ("--methods abmll,abmll", "methods: 'abmll' is named twice"),
+        ("--seeds 1,1", "seeds: one is named twice"),
+        ("--override bta=1", "override: 'bta=1' is no setting. Did you mean 'beta'?"),
+        ("--override maml.beta=1 --methods abmll", "is for 'maml', which is not compared"),
+        ("--override beta=much", "override: beta: must be a finite number, not 'much'"),
+        ("--prune 0,1", "prune is 1.0; use shares of at least 0 and below 1"),
+        ("--adapt-examples 0", "adapt_examples is (0,); use a tuple, each a whole number of 1 or more"),
+        ("--recalibrate some", "recalibrate is 'some'; use none, adaptation, meta"),
+        ("--settings mine.yaml", "mine.yaml: not valid JSON"),
+        ("--jobs 0", "jobs is 0; use 1 or more"),
+    ],
+)
+def test_refusals(flags: str, message: str, base: str, refused: Callable[..., str]) -> None:
+    refused(f"{base} {flags}", message)
+
+
+def test_ctrl_c_says_how_to_go_on(base: str, abmll: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Workshop, "compute", interrupted)
+    code, out, err = abmll(base, "--methods pretrained --seeds 0 --quiet")
+    assert (code, out) == (130, "")
+    assert err == "abmll: interrupted: out: run the same command to go on; what is finished is kept\n"
+
+
+PROGRAM = "import sys\nfrom abmll.cli.main import entry\nif __name__ == '__main__': sys.exit(entry())"
+
+
+def visits() -> dict[str, int]:
+    """How far each training run is."""
+    files = Path("out/runs").glob("*/timing.jsonl")
+    return {path.parent.name: len(path.read_text().splitlines()) for path in files}
+
+
+def test_a_killed_comparison_goes_on(base: str, abmll: Call, tmp_path: Path) -> None:
+    """Killed in the middle of its training runs, the same command finishes them with the results of an unbroken one."""
+    budget = base.replace("--max-steps 2 --save-steps 2", "--max-steps 12 --save-steps 1")
+    long = f"{budget} {FEW} --methods abmll,reptile --seeds 0 --jobs"
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    process = subprocess.Popen([sys.executable, str(program), *f"{long} 2".split()], stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 600  # only so that a defect does not hang the tests
+        while not list(Path().glob("out/runs/*/checkpoint-3")) and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    begun = visits()
+    assert max(begun.values()) >= 3
+    time.sleep(0.5)  # a visit takes a twentieth of it
+    now = visits()
+    time.sleep(0.5)
+    assert visits() == now  # no process goes on without the first one
+    assert not cells_of()
+    assert abmll(long, "1").code == 0
+    assert set(visits().values()) == {12}
+    broken = cells_of()
+    assert abmll(long, "1 --output-dir whole").code == 0
+    assert {name: cell["tasks"] for name, cell in broken.items()} == {
+        name: cell["tasks"] for name, cell in cells_of("whole").items()
+    }
+    assert not list(Path("out").rglob(".*.tmp"))
