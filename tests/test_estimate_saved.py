@@ -115,7 +115,7 @@ def test_abmll_as_its_rule_runs(tiny_llama: Path, dtype: str, modules: tuple[str
     with kept(base.model, *adapters) as count:
         loss = rule.inner_loss(state, scorer.with_trunk(batch), torch.Generator().manual_seed(0))
     assert loss.total.requires_grad
-    whole = saved.trunk_bytes(shape, config, saved.abmll_bytes) + saved.factor_bytes(shape.adapted, config)
+    whole = saved.scored_trunk_bytes(shape, config, saved.abmll_bytes) + saved.factor_bytes(shape.adapted, config)
     assert whole + saved.scored_bytes(shape, config) == pytest.approx(count(), rel=0.02)
 
 

@@ -127,8 +127,8 @@ def test_files(evaluate: Callable[..., Evaluation], tiny_model: AbmllModel, tmp_
     about = {"run": "runs/x", "suite": "s", "seed": 0}
     save_evaluation(evaluation, tmp_path / "evaluation", tiny_model, CONFIG, about)
     document = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
-    wanted = "format method label run suite seed settings versions truncated_prompts tasks mean pooled"
-    assert list(document) == wanted.split()
+    wanted = "format method label run suite seed settings versions truncated_prompts demonstrations_left_out"
+    assert list(document) == [*wanted.split(), "tasks", "mean", "pooled"]
     assert document["format"] == "abmll-evaluation-1"
     assert (document["method"], document["label"]) == ("abmll", "ABMLL")
     assert (document["run"], document["suite"], document["seed"]) == ("runs/x", "s", 0)

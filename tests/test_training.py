@@ -116,7 +116,10 @@ def test_a_run_leaves_what_it_says(make_trainer: MakeTrainer, tmp_path: Path) ->
     timing = trainer.folder.rows("timing.jsonl")
     assert [row["visit"] for row in timing] == [1, 2, 3, 4, 5]
     assert sum(row["tokens"] for row in timing) == result.tokens
-    assert all(row.keys() == {"visit", "seconds", "tokens", "steps", "forward_passes"} for row in timing)
+    assert all(
+        row.keys() == {"visit", "seconds", "tokens", "steps", "forward_passes", "demonstrations_left_out"}
+        for row in timing
+    )
 
 
 def test_metrics_are_those_of_the_visits(make_trainer: MakeTrainer) -> None:
@@ -279,6 +282,7 @@ OWN: dict[str, tuple[str, Any]] = {
     "inner_sgd_rate": ("maml", 0.2),
     "inner_sgd_scale_rate": ("abml", 0.2),
     "reptile_epsilon": ("reptile", 0.25),
+    "num_demonstrations": ("metaicl", 2),
 }
 
 

@@ -36,6 +36,7 @@ class Evaluation:
     pooled: dict[str, Any]
     predictions: list[dict[str, Any]]
     truncated: int  # prompts whose input was cut
+    left_out: int  # demonstrations that did not fit before a question, over all of them
     seconds: dict[str, float]  # "adapting" and "predicting", over all tasks
 
 
@@ -68,7 +69,7 @@ def evaluate_tasks(
         raise DataError("evaluation needs at least one task, and tasks of different names")
     believed: dict[str, Predictions] = {}
     rows: list[dict[str, Any]] = []
-    truncated = 0
+    truncated = left_out = 0
     seconds = {"adapting": 0.0, "predicting": 0.0}
     with progress(len(tasks), "adapting and predicting", "task", quiet=quiet) as bar:
         for name, (support, questions) in chosen.items():
@@ -84,6 +85,7 @@ def evaluate_tasks(
             seconds["adapting"] += adapted - started
             seconds["predicting"] += time.perf_counter() - adapted
             truncated += prediction.truncated
+            left_out += prediction.left_out
             truncated += sum(one.truncated > 0 for one in model.scorer.encode(support, name))
             answers = [question.answer for question in questions if question.answer is not None]
             texts = [question.options[answer] for question, answer in zip(questions, answers, strict=True)]
@@ -91,7 +93,7 @@ def evaluate_tasks(
             rows += prediction_rows(name, questions, prediction)
             bar.update()
     metrics = {name: evaluate_task(*predictions) for name, predictions in believed.items()}
-    return Evaluation(metrics, mean_over_tasks(metrics), pooled(believed), rows, truncated, seconds)
+    return Evaluation(metrics, mean_over_tasks(metrics), pooled(believed), rows, truncated, left_out, seconds)
 
 
 def choose_examples(task: Task, config: EvaluateConfig, seed: int) -> tuple[list[Example], list[Example]]:
@@ -147,6 +149,7 @@ def save_evaluation(
         "settings": model.scorer.settings() | flatten(model.learning, config),
         "versions": versions(),
         "truncated_prompts": evaluation.truncated,
+        "demonstrations_left_out": evaluation.left_out,
         "tasks": evaluation.tasks,
         "mean": evaluation.mean,
         "pooled": evaluation.pooled,

@@ -280,7 +280,7 @@ def at_most(size: int) -> Iterator[None]:
 @pytest.mark.parametrize("verb", WRITE)
 def test_a_disk_that_takes_no_more(verb: str, work: Any, abmll: Call) -> None:
     before = files_of(work.root)
-    with at_most(1000):
+    with at_most(1400):
         code, out, err = abmll(WRITE[verb].format(train=work.train, out="out"), "--quiet")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("abmll: error: cannot write out")

@@ -161,7 +161,10 @@ TRAIN_SETTINGS = {
     "--sigma-rank -1": ("sigma_rank is -1; use",),
     "--learning-rate nan": ("train: --learning-rate: must be a finite number, not 'nan'",),
     "--learning-rate -1e-3": ("learning_rate is -0.001; use a finite number of 0 or more",),
-    "--space wieght": ("train: --space: must be one of 'weight', 'output', not 'wieght'. Did you mean 'weight'?",),
+    "--space wieght": (
+        "train: --space: must be one of 'weight', 'output', 'factor', 'factor-a', 'dropout', not 'wieght'.",
+        "Did you mean 'weight'?",
+    ),
     "--target-modules q_prj": ("target_modules: 'q_prj' matches no layer. Did you mean 'q_proj'?", "This model has"),
     "--target-modules attn,q_proj": ("target_modules: 'attn' matches no layer.",),
     "--layers-to-transform 2": ("layers_to_transform: '2': the model has decoder layers 0-1",),

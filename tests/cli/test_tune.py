@@ -91,7 +91,8 @@ def test_every_setting_that_is_varied_exists_and_its_default_is_within_reach() -
     for method in {*SPACES, *REGISTRY}:
         for name, own in (SPACES.get(method) or {}).items():
             assert name in known
-            assert own.low <= now[name] <= own.high, (method, name)
+            assert now[name] is None or own.low <= now[name] <= own.high, (method, name)
+            assert own.low <= in_range(now, {name: own})[name] <= own.high
 
 
 def test_refusals(command: str, refused: Callable[..., str]) -> None:

@@ -28,6 +28,7 @@ def row(label: str, value: float, error: float | None, differences: dict[str, An
         "cost": {"seconds": 61.4, "gradient_steps": 600, "tokens": 12345},
         "tasks": {"some_task": {"accuracy": value, "nll": value}},
         "truncated_prompts": 1,
+        "demonstrations_left_out": 7,
     }
 
 
@@ -76,6 +77,7 @@ def test_notes_say_what_is_missing_leaky_cut_and_failed(comparison: dict[str, An
         "lost_task",
         "sick",
         "2 prompts were too long",
+        "14 demonstrations did not fit",
         "maml, seed 1, failed",
     ):
         assert said in text

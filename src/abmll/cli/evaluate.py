@@ -70,6 +70,8 @@ def evaluate(
     report = write_report(output_dir)
     if evaluation.truncated:
         narrator(quiet)(f"{count(evaluation.truncated, 'input')} too long for the model, cut in the middle")
+    if evaluation.left_out:
+        narrator(quiet)(f"{count(evaluation.left_out, 'demonstration')} left out, too long before their question")
     if json:
         numbers = {"mean": evaluation.mean, "pooled": evaluation.pooled, "tasks": evaluation.tasks}
         print_json({"output_dir": str(output_dir), "truncated": evaluation.truncated} | numbers)

@@ -81,6 +81,7 @@ def _row(key: str, pairs: Sequence[tuple[Cell, Document]], folder: Path) -> Docu
         "pooled": pooled,
         "pooled_errors": pooled_errors,
         "truncated_prompts": sum(document["truncated_prompts"] for document in documents),
+        "demonstrations_left_out": sum(document["demonstrations_left_out"] for document in documents),
         "predictions": [path.relative_to(folder).as_posix() for path in predictions if path.exists()],
         "run": run.as_posix() if run is not None and (folder / run).is_dir() else None,
     }

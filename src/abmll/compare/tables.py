@@ -117,6 +117,8 @@ def notes(comparison: Document) -> list[str]:
         lines.append(f"Not quite unseen (see the suite): {', '.join(comparison['known_leaks'])}.")
     if cut := sum(row["truncated_prompts"] for row in methods):
         lines.append(f"{cut:,} prompts were too long for the model and were cut in the middle.")
+    if left_out := sum(row["demonstrations_left_out"] for row in methods):
+        lines.append(f"{left_out:,} demonstrations did not fit before their question and were left out.")
     lines += [f"{one['method']}, seed {one['seed']}, failed: {one['error']}" for one in comparison["failures"]]
     return lines
 

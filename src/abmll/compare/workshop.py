@@ -113,6 +113,7 @@ class Workshop:
             "cost": {"training": training_cost, "evaluation": asdict(cost) | evaluation.seconds},
             "temperatures": recalibration.temperatures,
             "truncated_prompts": evaluation.truncated,
+            "demonstrations_left_out": evaluation.left_out,
             "tasks": evaluation.tasks,
             "mean": evaluation.mean,
             "pooled": evaluation.pooled,

@@ -74,7 +74,8 @@ def abmll(shape: Shape, config: EstimateConfig) -> Cost:
         adapters=2 * one * FP32,
         optimizer=4 * one * FP32,
         gradients=one * FP32,
-        activations=saved.trunk_bytes(shape, config, saved.abmll_bytes) + saved.factor_bytes(shape.adapted, config),
+        activations=saved.scored_trunk_bytes(shape, config, saved.abmll_bytes)
+        + saved.factor_bytes(shape.adapted, config),
         logits=saved.scored_logits_bytes(shape, config),
     )
     anew = _anew(memory, shape, config, saved.abmll_bytes, kept=saved.factor_bytes(shape.adapted, config))
