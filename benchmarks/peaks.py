@@ -17,7 +17,7 @@ from benchmarks.memory import measure
 from benchmarks.pairs import Spread
 from benchmarks.rows import Row, compared
 
-REPETITIONS = 1  # of a measurement that varies by 2 %
+REPETITIONS = 1  # each is a fresh process that loads the model
 TASKS, ROWS, VISITS = (10, 100, 1000), 25, 3
 HELD = 60  # adapted posteriors
 
