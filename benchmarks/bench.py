@@ -1,15 +1,13 @@
 """What every cell needs: device, repetitions, workload, frozen models that share one set of weights."""
 
-import copy
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel
 
 from abmll.config import ModelConfig
 from abmll.language.base import Base, load_base, resolve_device, resolve_dtype
@@ -55,8 +53,7 @@ class Bench:
         dtype = dtype or self.dtype
         if dtype not in self.loaded:
             self.loaded[dtype] = load_base(ModelConfig(self.model, dtype, self.device), announce, quiet=True)
-        shared = self.loaded[dtype]
-        return replace(shared, model=twin(shared.model))
+        return self.loaded[dtype].twin()
 
     def rounds(self, contenders: Mapping[str, Callable[[int], object]], warmup: int = 1) -> Rounds:
         """Time ``contenders`` side by side."""
@@ -67,9 +64,3 @@ class Bench:
         """Wait until the device has done all it was asked to do."""
         if self.device.startswith("cuda"):
             torch.cuda.synchronize()
-
-
-def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the modules around the very same weights."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

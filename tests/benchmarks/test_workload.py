@@ -15,7 +15,7 @@ from abmll.language.encoding import Encoded
 from abmll.tasks import Task, load_task
 from abmll.tasks.sampler import batches_of_visit, task_of_visit
 from benchmarks import training
-from benchmarks.bench import Bench, twin
+from benchmarks.bench import Bench
 from benchmarks.contenders import ALL, PEERS, QV, Contender, Ours, Setting, batches_of
 from benchmarks.data import numbered, padding, write_task
 from benchmarks.floors import scored_positions, step_cost
@@ -36,8 +36,8 @@ def bench(tiny_llama: Path, toy_tasks: list[Task]) -> Bench:
 
 
 def test_twin_shares_weights_but_no_modules(bench: Bench) -> None:
-    model = bench.base().model
-    copy = twin(model)
+    base = bench.base()
+    model, copy = base.model, base.twin().model
     assert {id(tensor) for tensor in copy.parameters()} == {id(tensor) for tensor in model.parameters()}
     assert not {id(module) for module in copy.modules()} & {id(module) for module in model.modules()}
     copy.set_attn_implementation("sdpa")

@@ -66,21 +66,6 @@ class DropoutSpace:
     def negative_log_prior(self, theta: Factors, prior: Prior) -> NoReturn:
         raise ConfigError("space is 'dropout', which has no prior; use 'weight', 'output' or 'factor'")
 
-    def activation_kl(
-        self,
-        phi_layer: Factors,
-        theta_layer: Factors,
-        x: Tensor,
-        mask: Tensor | None,
-        counts: Tensor | None = None,
-    ) -> Tensor:
-        raise NotImplementedError("dropout has no divergence")
-
-    def activation_negative_log_prior(
-        self, theta_layer: Factors, prior: Prior, x: Tensor, mask: Tensor | None, counts: Tensor | None = None
-    ) -> Tensor:
-        raise NotImplementedError("dropout has no prior")
-
     def linear_covariance(self, layer: Factors, x: Tensor, gradients: Tensor) -> Tensor:
         """Of a shared mask, exactly: sum_j c_j c'_j p / (1 - p) for c_j = sum_t (s A^T B^T g_t)_j x_tj."""
         x, gradients = x.to(layer.mean_A.dtype), self.scaling * gradients.to(layer.mean_A.dtype)

@@ -88,21 +88,6 @@ class FactorSpace:
         precisions = torch.stack([torch.exp(-2 * scale).sum() for scale in scales]).sum()
         return gaussian + 2 * (prior.gamma_shape - 1) * logs + prior.gamma_rate * precisions + constants
 
-    def activation_kl(
-        self,
-        phi_layer: Factors,
-        theta_layer: Factors,
-        x: Tensor,
-        mask: Tensor | None,
-        counts: Tensor | None = None,
-    ) -> Tensor:
-        raise NotImplementedError("factor space has no per-activation KL: call kl()")
-
-    def activation_negative_log_prior(
-        self, theta_layer: Factors, prior: Prior, x: Tensor, mask: Tensor | None, counts: Tensor | None = None
-    ) -> Tensor:
-        raise NotImplementedError("factor space has no per-activation prior: call negative_log_prior()")
-
     def linear_covariance(self, layer: Factors, x: Tensor, gradients: Tensor) -> Tensor:
         """To first order in the entries: those of A have the gradient s (B^T g_t) x_t^T, those of B s g_t (A x_t)^T."""
         x, gradients = x.to(layer.mean_A.dtype), self.scaling * gradients.to(layer.mean_A.dtype)
