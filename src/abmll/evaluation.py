@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from abmll import __version__
 from abmll.config import EvaluateConfig
 from abmll.errors import DataError
 from abmll.files import write_json, write_text
+from abmll.foreign import UNCERTAINTIES, foreign_questions, separation
 from abmll.language.pruning import pruned
 from abmll.language.trunk_cache import TrunkCache
 from abmll.methods import find_rule
@@ -38,6 +40,14 @@ class Evaluation:
     truncated: int  # prompts whose input was cut
     left_out: int  # demonstrations that did not fit before a question, over all of them
     seconds: dict[str, float]  # "adapting" and "predicting", over all tasks
+    foreign: dict[str, dict[str, float | None]]  # by task, how well each uncertainty tells another task's inputs apart
+
+    @property
+    def foreign_mean(self) -> dict[str, float | None]:
+        """The mean over tasks of each uncertainty's AUROC; None where no task has one."""
+        known = {name: [one[name] for one in self.foreign.values()] for name in UNCERTAINTIES}
+        numbers = {name: [value for value in values if value is not None] for name, values in known.items()}
+        return {name: sum(values) / len(values) if values else None for name, values in numbers.items()}
 
 
 Recalibrate = Callable[[str, Sequence[Example]], Callable[[Prediction], Prediction]]
@@ -53,6 +63,7 @@ def evaluate_tasks(
     quiet: bool = True,
     prune: float = 0.0,
     recalibrate: Recalibrate | None = None,
+    foreign_examples: int = 0,
 ) -> Evaluation:
     """Adapt to each task with some of its training examples, predict its test examples, and measure.
 
@@ -61,12 +72,15 @@ def evaluate_tasks(
     Args:
         prune: share of each adapted layer's output that is set to zero while predicting (see ``pruning``).
         recalibrate: given a task's name and the examples adapted to, says what becomes of its predictions.
+        foreign_examples: questions of each task that are asked again with another task's inputs (see ``foreign``).
 
     Raises ``DataError`` for no tasks, two of one name, or one without labelled training or test examples.
     """
     chosen = {task.name: choose_examples(task, config, seed) for task in tasks}
     if len(chosen) < max(len(tasks), 1):
         raise DataError("evaluation needs at least one task, and tasks of different names")
+    strangers = foreign_questions(tasks, {name: asked for name, (_, asked) in chosen.items()}, foreign_examples)
+    foreign: dict[str, dict[str, float | None]] = {}
     believed: dict[str, Predictions] = {}
     rows: list[dict[str, Any]] = []
     truncated = left_out = 0
@@ -79,11 +93,15 @@ def evaluate_tasks(
             )
             corrected = None if recalibrate is None else recalibrate(name, support)
             adapted = time.perf_counter()
+            predict = partial(posterior.predict, how=config, seed=seed, cache=cache)
             with pruned(model.scorer, prune):
-                prediction = posterior.predict(questions, config, seed=seed, cache=cache)
-            prediction = prediction if corrected is None else corrected(prediction)
+                prediction = predict(questions)
+                predicted = time.perf_counter()
+                doubted = predict(strangers[name]) if strangers[name] else None
+            if corrected is not None:
+                prediction, doubted = corrected(prediction), doubted and corrected(doubted)
             seconds["adapting"] += adapted - started
-            seconds["predicting"] += time.perf_counter() - adapted
+            seconds["predicting"] += predicted - adapted
             truncated += prediction.truncated
             left_out += prediction.left_out
             truncated += sum(one.truncated > 0 for one in model.scorer.encode(support, name))
@@ -91,9 +109,12 @@ def evaluate_tasks(
             texts = [question.options[answer] for question, answer in zip(questions, answers, strict=True)]
             believed[name] = Predictions(prediction.lists(), answers, texts)
             rows += prediction_rows(name, questions, prediction)
+            if doubted is not None:
+                foreign[name] = separation(prediction, doubted)
             bar.update()
     metrics = {name: evaluate_task(*predictions) for name, predictions in believed.items()}
-    return Evaluation(metrics, mean_over_tasks(metrics), pooled(believed), rows, truncated, left_out, seconds)
+    mean, together = mean_over_tasks(metrics), pooled(believed)
+    return Evaluation(metrics, mean, together, rows, truncated, left_out, seconds, foreign)
 
 
 def choose_examples(task: Task, config: EvaluateConfig, seed: int) -> tuple[list[Example], list[Example]]:

@@ -127,6 +127,22 @@ def test_curves_pruning_and_recalibration(base: str, abmll: Call) -> None:
     assert len(list(Path("out/runs").iterdir())) == 2
 
 
+def test_runs_are_judged_on_the_way_and_asked_what_they_were_not_meant_for(base: str, abmll: Call) -> None:
+    more = "--save-steps 1 --visits 1 --foreign-examples 4"
+    code, _, err = abmll(base, "--methods abmll,structured-lora,blob --seeds 0,1", FEW, more)
+    assert (code, err) == (0, "")
+    found = comparison()["methods"]
+    for key, row in found.items():
+        assert [point["value"] for point in row["curves"]["visits"]] == [1, 2]
+        assert 0 <= row["foreign"]["mean"]["entropy"] <= 1
+        assert (row["foreign"]["mean"]["mutual_information"] is None) == (key == "structured-lora")
+        assert row["cost"]["visits"] == 2
+    assert len(list(Path("out/runs").iterdir())) == 6  # blob continues a run of its own method
+    page = Path("out/report.html").read_text()
+    assert "Over training: task visits" in page
+    assert "never meant for" in page
+
+
 def test_presets_settings_files_and_overrides(base: str, abmll: Call) -> None:
     tuned = {"format": "abmll-settings-1", "methods": {"abmll": {"learning_rate": 0.5, "beta": 0.25}}}
     Path("tuned.json").write_text(json.dumps(tuned))

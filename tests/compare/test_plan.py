@@ -153,3 +153,24 @@ def test_values_that_cannot_be(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         JudgingConfig(**values)
     assert message in str(caught.value)
+
+
+def test_a_run_is_judged_after_earlier_visits_too(wanted: Callable[..., list[Cell]]) -> None:
+    cells = wanted("structured-lora", "blob", "pretrained", max_steps=40, save_steps=10, visits=(10, 30))
+    found = [(cell.row, cell.settings["visits"], cell.is_main) for cell in cells]
+    judged = [(10, False), (30, False), (40, True)]
+    for row in ("structured-lora", "blob"):
+        assert sorted(rest for name, *rest in found if name == row) == sorted(map(list, judged))
+    assert [rest for name, *rest in found if name == "pretrained"] == [[40, True]]
+    assert len(units(cells)) == 3  # of one run, all its visits
+    assert {cell.training.kept_visits for cell in cells if cell.training} == {(10, 30, 40)}
+    plain = wanted("structured-lora", max_steps=40, save_steps=10)[0]
+    assert plain.hash in [cell.hash for cell in cells]
+    assert plain.training is not None
+    assert plain.training.kept_visits == (40,)
+
+
+@pytest.mark.parametrize("visits", [(15,), (50,)])
+def test_visits_without_a_checkpoint_are_refused(wanted: Callable[..., list[Cell]], visits: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match=rf"visits is {visits[0]}.*multiples of save_steps = 10 up to max_steps = 40"):
+        wanted("structured-lora", max_steps=40, save_steps=10, visits=visits)

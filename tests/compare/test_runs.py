@@ -8,7 +8,7 @@ import torch
 
 from abmll import AbmllModel
 from abmll.compare.meter import metered
-from abmll.compare.runs import cost_of_run, train_once
+from abmll.compare.runs import cost_of_run, recall, train_once
 from abmll.config import TrainConfig
 from abmll.tasks import Task
 from abmll.training import MetaTrainer
@@ -90,3 +90,36 @@ def test_the_peak_is_of_the_block(tiny_model: AbmllModel) -> None:
         pytest.skip("this system does not say")
     assert large.peak_memory_mb - small.peak_memory_mb > 100
     assert large.peak_memory_mb - after.peak_memory_mb > 100
+
+
+def test_the_theta_after_an_earlier_visit_is_that_of_a_shorter_run(
+    tiny_model: AbmllModel, toy_tasks: list[Task], config: TrainConfig, tmp_path: Path
+) -> None:
+    config = replace(config, max_steps=3, save_total_limit=3)
+    train_once(tiny_model, toy_tasks, config, None, lambda _: None, quiet=True, visits=(1, 3))
+    final = tiny_model.theta
+    assert recall(tiny_model, config, len(toy_tasks), 1)
+    early = tiny_model.theta
+    assert not torch.equal(early.mean_tensors()[0], final.mean_tensors()[0])
+    short = replace(config, max_steps=1, output_dir=str(tmp_path / "short"))
+    train_once(tiny_model, toy_tasks, short, None, lambda _: None, quiet=True)
+    assert all(map(torch.equal, early.mean_tensors(), tiny_model.theta.mean_tensors()))
+    whole = cost_of_run(Path(config.output_dir))
+    assert cost_of_run(Path(config.output_dir), 1)["visits"] == 1
+    assert cost_of_run(Path(config.output_dir), 3) == whole
+    assert not recall(tiny_model, replace(config, learning_rate=0.5), len(toy_tasks), 1)
+    assert not recall(tiny_model, config, len(toy_tasks), 7)
+
+
+def test_a_run_that_has_deleted_a_checkpoint_is_replaced_where_that_is_wanted(
+    tiny_model: AbmllModel, toy_tasks: list[Task], config: TrainConfig
+) -> None:
+    config = replace(config, max_steps=3, save_total_limit=1)
+    train_once(tiny_model, toy_tasks, config, None, lambda _: None, quiet=True)
+    assert not recall(tiny_model, config, len(toy_tasks), 1)
+    said: list[str] = []
+    config = replace(config, save_total_limit=3)
+    train_once(tiny_model, toy_tasks, config, None, said.append, quiet=True, visits=(1, 3))
+    assert len(said) == 1
+    assert not said[0].endswith(", going on")
+    assert recall(tiny_model, config, len(toy_tasks), 1)

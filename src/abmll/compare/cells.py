@@ -8,7 +8,7 @@ that differ in how they adapt or predict, and methods that continue another one'
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,16 @@ PASSING = ("device", "save_steps", "save_total_limit", "trunk_cache_gb", "trunk_
 
 @dataclass(frozen=True)
 class Training:
-    """A training run: the method trained, its flat settings (the seed is apart), and a hash of its data."""
+    """A training run: the method trained, its flat settings (the seed is apart), and a hash of its data.
+
+    ``kept_visits`` are those after which its theta is wanted; they change nothing that is learned.
+    """
 
     method: str
     seed: int
     settings: Mapping[str, Any]
     data: str
+    kept_visits: Sequence[int] = ()
 
     @property
     def name(self) -> str:

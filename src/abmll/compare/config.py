@@ -14,6 +14,9 @@ class BudgetConfig(Checked):
 
     max_steps: int = setting(RunConfig.max_steps, "task visits of every training run", at_least=1)
     save_steps: int = setting(RunConfig.save_steps, "visits between checkpoints", at_least=1)
+    save_total_limit: int = setting(
+        RunConfig.save_total_limit, "checkpoints kept of a run (the newest ones); all of them with --visits", at_least=1
+    )
     inner_steps: int = setting(LearningConfig.inner_steps, "gradient steps per task visit (K)", at_least=1)
     per_device_train_batch_size: int = setting(
         LearningConfig.per_device_train_batch_size, "examples per gradient step", at_least=1
@@ -67,6 +70,17 @@ class JudgingConfig(Checked):
     prune: tuple[float, ...] = setting(
         (0.0,), "shares of each adapted layer's output, the smallest per token, set to zero at prediction", at_least=0
     )
+    visits: tuple[int, ...] | None = setting(
+        None,
+        "task visits after which a run is judged besides its end, which the tables are of: multiples of save_steps "
+        "(default: its end alone)",
+        at_least=1,
+    )
+    foreign_examples: int = setting(
+        0,
+        "questions of each unseen task that are asked again with another task's inputs, to see what doubt says of them",
+        at_least=0,
+    )
     recalibrate: tuple[str, ...] = setting(
         ("none",), "what becomes of the probabilities: none, adaptation or meta (a temperature); several give rows each"
     )
@@ -79,11 +93,11 @@ class JudgingConfig(Checked):
         for word in self.recalibrate:
             if word not in RECALIBRATIONS:
                 raise ConfigError(f"recalibrate is '{word}'; use {', '.join(RECALIBRATIONS)}")
-        for name in ("adapt_examples", "num_samples", "prune", "recalibrate"):
-            values = getattr(self, name)
+        for name in ("adapt_examples", "num_samples", "prune", "visits", "recalibrate"):
+            values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ConfigError(f"{name} names a value twice; remove one")
 
 
 RECALIBRATIONS = ("none", "adaptation", "meta")
-CURVES = ("adapt_examples", "num_samples", "prune")  # settings of which several values make a curve
+CURVES = ("adapt_examples", "num_samples", "prune", "visits")  # settings of which several values make a curve

@@ -81,8 +81,10 @@ def measure(cell: Cell, workshop: Workshop) -> Pace:
     training = cell.training
     if training is not None:
         visits = 2 * training.settings["meta_batch"]
-        training = replace(training, settings={**training.settings, "max_steps": visits, "save_steps": visits})
-    model, _ = workshop.learned(replace(cell, training=training))
+        short = {**training.settings, "max_steps": visits, "save_steps": visits}
+        training = replace(training, settings=short, kept_visits=())
+        cell = replace(cell, training=training, settings={**cell.settings, "visits": visits})
+    model, _ = workshop.learned(cell)
     visit = 0.0 if training is None else _seconds_a_visit(workshop.place.folder / "runs" / training.name)
     settings = replace(pick(EvaluateConfig, cell.settings), test_examples=QUESTIONS)
     tasks = workshop.suite.evaluation[:1]

@@ -10,6 +10,7 @@ from abmll.compare.cells import Cell, Training, digest
 from abmll.compare.config import CURVES
 from abmll.compare.spec import Spec, resolve
 from abmll.config import AdapterConfig, EvaluateConfig, LearningConfig, ModelConfig, PredictConfig, PromptConfig
+from abmll.errors import ConfigError
 from abmll.methods import find_rule
 from abmll.settings import flatten
 from abmll.tasks.example import Example
@@ -58,8 +59,9 @@ def units(cells: Sequence[Cell]) -> list[list[Cell]]:
 def main_point(values: Mapping[str, Any]) -> dict[str, Any]:
     """Of the values that make curves, those that the tables are of: the usual one, or else the one that costs most."""
     usual = {"adapt_examples": values["usual_examples"], "num_samples": PredictConfig.num_samples, "prune": 0.0}
+    usual["visits"] = values["max_steps"]
     own = {name: _tuple(values[name]) for name in CURVES}
-    costly = {"adapt_examples": max, "num_samples": max, "prune": min}
+    costly = {"adapt_examples": max, "num_samples": max, "prune": min, "visits": max}
     return {name: usual[name] if usual[name] in own[name] else costly[name](own[name]) for name in CURVES}
 
 
@@ -67,15 +69,30 @@ def _settings(spec: Spec, suite: Suite, wishes: Wishes) -> dict[str, Any]:
     named = {"adapt_examples": suite.adapt_examples, "test_examples": suite.test_examples}
     caps = {key: value for key, value in named.items() if value is not None}
     values = resolve(spec, wishes.shared, suite.prompt | caps, wishes.tuned, wishes.asked, wishes.own)
-    return values | {"usual_examples": suite.adapt_examples or EvaluateConfig.adapt_examples}
+    visits = judged_visits(values["visits"] or (), values["max_steps"], values["save_steps"])
+    return values | {"usual_examples": suite.adapt_examples or EvaluateConfig.adapt_examples, "visits": visits}
+
+
+def judged_visits(visits: Sequence[int], max_steps: int, save_steps: int) -> tuple[int, ...]:
+    """The visits after which a run is judged, its end among them. Raises ``ConfigError`` where nothing is kept."""
+    for visit in visits:
+        if visit > max_steps or (visit % save_steps and visit != max_steps):
+            raise ConfigError(
+                f"visits is {visit}, after which no checkpoint is written; use multiples of save_steps = {save_steps} "
+                f"up to max_steps = {max_steps}"
+            )
+    return tuple(sorted({*visits, max_steps}))
 
 
 def _variants(spec: Spec, values: Mapping[str, Any], point: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The settings at the tables' point and along each curve, where one setting varies; each recalibrated or not."""
     points = [dict(point)]
     for name in CURVES:
-        if name == "num_samples" and not find_rule(spec.method).is_posterior:
+        rule = find_rule(spec.method)
+        if name == "num_samples" and not rule.is_posterior:
             continue  # nothing is sampled
+        if name == "visits" and not rule.is_trained and rule.continues is None:
+            continue  # nothing is trained
         points += [{**point, name: value} for value in _tuple(values[name]) if value != point[name]]
     fixed = {key: value for key, value in values.items() if key not in ("usual_examples", "seed")}
     return [
@@ -94,8 +111,9 @@ def _training(spec: Spec, seed: int, suite: Suite, wishes: Wishes, data: str) ->
     trained = spec if rule.continues is None else Spec(rule.continues, spec.preset)
     values = _settings(trained, suite, wishes)
     names = flatten(ModelConfig(), AdapterConfig(), PromptConfig(), LearningConfig()).keys() - {"seed", "device"}
-    kept = {name: values[name] for name in (*names, "max_steps", "save_steps", "trunk_cache_gb", "limit_train")}
-    return Training(trained.method, seed, kept, data)
+    names = (*names, "max_steps", "save_steps", "save_total_limit", "trunk_cache_gb", "limit_train")
+    kept = {name: values[name] for name in names}
+    return Training(trained.method, seed, kept, data, kept_visits=values["visits"])
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

@@ -27,19 +27,25 @@ def train_once(
     cache: TrunkCache | None,
     say: Callable[[str], None],
     quiet: bool,
+    visits: Sequence[int] = (),
 ) -> dict[str, float | None]:
     """Leave in the model the theta of the run in ``config.output_dir``; returns what the whole run has cost.
 
     A run that was finished there under the same settings is read, one that was interrupted goes on, and any other one
     is replaced. Of a finished run the tasks are not looked at again: another folder is for other tasks. Raises as
     ``MetaTrainer``.
+
+    Args:
+        visits: those whose checkpoints are needed, for ``recall``; ``config.save_total_limit`` must leave room for
+            them. A run that has deleted one of them is replaced.
     """
     folder = Path(config.output_dir)
-    if (theta := _finished(model, folder, config)) is not None:
-        model.learned(theta, pick(LearningConfig, flatten(config)), len(tasks))
+    done = checkpoints(folder)
+    deleted = [visit for visit in visits if visit not in done and visit < max(done, default=0)]
+    if not deleted and recall(model, config, len(tasks), config.max_steps):
         return cost_of_run(folder)
     trainer = MetaTrainer(model, tasks, config, cache)
-    resume = goes_on(trainer)
+    resume = not deleted and goes_on(trainer)
     say(f"{trainer.describe()}{', going on' if resume else ''}")
     with metered(model.scorer) as cost:
         trainer.train(resume=resume, overwrite=True, quiet=quiet)
@@ -60,9 +66,12 @@ def goes_on(trainer: MetaTrainer) -> bool:
     return begun["data_sha256"] == trainer.visits.sha256()
 
 
-def cost_of_run(folder: Path) -> dict[str, float | None]:
-    """Seconds, visits, gradient steps, tokens and forward passes of a run, all parts of an interrupted one together."""
-    rows = RunFolder(folder).rows(TIMING)
+def cost_of_run(folder: Path, visits: int | None = None) -> dict[str, float | None]:
+    """Seconds, visits, gradient steps, tokens and forward passes of a run, or of its first ``visits``.
+
+    All parts of an interrupted run count together. The peak memory is that of the whole.
+    """
+    rows = RunFolder(folder).rows(TIMING)[:visits]
     path = folder / COST
     peak = json.loads(path.read_text(encoding="utf-8"))["peak_memory_mb"] if path.is_file() else None
     return {
@@ -81,9 +90,20 @@ def no_cost() -> dict[str, float | None]:
     return {**dict.fromkeys(kinds, 0), "peak_memory_mb": None}
 
 
-def _finished(model: AbmllModel, folder: Path, config: TrainConfig) -> Adapter | None:
-    """The theta of the finished run of these settings in the folder; None where there is none."""
-    path = folder / f"{PREFIX}{config.max_steps}"
+def recall(model: AbmllModel, config: TrainConfig, num_tasks: int, visits: int) -> bool:
+    """Leave in the model the theta of a finished run after so many visits; False where there is none of these settings.
+
+    Args:
+        num_tasks: the number of tasks that the run has learned from.
+    """
+    theta = _read_theta(model, Path(config.output_dir), config, visits)
+    if theta is not None:
+        model.learned(theta, pick(LearningConfig, flatten(config)), num_tasks)
+    return theta is not None
+
+
+def _read_theta(model: AbmllModel, folder: Path, config: TrainConfig, visits: int) -> Adapter | None:
+    path = folder / f"{PREFIX}{visits}"
     if not path.is_dir() or not (folder / COST).is_file():
         return None
     try:

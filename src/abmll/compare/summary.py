@@ -76,6 +76,7 @@ def _row(key: str, pairs: Sequence[tuple[Cell, Document]], folder: Path) -> Docu
         "settings": first["settings"],
         "cost": _cost(documents),
         "tasks": {name: _means([document["tasks"][name] for document in documents])[0] for name in first["tasks"]},
+        "foreign": dict(zip(("mean", "errors"), _means([one["foreign"]["mean"] for one in documents]), strict=True)),
         "mean": mean,
         "mean_errors": mean_errors,
         "pooled": pooled,

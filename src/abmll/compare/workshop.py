@@ -15,7 +15,7 @@ from abmll.compare.cells import Cell, Training, save_cell
 from abmll.compare.meter import metered
 from abmll.compare.origin import origin
 from abmll.compare.recalibrate import Recalibration
-from abmll.compare.runs import no_cost, train_once
+from abmll.compare.runs import cost_of_run, no_cost, recall, train_once
 from abmll.config import (
     AdapterConfig,
     ContinuedConfig,
@@ -101,6 +101,7 @@ class Workshop:
                 quiet=self.quiet,
                 prune=cell.settings["prune"],
                 recalibrate=recalibration.of_task if recalibration.kind != "none" else None,
+                foreign_examples=cell.settings["foreign_examples"],
             )
         if cache is not None:
             cache.flush()
@@ -117,6 +118,7 @@ class Workshop:
             "tasks": evaluation.tasks,
             "mean": evaluation.mean,
             "pooled": evaluation.pooled,
+            "foreign": {"tasks": evaluation.foreign, "mean": evaluation.foreign_mean},
         }
         save_cell(path, document, evaluation.predictions)
 
@@ -129,23 +131,30 @@ class Workshop:
             fresh = model.scorer.new_adapter(sample_seed(cell.seed, "init"))
             model.learned(fresh, learning, len(self.suite.train))
             return model, no_cost()
-        model, cost = self._train(cell.training)
+        model, cost = self._train(cell.training, cell.settings["visits"])
         if rule.continues is not None:
             own = flatten(learning)
             model = model.continue_as(own.pop("method"), **own)
         return model, cost
 
-    def _train(self, training: Training) -> tuple[AbmllModel, dict[str, float | None]]:
+    def _train(self, training: Training, visits: int) -> tuple[AbmllModel, dict[str, float | None]]:
+        """The model with the theta of a run after so many visits, and what these have cost."""
         settings = dict(training.settings) | flatten(self.place.trunks) | {"seed": training.seed}
         folder = self.place.folder / "runs" / training.name
-        config = pick(TrainConfig, settings | {"method": training.method, "output_dir": str(folder)})
+        own = {"method": training.method, "output_dir": str(folder)}
+        if len(training.kept_visits) > 1:
+            own["save_total_limit"] = settings["max_steps"]  # all of them
+        config = pick(TrainConfig, settings | own)
         model = self.model(settings)
         tasks = self.tasks(settings["limit_train"], training.seed)
         cache = self.cache(model, settings)
         if training.name in self.failed:
             raise TrainingError(self.failed[training.name])
         try:
-            return model, train_once(model, tasks, config, cache, _say_nothing, self.quiet)
+            train_once(model, tasks, config, cache, _say_nothing, self.quiet, training.kept_visits)
+            if visits != config.max_steps and not recall(model, config, len(tasks), visits):
+                raise TrainingError(f"{folder}: has no checkpoint after visit {visits}; delete the folder")
+            return model, cost_of_run(folder, visits)
         except AbmllError as error:
             self.failed[training.name] = str(error)
             raise

@@ -28,6 +28,8 @@ class Method:
     cost: Mapping[str, float] = field(default_factory=dict)
     outcomes: Outcomes | None = None  # of all examples of all tasks
     curves: Mapping[str, Floats] = field(default_factory=dict)  # "visit" and CURVES, (visits,), NaN where not known
+    sweeps: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)  # points by the setting that varies
+    foreign: Mapping[str, float | None] = field(default_factory=dict)  # AUROC of each uncertainty, of foreign inputs
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def _read_comparison(folder: Path) -> Report:
             cost=cell.get("cost") or {},
             outcomes=_read_outcomes([folder / path for path in (*evaluation, *(cell.get("predictions") or ()))]),
             curves=_read_curves(run),
+            sweeps=cell.get("curves") or {},
+            foreign=(cell.get("foreign") or {}).get("mean") or {},
         )
     return Report("comparison", folder.resolve().name, methods, **_origin(content))
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from abmll.metrics import reliability_bins
-from abmll.report import plots, tables
+from abmll.report import plots, sweeps, tables
 from abmll.report.figure import NUM_COLORS
 from abmll.report.folder import Method, Report
 from abmll.report.tables import printable
@@ -34,6 +34,7 @@ def render_page(report: Report) -> str:
         **_results(report, methods),
         **_calibration(methods),
         **_training(methods),
+        **_variants(methods),
         settings=flatten(report.settings),
         own_settings={label: _own(method, report) for label, method in methods.items() if method.settings},
     )
@@ -133,6 +134,23 @@ def _calibration(methods: Mapping[str, Method]) -> dict[str, Any]:
         "risk_coverage": Markup(plots.risk_coverage_curves(known)),
         "selective": tables.selective_error(known),
         "without_predictions": missing,
+    }
+
+
+def _variants(methods: Mapping[str, Method]) -> dict[str, Any]:
+    """Figures of the settings that were varied, and how doubt tells foreign inputs apart."""
+    numbered = {label: (index, method) for index, (label, method) in enumerate(methods.items())}
+    varied = [name for name in sweeps.HEADINGS if any(name in method.sweeps for method in methods.values())]
+    figures = {
+        sweeps.HEADINGS[name]: sweeps.sweeps(
+            name, {label: (i, method.sweeps[name]) for label, (i, method) in numbered.items() if name in method.sweeps}
+        )
+        for name in varied
+    }
+    foreign = {label: (i, m.foreign) for label, (i, m) in numbered.items() if any(m.foreign.values())}
+    return {
+        "varied": {heading: [Markup(one) for one in drawn] for heading, drawn in figures.items()},
+        "foreign": tables.foreign(foreign) if foreign else None,
     }
 
 

@@ -216,6 +216,14 @@ def selective_error(by_method: Mapping[str, tuple[int, Outcomes]]) -> Table:
     return Table("Error rate when only part is answered", "Most confident", [f"{c:.0%}" for c in COVERAGES], rows)
 
 
+def foreign(aurocs: Mapping[str, tuple[int, Mapping[str, float | None]]]) -> Table:
+    """How well each uncertainty tells foreign inputs apart; label -> (colour index, AUROC by uncertainty)."""
+    headings = {"entropy": "Entropy ↑", "mutual_information": "Mutual information ↑"}
+    columns = [_cells([own.get(name) for _, own in aurocs.values()], "higher") for name in headings]
+    rows = [Row(label, [c[i] for c in columns], method) for i, (label, (method, _)) in enumerate(aurocs.items())]
+    return Table("AUROC of inputs of another task", "Method", list(headings.values()), rows)
+
+
 def cost(costs: Mapping[str, tuple[int, Mapping[str, float]]]) -> Table:
     """What training took; label -> (colour index, cost with any of visits, seconds, gradient_steps, tokens)."""
     values = {label: {**value, "rate": _rate(value)} for label, (_, value) in costs.items()}
