@@ -54,4 +54,7 @@ def test_the_separation_is_the_chance_that_a_foreign_input_is_doubted_more() -> 
 
 
 def test_where_nothing_disagrees_mutual_information_says_nothing() -> None:
-    assert separation(prediction([0.1], [0.0]), prediction([0.2], [0.0])) == {"entropy": 1.0, "mutual_information": None}
+    assert separation(prediction([0.1], [0.0]), prediction([0.2], [0.0])) == {
+        "entropy": 1.0,
+        "mutual_information": None,
+    }

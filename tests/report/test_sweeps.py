@@ -11,7 +11,7 @@ from abmll.report.sweeps import MEASURES, sweeps
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def point(value, level, error=0.01):
+def point(value: float, level: float, error: float | None = 0.01):
     mean = {"accuracy": 0.5 + level, "nll": 1 - level}
     return {"value": value, "mean": mean, "mean_errors": dict.fromkeys(mean, error), "pooled_ece": level}
 

@@ -127,11 +127,15 @@ def markdown(comparison: Document, grids: Sequence[Grid]) -> str:
     """All tables with the notes, as Markdown."""
     parts = [f"# {comparison['suite']}", "\n".join(f"- {line}" for line in notes(comparison))]
     for grid in grids:
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in (grid.headings, *grid.rows)]
-        rule = ["---", *["---:"] * (len(grid.headings) - 1)]
-        lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
-        parts += [f"## {grid.title}", "\n".join(lines)]
+        parts += [f"## {grid.title}", grid_markdown(grid)]
     return "\n\n".join(parts) + "\n"
+
+
+def grid_markdown(grid: Grid) -> str:
+    """One table as Markdown, without its title."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in (grid.headings, *grid.rows)]
+    rule = ["---", *["---:"] * (len(grid.headings) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
 
 
 def latex(grid: Grid, remarks: Sequence[str]) -> str:

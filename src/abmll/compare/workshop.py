@@ -141,7 +141,7 @@ class Workshop:
         """The model with the theta of a run after so many visits, and what these have cost."""
         settings = dict(training.settings) | flatten(self.place.trunks) | {"seed": training.seed}
         folder = self.place.folder / "runs" / training.name
-        own = {"method": training.method, "output_dir": str(folder)}
+        own: dict[str, Any] = {"method": training.method, "output_dir": str(folder)}
         if len(training.kept_visits) > 1:
             own["save_total_limit"] = settings["max_steps"]  # all of them
         config = pick(TrainConfig, settings | own)

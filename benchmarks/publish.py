@@ -1,0 +1,92 @@
+"""python -m benchmarks.publish FOLDER...: keep comparisons in results/ and write the tables of docs/results.md.
+
+FOLDER is what ``abmll compare`` wrote for one suite. Its cells and its comparison go to results/SUITE/, without the
+predictions and the training runs. A table stands between ``<!-- table: SUITE TABLE -->`` and ``<!-- end -->``, where
+TABLE is headline, differences, cost or commands. Without a folder the tables alone are written.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from abmll.compare.tables import Grid, against_reference, cost, grid_markdown, headline, notes
+from abmll.files import write_json, write_text
+from benchmarks.machine import ROOT
+
+DOCUMENT = ROOT / "docs" / "results.md"
+RESULTS = ROOT / "results"
+BLOCK = re.compile(r"(<!-- table: (\S+) (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+COMPARISON = "comparison.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__)
+    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
+    for folder in parser.parse_args(arguments).folders:
+        print(keep(folder, RESULTS))
+    write_text(DOCUMENT, filled(DOCUMENT.read_text(encoding="utf-8"), RESULTS))
+    return 0
+
+
+def keep(folder: Path, results: Path) -> Path:
+    """Copy a comparison's numbers to ``results``, in the place of an earlier one; returns the folder made."""
+    comparison = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
+    kept = results / comparison["suite"]
+    shutil.rmtree(kept, ignore_errors=True)
+    for path in sorted((folder / "cells" / comparison["suite"]).glob("*.json")):
+        write_json(kept / "cells" / comparison["suite"] / path.name, json.loads(path.read_text(encoding="utf-8")))
+    for row in comparison["methods"].values():
+        row |= {"predictions": [], "run": None}  # they are not kept
+    write_json(kept / COMPARISON, comparison)
+    for name in ("table.csv", "tasks.csv", "table.tex"):
+        shutil.copyfile(folder / name, kept / name)
+    return kept
+
+
+def filled(text: str, results: Path) -> str:
+    """``text`` with every table between its markers made anew from ``results``."""
+
+    def block(match: "re.Match[str]") -> str:
+        opening, suite, table, closing = match.groups()
+        comparison = json.loads((results / suite / COMPARISON).read_text(encoding="utf-8"))
+        return f"{opening}{TABLES[table](comparison, results / suite)}\n{closing}"
+
+    return BLOCK.sub(block, text)
+
+
+def _grid(grid: Grid | None) -> str:
+    return "" if grid is None else grid_markdown(grid)
+
+
+def _headline(comparison: dict[str, Any], folder: Path) -> str:
+    remarks = "\n".join(f"- {line}" for line in notes(comparison))
+    return f"{_grid(headline(comparison))}\n\n{remarks}"
+
+
+def _commands(comparison: dict[str, Any], folder: Path) -> str:
+    """Every command that has computed a cell, with the commit that it ran at and the number of cells."""
+    counts: dict[tuple[str, str], int] = {}
+    for path in sorted((folder / "cells" / comparison["suite"]).glob("*.json")):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        key = (cell["command"], str(cell["commit"])[:12])
+        counts[key] = counts.get(key, 0) + 1
+    lines = [f"# {count} cells at commit {commit}\n{command}" for (command, commit), count in counts.items()]
+    return "\n".join(["```bash", *lines, "```"])
+
+
+TABLES = {
+    "headline": _headline,
+    "differences": lambda comparison, folder: _grid(against_reference(comparison)),
+    "cost": lambda comparison, folder: _grid(cost(comparison)),
+    "commands": _commands,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

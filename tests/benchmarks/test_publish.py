@@ -1,0 +1,77 @@
+"""Results that are kept: the numbers without the predictions, and tables that follow from them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.publish import filled, keep
+
+NAMES = ("accuracy", "nll", "brier", "ece", "aurc", "auroc")
+
+
+def row(label: str, value: float) -> dict[str, Any]:
+    return {
+        "label": label,
+        "seeds": [0],
+        "mean": dict.fromkeys(NAMES, value) | {"num_tasks": 2, "num_examples": 10, "majority": 0.5, "chance": 0.25},
+        "mean_errors": dict.fromkeys(NAMES),
+        "pooled": {"ece": value},
+        "pooled_errors": {"ece": None},
+        "ranks": {},
+        "statistics": {},
+        "cost": {"seconds": 3.0},
+        "truncated_prompts": 0,
+        "demonstrations_left_out": 0,
+        "predictions": ["cells/toys/abmll.predictions.jsonl"],
+        "run": "runs/abmll",
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What a comparison of two methods leaves, in short."""
+    made = tmp_path / "out"
+    cells = made / "cells" / "toys"
+    cells.mkdir(parents=True)
+    for name in ("abmll", "reptile"):
+        (cells / f"{name}.json").write_text(json.dumps({"command": "abmll compare --suite toys", "commit": "abc+"}))
+        (cells / f"{name}.predictions.jsonl").write_text("{}\n")
+    comparison = {
+        "suite": "toys",
+        "seeds": [0],
+        "reference": "abmll",
+        "missing": [],
+        "known_leaks": [],
+        "failures": [],
+        "methods": {"abmll": row("ABMLL", 0.6), "reptile": row("Reptile | x", 0.5)},
+    }
+    (made / "comparison.json").write_text(json.dumps(comparison))
+    for name in ("table.csv", "tasks.csv", "table.tex"):
+        (made / name).write_text(name)
+    return made
+
+
+def test_numbers_are_kept_and_predictions_are_not(folder: Path, tmp_path: Path) -> None:
+    stale = tmp_path / "results" / "toys" / "cells" / "toys" / "old.json"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("{}")
+    kept = keep(folder, tmp_path / "results")
+    found = sorted(path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file())
+    cells = ["cells/toys/abmll.json", "cells/toys/reptile.json"]
+    assert found == [*cells, "comparison.json", "table.csv", "table.tex", "tasks.csv"]
+    methods = json.loads((kept / "comparison.json").read_text())["methods"]
+    assert [(own["predictions"], own["run"]) for own in methods.values()] == [([], None)] * 2
+
+
+def test_the_document_holds_the_tables_and_its_own_words(folder: Path, tmp_path: Path) -> None:
+    keep(folder, tmp_path / "results")
+    text = "Before.\n<!-- table: toys headline -->\nold\n<!-- end -->\n<!-- table: toys commands --><!-- end -->After."
+    text = text.replace("commands -->", "commands -->\n")
+    made = filled(text, tmp_path / "results")
+    assert made.startswith("Before.\n<!-- table: toys headline -->\n| Method | Accuracy ↑ |")
+    assert "| Reptile \\| x | 0.500 |" in made
+    assert "old" not in made
+    assert "```bash\n# 2 cells at commit abc+\nabmll compare --suite toys\n```\n<!-- end -->After." in made
+    assert filled(made, tmp_path / "results") == made
