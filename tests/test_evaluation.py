@@ -134,7 +134,7 @@ def test_files(evaluate: Callable[..., Evaluation], tiny_model: AbmllModel, tmp_
     assert (document["run"], document["suite"], document["seed"]) == ("runs/x", "s", 0)
     assert document["tasks"] == evaluation.tasks
     settings = document["settings"]
-    assert (settings["steps"], settings["num_samples"], settings["beta"], settings["r"]) == (2, 3, 1e-6, 2)
+    assert (settings["steps"], settings["num_samples"], settings["beta"], settings["r"]) == (2, 3, 3e-5, 2)
     assert document["versions"] == versions()
     assert versions()["torch"] == torch.__version__.split("+")[0] or versions()["torch"] == torch.__version__
     assert versions()["abmll"] == abmll.__version__

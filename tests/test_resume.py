@@ -213,7 +213,7 @@ def test_the_run_to_resume_is_there(make_trainer: Callable[..., MetaTrainer], st
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"beta": 2e-6}, "--resume with beta = 2e-06, but the run has beta = 1e-06; use the run's settings"),
+        ({"beta": 2e-6}, "--resume with beta = 2e-06, but the run has beta = 3e-05; use the run's settings"),
         ({"seed": 1}, "--resume with seed = 1, but the run has seed = 0"),
         ({"method": "structured-lora"}, "--resume with method = structured-lora, but the run has method = abmll"),
         ({"trunk_cache_gb": 0.0}, "--resume with trunk_cache_gb = 0.0, but the run has trunk_cache_gb = 2.0"),
@@ -229,10 +229,10 @@ def test_changed_settings(
 def test_an_edited_config_file_decides_nothing(make_trainer: Callable[..., MetaTrainer], stopped: Path) -> None:
     """The settings a run must keep are those in the hashed checkpoint."""
     text = (stopped / "config.yaml").read_text()
-    (stopped / "config.yaml").write_text(text.replace("beta: 1.0e-06", "beta: 2.0e-06"))
+    (stopped / "config.yaml").write_text(text.replace("beta: 3.0e-05", "beta: 2.0e-06"))
     refused(make_trainer("run", beta=2e-6), stopped, ConfigError)
     make_trainer("run").train(resume=True)
-    assert "beta: 1.0e-06" in (stopped / "config.yaml").read_text()
+    assert "beta: 3.0e-05" in (stopped / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("adapter", [{"r": 3}, {"target_modules": ("v_proj",)}, {"space": "output"}])

@@ -50,7 +50,7 @@ class AdapterConfig(Checked):
     sigma_rank: int = setting(1, "weight space: rank of the standard deviation's positive factors", at_least=1)
     sigma_floor: float = setting(0.0, "weight space: constant c added to every standard deviation", at_least=0)
     init_log_sigma: float = setting(
-        -4.0, "start of log sigma (weight and factor space), or of half the log variance (output)"
+        -5.0, "start of log sigma (weight and factor space), or of half the log variance (output)"
     )
     dropout_rate: float = setting(0.1, "dropout: share of the adapter's inputs that are dropped, below 1", at_least=0)
 
@@ -72,7 +72,7 @@ class LearningConfig(Checked):
         2e-2, "AdamW learning rate of theta's standard deviation factors", at_least=0
     )
     weight_decay: float = setting(0.0, "AdamW weight decay, of the factors of log sigma too", at_least=0)
-    beta: float = setting(1e-6, "weight of KL(q(phi) || p(phi | theta))", at_least=0)
+    beta: float = setting(3e-5, "weight of KL(q(phi) || p(phi | theta))", at_least=0)
     gamma: float = setting(1e-8, "weight of -log p(theta), shared out over the training tasks", at_least=0)
     prior_std: float = setting(1.0, "standard deviation of the prior on theta's mean", above=0)
     gamma_shape: float = setting(1.0, "a0 of the Gamma prior on 1 / sigma_theta^2", above=0)

@@ -33,7 +33,7 @@ class FactorSpace:
     """
 
     scaling: float
-    init_log_sigma: float = -4.0
+    init_log_sigma: float = -5.0
     random_B: bool = True
 
     def __post_init__(self) -> None:

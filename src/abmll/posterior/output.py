@@ -25,7 +25,7 @@ class OutputSpace:
     """
 
     scaling: float
-    init_log_sigma: float = -4.0
+    init_log_sigma: float = -5.0
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.init_log_sigma):

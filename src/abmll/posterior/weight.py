@@ -41,7 +41,7 @@ class WeightSpace:
     scaling: float
     sigma_rank: int = 1
     sigma_floor: float = 0.0
-    init_log_sigma: float = -4.0
+    init_log_sigma: float = -5.0
 
     def __post_init__(self) -> None:
         if self.sigma_rank < 1:
