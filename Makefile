@@ -2,7 +2,7 @@
 # make demo    : fetch the embedded model and tasks, run the whole method, print the table, write runs/demo/
 # make test    : all tests            make lint : format, lint and types            make clean : remove .venv
 # make bench   : measure ABMLL beside plain LoRA and the published algorithm, write benchmarks/results.json and the
-#                tables of docs/performance.md (about half an hour on two idle cores)
+#                tables of docs/performance.md (17 minutes on two idle cores with bf16 hardware)
 
 PYTHON ?= python3
 BIN := .venv/bin
