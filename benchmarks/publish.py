@@ -76,7 +76,7 @@ def _commands(comparison: dict[str, Any], folder: Path) -> str:
         cell = json.loads(path.read_text(encoding="utf-8"))
         key = (cell["command"], str(cell["commit"])[:12])
         counts[key] = counts.get(key, 0) + 1
-    lines = [f"# {count} cells at commit {commit}\n{command}" for (command, commit), count in counts.items()]
+    lines = [f"# cells: {count}, at commit {commit}\n{command}" for (command, commit), count in counts.items()]
     return "\n".join(["```bash", *lines, "```"])
 
 

@@ -73,5 +73,5 @@ def test_the_document_holds_the_tables_and_its_own_words(folder: Path, tmp_path:
     assert made.startswith("Before.\n<!-- table: toys headline -->\n| Method | Accuracy ↑ |")
     assert "| Reptile \\| x | 0.500 |" in made
     assert "old" not in made
-    assert "```bash\n# 2 cells at commit abc+\nabmll compare --suite toys\n```\n<!-- end -->After." in made
+    assert "```bash\n# cells: 2, at commit abc+\nabmll compare --suite toys\n```\n<!-- end -->After." in made
     assert filled(made, tmp_path / "results") == made
