@@ -78,8 +78,8 @@ def prediction(bench: Bench, setting: Setting, ways: Sequence[str], targets: dic
 def prediction_error(bench: Bench, setting: Setting, count: int = 3) -> list[Row]:
     """Mean absolute difference of the probabilities from those of 256 samples, after adaptation to 20 examples.
 
-    The spread is over the questions, which are of the task with the shortest prompts: some 600 samples of each way are
-    taken. The last row is what 256 other samples differ by: the reference's own error is in all of them.
+    The spread is over the questions, which are of the task with the shortest prompts, since some 600 passes read them.
+    The last row is what 256 other samples differ by: the reference's own error is in all of them.
     """
     model = AbmllModel(bench.base(), setting.adapter(), bench.workload.prompt)
     reference = PredictConfig(num_samples=16 if bench.quick else REFERENCE)
@@ -87,11 +87,11 @@ def prediction_error(bench: Bench, setting: Setting, count: int = 3) -> list[Row
     task, encoded = min(asked, key=lambda pair: sum(map(len, pair[1])))
     phi = model.adapt(task.train[:20], task_name=task.name).phi
     exact = predict(model.scorer, phi, encoded, reference, seed=0)
+    label = f"{count} questions of {task.name}, {_depth(setting)}, {setting.label(bench)}"
     rows = []
     for name, how in {**WAYS, f"{reference.num_samples} other samples": reference}.items():
         found = predict(model.scorer, phi, encoded, how, seed=1)
         errors = (found.probs - exact.probs).abs().sum(-1) / exact.num_options
-        label = f"{count} questions of {task.name}, {_depth(setting)}, {setting.label(bench)}"
         title = f"error of prediction, {name}, against {reference.num_samples} samples ({label})"
         rows.append(absolute(title, Spread.of(errors.tolist()), ""))
     return rows

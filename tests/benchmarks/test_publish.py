@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.publish import filled, keep
+from benchmarks.publish import BLOCK, DOCUMENT, RESULTS, filled, keep
 
 NAMES = ("accuracy", "nll", "brier", "ece", "aurc", "auroc")
 
@@ -75,3 +75,10 @@ def test_the_document_holds_the_tables_and_its_own_words(folder: Path, tmp_path:
     assert "old" not in made
     assert "```bash\n# cells: 2, at commit abc+\nabmll compare --suite toys\n```\n<!-- end -->After." in made
     assert filled(made, tmp_path / "results") == made
+
+
+def test_the_committed_document_is_made_from_the_committed_results() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    kept = {path.parent.name for path in RESULTS.glob("*/comparison.json")}
+    assert {suite for _, suite, _, _ in BLOCK.findall(text)} == kept != set()
+    assert filled(text, RESULTS) == text

@@ -147,7 +147,8 @@ def _variants(methods: Mapping[str, Method]) -> dict[str, Any]:
         )
         for name in varied
     }
-    foreign = {label: (i, m.foreign) for label, (i, m) in numbered.items() if any(m.foreign.values())}
+    known = {label: one for label, one in numbered.items() if any(v is not None for v in one[1].foreign.values())}
+    foreign = {label: (index, method.foreign) for label, (index, method) in known.items()}
     return {
         "varied": {heading: [Markup(one) for one in drawn] for heading, drawn in figures.items()},
         "foreign": tables.foreign(foreign) if foreign else None,
