@@ -166,11 +166,13 @@ def test_an_exception_in_the_middle_of_a_pass_leaves_no_trace(
     with breaking(blocks[1]), pytest.raises(Broken):  # in the trunk, while it is recorded
         scorer.trunk_output(batch)
     assert scorer.trunk is not None
-    assert all(
-        block.replay is None and block.output is None and not block.skip and not block.record
-        for block in scorer.trunk.blocks
-    )
+    assert not any(block.replay is not None or block.skip or block.is_asked for block in scorer.trunk.blocks)
     torch.testing.assert_close(scorer.scores(scorer.batch(ragged), adapter).options, full)
+
+
+def test_blocks_above_the_trunk_are_not_computed_for_it(scorer: OptionScorer, ragged: list[Encoded]) -> None:
+    with breaking(scorer.base.model.base_model.layers[2]):
+        scorer.trunk_output(scorer.batch(ragged))
 
 
 def test_a_trunk_block_answers_for_the_block_in_it() -> None:

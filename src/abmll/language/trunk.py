@@ -14,6 +14,14 @@ from torch import Tensor, nn
 from abmll.language.targets import blocks_path
 
 
+class _TrunkDone(Exception):
+    """Ends a pass of the model once the trunk's output is known: no error, but the blocks above have nothing to do."""
+
+    def __init__(self, output: object) -> None:
+        super().__init__()
+        self.output = output
+
+
 class TrunkBlock(nn.Module):
     """A frozen decoder block that can be passed over."""
 
@@ -22,8 +30,7 @@ class TrunkBlock(nn.Module):
         self.block = block
         self.replay: Tensor | None = None
         self.skip = False
-        self.output: object = None
-        self.record = False
+        self.is_asked = False
 
     def __getattr__(self, name: str) -> Any:
         """The block's own attributes: some models ask a block which kind of attention mask it takes."""
@@ -38,8 +45,8 @@ class TrunkBlock(nn.Module):
         if self.skip:
             return hidden
         output = self.block(hidden, *args, **kwargs)
-        if self.record:
-            self.output = output
+        if self.is_asked:
+            raise _TrunkDone(output)
         return output
 
 
@@ -54,17 +61,18 @@ class Trunk:
             blocks[index] = block
 
     def output(self, forward: Callable[[], object]) -> Tensor | None:
-        """The trunk's output (N, T, d) during ``forward``, a pass of the model.
+        """The trunk's output (N, T, d) during ``forward``, a pass of the model that ends there.
 
         None where the model's blocks answer with more than one tensor: such blocks cannot be skipped.
         """
-        last = self.blocks[-1]
-        last.record = True
+        last, output = self.blocks[-1], None
+        last.is_asked = True
         try:
             forward()
-            output = last.output
+        except _TrunkDone as done:
+            output = done.output
         finally:
-            last.record, last.output = False, None
+            last.is_asked = False
         return output if isinstance(output, Tensor) else None
 
     @contextmanager
