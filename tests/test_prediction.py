@@ -18,7 +18,8 @@ from abmll.language.encoding import Encoded
 from abmll.language.scorer import Pass
 from abmll.language.trunk_cache import TrunkCache
 from abmll.posterior import Noise
-from abmll.prediction import MAX_BATCH, POINTS, batches_of_like_length, entropy, normal_points, predict
+from abmll.posterior.numerics import normal_points
+from abmll.prediction import MAX_BATCH, POINTS, batches_of_like_length, entropy, predict
 from abmll.tasks.sampler import sample_seed
 
 PROMPT = PromptConfig(instruction=False, list_options=False, length_normalize=False)
@@ -354,7 +355,7 @@ def test_without_spread_the_linearized_prediction_is_that_at_the_mean(
 
 @pytest.mark.parametrize("dimension", [1, 3, 10])
 def test_normal_points_have_the_moments_of_a_standard_normal(dimension: int) -> None:
-    points = normal_points(dimension)
+    points = normal_points(dimension, POINTS)
     assert points.shape == (POINTS, dimension)
     assert points.mean(0).abs().max() < 1e-12
     assert (points.mT @ points / POINTS - torch.eye(dimension)).abs().max() < 0.1

@@ -54,7 +54,7 @@ def test_default_changes_nothing() -> None:
 
 
 def test_unknown_preset_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"unknown 'paper-v2'; Did you mean 'paper-v3'\? known are default, paper-v1"):
+    with pytest.raises(ConfigError, match=r"unknown 'paper-v2'; Did you mean 'paper-v3'\? known are default, weights"):
         preset("paper-v2")
 
 

@@ -116,10 +116,9 @@ def test_a_run_leaves_what_it_says(make_trainer: MakeTrainer, tmp_path: Path) ->
     timing = trainer.folder.rows("timing.jsonl")
     assert [row["visit"] for row in timing] == [1, 2, 3, 4, 5]
     assert sum(row["tokens"] for row in timing) == result.tokens
-    assert all(
-        row.keys() == {"visit", "seconds", "tokens", "steps", "forward_passes", "demonstrations_left_out"}
-        for row in timing
-    )
+    kinds = {"visit", "seconds", "tokens", "steps", "forward_passes", "demonstrations_left_out"}
+    assert all(row.keys() - {"readout"} == kinds for row in timing)
+    assert ["readout" in row for row in timing] == [False] * 4 + [True]
 
 
 def test_metrics_are_those_of_the_visits(make_trainer: MakeTrainer) -> None:
@@ -265,7 +264,7 @@ def learned(make_trainer: MakeTrainer) -> Callable[..., list[torch.Tensor]]:
 
 
 def test_every_learning_setting_changes_what_is_learned(learned: Callable[..., list[torch.Tensor]]) -> None:
-    assert CHANGES.keys() | OWN.keys() == {field.name for field in fields(LearningConfig)}
+    assert CHANGES.keys() | OWN.keys() | set(READOUT) == {field.name for field in fields(LearningConfig)}
     base = learned()
     assert all(torch.equal(one, other) for one, other in zip(base, learned(), strict=True))
     ignored = [
@@ -284,6 +283,7 @@ OWN: dict[str, tuple[str, Any]] = {
     "reptile_epsilon": ("reptile", 0.25),
     "num_demonstrations": ("metaicl", 2),
 }
+READOUT = ("readout_tasks", "readout_examples")  # of what is learned once theta is: see test_readout.py
 
 
 @pytest.mark.parametrize("setting", OWN)

@@ -110,6 +110,12 @@ class LearningConfig(Checked):
     num_demonstrations: int = setting(
         4, "ICL, MetaICL, ABMLL in context: labelled examples before every question", at_least=1
     )
+    readout_tasks: int = setting(
+        32, "ABMLL: training tasks from which theta learns the prior of temperatures and biases (0: none)", at_least=0
+    )
+    readout_examples: int = setting(
+        20, "ABMLL: training examples that such a task is adapted to, and as many others to ask it", at_least=1
+    )
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = setting("constant", "schedule of every learning rate")
     warmup_steps: int = setting(0, "task visits over which the learning rates rise from zero", at_least=0)
     max_grad_norm: float = setting(0.0, "clip the gradient's norm (0: no clipping)", at_least=0)
@@ -187,6 +193,7 @@ class PredictConfig(Checked):
     prediction_noise_rank: int = setting(
         16, "random directions of a weight sample (0: all of them, exact and several times slower)", at_least=0
     )
+    readout: bool = setting(True, "answer with the task's temperature and option biases, where they were inferred")
 
 
 @dataclass(frozen=True)

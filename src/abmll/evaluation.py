@@ -41,6 +41,7 @@ class Evaluation:
     left_out: int  # demonstrations that did not fit before a question, over all of them
     seconds: dict[str, float]  # "adapting" and "predicting", over all tasks
     foreign: dict[str, dict[str, float | None]]  # by task, how well each uncertainty tells another task's inputs apart
+    temperatures: dict[str, float]  # of the tasks that have a readout, at its mean
 
     @property
     def foreign_mean(self) -> dict[str, float | None]:
@@ -83,6 +84,7 @@ def evaluate_tasks(
     foreign: dict[str, dict[str, float | None]] = {}
     believed: dict[str, Predictions] = {}
     rows: list[dict[str, Any]] = []
+    temperatures: dict[str, float] = {}
     truncated = left_out = 0
     seconds = {"adapting": 0.0, "predicting": 0.0}
     with progress(len(tasks), "adapting and predicting", "task", quiet=quiet) as bar:
@@ -91,6 +93,8 @@ def evaluate_tasks(
             posterior = model.adapt(
                 support, task_name=name, steps=config.steps, batch_size=config.batch_size, seed=seed, cache=cache
             )
+            if posterior.readout is not None and config.readout:
+                temperatures[name] = posterior.readout.readout.temperature
             corrected = None if recalibrate is None else recalibrate(name, support)
             adapted = time.perf_counter()
             predict = partial(posterior.predict, how=config, seed=seed, cache=cache)
@@ -114,7 +118,7 @@ def evaluate_tasks(
             bar.update()
     metrics = {name: evaluate_task(*predictions) for name, predictions in believed.items()}
     mean, together = mean_over_tasks(metrics), pooled(believed)
-    return Evaluation(metrics, mean, together, rows, truncated, left_out, seconds, foreign)
+    return Evaluation(metrics, mean, together, rows, truncated, left_out, seconds, foreign, temperatures)
 
 
 def choose_examples(task: Task, config: EvaluateConfig, seed: int) -> tuple[list[Example], list[Example]]:

@@ -24,8 +24,10 @@ from abmll.language.batch import Batch
 from abmll.language.layer_selection import choose_layers, refuse_open_choice
 from abmll.language.scorer import OptionScorer
 from abmll.language.trunk_cache import TrunkCache
-from abmll.methods import REGISTRY, Rule, Support, find_rule, learn, make_rule, num_batches
+from abmll.methods import REGISTRY, Loss, Rule, Support, find_rule, learn, make_rule, num_batches
+from abmll.posterior.readout import ReadoutPrior, before_examples
 from abmll.progress import progress
+from abmll.readout import TaskReadout, infer_readout, read_prior
 from abmll.settings import flatten, pick, refuse_unknown
 from abmll.task_posterior import TaskPosterior
 from abmll.tasks.sampler import adaptation_batches, demonstrations, sample_seed
@@ -41,6 +43,7 @@ class AbmllModel:
         self.learning = LearningConfig(seed=seed)
         self.num_tasks = 1
         self.theta = self.scorer.new_adapter(sample_seed(seed, "init"))
+        self.readout: ReadoutPrior | None = None
 
     @classmethod
     def from_base(
@@ -92,14 +95,17 @@ class AbmllModel:
         loaded = cls(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
         loaded.scorer.refuse_other_base(document["base_fingerprint"], settings["model"], str(path))
         loaded.theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
-        loaded.learned(loaded.theta, pick(LearningConfig, settings), document["num_tasks"])
+        loaded.learned(loaded.theta, pick(LearningConfig, settings), document["num_tasks"], read_prior(document))
         return loaded
 
-    def learned(self, theta: Adapter, learning: LearningConfig, num_tasks: int) -> None:
-        """Take over a theta, the settings it was learned with, and the number of its training tasks."""
+    def learned(
+        self, theta: Adapter, learning: LearningConfig, num_tasks: int, readout: ReadoutPrior | None = None
+    ) -> None:
+        """Take over a theta, the settings it was learned with, the number of its training tasks, and its readout."""
         self.theta = theta.clone()
         self.learning = learning
         self.num_tasks = num_tasks
+        self.readout = readout
 
     def adapt(
         self,
@@ -126,6 +132,8 @@ class AbmllModel:
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
         total = num_batches(rule, steps, len(encoded))
         shown = self.learning.num_demonstrations if rule.demonstrations else 0
+        asked: list[Sequence[int]] = []
+        told: list[Loss] = []
         with progress(total, f"adapting to {task_name}", "step", quiet=quiet) as bar:
 
             def read(chosen: Sequence[int]) -> Batch:
@@ -143,16 +151,23 @@ class AbmllModel:
                 for step, chosen in enumerate(adaptation_batches(own, len(encoded), size, steps) if steps else []):
                     generator = torch.Generator(self.scorer.device)
                     generator.manual_seed(sample_seed(own, "adaptation noise", step))
+                    if not learner:
+                        asked.append(chosen)
                     yield read(chosen), generator
 
             try:
-                members = learn(rule, self._start(rule), Support(encoded, seed, batches, lambda index: read([index])))
+                support = Support(encoded, seed, batches, lambda index: read([index]), told.append)
+                members = learn(rule, self._start(rule), support)
             except TrainingError as error:
                 raise TrainingError(f"adapting to '{task_name}', {error}") from error
         learned = {"adapt_steps": steps, "adapt_batch_size": batch_size, "adapt_examples": len(examples)}
         settings = flatten(self.learning) | learned | {"adapt_seed": seed}
         chosen = tuple(examples[index] for index in demonstrations(seed, len(examples), shown, ()))
-        return TaskPosterior(self.scorer, members, task_name, rule.is_posterior, settings, chosen)
+        readout = None
+        if self.readout is not None:
+            given = [(step, loss.options) for step, loss in zip(asked, told, strict=True) if loss.options is not None]
+            readout = infer_readout(self.readout, examples, given)
+        return TaskPosterior(self.scorer, members, task_name, rule.is_posterior, settings, chosen, readout)
 
     def continue_as(self, method: str, **settings: Any) -> "AbmllModel":
         """The model of another method that starts from this theta's means; this one stays as it is.
@@ -182,7 +197,9 @@ class AbmllModel:
     def theta_as_posterior(self, task_name: str) -> TaskPosterior:
         """Theta itself in the role of a task's posterior: what is believed of ``task_name`` before any example."""
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
-        return TaskPosterior(self.scorer, (self._start(rule),), task_name, rule.is_posterior, flatten(self.learning))
+        readout = None if self.readout is None else TaskReadout(before_examples(self.readout))
+        settings = flatten(self.learning)
+        return TaskPosterior(self.scorer, (self._start(rule),), task_name, rule.is_posterior, settings, (), readout)
 
     def _start(self, rule: Rule) -> Adapter:
         """Where a new task starts: from theta, or for a rule that has none from a fresh adapter."""

@@ -1,6 +1,6 @@
 """Predicting with an adapter: at its mean, averaged over samples of its posterior, or to first order in its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +15,13 @@ from abmll.language.linearize import linearize
 from abmll.language.scorer import OptionScorer, Pass
 from abmll.language.trunk_cache import TrunkCache
 from abmll.posterior import Noise
+from abmll.posterior.numerics import normal_points
 from abmll.progress import progress
 from abmll.tasks.sampler import sample_seed
 
 MAX_BATCH = 32
 POINTS = 1024
+Read = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def predict(
     cache: TrunkCache | None = None,
     max_tokens: int = 2048,
     quiet: bool = True,
+    read: Read | None = None,
 ) -> Prediction:
     """Probabilities of every example's options.
 
@@ -73,6 +76,8 @@ def predict(
         cache: trunk activations kept from earlier passes over the same examples.
         max_tokens: tokens per batch, before a shared prefix is taken out; examples of like length share one. A quarter
             of it where gradients are needed.
+        read: what becomes of the samples' probabilities (S, N, C) of the examples at these N indices; there may be
+            more samples after it than before.
 
     Raises ``DataError`` without examples.
     """
@@ -91,6 +96,7 @@ def predict(
             else:
                 sampled = _sampled_probs(scorer, phi, batch, how, seed)
             index = torch.tensor(chosen)
+            sampled = sampled if read is None else read(sampled, index)
             probs[index, : sampled.shape[-1]] = sampled.mean(0)
             expected_entropy[index] = entropy(sampled).mean(0)
             bar.update(len(chosen))
@@ -121,17 +127,9 @@ def _linearized_probs(scorer: OptionScorer, phi: Adapter, batch: Batch) -> Tenso
     scores, covariance = linearize(scorer, phi, scorer.with_trunk(batch))
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp(min=0.0).sqrt()[:, None, :]
-    leads = normal_points(covariance.shape[-1]).to(root) @ root.mT
+    leads = normal_points(covariance.shape[-1], POINTS).to(root) @ root.mT
     first = leads.new_zeros(*leads.shape[:2], 1)
     return _probs(scores + torch.cat([first, leads], dim=-1).transpose(0, 1))
-
-
-def normal_points(dimension: int) -> Tensor:
-    """(``POINTS``, dimension): a low-discrepancy set with the standard normal's density, and its mirror image."""
-    sobol = torch.quasirandom.SobolEngine(dimension, scramble=True, seed=0)
-    uniform = sobol.draw(POINTS // 2, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
-    points = torch.special.ndtri(uniform)
-    return torch.cat([points, -points])
 
 
 def _probs(scores: Tensor) -> Tensor:

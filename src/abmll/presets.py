@@ -1,10 +1,10 @@
 """Named settings: the published ones, beside the defaults.
 
-``paper-v1`` and ``paper-v3`` are the values of the paper's first version and of the authors' code at the time of its
-third. Both use output space, since that is what the code behind the published numbers computes; the equations of the
-paper are the weight space of the default. The published code never moves sigma far from e^-10 and predicts at the
-mean. A preset has settings for training, adaptation and prediction: name the same one to ``abmll train``, ``adapt``,
-``predict`` and ``evaluate``.
+``weights-only`` answers as ABMLL's weights do, without temperature and biases. ``paper-v1`` and ``paper-v3`` are the
+values of the paper's first version and of the authors' code at the time of its third. Both use output space, since that
+is what the code behind the published numbers computes; the equations of the paper are the weight space of the default.
+The published code never moves sigma far from e^-10 and predicts at the mean. A preset has settings for training,
+adaptation and prediction: name the same one to ``abmll train``, ``adapt``, ``predict`` and ``evaluate``.
 """
 
 from collections.abc import Mapping
@@ -40,10 +40,13 @@ _PUBLISHED: dict[str, Any] = {
     "max_grad_norm": 0.0,
     "batch_size": 2,
     "num_samples": 0,
+    "readout_tasks": 0,
+    "readout": False,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "weights-only": {"readout": False},
     "paper-v1": _PUBLISHED | {"beta": 5e-10, "gamma": 1e-6, "steps": 10},
     "paper-v3": _PUBLISHED | {"beta": 1e-8, "gamma": 1e-8, "steps": 5},
 }

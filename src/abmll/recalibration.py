@@ -17,6 +17,7 @@ from abmll.config import AdaptConfig, PredictConfig
 from abmll.errors import DataError
 from abmll.language.trunk_cache import TrunkCache
 from abmll.model import AbmllModel
+from abmll.posterior.readout import log_probs
 from abmll.prediction import Prediction, entropy
 from abmll.tasks.sampler import permutation
 from abmll.tasks.task import Example
@@ -40,7 +41,7 @@ def fit_temperature(unseen: Sequence[Unseen]) -> float:
     in float64. The bounds hold where the examples tell nothing more, as when every answer was the likeliest.
     Raises ``DataError`` without examples.
     """
-    logs = [_log_probs(group.probs) for group in unseen]
+    logs = [log_probs(group.probs) for group in unseen]
     if not sum(map(len, logs)):
         raise DataError("there are no predictions to fit a temperature to")
     answers = [group.answers.cpu() for group in unseen]
@@ -55,18 +56,12 @@ def fit_temperature(unseen: Sequence[Unseen]) -> float:
     return math.exp(-(low + high) / 2)
 
 
-def _log_probs(probs: Tensor) -> Tensor:
-    """float64 logarithms, -inf for no option; a probability that has underflown counts as the smallest there is."""
-    probs = probs.double().cpu()
-    return torch.where(probs > 0, probs.clamp_min(torch.finfo(torch.float64).tiny).log(), -torch.inf)
-
-
-def _slope(log_probs: Tensor, answers: Tensor, inverse: float) -> float:
+def _slope(logs: Tensor, answers: Tensor, inverse: float) -> float:
     """d NLL / d b at b = ``inverse``."""
-    weights = torch.softmax(inverse * log_probs, -1)
-    expected = (weights * log_probs.masked_fill(log_probs.isneginf(), 0.0)).sum(-1)
+    weights = torch.softmax(inverse * logs, -1)
+    expected = (weights * logs.masked_fill(logs.isneginf(), 0.0)).sum(-1)
     floor = math.log(torch.finfo(torch.float64).tiny)  # an answer that was given no chance at all
-    right = log_probs.gather(-1, answers[:, None])[:, 0].clamp_min(floor)
+    right = logs.gather(-1, answers[:, None])[:, 0].clamp_min(floor)
     return float((expected - right).sum())
 
 
@@ -76,7 +71,7 @@ def tempered(prediction: Prediction, temperature: float) -> Prediction:
     It acts on the averaged probabilities, so the samples' own entropies are not known any more: the mutual information
     stays what it was, as far as the new entropy has room for it.
     """
-    probs = torch.softmax(_log_probs(prediction.probs) / temperature, -1)
+    probs = torch.softmax(log_probs(prediction.probs) / temperature, -1)
     total = entropy(probs)
     expected = (total - prediction.mutual_information).clamp(min=0.0)
     return replace(prediction, probs=probs, entropy=total, expected_entropy=expected)

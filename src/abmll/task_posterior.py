@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
 from abmll.language.trunk_cache import TrunkCache
 from abmll.prediction import Prediction, entropy, predict
+from abmll.readout import TaskReadout
 from abmll.settings import flatten, pick
 from abmll.tasks.task import Example
 
@@ -26,7 +28,8 @@ class TaskPosterior:
 
     ``scorer`` is the language model it was learned on, shared by all posteriors; ``members`` are what was learned,
     several adapters of equal weight for an ensemble; ``is_posterior`` says whether their standard deviations were
-    learned, so that sampling means something; ``demonstrations`` are shown to the model before every question.
+    learned, so that sampling means something; ``demonstrations`` are shown to the model before every question;
+    ``readout`` is what is believed of the task's temperature and option biases (None: nothing).
     """
 
     scorer: OptionScorer
@@ -35,6 +38,7 @@ class TaskPosterior:
     is_posterior: bool
     settings: dict[str, Any]
     demonstrations: tuple[Example, ...] = ()
+    readout: TaskReadout | None = None
 
     @property
     def phi(self) -> Adapter:
@@ -83,9 +87,9 @@ class TaskPosterior:
         if self.demonstrations:
             cache = None  # nothing is kept of prompts that only this posterior's questions begin with
         encoded, left_out = self.scorer.encoder.encode_demonstrated(examples, self.task_name, self.demonstrations)
-        averaged = average(
-            [predict(self.scorer, phi, encoded, how, seed=seed, cache=cache, quiet=quiet) for phi in self.members]
-        )
+        read = partial(self.readout.read, examples) if self.readout is not None and how.readout else None
+        shared: dict[str, Any] = {"seed": seed, "cache": cache, "quiet": quiet, "read": read}
+        averaged = average([predict(self.scorer, phi, encoded, how, **shared) for phi in self.members])
         return replace(averaged, left_out=left_out)
 
     def save_pretrained(self, folder: Path | str, overwrite: bool = False) -> None:
@@ -95,6 +99,7 @@ class TaskPosterior:
             "is_posterior": self.is_posterior,
             "members": len(self.members),
             "demonstrations": [[one.input, one.options, one.answer] for one in self.demonstrations],
+            "readout": None if self.readout is None else self.readout.document(),
             "base_fingerprint": self.scorer.base.fingerprint,
             "settings": self.settings | self.scorer.settings(),
         }
@@ -137,7 +142,9 @@ class TaskPosterior:
         demonstrations = tuple(
             Example(str(number), text, tuple(options), answer) for number, (text, options, answer) in enumerate(shown)
         )
-        return cls(scorer, members, document["task_name"], document["is_posterior"], settings, demonstrations)
+        readout = None if document.get("readout") is None else TaskReadout.of(document["readout"])
+        name, is_posterior = document["task_name"], document["is_posterior"]
+        return cls(scorer, members, name, is_posterior, settings, demonstrations, readout)
 
     def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> None:
         """Write the posterior mean, of an ensemble that of one ``member``, as a plain LoRA adapter that PEFT loads.

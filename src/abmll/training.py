@@ -6,7 +6,7 @@ as one that was never stopped.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ from abmll.config import LearningConfig, TrainConfig
 from abmll.errors import CheckpointError, ConfigError, TrainingError
 from abmll.files import write_text
 from abmll.language.trunk_cache import TrunkCache, open_cache
+from abmll.meter import counted
 from abmll.methods import Loss, Reading, State, find_rule, make_rule, read_steps
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.model import AbmllModel, mean_log_sigma
 from abmll.model_card import model_card
 from abmll.progress import progress
+from abmll.readout import learn_readout
 from abmll.run_folder import CARD, METRICS, TIMING, RunFolder, refuse_other_run
 from abmll.schedule import rate
 from abmll.settings import flatten, pick
@@ -107,6 +109,8 @@ class MetaTrainer:
             try:
                 for visit in range(first, self.config.max_steps):
                     row, done = self._visit(state, visit)
+                    if visit + 1 == self.config.max_steps:
+                        done |= self._finish(state, quiet)
                     steps, tokens = steps + done["steps"], tokens + done["tokens"]
                     self.folder.append(METRICS, row)
                     self.folder.append(TIMING, {"visit": visit + 1} | done)
@@ -121,7 +125,6 @@ class MetaTrainer:
             finally:
                 if self.visits.cache is not None:
                     self.visits.cache.flush()
-        self.model.learned(state.theta, pick(LearningConfig, flatten(self.config)), len(self.visits.tasks))
         self._write_card()
         return TrainResult(self.folder.path, self.config.max_steps, steps, tokens, time.perf_counter() - started)
 
@@ -148,11 +151,26 @@ class MetaTrainer:
         self.folder.resume(self.settings(), visit)
         return state, visit
 
+    def _finish(self, state: State, quiet: bool) -> dict[str, Any]:
+        """Hand the model what was learned, with its readout; returns what the latter has cost."""
+        config = self.config
+        self.model.learned(state.theta, pick(LearningConfig, flatten(config)), len(self.visits.tasks))
+        if not self.rule.has_readout or not config.readout_tasks:
+            return {}
+        how: dict[str, Any] = {"num_tasks": config.readout_tasks, "num_examples": config.readout_examples}
+        how |= {"seed": config.seed, "cache": self.visits.cache, "quiet": quiet}
+        with counted(self.model.scorer) as cost:
+            self.model.readout = learn_readout(self.model, self.visits.tasks, **how)
+        kinds = {"seconds": cost.seconds, "tokens": cost.tokens, "steps": cost.gradient_passes}
+        return {"readout": kinds | {"forward_passes": cost.forward_passes}}
+
     def _save(self, state: State, visit: int) -> None:
         moments = {name: optimizer.tensors() for name, optimizer in _optimizers(state).items()}
         tensors = {"theta": state.theta.state_dict(), "optimizer_phi": {}} | moments
+        readout = self.model.readout if visit == self.config.max_steps else None
         document = {
             "visit": visit,
+            "readout": None if readout is None else asdict(readout),
             "num_tasks": len(self.visits.tasks),
             "tasks": [task.name for task in self.visits.tasks],
             "data_sha256": self.visits.sha256(),

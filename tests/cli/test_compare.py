@@ -127,6 +127,23 @@ def test_curves_pruning_and_recalibration(base: str, abmll: Call) -> None:
     assert len(list(Path("out/runs").iterdir())) == 2
 
 
+def test_the_readout_is_abmll_s_own_and_lent_to_others(base: str, abmll: Call) -> None:
+    methods = "abmll,abmll@weights-only,structured-lora,pretrained-adapted,icl"
+    code, out, err = abmll(base, f"--methods {methods} --seeds 0 --recalibrate none,readout", FEW)
+    assert (code, err) == (0, "")
+    lent = ["abmll@weights-only", "structured-lora", "pretrained-adapted", "icl"]
+    assert list(comparison()["methods"]) == ["abmll", *(row for name in lent for row in (name, f"{name}+readout"))]
+    assert "Structured LoRA + readout" in out
+    cells = {cell["row"]: cell for cell in cells_of().values()}
+    assert len(list(Path("out/runs").iterdir())) == 2  # ABMLL's serves both presets
+    for row, cell in cells.items():
+        readout = cell["readout"] or {"temperatures": {}}
+        assert (readout["temperatures"].keys() == cell["tasks"].keys()) == (row == "abmll" or row.endswith("+readout"))
+    assert cells["abmll"]["mean"]["nll"] == cells["abmll@weights-only+readout"]["mean"]["nll"]
+    for row in lent:
+        assert cells[row]["mean"]["nll"] != cells[f"{row}+readout"]["mean"]["nll"]
+
+
 def test_runs_are_judged_on_the_way_and_asked_what_they_were_not_meant_for(base: str, abmll: Call) -> None:
     more = "--save-steps 1 --visits 1 --foreign-examples 4"
     code, _, err = abmll(base, "--methods abmll,structured-lora,blob --seeds 0,1", FEW, more)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from abmll.cli.tune import _in_words
 from abmll.compare import tune
 from abmll.compare.space import SPACES, in_range, search_space
 from abmll.compare.spec import KINDS, Spec, defaults
@@ -77,6 +78,12 @@ def test_a_stopped_tuning_goes_on(command: str, abmll: Call, monkeypatch: pytest
     part, whole = (json.loads(Path(folder, "settings.json").read_text()) for folder in ("tuned", "whole"))
     assert part["methods"] == whole["methods"]
     assert len(list(Path("tuned/cells").rglob("*.json"))) == 4
+
+
+def test_what_a_settings_file_brought_along_is_said_as_it_is() -> None:
+    assert _in_words({"learning_rate": 0.00123456, "predictive": "linearized"}) == (
+        "learning_rate 0.00123, predictive linearized"
+    )
 
 
 def test_settings_under_which_a_method_fails_are_not_chosen() -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from abmll import AbmllModel
-from abmll.compare.meter import metered
 from abmll.compare.runs import cost_of_run, recall, train_once
 from abmll.config import TrainConfig
+from abmll.meter import metered
 from abmll.tasks import Task
 from abmll.training import MetaTrainer
 

@@ -171,7 +171,8 @@ def test_an_exception_in_the_middle_of_a_pass_leaves_no_trace(
 
 
 def test_blocks_above_the_trunk_are_not_computed_for_it(scorer: OptionScorer, ragged: list[Encoded]) -> None:
-    with breaking(scorer.base.model.base_model.layers[2]):
+    blocks: Any = scorer.base.model.base_model.layers
+    with breaking(blocks[2]):
         scorer.trunk_output(scorer.batch(ragged))
 
 

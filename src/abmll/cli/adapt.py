@@ -34,7 +34,7 @@ def adapt(
         output_dir: folder to write the posterior to
         method: blob, laplace, ensemble or mc-dropout, from a run of regular-lora (default: the run's own)
         task_name: the task's name in the prompt (default: the file's)
-        preset: default, paper-v1 or paper-v3: settings that go with a run trained with it
+        preset: default, weights-only, paper-v1 or paper-v3: settings that go with a run trained with it
         seed: seed of the order of the examples and of the noise
         overwrite: replace a posterior in the output folder
         quiet: say nothing but errors

@@ -36,7 +36,7 @@ def evaluate(
         output_dir: folder to write to
         data_dir: folder in which the suite's tasks are looked up
         allow_missing: go on without tasks that are not found; the metrics name them
-        preset: default, paper-v1 or paper-v3: settings that go with a run trained with it
+        preset: default, weights-only, paper-v1 or paper-v3: settings that go with a run trained with it
         seed: seed of the choice and order of examples and of the noise
         overwrite: replace an evaluation in the output folder
         quiet: say nothing but errors

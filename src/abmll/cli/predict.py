@@ -35,7 +35,7 @@ def predict(
         input: questions with their options; answers are not needed
         output: JSON lines file to write
         task_name: the task's name in the prompt (default: the one adapted to, else the file's)
-        preset: default, paper-v1 or paper-v3: settings that go with a run trained with it
+        preset: default, weights-only, paper-v1 or paper-v3: settings that go with a run trained with it
         seed: seed of the posterior samples
         overwrite: replace the output file
         quiet: say nothing but errors

@@ -32,7 +32,7 @@ def train(
     Args:
         tasks: a folder or file of tasks, hf:NAME, 'bigbench' once it is fetched, or a suite (name or YAML file), of
             which the training tasks are used
-        preset: default, paper-v1 or paper-v3; settings given by flag or file win over it
+        preset: default, weights-only, paper-v1 or paper-v3; settings given by flag or file win over it
         data_dir: folder in which a suite's tasks are looked up
         allow_missing: go on without tasks of a suite that are not found
         resume: go on from the newest checkpoint in the output folder
@@ -83,7 +83,7 @@ def _summary(trainer: "MetaTrainer", result: "TrainResult") -> dict[str, Any]:
         "visits": result.visits,
         "gradient_steps": sum(cost["steps"] for cost in costs),
         "tokens": sum(cost["tokens"] for cost in costs),
-        "seconds": round(sum(cost["seconds"] for cost in costs), 3),
+        "seconds": round(sum(cost["seconds"] + cost.get("readout", {}).get("seconds", 0.0) for cost in costs), 3),
         "averaged_visits": len(last),
         "nll": sum(row["nll"] for row in last) / len(last),
         "accuracy": sum(row["accuracy"] for row in last) / len(last),

@@ -1,6 +1,8 @@
 """``abmll tune``: choose every method's settings on the validation tasks of a suite."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from abmll.cli.compare import command_line, make_wishes
 from abmll.cli.output import narrator, print_json, print_table
@@ -79,5 +81,8 @@ def tune(
         print(f"\nbest of {trials} trials on validation tasks; settings: {output_dir / RESULT}")
 
 
-def _in_words(settings: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3g}" for name, value in settings.items())
+def _in_words(settings: Mapping[str, Any]) -> str:
+    """Numbers found, and what a settings file has brought along."""
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
+    )

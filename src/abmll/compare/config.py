@@ -82,7 +82,9 @@ class JudgingConfig(Checked):
         at_least=0,
     )
     recalibrate: tuple[str, ...] = setting(
-        ("none",), "what becomes of the probabilities: none, adaptation or meta (a temperature); several give rows each"
+        ("none",),
+        "what becomes of the probabilities: none, adaptation or meta (a temperature), readout (ABMLL's, for others); "
+        "several give rows each",
     )
 
     def __post_init__(self) -> None:
@@ -99,5 +101,5 @@ class JudgingConfig(Checked):
                 raise ConfigError(f"{name} names a value twice; remove one")
 
 
-RECALIBRATIONS = ("none", "adaptation", "meta")
+RECALIBRATIONS = ("none", "adaptation", "meta", "readout")
 CURVES = ("adapt_examples", "num_samples", "prune", "visits")  # settings of which several values make a curve

@@ -100,6 +100,7 @@ def _variants(spec: Spec, values: Mapping[str, Any], point: Mapping[str, Any]) -
         for recalibrate in _tuple(values["recalibrate"])
         for chosen in points
         if recalibrate != "adaptation" or chosen["adapt_examples"] > 1  # a single example cannot be cut in halves
+        if recalibrate != "readout" or not (find_rule(spec.method).has_readout and values["readout"])  # it is there
     ]
 
 

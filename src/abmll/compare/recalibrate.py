@@ -30,7 +30,7 @@ class Recalibration:
 
     def of_task(self, name: str, support: Sequence[Example]) -> Callable[[Prediction], Prediction]:
         """What becomes of the predictions of a task that was adapted to ``support``."""
-        if self.kind == "none":
+        if self.kind in ("none", "readout"):  # the readout is a part of the prediction
             return lambda prediction: prediction
         if self.kind == "meta":
             self.temperatures["all"] = self._meta

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from abmll.adapter import Adapter
 from abmll.checkpoint import PREFIX, STATE, checkpoints, latest_checkpoint, load_bundle
-from abmll.compare.meter import metered
 from abmll.config import LearningConfig, TrainConfig
 from abmll.errors import AbmllError
 from abmll.files import write_json
 from abmll.language.trunk_cache import TrunkCache
+from abmll.meter import metered
 from abmll.model import AbmllModel
+from abmll.posterior.readout import ReadoutPrior
+from abmll.readout import read_prior
 from abmll.run_folder import TIMING, RunFolder, refuse_other_run
 from abmll.settings import flatten, pick
 from abmll.tasks.task import Task
@@ -69,17 +71,19 @@ def goes_on(trainer: MetaTrainer) -> bool:
 def cost_of_run(folder: Path, visits: int | None = None) -> dict[str, float | None]:
     """Seconds, visits, gradient steps, tokens and forward passes of a run, or of its first ``visits``.
 
-    All parts of an interrupted run count together. The peak memory is that of the whole.
+    All parts of an interrupted run count together, and what it took to learn a readout. The peak memory is that of the
+    whole.
     """
     rows = RunFolder(folder).rows(TIMING)[:visits]
+    parts = [*rows, *(row["readout"] for row in rows if "readout" in row)]
     path = folder / COST
     peak = json.loads(path.read_text(encoding="utf-8"))["peak_memory_mb"] if path.is_file() else None
     return {
-        "seconds": sum(row["seconds"] for row in rows),
+        "seconds": sum(row["seconds"] for row in parts),
         "visits": len(rows),
-        "gradient_steps": sum(row["steps"] for row in rows),
-        "tokens": sum(row["tokens"] for row in rows),
-        "forward_passes": sum(row.get("forward_passes", 0) for row in rows),
+        "gradient_steps": sum(row["steps"] for row in parts),
+        "tokens": sum(row["tokens"] for row in parts),
+        "forward_passes": sum(row.get("forward_passes", 0) for row in parts),
         "peak_memory_mb": peak,
     }
 
@@ -93,16 +97,21 @@ def no_cost() -> dict[str, float | None]:
 def recall(model: AbmllModel, config: TrainConfig, num_tasks: int, visits: int) -> bool:
     """Leave in the model the theta of a finished run after so many visits; False where there is none of these settings.
 
+    Its readout comes along after the last visit; before that there is none.
+
     Args:
         num_tasks: the number of tasks that the run has learned from.
     """
-    theta = _read_theta(model, Path(config.output_dir), config, visits)
-    if theta is not None:
-        model.learned(theta, pick(LearningConfig, flatten(config)), num_tasks)
-    return theta is not None
+    read = _read(model, Path(config.output_dir), config, visits)
+    if read is not None:
+        theta, readout = read
+        model.learned(theta, pick(LearningConfig, flatten(config)), num_tasks, readout)
+    return read is not None
 
 
-def _read_theta(model: AbmllModel, folder: Path, config: TrainConfig, visits: int) -> Adapter | None:
+def _read(
+    model: AbmllModel, folder: Path, config: TrainConfig, visits: int
+) -> tuple[Adapter, ReadoutPrior | None] | None:
     path = folder / f"{PREFIX}{visits}"
     if not path.is_dir() or not (folder / COST).is_file():
         return None
@@ -115,4 +124,4 @@ def _read_theta(model: AbmllModel, folder: Path, config: TrainConfig, visits: in
         theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
     except AbmllError:  # other settings, or damaged
         return None
-    return theta
+    return theta, read_prior(bundle.document)

@@ -24,7 +24,7 @@ ABMLL: Mapping[str, Range] = {
     "outer_learning_rate": RATES,
     "scale_learning_rate": SCALES,
     "outer_scale_learning_rate": SCALES,
-    "beta": Range(1e-8, 1e-4),
+    "beta": Range(1e-6, 3e-4),  # below, it does nothing
     "init_log_sigma": Range(-7.0, -2.0, log=False),
 }
 SPACES: Mapping[str, Mapping[str, Range]] = {

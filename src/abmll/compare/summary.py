@@ -17,7 +17,12 @@ from abmll.tasks.suite import Suite
 FORMAT = "abmll-comparison-1"
 RESULT = "comparison.json"
 RANKED = {"accuracy": "higher", "nll": "lower", "ece": "lower"}
-RECALIBRATED = {"none": "", "adaptation": " + temperature (adaptation)", "meta": " + temperature (meta)"}
+RECALIBRATED = {
+    "none": "",
+    "adaptation": " + temperature (adaptation)",
+    "meta": " + temperature (meta)",
+    "readout": " + readout",
+}
 COSTS = ("seconds", "visits", "gradient_steps", "tokens", "forward_passes", "peak_memory_mb")
 Document = dict[str, Any]
 

@@ -6,13 +6,12 @@ prompt, and the activations below the lowest adapted layer.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from abmll.compare.cells import Cell, Training, save_cell
-from abmll.compare.meter import metered
 from abmll.compare.origin import origin
 from abmll.compare.recalibrate import Recalibration
 from abmll.compare.runs import cost_of_run, no_cost, recall, train_once
@@ -20,6 +19,7 @@ from abmll.config import (
     AdapterConfig,
     ContinuedConfig,
     EvaluateConfig,
+    LearningConfig,
     ModelConfig,
     PromptConfig,
     TrainConfig,
@@ -30,8 +30,10 @@ from abmll.evaluation import evaluate_tasks
 from abmll.language.base import Base, load_base
 from abmll.language.layer_selection import choose_layers
 from abmll.language.trunk_cache import TrunkCache, open_cache
+from abmll.meter import metered
 from abmll.methods import find_rule
 from abmll.model import AbmllModel
+from abmll.readout import learn_readout
 from abmll.settings import flatten, pick
 from abmll.tasks.limit import limit_train
 from abmll.tasks.sampler import sample_seed
@@ -89,7 +91,10 @@ class Workshop:
             return
         model, training_cost = self.learned(cell)
         settings = pick(EvaluateConfig, cell.settings)
+        if cell.settings["recalibrate"] == "readout":
+            settings = replace(settings, readout=True)
         cache = self.cache(model, cell.settings)
+        self._give_readout(model, cell, settings)
         recalibration = Recalibration(cell.settings["recalibrate"], model, settings, self.suite.train, cell.seed, cache)
         with metered(model.scorer) as cost:
             evaluation = evaluate_tasks(
@@ -105,6 +110,7 @@ class Workshop:
             )
         if cache is not None:
             cache.flush()
+        readout = model.readout and asdict(model.readout) | {"temperatures": evaluation.temperatures}
         document = {
             **describe(cell),
             **origin(self.place.command),
@@ -113,6 +119,7 @@ class Workshop:
             "base_fingerprint": self.base.fingerprint,
             "cost": {"training": training_cost, "evaluation": asdict(cost) | evaluation.seconds},
             "temperatures": recalibration.temperatures,
+            "readout": readout,
             "truncated_prompts": evaluation.truncated,
             "demonstrations_left_out": evaluation.left_out,
             "tasks": evaluation.tasks,
@@ -136,6 +143,22 @@ class Workshop:
             own = flatten(learning)
             model = model.continue_as(own.pop("method"), **own)
         return model, cost
+
+    def _give_readout(self, model: AbmllModel, cell: Cell, settings: EvaluateConfig) -> None:
+        """Learn the readout that the cell asks for and the model has not: another method's, or a theta's of midway."""
+        learning = pick(LearningConfig, cell.settings)
+        own = find_rule(cell.spec.method).has_readout and settings.readout and learning.readout_tasks > 0
+        if model.readout is None and (own or cell.settings["recalibrate"] == "readout"):
+            model.readout = learn_readout(
+                model,
+                self.tasks(cell.settings["limit_train"], cell.seed),
+                num_tasks=learning.readout_tasks or LearningConfig.readout_tasks,
+                num_examples=learning.readout_examples,
+                adapt=settings,
+                seed=cell.seed,
+                cache=self.cache(model, cell.settings),
+                quiet=self.quiet,
+            )
 
     def _train(self, training: Training, visits: int) -> tuple[AbmllModel, dict[str, float | None]]:
         """The model with the theta of a run after so many visits, and what these have cost."""

@@ -17,7 +17,7 @@ from abmll.config import LearningConfig
 from abmll.errors import ConfigError
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass
-from abmll.methods.loss import Loss
+from abmll.methods.loss import Loss, Watch, unwatched
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.rule import State, follow, likelihood, read_loss, take_step
 from abmll.posterior import Noise, Prior
@@ -38,6 +38,7 @@ class Abmll:
     continues: ClassVar[str | None] = None
     space: ClassVar[str | None] = None
     demonstrations: ClassVar[bool] = False
+    has_readout: ClassVar[bool] = True
 
     def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
         self.scorer = scorer
@@ -100,9 +101,11 @@ class Abmll:
                 loss.total.backward()
         return take_step(loss, state.outer, self.config, rate)
 
-    def adapt(self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]]) -> Adapter:
+    def adapt(
+        self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]], watch: Watch = unwatched
+    ) -> Adapter:
         """q(phi | D) of an unseen task: phi <- theta, fresh optimizer, one sampled step per batch."""
-        return follow(self, self.init(theta), batches)
+        return follow(self, self.init(theta), batches, watch)
 
     def _forward(self, state: State, batch: Batch, generator: torch.Generator, prior: Prior | None = None) -> Loss:
         """NLL at a sample of phi, KL(phi || theta), and in output space -log p(theta) if asked for, of one pass."""

@@ -21,7 +21,7 @@ from abmll.adapter import Adapter
 from abmll.config import LearningConfig
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass
-from abmll.methods.loss import Loss
+from abmll.methods.loss import Loss, Watch, unwatched
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.rule import State, follow, likelihood, read_loss, take_step
 from abmll.methods.support import continued
@@ -40,6 +40,7 @@ class Blob:
     continues: ClassVar[str | None] = "regular-lora"
     space: ClassVar[str | None] = "factor-a"
     demonstrations: ClassVar[bool] = False
+    has_readout: ClassVar[bool] = False
 
     def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
         self.scorer = scorer
@@ -79,9 +80,11 @@ class Blob:
     def outer_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> None:
         """Nothing: theta is not learned."""
 
-    def adapt(self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]]) -> Adapter:
+    def adapt(
+        self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]], watch: Watch = unwatched
+    ) -> Adapter:
         """q(A) and B after one step per batch, fresh optimizer."""
-        return follow(self, self.init(theta), batches)
+        return follow(self, self.init(theta), batches, watch)
 
     def _kl(self, state: State) -> Tensor:
         space, phi, prior = self.scorer.space, state.phi.stacks, state.theta.stacks

@@ -42,7 +42,7 @@ class Laplace(StructuredLora):
             raise ConfigError(
                 f"method: laplace needs laplace-torch ({error}); install it with: pip install 'abmll[laplace]'"
             ) from error
-        phi = self.adapt(theta, support.batches(0))
+        phi = self.adapt(theta, support.batches(0), support.watch)
         posterior = diagonal_laplace(self.scorer, phi, support, continued(self.config).laplace_prior_precision)
         write_variances(phi, posterior.posterior_variance)
         return (phi,)

@@ -14,7 +14,7 @@ from abmll.adapter import Adapter
 from abmll.config import LearningConfig
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
-from abmll.methods.loss import Loss
+from abmll.methods.loss import Loss, Watch, unwatched
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.rule import State, follow, likelihood, read_loss, take_step
 from abmll.methods.support import Support
@@ -32,6 +32,7 @@ class StructuredLora:
     continues: ClassVar[str | None] = None
     space: ClassVar[str | None] = None
     demonstrations: ClassVar[bool] = False
+    has_readout: ClassVar[bool] = False
 
     def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
         self.scorer = scorer
@@ -68,9 +69,11 @@ class StructuredLora:
         """A held-out query batch is one more batch to learn from; the last inner batch has been learned already."""
         return self.inner_step(state, batch, generator, rate) if self.config.outer_batch == "query" else None
 
-    def adapt(self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]]) -> Adapter:
+    def adapt(
+        self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]], watch: Watch = unwatched
+    ) -> Adapter:
         """The adapter fine-tuned on an unseen task: fresh optimizer, one step per batch."""
-        return follow(self, self.init(theta), batches)
+        return follow(self, self.init(theta), batches, watch)
 
 
 class RegularLora(StructuredLora):

@@ -6,7 +6,7 @@ before anything that was learned from it is kept.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import NamedTuple
@@ -33,11 +33,19 @@ class Loss(NamedTuple):
     tokens: int  # tokens read, padding left out; like size, zero where no forward pass was needed
     grad_norms: Mapping[str, Tensor] = _NOT_YET  # by tensor, before clipping; once a step is taken
     passes: int = 1  # forward passes over a batch
+    options: Tensor | None = None  # (N, C) log-probabilities that the batch's options had before the step
 
     @property
     def grad_norm(self) -> Tensor:
         """The norm of the whole gradient."""
         return total_norm(self.grad_norms)
+
+
+Watch = Callable[[Loss], None]  # told of every step of an adaptation, in their order
+
+
+def unwatched(loss: Loss) -> None:
+    """For an adaptation of which only the end matters."""
 
 
 class Reading(NamedTuple):

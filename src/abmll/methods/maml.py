@@ -22,7 +22,7 @@ from abmll.config import LearningConfig
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
 from abmll.methods.descent import Descent, norms, tied_to
-from abmll.methods.loss import Loss
+from abmll.methods.loss import Loss, Watch, unwatched
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.rule import State, detach, follow, likelihood, read_loss
 
@@ -39,6 +39,7 @@ class Fomaml:
     continues: ClassVar[str | None] = None
     space: ClassVar[str | None] = None
     demonstrations: ClassVar[bool] = False
+    has_readout: ClassVar[bool] = False
 
     def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
         self.scorer = scorer
@@ -83,9 +84,11 @@ class Fomaml:
         loss = self.inner_loss(state, batch, generator)
         return self._gather(state, loss, self.descent.gradients(loss.total, state.phi), rate)
 
-    def adapt(self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]]) -> Adapter:
+    def adapt(
+        self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]], watch: Watch = unwatched
+    ) -> Adapter:
         """The parameters of an unseen task: the same plain steps from theta, one per batch, without a graph."""
-        return follow(self, self.init(theta), batches)
+        return follow(self, self.init(theta), batches, watch)
 
     def _gather(self, state: State, loss: Loss, gradients: Mapping[str, Tensor], rate: float) -> Loss:
         """Add a task's share to theta's gradient; the last of a meta-batch takes the AdamW step.

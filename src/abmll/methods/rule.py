@@ -22,7 +22,7 @@ from abmll.adapter import Adapter
 from abmll.config import LearningConfig
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass, Scores, nll
-from abmll.methods.loss import Loss, read_steps
+from abmll.methods.loss import Loss, Watch, read_steps, unwatched
 from abmll.methods.optimizer import AdapterOptimizer
 
 READ_EVERY = 50  # steps of an adaptation, so that a long one that breaks early does not go on to its end
@@ -58,6 +58,7 @@ class Rule(Protocol):
     continues: ClassVar[str | None]  # not meta-trained: an unseen task starts from the theta of that rule's run
     space: ClassVar[str | None]  # the Gaussian space that it needs; None: any
     demonstrations: ClassVar[bool]  # prompts hold labelled examples
+    has_readout: ClassVar[bool]  # theta and phi hold a temperature and option biases
     scorer: OptionScorer
     config: LearningConfig
 
@@ -81,7 +82,9 @@ class Rule(Protocol):
         """What the visit teaches theta; None where the rule has nothing to do here."""
         ...
 
-    def adapt(self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]]) -> Adapter:
+    def adapt(
+        self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]], watch: Watch = unwatched
+    ) -> Adapter:
         """The parameters of an unseen task after one step per batch; ``theta`` is left as it is."""
         ...
 
@@ -97,7 +100,8 @@ def likelihood(
 def read_loss(nll: Tensor, kl: Tensor, prior: Tensor, scores: Scores, batch: Batch) -> Loss:
     """The terms of one forward pass over ``batch``; the total is the negative log-likelihood alone."""
     correct = (scores.options.argmax(-1) == batch.answers).sum()
-    return Loss(nll, nll, kl, prior, correct, len(batch.answers), batch.num_tokens)
+    options = torch.log_softmax(scores.options.detach(), -1)
+    return Loss(nll, nll, kl, prior, correct, len(batch.answers), batch.num_tokens, options=options)
 
 
 def detach(loss: Loss, norms: Mapping[str, Tensor]) -> Loss:
@@ -111,11 +115,14 @@ def take_step(loss: Loss, optimizer: AdapterOptimizer, config: LearningConfig, r
     return detach(loss, optimizer.step(rate, config.max_grad_norm))
 
 
-def follow(rule: Rule, state: State, batches: Iterable[tuple[Batch, torch.Generator]]) -> Adapter:
+def follow(
+    rule: Rule, state: State, batches: Iterable[tuple[Batch, torch.Generator]], watch: Watch = unwatched
+) -> Adapter:
     """One inner step per batch, at the full learning rate; returns phi. Raises ``TrainingError`` as ``read_steps``."""
     unread: dict[str, Loss] = {}
     for step, (batch, generator) in enumerate(batches, start=1):
-        unread[f"step {step}"] = rule.inner_step(state, batch, generator, rate=1.0)
+        loss = unread[f"step {step}"] = rule.inner_step(state, batch, generator, rate=1.0)
+        watch(loss)
         if step % READ_EVERY == 0:
             read_steps(unread, "phi", state.phi)
             unread.clear()

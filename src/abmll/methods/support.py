@@ -10,6 +10,7 @@ from abmll.adapter import Adapter
 from abmll.config import ContinuedConfig, LearningConfig
 from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
+from abmll.methods.loss import Watch, unwatched
 from abmll.methods.rule import Rule
 from abmll.settings import flatten, pick
 
@@ -19,13 +20,14 @@ class Support:
     """The labelled examples of an unseen task.
 
     ``batches(m)`` are those of learner number m, one a step, in an order and with noise of its own; ``alone(i)`` is
-    example i by itself; ``seed`` is the adaptation's.
+    example i by itself; ``seed`` is the adaptation's; ``watch`` is to be told of the first learner's steps.
     """
 
     examples: Sequence[Encoded]
     seed: int
     batches: Callable[[int], Iterator[tuple[Batch, torch.Generator]]]
     alone: Callable[[int], Batch]
+    watch: Watch = unwatched
 
 
 @runtime_checkable
@@ -45,7 +47,7 @@ def learn(rule: Rule, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
     """What a rule, by its ``fit`` or else its ``adapt``, believes of an unseen task."""
     if isinstance(rule, Fits):
         return rule.fit(theta, support)
-    return (rule.adapt(theta, support.batches(0)),)
+    return (rule.adapt(theta, support.batches(0), support.watch),)
 
 
 def num_batches(rule: Rule, steps: int, size: int) -> int:

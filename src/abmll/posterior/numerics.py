@@ -1,4 +1,5 @@
-"""exp(y) - 1 - y without cancellation: the shape of every KL between Gaussians of nearly equal variance."""
+"""exp(y) - 1 - y without cancellation, the shape of every KL between Gaussians of nearly equal variance; and points
+that stand for a standard normal."""
 
 import math
 from collections.abc import Sequence
@@ -111,3 +112,11 @@ def _log_ratio(delta: Tensor, sigma: Tensor, theta_sigma: Tensor) -> Tensor:
     if on_host(delta) and delta.amin() > -0.5:
         return delta.log1p()
     return torch.where(delta > -0.5, delta.log1p(), torch.log(sigma / theta_sigma))
+
+
+def normal_points(dimension: int, count: int) -> Tensor:
+    """(``count``, dimension): a low-discrepancy set with the standard normal's density, and its mirror image."""
+    sobol = torch.quasirandom.SobolEngine(dimension, scramble=True, seed=0)
+    uniform = sobol.draw(count // 2, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+    points = torch.special.ndtri(uniform)
+    return torch.cat([points, -points])

@@ -28,7 +28,16 @@ class Cost:
 
 @contextmanager
 def metered(scorer: OptionScorer) -> Iterator[Cost]:
-    """What the block makes the scorer's model do; complete once the block has ended."""
+    """What the block makes the scorer's model do; complete once the block has ended. Not within another one."""
+    _forget_peak(scorer.device)
+    with counted(scorer) as cost:
+        yield cost
+    cost.peak_memory_mb = _peak(scorer.device)
+
+
+@contextmanager
+def counted(scorer: OptionScorer) -> Iterator[Cost]:
+    """The same but for the memory: of parts of what is metered."""
     cost = Cost()
 
     def count(module: nn.Module, inputs: Any, keywords: dict[str, Any]) -> None:
@@ -36,17 +45,14 @@ def metered(scorer: OptionScorer) -> Iterator[Cost]:
         cost.gradient_passes += torch.is_grad_enabled()
         cost.tokens += keywords["input_ids"].numel()
 
-    device = scorer.device
     model: Any = scorer.base.model
     handle = model.base_model.register_forward_pre_hook(count, with_kwargs=True)
-    _forget_peak(device)
     started = time.perf_counter()
     try:
         yield cost
     finally:
         handle.remove()
         cost.seconds = time.perf_counter() - started
-        cost.peak_memory_mb = _peak(device)
 
 
 def _forget_peak(device: torch.device) -> None:

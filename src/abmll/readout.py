@@ -1,0 +1,158 @@
+"""The readout of a task: inferred from what the model answered on its way, its prior learned from training tasks.
+
+While a task is learned, every batch is answered before it is learned from. These answers cost nothing, and none of them
+was seen before: they are the evidence for the task's temperature and biases (prequential, Dawid 1984). They come from a
+model that has not read all examples yet, and trust it too little rather than too much. What the temperature is at the
+end of an adaptation, theta's prior knows, from held-out examples of the training tasks.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from abmll.config import AdaptConfig, PredictConfig
+from abmll.language.trunk_cache import TrunkCache
+from abmll.posterior.readout import Evidence, Readout, ReadoutPrior, infer, learn_prior, log_probs
+from abmll.progress import progress
+from abmll.tasks.sampler import permutation
+from abmll.tasks.task import Example, Task
+
+if TYPE_CHECKING:
+    from abmll.model import AbmllModel
+
+Answers = tuple[Sequence[int], Tensor]  # which examples were asked, and the log-probabilities (N, C) of their options
+SAMPLES = 4  # of the weights, when the prior is learned: it depends little on their number
+
+
+@dataclass(frozen=True)
+class TaskReadout:
+    """What is believed of a task's readout; ``labels`` are the options that have a bias, in its order."""
+
+    readout: Readout
+    labels: tuple[str, ...] = ()
+
+    def read(self, examples: Sequence[Example], probs: Tensor, index: Tensor) -> Tensor:
+        """``Readout.read`` for those of ``examples`` that ``index`` names."""
+        chosen = [examples[number] for number in index.tolist()]
+        return self.readout.read(probs, label_index(chosen, self.labels, probs.shape[-1]))
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it."""
+        mean, covariance = self.readout.mean.tolist(), self.readout.covariance.tolist()
+        return {"mean": mean, "covariance": covariance, "labels": list(self.labels)}
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> "TaskReadout":
+        """What ``document`` has said."""
+        mean, covariance = (torch.tensor(document[key], dtype=torch.float64) for key in ("mean", "covariance"))
+        return cls(Readout(mean, covariance), tuple(document["labels"]))
+
+
+def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The options, where all examples have the same ones in whatever order; else none."""
+    first = examples[0].options
+    return tuple(first) if all(sorted(one.options) == sorted(first) for one in examples) else ()
+
+
+def label_index(examples: Sequence[Example], labels: Sequence[str], width: int) -> Tensor:
+    """(N, ``width``): where each option of each example stands among ``labels``; -1 if it does not."""
+    places = {label: place for place, label in enumerate(labels)}
+    index = torch.full((len(examples), width), -1)
+    for row, example in enumerate(examples):
+        for column, option in enumerate(example.options):
+            index[row, column] = places.get(option, -1)
+    return index
+
+
+def evidence(examples: Sequence[Example], given: Sequence[Answers]) -> Evidence:
+    """The answers that were ``given`` to ``examples``, their options in the order of the labels if there are any.
+
+    An example that was asked several times counts with its first answer: afterwards it had been learned from.
+    """
+    labels = labels_of(examples)
+    width = max(len(example.options) for example in examples)
+    rows: dict[int, Tensor] = {}
+    for asked, logs in given:
+        for number, row in zip(asked, logs.double().cpu(), strict=True):
+            full = torch.full((width,), -torch.inf, dtype=torch.float64)
+            options = examples[number].options
+            for column, option in enumerate(options):
+                full[labels.index(option) if labels else column] = row[column]
+            rows.setdefault(number, full)
+    answers = [_answer(examples[number], labels) for number in rows]
+    logs = torch.stack(list(rows.values())) if rows else torch.empty(0, width, dtype=torch.float64)
+    return Evidence(logs, torch.tensor(answers, dtype=torch.long), bool(labels))
+
+
+def infer_readout(prior: ReadoutPrior, examples: Sequence[Example], given: Sequence[Answers]) -> TaskReadout:
+    """A task's readout from the ``given`` answers to its adaptation examples; the prior itself without any."""
+    return TaskReadout(infer(prior, evidence(examples, given)), labels_of(examples))
+
+
+def learn_readout(
+    model: "AbmllModel",
+    tasks: Sequence[Task],
+    *,
+    num_tasks: int,
+    num_examples: int,
+    adapt: AdaptConfig | None = None,
+    seed: int = 0,
+    cache: TrunkCache | None = None,
+    quiet: bool = True,
+) -> ReadoutPrior:
+    """theta's readout: adapt to every training task as to an unseen one, and ask it as many held-out training examples.
+
+    Args:
+        num_tasks: at most so many tasks, drawn by the seed.
+        num_examples: of each task to adapt to, and as many others to ask; half each where a task has fewer.
+        adapt: how a task is adapted to.
+    """
+    adapt = adapt or AdaptConfig()
+    chosen = [tasks[index] for index in sorted(permutation(len(tasks), seed, "readout tasks")[:num_tasks])]
+    found = []
+    with progress(len(chosen), "learning the readout", "task", quiet=quiet) as bar:
+        for task in chosen:
+            order = permutation(len(task.train), seed, "readout", task.name)
+            size = min(num_examples, len(order) // 2)
+            support, asked = ([task.train[index] for index in part] for part in (order[:size], order[size : 2 * size]))
+            if size:
+                found.append(_held_out(model, task.name, support, asked, adapt, seed, cache))
+            bar.update()
+    return learn_prior(found)
+
+
+def _held_out(
+    model: "AbmllModel",
+    name: str,
+    support: Sequence[Example],
+    asked: Sequence[Example],
+    adapt: AdaptConfig,
+    seed: int,
+    cache: TrunkCache | None,
+) -> Evidence:
+    posterior = model.adapt(
+        support, task_name=name, steps=adapt.steps, batch_size=adapt.batch_size, seed=seed, cache=cache
+    )
+    how = PredictConfig(num_samples=SAMPLES, readout=False)
+    prediction = posterior.predict(asked, how, seed=seed, cache=cache)
+    return evidence(asked, [(range(len(asked)), log_probs(prediction.probs))])
+
+
+def read_prior(document: Mapping[str, Any]) -> ReadoutPrior | None:
+    """The prior in a checkpoint's document, None where it has none."""
+    return None if document.get("readout") is None else ReadoutPrior(**document["readout"])
+
+
+def describe(readout: TaskReadout) -> str:
+    """The temperature in a few words: at the mean, and how far it is known."""
+    factor = math.exp(math.sqrt(float(readout.readout.covariance[0, 0])))
+    return f"{readout.readout.temperature:.2f}, known to a factor of {factor:.2f}"
+
+
+def _answer(example: Example, labels: Sequence[str]) -> int:
+    assert example.answer is not None
+    return labels.index(example.options[example.answer]) if labels else example.answer

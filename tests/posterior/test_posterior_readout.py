@@ -1,0 +1,158 @@
+"""The readout against autograd, dense grids, Monte Carlo, and populations it was drawn from."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from abmll.posterior.readout import (
+    COUNT_BEFORE,
+    Evidence,
+    Readout,
+    ReadoutPrior,
+    _derivatives,
+    before_examples,
+    infer,
+    learn_prior,
+)
+
+PRIOR = ReadoutPrior(mean=0.3, std=0.6, bias_std=0.8)
+
+
+def world(count: int, log_t: float, biases: list[float], seed: int = 0, labelled: bool = True) -> Evidence:
+    """Answers drawn as the model of the readout has it, of scores that are log-probabilities."""
+    generator = torch.Generator().manual_seed(seed)
+    logs = torch.log_softmax(2 * torch.randn(count, len(biases), generator=generator, dtype=torch.float64), -1)
+    chance = torch.softmax(logs / math.exp(log_t) + torch.tensor(biases, dtype=torch.float64), -1)
+    return Evidence(logs, torch.multinomial(chance, 1, generator=generator)[:, 0], labelled)
+
+
+def joint(value: Tensor, prior: ReadoutPrior, evidence: Evidence) -> Tensor:
+    """log p(D, log T, b | theta) by torch.distributions."""
+    scores = evidence.log_probs / value[0].exp() + (value[1:] if evidence.is_labelled else 0.0)
+    total = torch.distributions.Categorical(logits=scores).log_prob(evidence.answers).sum()
+    total = total + torch.distributions.Normal(prior.mean, prior.std).log_prob(value[0])
+    return total + torch.distributions.Normal(0.0, prior.bias_std).log_prob(value[1:]).sum()
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_derivatives_are_those_of_the_density(labelled: bool) -> None:
+    evidence = world(7, 0.4, [0.5, -0.5, 0.0], labelled=labelled)
+    value = torch.tensor([0.2, 0.1, -0.3, 0.4][: 4 if labelled else 1], dtype=torch.float64)
+    gradient, curvature = _derivatives(value, PRIOR, evidence)
+    wanted = torch.func.grad(lambda at: -joint(at, PRIOR, evidence))(value)
+    torch.testing.assert_close(gradient, wanted)
+
+    def scores(at: Tensor) -> Tensor:
+        return evidence.log_probs / at[0].exp() + (at[1:] if labelled else 0.0)
+
+    jacobian, probs = torch.func.jacrev(scores)(value), torch.softmax(scores(value), -1)
+    fisher = torch.diag_embed(probs) - probs[:, :, None] * probs[:, None, :]
+    torch.testing.assert_close(curvature, torch.einsum("ncd,nce,nef->df", jacobian, fisher, jacobian))
+
+
+def test_the_mean_is_the_mode() -> None:
+    evidence = world(20, 0.8, [1.0, 0.0, -1.0])
+    found = infer(PRIOR, evidence)
+    gradient = torch.func.grad(lambda at: joint(at, PRIOR, evidence))(found.mean)
+    assert gradient.abs().max() < 1e-4
+    others = found.mean + 0.1 * torch.randn(200, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert all(joint(other, PRIOR, evidence) < joint(found.mean, PRIOR, evidence) for other in others)
+
+
+def test_a_temperature_alone_against_a_dense_grid() -> None:
+    evidence = world(40, 0.5, [0.0, 0.0], labelled=False)
+    grid = torch.linspace(-3, 4, 4001, dtype=torch.float64)
+    density = torch.stack([joint(point[None], PRIOR, evidence) for point in grid])
+    weights = torch.softmax(density, 0)
+    mean = float((weights * grid).sum())
+    std = math.sqrt(float((weights * (grid - mean).square()).sum()))
+    found = infer(PRIOR, evidence)
+    assert float(found.mean[0]) == pytest.approx(mean, abs=0.3 * std)  # Laplace has the mode
+    assert math.sqrt(float(found.covariance[0, 0])) == pytest.approx(std, rel=0.15)
+
+
+def test_much_evidence_finds_the_truth() -> None:
+    found = infer(ReadoutPrior(), world(20_000, 0.7, [0.6, -0.6]))
+    assert found.temperature == pytest.approx(math.exp(0.7), rel=0.05)
+    assert float(found.mean[1] - found.mean[2]) == pytest.approx(1.2, abs=0.06)
+    assert found.covariance[0, 0] < 1e-3
+
+
+def test_without_evidence_the_prior_remains() -> None:
+    found = before_examples(PRIOR)
+    torch.testing.assert_close(found.mean, torch.tensor([0.3], dtype=torch.float64))
+    torch.testing.assert_close(found.covariance, torch.tensor([[0.36]], dtype=torch.float64))
+    labelled = infer(PRIOR, Evidence(torch.empty(0, 2).double(), torch.empty(0, dtype=torch.long), True))
+    torch.testing.assert_close(labelled.covariance.diagonal(), torch.tensor([0.36, 0.64, 0.64], dtype=torch.float64))
+
+
+def test_confident_and_wrong_answers_raise_the_temperature() -> None:
+    logs = torch.log(torch.tensor([[0.99, 0.01]] * 20, dtype=torch.float64))
+    right = torch.zeros(20, dtype=torch.long)
+    mixed = right.clone()
+    mixed[::2] = 1
+    sure, doubtful = (infer(PRIOR, Evidence(logs, answers, False)).temperature for answers in (right, mixed))
+    assert sure < math.exp(PRIOR.mean) < doubtful
+
+
+def test_an_absent_option_and_the_order_of_options_change_nothing() -> None:
+    evidence = world(15, 0.5, [0.7, 0.0, -0.7])
+    order = torch.tensor([2, 0, 1])
+    permuted = Evidence(evidence.log_probs[:, order], torch.argsort(order)[evidence.answers], True)
+    first, second = infer(PRIOR, evidence), infer(PRIOR, permuted)
+    torch.testing.assert_close(second.mean[1:], first.mean[1:][order], rtol=1e-4, atol=1e-6)
+    padded = Evidence(torch.cat([evidence.log_probs, torch.full((15, 1), -torch.inf)], -1), evidence.answers, False)
+    unlabelled = Evidence(evidence.log_probs, evidence.answers, False)
+    torch.testing.assert_close(infer(PRIOR, padded).mean, infer(PRIOR, unlabelled).mean)
+
+
+def test_probabilities_that_have_underflown_are_survived() -> None:
+    logs = torch.tensor([[-700.0, 0.0], [0.0, -700.0]], dtype=torch.float64)
+    found = infer(PRIOR, Evidence(logs, torch.tensor([0, 1]), True))
+    assert bool(torch.isfinite(found.mean).all())
+    assert found.temperature > 10
+
+
+def test_reading_is_the_average_over_the_gaussian() -> None:
+    readout = infer(PRIOR, world(10, 0.5, [0.7, 0.0, -0.7]))
+    probs = torch.tensor([[[0.7, 0.2, 0.1], [0.5, 0.5, 0.0]], [[0.6, 0.3, 0.1], [0.4, 0.6, 0.0]]], dtype=torch.float64)
+    label = torch.tensor([[0, 1, 2], [2, -1, -1]])
+    read = readout.read(probs, label).mean(0)
+    draws = torch.distributions.MultivariateNormal(readout.mean, readout.covariance).sample((200_000,))
+    biases = torch.cat([draws[:, 1:], torch.zeros(len(draws), 1)], -1)[:, label]
+    exact = torch.stack(
+        [torch.softmax(one.log() / draws[:, 0].exp()[:, None, None] + biases, -1).mean(0) for one in probs]
+    ).mean(0)
+    torch.testing.assert_close(read, exact, rtol=0, atol=5e-3)
+    assert (read[1, 2], float(read.sum())) == (0.0, pytest.approx(2.0))
+
+
+def test_a_certain_temperature_of_one_reads_what_is_there() -> None:
+    probs = torch.tensor([[[0.7, 0.2, 0.1]]], dtype=torch.float64)
+    sure = Readout(torch.zeros(1, dtype=torch.float64), torch.full((1, 1), 1e-16, dtype=torch.float64))
+    torch.testing.assert_close(sure.read(probs).mean(0), probs[0])
+
+
+def test_a_prior_is_learned_from_what_was_drawn_from_it() -> None:
+    truth = ReadoutPrior(mean=0.9, std=0.7, bias_std=1.2)
+    generator = torch.Generator().manual_seed(3)
+    draws = torch.randn(300, 4, generator=generator, dtype=torch.float64)
+    tasks = [
+        world(60, truth.mean + truth.std * float(draw[0]), (truth.bias_std * draw[1:]).tolist(), seed)
+        for seed, draw in enumerate(draws)
+    ]
+    found = learn_prior(tasks)
+    assert found.mean == pytest.approx(truth.mean, abs=0.15)
+    assert found.std == pytest.approx(truth.std, rel=0.25)
+    assert found.bias_std == pytest.approx(truth.bias_std, rel=0.25)
+
+
+def test_few_tasks_leave_the_default_its_weight() -> None:
+    default = ReadoutPrior()
+    assert learn_prior([]) == default
+    one = learn_prior([world(2_000, 1.5, [0.0, 0.0], labelled=False)])
+    assert one.mean == pytest.approx(1.5 / (COUNT_BEFORE + 1), rel=0.2)
+    assert one.std > default.std
+    assert one.bias_std == default.bias_std  # nothing was said about it
