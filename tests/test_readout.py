@@ -87,6 +87,7 @@ def test_a_prediction_is_read_unless_it_is_not_to_be(
     assert not torch.allclose(read.probs, plain.probs)
     torch.testing.assert_close(read.probs.sum(-1), torch.ones(len(asked), dtype=torch.float64))
     assert bool((read.mutual_information > 0).all())
+    assert float(posterior.predict(asked, PredictConfig(num_samples=0)).mutual_information.max()) == 0.0
     posterior.save_pretrained(tmp_path / "posterior")
     loaded = TaskPosterior.from_pretrained(tmp_path / "posterior", scorer=model.scorer)
     assert torch.equal(loaded.predict(asked, READ).probs, read.probs)

@@ -35,10 +35,10 @@ class TaskReadout:
     readout: Readout
     labels: tuple[str, ...] = ()
 
-    def read(self, examples: Sequence[Example], probs: Tensor, index: Tensor) -> Tensor:
+    def read(self, examples: Sequence[Example], at_mean: bool, probs: Tensor, index: Tensor) -> Tensor:
         """``Readout.read`` for those of ``examples`` that ``index`` names."""
         chosen = [examples[number] for number in index.tolist()]
-        return self.readout.read(probs, label_index(chosen, self.labels, probs.shape[-1]))
+        return self.readout.read(probs, label_index(chosen, self.labels, probs.shape[-1]), at_mean)
 
     def document(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -82,12 +82,13 @@ class TaskPosterior:
         overruled = {"num_samples": samples, "prediction_noise": noise, "predictive": predictive}
         settings: dict[str, Any] = {name: value for name, value in overruled.items() if value is not None}
         how = replace(how or PredictConfig(), **settings)
+        at_mean = how.predictive == "samples" and how.num_samples == 0
         if not self.is_posterior:
             how = replace(how, num_samples=0, predictive="samples")
         if self.demonstrations:
             cache = None  # nothing is kept of prompts that only this posterior's questions begin with
         encoded, left_out = self.scorer.encoder.encode_demonstrated(examples, self.task_name, self.demonstrations)
-        read = partial(self.readout.read, examples) if self.readout is not None and how.readout else None
+        read = partial(self.readout.read, examples, at_mean) if self.readout is not None and how.readout else None
         shared: dict[str, Any] = {"seed": seed, "cache": cache, "quiet": quiet, "read": read}
         averaged = average([predict(self.scorer, phi, encoded, how, **shared) for phi in self.members])
         return replace(averaged, left_out=left_out)

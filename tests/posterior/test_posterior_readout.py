@@ -129,6 +129,13 @@ def test_reading_is_the_average_over_the_gaussian() -> None:
     assert (read[1, 2], float(read.sum())) == (0.0, pytest.approx(2.0))
 
 
+def test_at_the_mean_there_is_one_place() -> None:
+    readout = Readout(torch.tensor([math.log(2.0), 0.3]).double(), torch.eye(2).double())
+    read = readout.read(torch.tensor([[[0.9, 0.1]]]), torch.tensor([[0, -1]]), at_mean=True)
+    scores = torch.tensor([math.log(0.9) / 2 + 0.3, math.log(0.1) / 2])
+    torch.testing.assert_close(read, torch.softmax(scores, 0).double()[None, None], rtol=1e-5, atol=0)
+
+
 def test_a_certain_temperature_of_one_reads_what_is_there() -> None:
     probs = torch.tensor([[[0.7, 0.2, 0.1]]], dtype=torch.float64)
     sure = Readout(torch.zeros(1, dtype=torch.float64), torch.full((1, 1), 1e-16, dtype=torch.float64))

@@ -43,6 +43,7 @@ def adapt(
     from abmll.cli.models import load_run
     from abmll.cli.places import check_folder
     from abmll.language.trunk_cache import disk_cache
+    from abmll.readout import describe
     from abmll.settings import flatten
     from abmll.tasks import load_task
 
@@ -73,6 +74,7 @@ def adapt(
         "members": len(posterior.members),
         "examples": len(examples),
         "truncated": sum(one.truncated > 0 for one in meta.scorer.encode(examples, loaded.name)),
+        "temperature": None if posterior.readout is None else posterior.readout.readout.temperature,
         "steps": settings.steps,
         "output_dir": str(output_dir),
     }
@@ -87,6 +89,8 @@ def adapt(
         }
         if len(posterior.members) > 1:
             facts["members"] = f"{len(posterior.members)}, of so many steps each"
+        if posterior.readout is not None:
+            facts["temperature"] = describe(posterior.readout)
         if summary["truncated"]:
             facts["truncated"] = cut_in_words(summary["truncated"], len(examples))
         print_facts(facts)

@@ -2,7 +2,7 @@
 
 Reading order: factors (the tensors), space (the interface), kl and prior (closed forms at sigma rank 1), one_pass and
 tiles (large sums in little memory), tiled (any sigma rank), noise (sampling), activation (output space, token by
-token), weight and output (the two spaces), build (from settings to a space).
+token), weight and output (the two spaces), build (from settings to a space); readout (temperature and option biases).
 
 **Scale of the loss.** All terms are sums in nats, as in the paper's objective: the negative log-likelihood is summed
 over the batch's scored answers (for token scoring: over their answer tokens), the KL over every weight of every

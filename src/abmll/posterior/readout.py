@@ -69,16 +69,17 @@ class Readout:
         return math.exp(float(self.mean[0]))
 
     @torch.no_grad()
-    def read(self, probs: Tensor, label: Tensor | None = None) -> Tensor:
+    def read(self, probs: Tensor, label: Tensor | None = None, at_mean: bool = False) -> Tensor:
         """Probabilities (S P, N, C) for those of S samples of the weights, (S, N, C), at P places of this Gaussian.
 
-        ``label`` (N, C) is the bias that belongs to each option, -1 for none.
+        ``label`` (N, C) is the bias that belongs to each option, -1 for none; ``at_mean``: the mean is the only place.
         """
-        root = torch.linalg.cholesky(self.covariance)
-        points = self.mean + normal_points(len(self.mean), POINTS) @ root.mT  # (P, 1 + L)
+        points = self.mean[None]  # (P, 1 + L)
+        if not at_mean:
+            points = points + normal_points(len(self.mean), POINTS) @ torch.linalg.cholesky(self.covariance).mT
         scores = log_probs(probs)[:, None] / points[:, 0].exp()[:, None, None]  # (S, P, N, C)
         if label is not None and len(self.mean) > 1:
-            biases = torch.cat([points[:, 1:], points.new_zeros(POINTS, 1)], -1)  # the last: none
+            biases = torch.cat([points[:, 1:], points.new_zeros(len(points), 1)], -1)  # the last: none
             scores = scores + biases[:, label]
         return torch.softmax(scores, -1).flatten(0, 1)
 
