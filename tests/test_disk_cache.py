@@ -1,6 +1,6 @@
 """Training, adapting and predicting with a trunk cache on disk: the same bits, cold, warm or without."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,8 @@ def test_reading_leaves_the_files_as_they_are(train: Callable[..., Any], tmp_pat
     assert {path: sha256_file(path) for path in tmp_path.glob("trunks/*/*")} == files
 
 
-def _refuse(example: Encoded) -> torch.Tensor:
-    raise AssertionError(f"computed again: {example}")
+def _refuse(examples: Sequence[Encoded]) -> list[torch.Tensor]:
+    raise AssertionError(f"computed again: {examples}")
 
 
 def test_what_was_computed_for_a_batch_is_read_for_it(tiny_model: AbmllModel, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Kept trunk activations: found by what was read, within their bytes, and the same bits wherever they come from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from abmll.adapter import Adapter
-from abmll.config import TrunkCacheConfig
+from abmll.config import AdapterConfig, ModelConfig, PromptConfig, TrunkCacheConfig
 from abmll.errors import AbmllError
+from abmll.language.base import load_base
+from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.language.trunk_cache import TrunkCache, disk_cache, identity, open_cache, row_key
 from abmll.language.trunk_store import TrunkStore
 
-TOP = {"layers_to_transform": "2-3", "target_modules": ("q_proj", "v_proj"), "init_log_sigma": -2.0}
+TOP: dict[str, Any] = {"layers_to_transform": "2-3", "target_modules": ("q_proj", "v_proj"), "init_log_sigma": -2.0}
 
 
 @pytest.fixture
@@ -41,9 +43,9 @@ def test_the_cache_keeps_to_its_bytes_and_forgets_the_longest_unused(
 ) -> None:
     computed: list[Encoded] = []
 
-    def compute(example: Encoded) -> torch.Tensor:
-        computed.append(example)
-        return scorer.trunk_output(scorer.batch([example]))
+    def compute(examples: Sequence[Encoded]) -> list[torch.Tensor]:
+        computed.extend(examples)
+        return [scorer.trunk_output(scorer.batch([example]))[0] for example in examples]
 
     sizes = {example: len(example) * 32 * 4 for example in ragged}  # tokens x width x bytes
     first, second, third, fourth = ragged
@@ -61,6 +63,47 @@ def test_the_cache_keeps_to_its_bytes_and_forgets_the_longest_unused(
     assert list(cache.kept) == list(map(row_key, [first, third, fourth]))
     read(second)
     assert computed == [first, second, third, fourth, second]
+
+
+def scorer_of(model: Path, dtype: Any) -> OptionScorer:
+    base = load_base(ModelConfig(str(model), dtype), lambda line: None, True)
+    return OptionScorer(base, AdapterConfig(r=2, **TOP), PromptConfig())
+
+
+@pytest.mark.parametrize("keeps_bits", [True, False])
+def test_the_trunk_is_packed_only_where_that_changes_no_bit(
+    deep_llama: Path, ragged: list[Encoded], monkeypatch: pytest.MonkeyPatch, keeps_bits: bool
+) -> None:
+    """Two batches of two: the first is computed both ways, the second as the first has shown."""
+    scorer = scorer_of(deep_llama, "bf16")
+    alone = [scorer.trunk_output(scorer.batch([one]))[0] for one in ragged]
+    together = {2: torch.cat(alone[:2]), 3: torch.cat(alone[2:])}
+    read: list[int] = []
+    output = scorer.trunk_output
+
+    def count(batch: Batch) -> torch.Tensor:
+        read.append(len(batch.answers))
+        if len(batch.answers) == 1:
+            return output(batch)
+        row = together[2 if len(read) == 1 else 3]
+        return (row if keeps_bits else row + 1e-3)[None]
+
+    monkeypatch.setattr(scorer, "trunk_output", count)
+    cache = TrunkCache(10**9)
+    for part in (ragged[:2], ragged[2:]):
+        scorer.batch(part, cache)
+    assert read == [2, 1, 1, 2] if keeps_bits else [2, 1, 1, 1, 1]
+    for one, row in zip(ragged, alone, strict=True):
+        assert torch.equal(cache.kept[row_key(one)], row)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_a_row_is_to_the_bit_what_it_is_alone(deep_llama: Path, ragged: list[Encoded], dtype: Any) -> None:
+    scorer, cache = scorer_of(deep_llama, dtype), TrunkCache(10**9)
+    for part in (ragged[:2], ragged[2:]):
+        scorer.batch(part, cache)
+    for one in ragged:
+        assert torch.equal(cache.kept[row_key(one)], scorer.trunk_output(scorer.batch([one]))[0])
 
 
 def test_a_cache_that_can_hold_nothing_still_answers(
@@ -143,8 +186,8 @@ def test_rows_from_the_disk_are_the_bits_that_were_computed(
     assert not second.kept  # the mapped file holds them already
 
 
-def _refuse(example: Encoded) -> torch.Tensor:
-    raise AssertionError(f"computed again: {example}")
+def _refuse(examples: Sequence[Encoded]) -> list[torch.Tensor]:
+    raise AssertionError(f"computed again: {examples}")
 
 
 def test_another_process_finds_what_was_written_meanwhile(

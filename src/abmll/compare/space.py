@@ -18,7 +18,7 @@ class Range(NamedTuple):
 
 RATES = Range(1e-4, 1e-2)
 SCALES = Range(1e-3, 1e-1)
-PLAIN = Range(1e-2, 1.0)  # of plain gradient steps on the sum over a batch
+PLAIN = Range(1e-3, 1e-1)  # of plain gradient steps on the sum over a batch
 ABMLL: Mapping[str, Range] = {
     "learning_rate": RATES,
     "outer_learning_rate": RATES,

@@ -37,28 +37,34 @@ class TrunkCache:
         self.num_bytes = 0
         self.kept: OrderedDict[str, Tensor] = OrderedDict()
 
-    def attach(self, batch: Batch, examples: Sequence[Encoded], compute: Callable[[Encoded], Tensor]) -> Batch:
-        """``batch`` with the trunk of its ``examples``; ``compute`` gives the (1, T, d) of one that is not kept."""
-        return batch.with_trunk([self._lookup(example, compute, batch) for example in examples])
+    def attach(
+        self, batch: Batch, examples: Sequence[Encoded], compute: Callable[[Sequence[Encoded]], Sequence[Tensor]]
+    ) -> Batch:
+        """``batch`` with the trunk of its ``examples``; ``compute`` gives the (T, d) of each that is not kept."""
+        keys = [row_key(example) for example in examples]
+        rows = {key: self._lookup(key, batch.input_ids.device) for key in dict.fromkeys(keys)}
+        missing = {key: example for key, example in zip(keys, examples, strict=True) if rows[key] is None}
+        if missing:
+            for key, row in zip(missing, compute(list(missing.values())), strict=True):
+                rows[key] = row
+                if self.store is not None:
+                    self.store.put(key, row)
+                self._keep(key, row)
+        return batch.with_trunk([row for key in keys if (row := rows[key]) is not None])
 
     def flush(self) -> None:
         """Write to disk what is not there yet."""
         if self.store is not None:
             self.store.flush()
 
-    def _lookup(self, example: Encoded, compute: Callable[[Encoded], Tensor], batch: Batch) -> Tensor:
-        key = row_key(example)
+    def _lookup(self, key: str, device: torch.device) -> Tensor | None:
         if key in self.kept:
             self.kept.move_to_end(key)
             return self.kept[key]
         row = None if self.store is None else self.store.get(key)
-        if row is None:
-            row = compute(example)[0]
-            if self.store is not None:
-                self.store.put(key, row)
-        elif row.device == batch.input_ids.device:
+        if row is None or row.device == device:
             return row  # of the mapped file, which the operating system keeps in memory as long as there is room
-        row = row.to(batch.input_ids.device)
+        row = row.to(device)
         self._keep(key, row)
         return row
 
