@@ -1,15 +1,18 @@
 """python -m benchmarks.publish FOLDER...: keep comparisons in results/ and write the tables of docs/results.md.
 
-FOLDER is what ``abmll compare`` wrote for one suite. Its cells and its comparison go to results/SUITE/, without the
-predictions and the training runs. A table stands between ``<!-- table: SUITE TABLE -->`` and ``<!-- end -->``, where
-TABLE is headline, differences, cost or commands. Without a folder the tables alone are written.
+FOLDER is what ``abmll compare`` wrote for one suite. Its cells and its comparison go to results/ under the folder's own
+name, without the predictions and the training runs; of the predictions there remains how much each task was doubted. A
+table stands between ``<!-- table: NAME TABLE -->`` and ``<!-- end -->``, where TABLE is headline, differences, cost or
+commands. Without a folder the tables alone are written.
 """
 
 import argparse
 import json
+import math
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,11 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def keep(folder: Path, results: Path) -> Path:
     """Copy a comparison's numbers to ``results``, in the place of an earlier one; returns the folder made."""
     comparison = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
-    kept = results / comparison["suite"]
+    kept = results / folder.resolve().name
     shutil.rmtree(kept, ignore_errors=True)
     for path in sorted((folder / "cells" / comparison["suite"]).glob("*.json")):
         write_json(kept / "cells" / comparison["suite"] / path.name, json.loads(path.read_text(encoding="utf-8")))
     for row in comparison["methods"].values():
+        row["doubt"] = [doubt(folder / path) for path in row["predictions"]]
         row |= {"predictions": [], "run": None}  # they are not kept
     write_json(kept / COMPARISON, comparison)
     for name in ("table.csv", "tasks.csv", "table.tex"):
@@ -49,13 +53,37 @@ def keep(folder: Path, results: Path) -> Path:
     return kept
 
 
+def doubt(predictions: Path) -> dict[str, dict[str, float | None]]:
+    """By task of a cell: error rate, NLL above that of the labels' own frequencies, mean mutual information, and T.
+
+    Frequencies are those of the answers' indices among the questions asked, which nobody can know beforehand.
+    """
+    cell = json.loads(predictions.with_name(predictions.name.replace(".predictions.jsonl", ".json")).read_bytes())
+    temperatures = (cell["readout"] or {"temperatures": {}})["temperatures"]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for line in predictions.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        rows.setdefault(row["task"], []).append(row)
+    found: dict[str, dict[str, float | None]] = {}
+    for task, asked in rows.items():
+        shares = [count / len(asked) for count in Counter(row["answer"] for row in asked).values()]
+        metrics = cell["tasks"][task]
+        found[task] = {
+            "error": 1 - metrics["accuracy"],
+            "excess": metrics["nll"] + sum(share * math.log(share) for share in shares),
+            "mutual_information": sum(row["mutual_information"] for row in asked) / len(asked),
+            "temperature": temperatures.get(task),
+        }
+    return found
+
+
 def filled(text: str, results: Path) -> str:
     """``text`` with every table between its markers made anew from ``results``."""
 
     def block(match: "re.Match[str]") -> str:
-        opening, suite, table, closing = match.groups()
-        comparison = json.loads((results / suite / COMPARISON).read_text(encoding="utf-8"))
-        return f"{opening}{TABLES[table](comparison, results / suite)}\n{closing}"
+        opening, name, table, closing = match.groups()
+        comparison = json.loads((results / name / COMPARISON).read_text(encoding="utf-8"))
+        return f"{opening}{TABLES[table](comparison, results / name)}\n{closing}"
 
     return BLOCK.sub(block, text)
 

@@ -1,6 +1,7 @@
 """Results that are kept: the numbers without the predictions, and tables that follow from them."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def row(label: str, value: float) -> dict[str, Any]:
         "cost": {"seconds": 3.0},
         "truncated_prompts": 0,
         "demonstrations_left_out": 0,
-        "predictions": ["cells/toys/abmll.predictions.jsonl"],
+        "predictions": [f"cells/toys/{label.split(' ')[0].lower()}.predictions.jsonl"],
         "run": "runs/abmll",
     }
 
@@ -32,12 +33,19 @@ def row(label: str, value: float) -> dict[str, Any]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """What a comparison of two methods leaves, in short."""
-    made = tmp_path / "out"
+    made = tmp_path / "few-toys"
     cells = made / "cells" / "toys"
     cells.mkdir(parents=True)
     for name in ("abmll", "reptile"):
-        (cells / f"{name}.json").write_text(json.dumps({"command": "abmll compare --suite toys", "commit": "abc+"}))
-        (cells / f"{name}.predictions.jsonl").write_text("{}\n")
+        cell = {
+            "command": "abmll compare --suite toys",
+            "commit": "abc+",
+            "tasks": {"t": {"accuracy": 0.75, "nll": 0.6}},
+        }
+        cell["readout"] = {"temperatures": {"t": 2.5}} if name == "abmll" else None
+        (cells / f"{name}.json").write_text(json.dumps(cell))
+        rows = [{"task": "t", "answer": answer, "mutual_information": 0.1 * answer} for answer in (0, 1, 1, 0)]
+        (cells / f"{name}.predictions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     comparison = {
         "suite": "toys",
         "seeds": [0],
@@ -54,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_numbers_are_kept_and_predictions_are_not(folder: Path, tmp_path: Path) -> None:
-    stale = tmp_path / "results" / "toys" / "cells" / "toys" / "old.json"
+    stale = tmp_path / "results" / "few-toys" / "cells" / "toys" / "old.json"
     stale.parent.mkdir(parents=True)
     stale.write_text("{}")
     kept = keep(folder, tmp_path / "results")
@@ -63,14 +71,18 @@ def test_numbers_are_kept_and_predictions_are_not(folder: Path, tmp_path: Path) 
     assert found == [*cells, "comparison.json", "table.csv", "table.tex", "tasks.csv"]
     methods = json.loads((kept / "comparison.json").read_text())["methods"]
     assert [(own["predictions"], own["run"]) for own in methods.values()] == [([], None)] * 2
+    for own, temperature in zip(methods.values(), (2.5, None), strict=True):
+        [seed] = own["doubt"]
+        wanted = {"error": 0.25, "excess": 0.6 - math.log(2), "mutual_information": 0.05, "temperature": temperature}
+        assert seed["t"] == {name: value and pytest.approx(value) for name, value in wanted.items()}
 
 
 def test_the_document_holds_the_tables_and_its_own_words(folder: Path, tmp_path: Path) -> None:
     keep(folder, tmp_path / "results")
-    text = "Before.\n<!-- table: toys headline -->\nold\n<!-- end -->\n<!-- table: toys commands --><!-- end -->After."
+    text = "Before.\n<!-- table: few-toys headline -->\nold\n<!-- end -->\n<!-- table: few-toys commands --><!-- end -->After."
     text = text.replace("commands -->", "commands -->\n")
     made = filled(text, tmp_path / "results")
-    assert made.startswith("Before.\n<!-- table: toys headline -->\n| Method | Accuracy ↑ |")
+    assert made.startswith("Before.\n<!-- table: few-toys headline -->\n| Method | Accuracy ↑ |")
     assert "| Reptile \\| x | 0.500 |" in made
     assert "old" not in made
     assert "```bash\n# cells: 2, at commit abc+\nabmll compare --suite toys\n```\n<!-- end -->After." in made
