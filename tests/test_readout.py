@@ -1,6 +1,6 @@
 """The readout of a task: its evidence is what was answered before it was learned; it goes wherever theta and phi go."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,27 @@ import pytest
 import torch
 
 from abmll import AbmllModel, MetaTrainer, TaskPosterior, TrainConfig
-from abmll.config import AdaptConfig, PredictConfig
+from abmll.config import EvaluateConfig, LearningConfig, PredictConfig, PromptConfig
+from abmll.errors import CheckpointError
 from abmll.methods import make_rule
 from abmll.posterior.readout import ReadoutPrior, infer
-from abmll.readout import TaskReadout, evidence, infer_readout, label_index, labels_of, learn_readout
+from abmll.readout import LEAST, TaskReadout, evidence, infer_readout, label_index, labels_of
 from abmll.tasks import Example, Task
 from abmll.tasks.sampler import adaptation_batches, sample_seed
+from abmll.theta_readout import learn_readout
 
+SHORT = PromptConfig(instruction=False, list_options=False, answer="text")
 PRIOR = ReadoutPrior(0.4, 0.5, 0.6)
 PLAIN = PredictConfig(num_samples=2, readout=False)
 READ = PredictConfig(num_samples=2)
+
+
+@pytest.fixture
+def make_model(tiny_llama: Path) -> Callable[[], AbmllModel]:
+    """The tiny model afresh, as often as it is needed."""
+    return lambda: AbmllModel.from_base(
+        str(tiny_llama), prompt=SHORT, r=2, layers_to_transform="1", target_modules=["q_proj", "v_proj"]
+    )
 
 
 def example(options: tuple[str, ...], answer: int | None) -> Example:
@@ -39,6 +50,11 @@ def test_evidence_has_the_labels_order_and_the_first_answer_of_each() -> None:
     assert found.is_labelled
     torch.testing.assert_close(found.log_probs, torch.tensor([[-2.0, -0.1], [-3.0, -0.5]]).double())
     assert found.answers.tolist() == [1, 0]  # 'a' and 'b' in the order b, a
+
+
+def test_an_option_without_any_chance_is_an_option_still() -> None:
+    found = evidence([example(("a", "b"), 1)], [([0], torch.tensor([[0.0, -torch.inf]]))])
+    assert found.log_probs.tolist() == [[0.0, LEAST]]
 
 
 def test_evidence_of_differing_options_has_no_labels() -> None:
@@ -107,7 +123,13 @@ def test_rules_that_take_no_step_keep_the_prior(toy_tasks: list[Task]) -> None:
     labelled = infer(PRIOR, evidence(support, []))
     assert found.labels == toy_tasks[0].train[0].options
     assert torch.equal(found.readout.mean, labelled.mean)
-    assert TaskReadout.of(found.document()).document() == found.document()
+    document = found.document()
+    assert TaskReadout.of(document, Path("p")).document() == document
+    for damaged in ({"labels": ["yes"]}, {"mean": [0.0]}, {"covariance": [[1.0]]}, {"mean": "x"}):
+        with pytest.raises(CheckpointError, match="p: its readout cannot be used"):
+            TaskReadout.of(document | damaged, Path("p"))
+    with pytest.raises(CheckpointError, match="p: its readout cannot be used"):
+        TaskReadout.of({}, Path("p"))
 
 
 def test_theta_s_readout_is_learned_from_held_out_examples(
@@ -121,7 +143,7 @@ def test_theta_s_readout_is_learned_from_held_out_examples(
         return adapt(examples, **more)
 
     monkeypatch.setattr(tiny_model, "adapt", spy)
-    learn = partial(learn_readout, tiny_model, toy_tasks, num_tasks=2, num_examples=3, adapt=AdaptConfig(steps=1))
+    learn = partial(learn_readout, tiny_model, toy_tasks, num_tasks=2, num_examples=3, how=EvaluateConfig(steps=1))
     found = learn(seed=1)
     assert seen == [(3, 1), (3, 1)]
     assert found != ReadoutPrior()
@@ -139,13 +161,67 @@ def test_a_run_leaves_its_readout_at_its_end(tiny_model: AbmllModel, toy_tasks: 
     trainer.train()
     assert trainer.model.readout is not None
     assert AbmllModel.from_pretrained(tmp_path / "run").readout == trainer.model.readout
-    first, last = trainer.folder.rows("timing.jsonl")
-    assert "readout" not in first
-    assert last["readout"]["steps"] == 2 * 10
-    assert last["readout"]["forward_passes"] > 20
+    visits, whole = trainer.folder.cost(1), trainer.folder.cost()
+    assert (visits["steps"], whole["steps"]) == (3, 2 * 3 + 2 * 10)
+    assert whole["forward_passes"] > 2 * 2 + 20
     again = run(tiny_model, toy_tasks, tmp_path / "again", readout_examples=3, readout_tasks=2)
     again.train()
     assert again.model.readout == trainer.model.readout
+
+
+def test_a_finished_run_is_handed_over_once_more(
+    make_model: Callable[[], AbmllModel], toy_tasks: list[Task], tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"readout_examples": 3, "readout_tasks": 2}
+    first = run(make_model(), toy_tasks, tmp_path / "run", **settings)
+    first.train()
+    kept = (tmp_path / "run" / "readout.json").read_bytes()
+    again = run(make_model(), toy_tasks, tmp_path / "run", **settings)
+    again.train(resume=True)
+    assert (again.model.readout, again.model.num_tasks) == (first.model.readout, 3)
+    for (_, one), (_, other) in zip(first.model.theta.named_tensors(), again.model.theta.named_tensors(), strict=True):
+        assert torch.equal(one, other)
+    assert (tmp_path / "run" / "readout.json").read_bytes() == kept  # not learned again
+    other = run(make_model(), toy_tasks, tmp_path / "run", **settings | {"readout_examples": 4})
+    other.train(resume=True)
+    assert other.model.readout != first.model.readout
+    (tmp_path / "run" / "readout.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"readout.json: cannot be used .*--resume makes it again"):
+        AbmllModel.from_pretrained(tmp_path / "run")
+
+
+def test_going_on_as_its_own_method_keeps_the_readout(tiny_model: AbmllModel) -> None:
+    tiny_model.readout = PRIOR
+    assert tiny_model.continue_as("abmll").readout == PRIOR
+
+
+METHODS = ("structured-lora", "maml", "abml", "reptile", "abmll-icl", "ensemble", "laplace", "blob")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_rule_that_takes_steps_is_heard_once_per_example(
+    make_model: Callable[[], AbmllModel], toy_tasks: list[Task], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The batches asked and the answers told are in step, those of an ensemble's first member alone."""
+    if method == "laplace":
+        pytest.importorskip("laplace")
+    heard: list[Any] = []
+
+    def spy(prior: ReadoutPrior, examples: Sequence[Example], given: Any) -> TaskReadout:
+        heard.extend(given)
+        return infer_readout(prior, examples, given)
+
+    monkeypatch.setattr("abmll.model.infer_readout", spy)
+    model, support = make_model(), list(toy_tasks[0].train)[:6]
+    if method in ("ensemble", "laplace", "blob"):
+        model.learned(model.theta, LearningConfig(method="regular-lora"), 1)
+        model = model.continue_as(method)
+    else:
+        model.learned(model.theta, LearningConfig(method=method, num_demonstrations=1), 1)
+    model.readout = PRIOR
+    model.adapt(support, steps=3, batch_size=2, seed=4)
+    assert [list(asked) for asked, _ in heard] == [list(one) for one in adaptation_batches(4, 6, 2, 3)]
+    assert all(logs.shape == (2, 2) for _, logs in heard)
 
 
 @pytest.mark.parametrize("settings", [{"readout_tasks": 0}, {"method": "structured-lora"}])

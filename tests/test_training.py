@@ -108,6 +108,7 @@ def test_a_run_leaves_what_it_says(make_trainer: MakeTrainer, tmp_path: Path) ->
     names = {path.name for path in run.rglob("*") if path.is_file()}
     tensors = {"theta.safetensors", "optimizer_phi.safetensors", "optimizer_theta.safetensors"}
     documents = {"config.yaml", "metrics.jsonl", "timing.jsonl", "README.md", "state.json", "manifest.json"}
+    documents |= {"readout.json"}
     assert names == documents | tensors
     card = (run / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(card.split("---")[1])["base_model"] == trainer.settings()["model"]
@@ -117,8 +118,7 @@ def test_a_run_leaves_what_it_says(make_trainer: MakeTrainer, tmp_path: Path) ->
     assert [row["visit"] for row in timing] == [1, 2, 3, 4, 5]
     assert sum(row["tokens"] for row in timing) == result.tokens
     kinds = {"visit", "seconds", "tokens", "steps", "forward_passes", "demonstrations_left_out"}
-    assert all(row.keys() - {"readout"} == kinds for row in timing)
-    assert ["readout" in row for row in timing] == [False] * 4 + [True]
+    assert all(row.keys() == kinds for row in timing)
 
 
 def test_metrics_are_those_of_the_visits(make_trainer: MakeTrainer) -> None:

@@ -25,6 +25,11 @@ class Cost:
     tokens: int = 0  # read by all passes, padding included
     peak_memory_mb: float | None = None  # of the process, the frozen model included; None where it cannot be known
 
+    def of_run(self) -> dict[str, float]:
+        """As a run's folder has it."""
+        counts = {"steps": self.gradient_passes, "tokens": self.tokens, "forward_passes": self.forward_passes}
+        return {"seconds": self.seconds, **counts}
+
 
 @contextmanager
 def metered(scorer: OptionScorer) -> Iterator[Cost]:

@@ -27,7 +27,8 @@ from abmll.language.trunk_cache import TrunkCache
 from abmll.methods import REGISTRY, Loss, Rule, Support, find_rule, learn, make_rule, num_batches
 from abmll.posterior.readout import ReadoutPrior, before_examples
 from abmll.progress import progress
-from abmll.readout import TaskReadout, infer_readout, read_prior
+from abmll.readout import TaskReadout, infer_readout
+from abmll.run_folder import RunFolder
 from abmll.settings import flatten, pick, refuse_unknown
 from abmll.task_posterior import TaskPosterior
 from abmll.tasks.sampler import adaptation_batches, demonstrations, sample_seed
@@ -95,7 +96,8 @@ class AbmllModel:
         loaded = cls(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
         loaded.scorer.refuse_other_base(document["base_fingerprint"], settings["model"], str(path))
         loaded.theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
-        loaded.learned(loaded.theta, pick(LearningConfig, settings), document["num_tasks"], read_prior(document))
+        readout = RunFolder(Path(run)).readout(document["visit"])
+        loaded.learned(loaded.theta, pick(LearningConfig, settings), document["num_tasks"], readout)
         return loaded
 
     def learned(
@@ -191,7 +193,8 @@ class AbmllModel:
         theta = model.scorer.new_adapter(sample_seed(learning.seed, "init"))
         for mean, learned in zip(theta.mean_tensors(), self.theta.mean_tensors(), strict=True):
             mean.copy_(learned)
-        model.learned(self.theta if wanted == adapter else theta, learning, self.num_tasks)
+        readout = self.readout if method == own else None
+        model.learned(self.theta if wanted == adapter else theta, learning, self.num_tasks, readout)
         return model
 
     def theta_as_posterior(self, task_name: str) -> TaskPosterior:

@@ -29,7 +29,7 @@ class Prediction:
     """What is believed of N examples with at most C options; all in float64, entropies in nats.
 
     At the mean the expected entropy equals the entropy and the mutual information is zero: a single set of weights
-    has nothing to disagree with.
+    has nothing to disagree with. Samples are of the weights, and of the readout where there is one.
     """
 
     probs: Tensor  # (N, C), zero where an example has fewer options

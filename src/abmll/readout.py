@@ -1,31 +1,26 @@
-"""The readout of a task: inferred from what the model answered on its way, its prior learned from training tasks.
+"""The readout of a task: inferred from what the model answered while it was being learned.
 
 While a task is learned, every batch is answered before it is learned from. These answers cost nothing, and none of them
 was seen before: they are the evidence for the task's temperature and biases (prequential, Dawid 1984). They come from a
 model that has not read all examples yet, and trust it too little rather than too much. What the temperature is at the
-end of an adaptation, theta's prior knows, from held-out examples of the training tasks.
+end of an adaptation, theta's prior knows (``theta_readout.py``).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from abmll.config import AdaptConfig, PredictConfig
-from abmll.language.trunk_cache import TrunkCache
-from abmll.posterior.readout import Evidence, Readout, ReadoutPrior, infer, learn_prior, log_probs
-from abmll.progress import progress
-from abmll.tasks.sampler import permutation
-from abmll.tasks.task import Example, Task
-
-if TYPE_CHECKING:
-    from abmll.model import AbmllModel
+from abmll.errors import CheckpointError
+from abmll.posterior.readout import Evidence, Readout, ReadoutPrior, infer
+from abmll.tasks.task import Example
 
 Answers = tuple[Sequence[int], Tensor]  # which examples were asked, and the log-probabilities (N, C) of their options
-SAMPLES = 4  # of the weights, when the prior is learned: it depends little on their number
+LEAST = math.log(torch.finfo(torch.float64).tiny)  # of an option that has been given no chance at all
 
 
 @dataclass(frozen=True)
@@ -46,10 +41,16 @@ class TaskReadout:
         return {"mean": mean, "covariance": covariance, "labels": list(self.labels)}
 
     @classmethod
-    def of(cls, document: dict[str, Any]) -> "TaskReadout":
-        """What ``document`` has said."""
-        mean, covariance = (torch.tensor(document[key], dtype=torch.float64) for key in ("mean", "covariance"))
-        return cls(Readout(mean, covariance), tuple(document["labels"]))
+    def of(cls, document: dict[str, Any], where: Path) -> "TaskReadout":
+        """What ``document`` has said. Raises ``CheckpointError`` where it is no readout."""
+        try:
+            mean, covariance = (torch.tensor(document[key], dtype=torch.float64) for key in ("mean", "covariance"))
+            labels = tuple(map(str, document["labels"]))
+            if labels and len(labels) + 1 != len(mean):
+                raise ValueError(f"{len(labels)} labels for {len(mean) - 1} biases")
+            return cls(Readout(mean, covariance), labels)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{where}: its readout cannot be used ({error}); adapt to the task again") from error
 
 
 def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
@@ -81,7 +82,7 @@ def evidence(examples: Sequence[Example], given: Sequence[Answers]) -> Evidence:
             full = torch.full((width,), -torch.inf, dtype=torch.float64)
             options = examples[number].options
             for column, option in enumerate(options):
-                full[labels.index(option) if labels else column] = row[column]
+                full[labels.index(option) if labels else column] = row[column].clamp(min=LEAST)
             rows.setdefault(number, full)
     answers = [_answer(examples[number], labels) for number in rows]
     logs = torch.stack(list(rows.values())) if rows else torch.empty(0, width, dtype=torch.float64)
@@ -91,60 +92,6 @@ def evidence(examples: Sequence[Example], given: Sequence[Answers]) -> Evidence:
 def infer_readout(prior: ReadoutPrior, examples: Sequence[Example], given: Sequence[Answers]) -> TaskReadout:
     """A task's readout from the ``given`` answers to its adaptation examples; the prior itself without any."""
     return TaskReadout(infer(prior, evidence(examples, given)), labels_of(examples))
-
-
-def learn_readout(
-    model: "AbmllModel",
-    tasks: Sequence[Task],
-    *,
-    num_tasks: int,
-    num_examples: int,
-    adapt: AdaptConfig | None = None,
-    seed: int = 0,
-    cache: TrunkCache | None = None,
-    quiet: bool = True,
-) -> ReadoutPrior:
-    """theta's readout: adapt to every training task as to an unseen one, and ask it as many held-out training examples.
-
-    Args:
-        num_tasks: at most so many tasks, drawn by the seed.
-        num_examples: of each task to adapt to, and as many others to ask; half each where a task has fewer.
-        adapt: how a task is adapted to.
-    """
-    adapt = adapt or AdaptConfig()
-    chosen = [tasks[index] for index in sorted(permutation(len(tasks), seed, "readout tasks")[:num_tasks])]
-    found = []
-    with progress(len(chosen), "learning the readout", "task", quiet=quiet) as bar:
-        for task in chosen:
-            order = permutation(len(task.train), seed, "readout", task.name)
-            size = min(num_examples, len(order) // 2)
-            support, asked = ([task.train[index] for index in part] for part in (order[:size], order[size : 2 * size]))
-            if size:
-                found.append(_held_out(model, task.name, support, asked, adapt, seed, cache))
-            bar.update()
-    return learn_prior(found)
-
-
-def _held_out(
-    model: "AbmllModel",
-    name: str,
-    support: Sequence[Example],
-    asked: Sequence[Example],
-    adapt: AdaptConfig,
-    seed: int,
-    cache: TrunkCache | None,
-) -> Evidence:
-    posterior = model.adapt(
-        support, task_name=name, steps=adapt.steps, batch_size=adapt.batch_size, seed=seed, cache=cache
-    )
-    how = PredictConfig(num_samples=SAMPLES, readout=False)
-    prediction = posterior.predict(asked, how, seed=seed, cache=cache)
-    return evidence(asked, [(range(len(asked)), log_probs(prediction.probs))])
-
-
-def read_prior(document: Mapping[str, Any]) -> ReadoutPrior | None:
-    """The prior in a checkpoint's document, None where it has none."""
-    return None if document.get("readout") is None else ReadoutPrior(**document["readout"])
 
 
 def describe(readout: TaskReadout) -> str:

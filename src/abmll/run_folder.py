@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import yaml
 
 from abmll.checkpoint import PREFIX, checkpoints
 from abmll.errors import CheckpointError, ConfigError
-from abmll.files import disk_errors, remove, write_text
+from abmll.files import disk_errors, remove, write_json, write_text
+from abmll.posterior.readout import ReadoutPrior
 
 CONFIG, METRICS, TIMING, CARD = "config.yaml", "metrics.jsonl", "timing.jsonl", "README.md"
+READOUT, READOUT_FORMAT = "readout.json", "abmll-readout-1"
 EVALUATION = ("metrics.json", "predictions.jsonl", "report.html")
 # What else a run replaced by another must not leave behind: it would be taken for the new run's.
-RESULTS = (CARD, "report.html", *(f"evaluation/{name}" for name in EVALUATION))
+RESULTS = (CARD, READOUT, "report.html", *(f"evaluation/{name}" for name in EVALUATION))
 # Settings that may change between the parts of one run: they decide how long and where, not what is computed.
 FREE = {
     "max_steps",
@@ -24,6 +27,8 @@ FREE = {
     "trunk_cache_gb",
     "trunk_cache_dir",
     "trunk_cache_disk_gb",
+    "readout_tasks",
+    "readout_examples",
 }
 
 
@@ -107,6 +112,55 @@ class RunFolder:
                         f"{path}:{number}: is not JSON; the file is damaged: delete that line"
                     ) from error
         return rows
+
+    def write_readout(
+        self, visit: int, prior: ReadoutPrior, settings: Mapping[str, int], cost: Mapping[str, float]
+    ) -> None:
+        """Keep theta's readout of after so many visits, under which settings it was learned, and what that took."""
+        document = {"format": READOUT_FORMAT, "visit": visit, "prior": asdict(prior)}
+        write_json(self.path / READOUT, document | {"settings": dict(settings), "cost": dict(cost)})
+
+    def readout(self, visit: int, settings: Mapping[str, int] | None = None) -> ReadoutPrior | None:
+        """theta's readout of after so many visits, learned under these ``settings`` if they are given; else None.
+
+        Raises ``CheckpointError`` for a damaged file.
+        """
+        document = self._readout()
+        if document is None or document.get("visit") != visit or settings not in (None, document.get("settings")):
+            return None
+        try:
+            return ReadoutPrior(**document["prior"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(error) from error
+
+    def cost(self, visits: int | None = None) -> dict[str, float]:
+        """Seconds, gradient steps, tokens and forward passes of all visits or the first so many, and their number.
+
+        All parts of an interrupted run count together, and what it took to learn the readout after these visits.
+        """
+        rows = self.rows(TIMING)[:visits]
+        document = self._readout() or {}
+        parts = [*rows, document["cost"]] if document.get("visit") == len(rows) else rows
+        kinds = ("seconds", "steps", "tokens", "forward_passes")
+        cost: dict[str, float] = {kind: sum(part.get(kind, 0) for part in parts) for kind in kinds}
+        return {"visits": len(rows), **cost}
+
+    def _readout(self) -> dict[str, Any] | None:
+        path = self.path / READOUT
+        if not path.is_file():
+            return None
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._damaged(error) from error
+        if not isinstance(document, dict) or document.get("format") != READOUT_FORMAT:
+            raise self._damaged("not of this version")
+        return document
+
+    def _damaged(self, reason: object) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path / READOUT}: cannot be used ({reason}); delete it, and --resume makes it again"
+        )
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Add one line to a JSON-lines file."""

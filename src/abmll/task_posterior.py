@@ -71,7 +71,8 @@ class TaskPosterior:
     ) -> Prediction:
         """Probabilities of the options of ``examples``, averaged over ``samples`` of the posterior (0: at its mean).
 
-        An ensemble averages over its members, each of them at its mean or over its own samples.
+        An ensemble averages over its members, each of them at its mean or over its own samples. A readout is averaged
+        over as well, unless no samples are asked for; it is then read at its mean.
 
         ``how`` has all settings; ``samples``, ``noise`` and ``predictive`` overrule it. A posterior that was not
         learned is read at its mean. Raises ``DataError`` where there is no example, ``ConfigError`` for settings that
@@ -143,7 +144,7 @@ class TaskPosterior:
         demonstrations = tuple(
             Example(str(number), text, tuple(options), answer) for number, (text, options, answer) in enumerate(shown)
         )
-        readout = None if document.get("readout") is None else TaskReadout.of(document["readout"])
+        readout = None if document.get("readout") is None else TaskReadout.of(document["readout"], path)
         name, is_posterior = document["task_name"], document["is_posterior"]
         return cls(scorer, members, name, is_posterior, settings, demonstrations, readout)
 

@@ -6,7 +6,7 @@ as one that was never stopped.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,18 @@ from abmll.errors import CheckpointError, ConfigError, TrainingError
 from abmll.files import write_text
 from abmll.language.trunk_cache import TrunkCache, open_cache
 from abmll.meter import counted
-from abmll.methods import Loss, Reading, State, find_rule, make_rule, read_steps
+from abmll.methods import OUTER, Loss, State, find_rule, make_rule, read_steps, summarize
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.model import AbmllModel, mean_log_sigma
 from abmll.model_card import model_card
 from abmll.progress import progress
-from abmll.readout import learn_readout
 from abmll.run_folder import CARD, METRICS, TIMING, RunFolder, refuse_other_run
 from abmll.schedule import rate
 from abmll.settings import flatten, pick
 from abmll.tasks.sampler import sample_seed
 from abmll.tasks.task import Task
+from abmll.theta_readout import learn_readout
 from abmll.visits import Visits
-
-OUTER = "outer step"  # the last of a visit's steps, beside "step 1" to "step K"
 
 
 @dataclass(frozen=True)
@@ -109,8 +107,6 @@ class MetaTrainer:
             try:
                 for visit in range(first, self.config.max_steps):
                     row, done = self._visit(state, visit)
-                    if visit + 1 == self.config.max_steps:
-                        done |= self._finish(state, quiet)
                     steps, tokens = steps + done["steps"], tokens + done["tokens"]
                     self.folder.append(METRICS, row)
                     self.folder.append(TIMING, {"visit": visit + 1} | done)
@@ -118,6 +114,7 @@ class MetaTrainer:
                         self._save(state, visit + 1)
                     bar.set_postfix(nll=f"{row['nll']:.3f}", accuracy=f"{row['accuracy']:.2f}")
                     bar.update()
+                self._finish(state.theta, quiet)
             except KeyboardInterrupt:
                 saved = max(checkpoints(self.folder.path), default=0)  # a checkpoint may just have been completed
                 again = f"--resume to go on from visit {saved}" if saved else "--overwrite: no checkpoint was due yet"
@@ -151,26 +148,26 @@ class MetaTrainer:
         self.folder.resume(self.settings(), visit)
         return state, visit
 
-    def _finish(self, state: State, quiet: bool) -> dict[str, Any]:
-        """Hand the model what was learned, with its readout; returns what the latter has cost."""
-        config = self.config
-        self.model.learned(state.theta, pick(LearningConfig, flatten(config)), len(self.visits.tasks))
+    def _finish(self, theta: Adapter, quiet: bool) -> None:
+        """Hand the model what was learned, and its readout, learned now unless an earlier call has done so."""
+        config, visit = self.config, self.config.max_steps
+        self.model.learned(theta, pick(LearningConfig, flatten(config)), len(self.visits.tasks))
         if not self.rule.has_readout or not config.readout_tasks:
-            return {}
-        how: dict[str, Any] = {"num_tasks": config.readout_tasks, "num_examples": config.readout_examples}
-        how |= {"seed": config.seed, "cache": self.visits.cache, "quiet": quiet}
-        with counted(self.model.scorer) as cost:
-            self.model.readout = learn_readout(self.model, self.visits.tasks, **how)
-        kinds = {"seconds": cost.seconds, "tokens": cost.tokens, "steps": cost.gradient_passes}
-        return {"readout": kinds | {"forward_passes": cost.forward_passes}}
+            return
+        wanted = {"num_tasks": config.readout_tasks, "num_examples": config.readout_examples}
+        prior = self.folder.readout(visit, wanted)
+        if prior is None:
+            how: dict[str, Any] = {"seed": config.seed, "cache": self.visits.cache, "quiet": quiet}
+            with counted(self.model.scorer) as cost:
+                prior = learn_readout(self.model, self.visits.tasks, **wanted, **how)
+            self.folder.write_readout(visit, prior, wanted, cost.of_run())
+        self.model.readout = prior
 
     def _save(self, state: State, visit: int) -> None:
         moments = {name: optimizer.tensors() for name, optimizer in _optimizers(state).items()}
         tensors = {"theta": state.theta.state_dict(), "optimizer_phi": {}} | moments
-        readout = self.model.readout if visit == self.config.max_steps else None
         document = {
             "visit": visit,
-            "readout": None if readout is None else asdict(readout),
             "num_tasks": len(self.visits.tasks),
             "tasks": [task.name for task in self.visits.tasks],
             "data_sha256": self.visits.sha256(),
@@ -241,22 +238,6 @@ def _optimizers(state: State) -> dict[str, AdapterOptimizer]:
     """The state's optimizers by the name of their file in a checkpoint."""
     both = {"optimizer_phi": state.inner, "optimizer_theta": state.outer}
     return {name: optimizer for name, optimizer in both.items() if optimizer is not None}
-
-
-def summarize(steps: Mapping[str, Reading]) -> dict[str, float]:
-    """A visit in numbers: nll and accuracy per example over the inner batches, the terms of the last step."""
-    inner = [step for name, step in steps.items() if name != OUTER]
-    outer, size = steps.get(OUTER), sum(step.size for step in inner)
-    last = outer or inner[-1]
-    return {
-        "nll": sum(step.nll for step in inner) / size,
-        "accuracy": sum(step.correct for step in inner) / size,
-        "loss": last.total,
-        "kl": last.kl,
-        "prior": last.prior,
-        "grad_norm": inner[-1].grad_norm,
-        "outer_grad_norm": outer.grad_norm if outer else 0.0,
-    }
 
 
 def _refuse_unmoved(before: Adapter, roles: Mapping[str, Adapter]) -> None:

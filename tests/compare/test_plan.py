@@ -122,6 +122,17 @@ def test_curves_vary_one_thing_at_a_time(wanted: Callable[..., list[Cell]]) -> N
     assert len(units(cells)) == 1
 
 
+def test_a_readout_of_its_own_is_not_lent(wanted: Callable[..., list[Cell]]) -> None:
+    def rows(method: str, **more: Any) -> list[str]:
+        return [cell.row for cell in wanted(method, **more)]
+
+    assert rows("abmll", recalibrate=["none", "readout"]) == ["abmll"]
+    assert rows("abmll", recalibrate=["readout"]) == ["abmll"]
+    assert rows("abmll", recalibrate=["readout"], readout_tasks=0) == ["abmll+readout"]
+    assert rows("abmll@weights-only", recalibrate=["readout"]) == ["abmll@weights-only+readout"]
+    assert rows("reptile", recalibrate=["none", "readout"]) == ["reptile", "reptile+readout"]
+
+
 def test_a_cell_on_disk(wanted: Callable[..., list[Cell]], tmp_path: Path) -> None:
     path = wanted("abmll@paper-v1")[0].path(tmp_path)
     assert path.name.startswith("abmll+paper-v1-s0-")

@@ -115,6 +115,42 @@ def test_probabilities_that_have_underflown_are_survived() -> None:
     assert found.temperature > 10
 
 
+def test_options_that_some_examples_lack_survive_answers_that_are_certain_and_wrong() -> None:
+    """Newton's first step leads beyond what exp can hold."""
+    logs = torch.tensor([[-150.0, 0.0, -torch.inf], [-150.0, 0.0, -1.0]] * 10, dtype=torch.float64)
+    evidence = Evidence(logs, torch.zeros(20, dtype=torch.long), False)
+    found = infer(ReadoutPrior(), evidence)
+    assert 3 < float(found.mean[0]) < 20
+    assert bool(torch.isfinite(found.covariance).all())
+    assert learn_prior([evidence]).mean > 1
+
+
+def test_what_is_no_gaussian_is_refused() -> None:
+    one, eye = torch.zeros(2).double(), torch.eye(2).double()
+    for mean, covariance in (
+        (one, torch.eye(3).double()),
+        (one, -eye),
+        (one, eye + torch.tensor([[0.0, 1.0], [0.0, 0.0]])),
+        (one * torch.nan, eye),
+        (torch.empty(0).double(), torch.empty(0, 0).double()),
+    ):
+        with pytest.raises(ValueError, match=r"a mean of shape|not finite, or the covariance not"):
+            Readout(mean, covariance)
+    for values in ((math.nan, 1.0, 1.0), (0.0, 0.0, 1.0), (0.0, 1.0, math.inf)):
+        with pytest.raises(ValueError, match="is no prior"):
+            ReadoutPrior(*values)
+
+
+def test_many_samples_of_the_weights_need_fewer_places() -> None:
+    readout = infer(PRIOR, world(10, 0.5, [0.7, 0.0, -0.7]))
+    probs = torch.tensor([[[0.7, 0.2, 0.1]]], dtype=torch.float64)
+    label = torch.tensor([[0, 1, 2]])
+    assert len(readout.read(probs, label)) == 64
+    many = readout.read(probs.expand(1024, 1, 3), label)
+    assert len(many) == 1024 * 16
+    torch.testing.assert_close(many.mean(0), readout.read(probs, label).mean(0), rtol=0, atol=0.02)
+
+
 def test_reading_is_the_average_over_the_gaussian() -> None:
     readout = infer(PRIOR, world(10, 0.5, [0.7, 0.0, -0.7]))
     probs = torch.tensor([[[0.7, 0.2, 0.1], [0.5, 0.5, 0.0]], [[0.6, 0.3, 0.1], [0.4, 0.6, 0.0]]], dtype=torch.float64)
@@ -154,6 +190,15 @@ def test_a_prior_is_learned_from_what_was_drawn_from_it() -> None:
     assert found.mean == pytest.approx(truth.mean, abs=0.15)
     assert found.std == pytest.approx(truth.std, rel=0.25)
     assert found.bias_std == pytest.approx(truth.bias_std, rel=0.25)
+
+
+def test_learning_a_prior_goes_on_until_nothing_moves() -> None:
+    """Scores that say nothing, labels that say all: only the biases' spread has far to go."""
+    logs = torch.full((20, 2), -math.log(2), dtype=torch.float64)
+    tasks = [Evidence(logs, torch.full((20,), number % 2), True) for number in range(12)]
+    found = learn_prior(tasks)
+    assert found.bias_std > 2
+    assert found.mean == pytest.approx(0.0, abs=0.05)
 
 
 def test_few_tasks_leave_the_default_its_weight() -> None:

@@ -71,9 +71,7 @@ def train(
 
 def _summary(trainer: "MetaTrainer", result: "TrainResult") -> dict[str, Any]:
     """The whole run in numbers, what was done before a --resume included; nll and accuracy are those of its end."""
-    from abmll.run_folder import TIMING
-
-    costs = trainer.folder.rows(TIMING)
+    cost = trainer.folder.cost()
     num_tasks = len(trainer.visits.tasks)
     last = trainer.folder.rows()[-num_tasks:]
     return {
@@ -81,9 +79,9 @@ def _summary(trainer: "MetaTrainer", result: "TrainResult") -> dict[str, Any]:
         "method": trainer.config.method,
         "tasks": num_tasks,
         "visits": result.visits,
-        "gradient_steps": sum(cost["steps"] for cost in costs),
-        "tokens": sum(cost["tokens"] for cost in costs),
-        "seconds": round(sum(cost["seconds"] + cost.get("readout", {}).get("seconds", 0.0) for cost in costs), 3),
+        "gradient_steps": cost["steps"],
+        "tokens": cost["tokens"],
+        "seconds": round(cost["seconds"], 3),
         "averaged_visits": len(last),
         "nll": sum(row["nll"] for row in last) / len(last),
         "accuracy": sum(row["accuracy"] for row in last) / len(last),

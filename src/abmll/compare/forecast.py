@@ -12,6 +12,7 @@ from abmll.compare.run import missing_cells
 from abmll.compare.workshop import Place, Workshop
 from abmll.config import EvaluateConfig
 from abmll.evaluation import evaluate_tasks
+from abmll.methods import find_rule
 from abmll.progress import progress
 from abmll.run_folder import TIMING, RunFolder
 from abmll.settings import pick
@@ -59,6 +60,7 @@ def forecast(cells: Sequence[Cell], place: Place, say: Callable[[str], None], qu
                 paces[cell.row] = measure(cell, workshop)
                 bar.update()
             seconds[cell.row] += _judging(cell, paces[cell.row], workshop.suite)
+            seconds[cell.row] += _readout(cell, paces[cell.row], workshop.suite)
         for unit in units(left):
             training = unit[0].training
             if training is not None:
@@ -81,9 +83,9 @@ def measure(cell: Cell, workshop: Workshop) -> Pace:
     training = cell.training
     if training is not None:
         visits = 2 * training.settings["meta_batch"]
-        short = {**training.settings, "max_steps": visits, "save_steps": visits}
+        short = {**training.settings, "max_steps": visits, "save_steps": visits, "readout_tasks": 0}
         training = replace(training, settings=short, kept_visits=())
-        cell = replace(cell, training=training, settings={**cell.settings, "visits": visits})
+        cell = replace(cell, training=training, settings={**cell.settings, "visits": visits, "readout_tasks": 0})
     model, _ = workshop.learned(cell)
     visit = 0.0 if training is None else _seconds_a_visit(workshop.place.folder / "runs" / training.name)
     settings = replace(pick(EvaluateConfig, cell.settings), test_examples=QUESTIONS)
@@ -106,6 +108,15 @@ def _judging(cell: Cell, pace: Pace, suite: Suite) -> float:
     sizes = [len(task.test) for task in suite.evaluation]
     questions = sum(size if limit is None else min(size, limit) for size in sizes)
     return len(sizes) * pace.adaptation + questions * pace.question
+
+
+def _readout(cell: Cell, pace: Pace, suite: Suite) -> float:
+    """Learning theta's readout: adaptations and questions of training tasks, for every cell that has one."""
+    own = find_rule(cell.spec.method).has_readout and cell.settings["readout"]
+    if not own and cell.settings["recalibrate"] != "readout":
+        return 0.0
+    tasks = min(cell.settings["readout_tasks"], len(suite.train))
+    return tasks * (pace.adaptation + cell.settings["readout_examples"] * pace.question)
 
 
 def _visits_left(training: Training, folder: Path) -> int:

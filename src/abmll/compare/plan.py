@@ -95,12 +95,14 @@ def _variants(spec: Spec, values: Mapping[str, Any], point: Mapping[str, Any]) -
             continue  # nothing is trained
         points += [{**point, name: value} for value in _tuple(values[name]) if value != point[name]]
     fixed = {key: value for key, value in values.items() if key not in ("usual_examples", "seed")}
+    kinds = _tuple(values["recalibrate"])
+    if find_rule(spec.method).has_readout and values["readout"] and values["readout_tasks"]:
+        kinds = dict.fromkeys("none" if kind == "readout" else kind for kind in kinds)  # it is there
     return [
         fixed | chosen | {"recalibrate": recalibrate}
-        for recalibrate in _tuple(values["recalibrate"])
+        for recalibrate in kinds
         for chosen in points
         if recalibrate != "adaptation" or chosen["adapt_examples"] > 1  # a single example cannot be cut in halves
-        if recalibrate != "readout" or not (find_rule(spec.method).has_readout and values["readout"])  # it is there
     ]
 
 

@@ -13,8 +13,7 @@ from abmll.language.trunk_cache import TrunkCache
 from abmll.meter import metered
 from abmll.model import AbmllModel
 from abmll.posterior.readout import ReadoutPrior
-from abmll.readout import read_prior
-from abmll.run_folder import TIMING, RunFolder, refuse_other_run
+from abmll.run_folder import RunFolder, refuse_other_run
 from abmll.settings import flatten, pick
 from abmll.tasks.task import Task
 from abmll.training import MetaTrainer
@@ -69,23 +68,11 @@ def goes_on(trainer: MetaTrainer) -> bool:
 
 
 def cost_of_run(folder: Path, visits: int | None = None) -> dict[str, float | None]:
-    """Seconds, visits, gradient steps, tokens and forward passes of a run, or of its first ``visits``.
-
-    All parts of an interrupted run count together, and what it took to learn a readout. The peak memory is that of the
-    whole.
-    """
-    rows = RunFolder(folder).rows(TIMING)[:visits]
-    parts = [*rows, *(row["readout"] for row in rows if "readout" in row)]
+    """What a run, or its first ``visits``, has cost: see ``RunFolder.cost``; the peak memory is that of the whole."""
+    cost = RunFolder(folder).cost(visits)
     path = folder / COST
     peak = json.loads(path.read_text(encoding="utf-8"))["peak_memory_mb"] if path.is_file() else None
-    return {
-        "seconds": sum(row["seconds"] for row in parts),
-        "visits": len(rows),
-        "gradient_steps": sum(row["steps"] for row in parts),
-        "tokens": sum(row["tokens"] for row in parts),
-        "forward_passes": sum(row.get("forward_passes", 0) for row in parts),
-        "peak_memory_mb": peak,
-    }
+    return {**cost, "gradient_steps": cost.pop("steps"), "peak_memory_mb": peak}
 
 
 def no_cost() -> dict[str, float | None]:
@@ -122,6 +109,6 @@ def _read(
         model.scorer.refuse_other_base(bundle.document["base_fingerprint"], settings["model"], str(path))
         theta = model.scorer.new_adapter(0)
         theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
+        return theta, RunFolder(folder).readout(visits)
     except AbmllError:  # other settings, or damaged
         return None
-    return theta, read_prior(bundle.document)

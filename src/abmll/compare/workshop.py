@@ -13,13 +13,13 @@ from typing import Any
 
 from abmll.compare.cells import Cell, Training, save_cell
 from abmll.compare.origin import origin
+from abmll.compare.readouts import Readouts
 from abmll.compare.recalibrate import Recalibration
 from abmll.compare.runs import cost_of_run, no_cost, recall, train_once
 from abmll.config import (
     AdapterConfig,
     ContinuedConfig,
     EvaluateConfig,
-    LearningConfig,
     ModelConfig,
     PromptConfig,
     TrainConfig,
@@ -33,7 +33,6 @@ from abmll.language.trunk_cache import TrunkCache, open_cache
 from abmll.meter import metered
 from abmll.methods import find_rule
 from abmll.model import AbmllModel
-from abmll.readout import learn_readout
 from abmll.settings import flatten, pick
 from abmll.tasks.limit import limit_train
 from abmll.tasks.sampler import sample_seed
@@ -72,6 +71,7 @@ class Workshop:
         self.models: dict[str, AbmllModel] = {}
         self.caches: dict[str, TrunkCache | None] = {}
         self.failed: dict[str, str] = {}  # training runs that could not be finished, and why
+        self.readouts = Readouts(quiet)
         self.limited: tuple[tuple[int | None, int], Sequence[Task]] | None = None
 
     @cached_property
@@ -94,7 +94,9 @@ class Workshop:
         if cell.settings["recalibrate"] == "readout":
             settings = replace(settings, readout=True)
         cache = self.cache(model, cell.settings)
-        self._give_readout(model, cell, settings)
+        lent = self.readouts.give(model, cell, settings, lambda: self._tasks_of(cell), cache)
+        for kind, more in lent.items():
+            training_cost[kind] = (training_cost[kind] or 0) + more
         recalibration = Recalibration(cell.settings["recalibrate"], model, settings, self.suite.train, cell.seed, cache)
         with metered(model.scorer) as cost:
             evaluation = evaluate_tasks(
@@ -144,22 +146,6 @@ class Workshop:
             model = model.continue_as(own.pop("method"), **own)
         return model, cost
 
-    def _give_readout(self, model: AbmllModel, cell: Cell, settings: EvaluateConfig) -> None:
-        """Learn the readout that the cell asks for and the model has not: another method's, or a theta's of midway."""
-        learning = pick(LearningConfig, cell.settings)
-        own = find_rule(cell.spec.method).has_readout and settings.readout and learning.readout_tasks > 0
-        if model.readout is None and (own or cell.settings["recalibrate"] == "readout"):
-            model.readout = learn_readout(
-                model,
-                self.tasks(cell.settings["limit_train"], cell.seed),
-                num_tasks=learning.readout_tasks or LearningConfig.readout_tasks,
-                num_examples=learning.readout_examples,
-                adapt=settings,
-                seed=cell.seed,
-                cache=self.cache(model, cell.settings),
-                quiet=self.quiet,
-            )
-
     def _train(self, training: Training, visits: int) -> tuple[AbmllModel, dict[str, float | None]]:
         """The model with the theta of a run after so many visits, and what these have cost."""
         settings = dict(training.settings) | flatten(self.place.trunks) | {"seed": training.seed}
@@ -181,6 +167,9 @@ class Workshop:
         except AbmllError as error:
             self.failed[training.name] = str(error)
             raise
+
+    def _tasks_of(self, cell: Cell) -> Sequence[Task]:
+        return self.tasks(cell.settings["limit_train"], cell.seed)
 
     def tasks(self, limit: int | None, seed: int) -> Sequence[Task]:
         """The training tasks, each with at most ``limit`` training examples; of the limits the last is kept."""

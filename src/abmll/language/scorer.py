@@ -66,7 +66,7 @@ class OptionScorer:
         self.packed = install_packing(base.model)
         self.last_mlp = ScoredRows(base.model)
         self._check()
-        can_pack = self.packed and base.model.dtype == torch.bfloat16
+        can_pack = self.packed and base.model.dtype == torch.bfloat16 and self.device.type == "cpu"
         self._packs_trunk = None if can_pack else False  # None: not known yet
         if lowest:
             self.trunk = self._skippable(Trunk(base.model, lowest))
@@ -108,8 +108,8 @@ class OptionScorer:
     def _trunk_rows(self, examples: Sequence[Encoded]) -> list[Tensor]:
         """The trunk (T, d) of each example, to the bit what it is alone, so that a resumed run sees the same.
 
-        One packed row is half the work of a row each. In bf16, whose sums are rounded to 8 bits, packing changes none
-        of them on processors that add in one order: the first batch is computed both ways and decides on the rest.
+        One packed row is half the work of a row each. In bf16, whose sums are rounded to 8 bits, packing was seen to
+        change none of them on a CPU. The first batch is computed both ways; if it differs here, rows stay alone.
         """
         if len(examples) == 1 or self._packs_trunk is False:
             return [self.trunk_output(self.batch([one]))[0] for one in examples]

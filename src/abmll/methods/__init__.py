@@ -10,7 +10,7 @@ from abmll.methods.ensemble import Ensemble
 from abmll.methods.icl import AbmllIcl, Icl, MetaIcl
 from abmll.methods.laplace import Laplace
 from abmll.methods.lora import Pretrained, PretrainedAdapted, RegularLora, StructuredLora
-from abmll.methods.loss import Loss, Reading, read_steps
+from abmll.methods.loss import OUTER, Loss, Reading, read_steps, summarize
 from abmll.methods.maml import Fomaml, Maml
 from abmll.methods.mc_dropout import McDropout
 from abmll.methods.reptile import Reptile
@@ -53,6 +53,7 @@ def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> R
 
 
 __all__ = [
+    "OUTER",
     "REGISTRY",
     "Loss",
     "Reading",
@@ -64,4 +65,5 @@ __all__ = [
     "make_rule",
     "num_batches",
     "read_steps",
+    "summarize",
 ]

@@ -18,6 +18,7 @@ from abmll.adapter import Adapter
 from abmll.errors import TrainingError
 from abmll.methods.optimizer import total_norm
 
+OUTER = "outer step"  # the last of a visit's steps, beside "step 1" to "step K"
 _NOT_YET: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -90,3 +91,19 @@ def _refuse_broken(step: str, terms: Mapping[str, float], norms: Mapping[str, fl
     for name, norm in norms.items():
         if not math.isfinite(norm):
             raise TrainingError(f"{step}: the gradient of {name} is not finite; lower the learning rates")
+
+
+def summarize(steps: Mapping[str, Reading]) -> dict[str, float]:
+    """A visit in numbers: nll and accuracy per example over the inner batches, the terms of the last step."""
+    inner = [step for name, step in steps.items() if name != OUTER]
+    outer, size = steps.get(OUTER), sum(step.size for step in inner)
+    last = outer or inner[-1]
+    return {
+        "nll": sum(step.nll for step in inner) / size,
+        "accuracy": sum(step.correct for step in inner) / size,
+        "loss": last.total,
+        "kl": last.kl,
+        "prior": last.prior,
+        "grad_norm": inner[-1].grad_norm,
+        "outer_grad_norm": outer.grad_norm if outer else 0.0,
+    }

@@ -9,8 +9,8 @@ as its weights do, and what tasks have in common belongs to theta:
 
 Where a task's options do not mean the same in every example there is no bias. The weights' posterior says what the
 model has learned of a task, the readout how far that may be trusted there: on a task of a kind that theta does not
-know T is large, and the answers fall back on how often each was right. With at most a dozen numbers and N examples,
-the posterior is a Gaussian at the mode (Laplace, with the generalised Gauss-Newton matrix), the prior's parameters
+know T is large, and the answers fall back on how often each was right. With so few numbers, whatever the model, the
+posterior is a Gaussian at the mode (Laplace, with the generalised Gauss-Newton matrix), the prior's parameters
 come by EM over tasks (empirical Bayes). All in float64.
 """
 
@@ -25,17 +25,24 @@ from abmll.posterior.numerics import normal_points
 
 NEWTON_STEPS, EM_ROUNDS, HALVINGS = 100, 200, 30
 CLOSE = 1e-9
-POINTS = 64  # places of the readout's Gaussian over which a prediction is averaged
+POINTS, FEWEST, ROWS = 64, 16, 16384  # places of the Gaussian to average over; fewer where samples are many
 COUNT_BEFORE = 2.0  # what the default prior counts for in learning another one, in tasks
 
 
 @dataclass(frozen=True)
 class ReadoutPrior:
-    """p(log T, b | theta). The defaults trust the scores as they are, to a factor of 1.6 either way."""
+    """p(log T, b | theta). The defaults trust the scores as they are, to a factor of 1.6 either way.
+
+    Raises ``ValueError`` for numbers that are not finite, and for standard deviations that are not positive.
+    """
 
     mean: float = 0.0  # of log T
     std: float = 0.5
     bias_std: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf and 0 < self.bias_std < math.inf):
+            raise ValueError(f"{self} is no prior")
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,24 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Readout:
-    """q(log T, b | D): a Gaussian with ``mean`` (1 + L,) and ``covariance`` (1 + L, 1 + L), log T before L biases."""
+    """q(log T, b | D): a Gaussian with ``mean`` (1 + L,) and ``covariance`` (1 + L, 1 + L), log T before L biases.
+
+    Raises ``ValueError`` for other shapes, and for a covariance that is none.
+    """
 
     mean: Tensor
     covariance: Tensor
+
+    def __post_init__(self) -> None:
+        size = self.mean.numel()
+        if self.mean.shape != (size,) or self.covariance.shape != (size, size) or not size:
+            raise ValueError(
+                f"a mean of shape {tuple(self.mean.shape)}, a covariance of {tuple(self.covariance.shape)}"
+            )
+        symmetric = torch.allclose(self.covariance, self.covariance.mT)
+        whole = bool(torch.isfinite(self.mean).all()) and symmetric
+        if not whole or int(torch.linalg.cholesky_ex(self.covariance).info):
+            raise ValueError("the mean is not finite, or the covariance not symmetric and positive definite")
 
     @property
     def temperature(self) -> float:
@@ -76,7 +97,8 @@ class Readout:
         """
         points = self.mean[None]  # (P, 1 + L)
         if not at_mean:
-            points = points + normal_points(len(self.mean), POINTS) @ torch.linalg.cholesky(self.covariance).mT
+            count = min(POINTS, max(FEWEST, ROWS // len(probs)))
+            points = points + normal_points(len(self.mean), count) @ torch.linalg.cholesky(self.covariance).mT
         scores = log_probs(probs)[:, None] / points[:, 0].exp()[:, None, None]  # (S, P, N, C)
         if label is not None and len(self.mean) > 1:
             biases = torch.cat([points[:, 1:], points.new_zeros(len(points), 1)], -1)  # the last: none
@@ -85,7 +107,7 @@ class Readout:
 
 
 def log_probs(probs: Tensor) -> Tensor:
-    """float64 logarithms, -inf for no option; a probability that has underflown counts as the smallest there is."""
+    """float64 logarithms, -inf for zero; what has no digits left counts as the smallest number that has all."""
     probs = probs.double().cpu()
     return torch.where(probs > 0, probs.clamp_min(torch.finfo(torch.float64).tiny).log(), -torch.inf)
 
@@ -105,9 +127,12 @@ def infer(prior: ReadoutPrior, evidence: Evidence) -> Readout:
         gradient, curvature = _derivatives(value, prior, evidence)
         step = torch.linalg.solve(curvature + precision.diag(), gradient)
         shrink = 1.0
-        while (there := _negative_log_joint(value - shrink * step, prior, evidence)) > here and shrink > 2**-HALVINGS:
+        # Not "while it is larger": a step so long that the joint is no number has to be shortened too.
+        while not (there := _negative_log_joint(value - shrink * step, prior, evidence)) <= here:
             shrink /= 2
-        if there > here:
+            if shrink < 2**-HALVINGS:
+                break
+        if not there <= here:
             break
         value, gain, here = value - shrink * step, here - there, there
         if gain < CLOSE:
@@ -136,7 +161,8 @@ def learn_prior(tasks: Sequence[Evidence]) -> ReadoutPrior:
             math.sqrt((COUNT_BEFORE * own + spread) / (COUNT_BEFORE + len(logs))),
             math.sqrt((COUNT_BEFORE * start.bias_std**2 + total) / (COUNT_BEFORE + len(biases))),
         )
-        if max(abs(prior.mean - before.mean), abs(prior.std - before.std)) < 1e-4:
+        moved = (prior.mean - before.mean, prior.std - before.std, prior.bias_std - before.bias_std)
+        if max(map(abs, moved)) < 1e-4:
             break
     return prior
 
@@ -146,7 +172,8 @@ def _precision(prior: ReadoutPrior, num_biases: int) -> Tensor:
 
 
 def _scores(value: Tensor, evidence: Evidence) -> Tensor:
-    scores = evidence.log_probs / value[0].exp()
+    # No option stays none at every temperature, an infinite one among them.
+    scores = (evidence.log_probs / value[0].exp()).masked_fill(evidence.log_probs.isneginf(), -torch.inf)
     return scores + value[1:] if evidence.num_biases else scores
 
 

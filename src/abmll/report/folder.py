@@ -202,9 +202,11 @@ def _read_cost(folder: Path) -> dict[str, float]:
     path = folder / "timing.jsonl"
     if not path.is_file():
         return {}
-    rows = list(_rows(path))
-    return {
-        "visits": len(rows),
-        "seconds": sum(_number(row, "seconds", f"{path}:{n}") for n, row in rows),
-        "tokens": sum(_number(row, "tokens", f"{path}:{n}") for n, row in rows),
-    }
+    rows = [(f"{path}:{number}", row) for number, row in _rows(path)]
+    visits, readout = len(rows), folder / "readout.json"
+    if readout.is_file():
+        learned = _read_json(readout, "abmll-readout-1")
+        if learned.get("visit") == visits:
+            rows.append((str(readout), _need(learned, "cost", readout)))
+    spent = {key: sum(_number(row, key, where) for where, row in rows) for key in ("seconds", "tokens")}
+    return {"visits": visits, **spent}

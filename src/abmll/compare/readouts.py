@@ -1,0 +1,61 @@
+"""Readouts that a cell asks for and its model has not: lent to another method, or of a theta from midway."""
+
+import json
+from collections.abc import Callable, Sequence
+
+from abmll.compare.cells import Cell
+from abmll.config import AdaptConfig, ContinuedConfig, EvaluateConfig, LearningConfig, PredictConfig
+from abmll.language.trunk_cache import TrunkCache
+from abmll.meter import counted
+from abmll.methods import find_rule
+from abmll.model import AbmllModel
+from abmll.posterior.readout import ReadoutPrior
+from abmll.settings import flatten, pick
+from abmll.tasks.task import Task
+from abmll.theta_readout import learn_readout
+
+
+class Readouts:
+    """Learns each prior once, for all cells that differ in what it does not depend on."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.known: dict[str, tuple[ReadoutPrior, dict[str, float]]] = {}
+
+    def give(
+        self,
+        model: AbmllModel,
+        cell: Cell,
+        settings: EvaluateConfig,
+        tasks: Callable[[], Sequence[Task]],
+        cache: TrunkCache | None,
+    ) -> dict[str, float]:
+        """Leave the readout in the model; returns what it took to learn, by kind, nothing where none was asked for."""
+        learning = pick(LearningConfig, cell.settings)
+        own = find_rule(cell.spec.method).has_readout and settings.readout and learning.readout_tasks > 0
+        if model.readout is not None or not (own or cell.settings["recalibrate"] == "readout"):
+            return {}
+        key = _key(cell, settings)
+        if key not in self.known:
+            with counted(model.scorer) as cost:
+                prior = learn_readout(
+                    model,
+                    tasks(),
+                    num_tasks=learning.readout_tasks or LearningConfig.readout_tasks,
+                    num_examples=learning.readout_examples,
+                    how=settings,
+                    seed=cell.seed,
+                    cache=cache,
+                    quiet=self.quiet,
+                )
+            spent = cost.of_run()
+            self.known[key] = prior, {"gradient_steps": spent.pop("steps"), **spent}
+        model.readout, spent = self.known[key]
+        return spent
+
+
+def _key(cell: Cell, settings: EvaluateConfig) -> str:
+    """What a prior depends on: theta, how the method learns a task, and how its answers are predicted."""
+    trained = [] if cell.training is None else [cell.training.name, cell.settings["visits"]]
+    learned = flatten(pick(ContinuedConfig, cell.settings), pick(AdaptConfig, cell.settings))
+    return json.dumps([cell.spec.key, cell.seed, trained, learned, flatten(pick(PredictConfig, flatten(settings)))])

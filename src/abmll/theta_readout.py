@@ -1,0 +1,62 @@
+"""theta's readout: what the training tasks say of the temperature and the biases of a task to come."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from abmll.config import EvaluateConfig
+from abmll.language.trunk_cache import TrunkCache
+from abmll.model import AbmllModel
+from abmll.posterior.readout import Evidence, ReadoutPrior, learn_prior, log_probs
+from abmll.progress import progress
+from abmll.readout import evidence
+from abmll.tasks.sampler import permutation
+from abmll.tasks.task import Example, Task
+
+SAMPLES = 4  # of the weights at most: the prior depends little on their number
+
+
+def learn_readout(
+    model: AbmllModel,
+    tasks: Sequence[Task],
+    *,
+    num_tasks: int,
+    num_examples: int,
+    how: EvaluateConfig | None = None,
+    seed: int = 0,
+    cache: TrunkCache | None = None,
+    quiet: bool = True,
+) -> ReadoutPrior:
+    """Adapt to training tasks as to unseen ones, and ask each of them as many held-out training examples.
+
+    Args:
+        num_tasks: at most so many tasks, drawn by the seed.
+        num_examples: of each task to adapt to, and as many others to ask; half each where a task has fewer.
+        how: how a task is adapted to and predicted.
+    """
+    how = how or EvaluateConfig()
+    how = replace(how, num_samples=min(how.num_samples, SAMPLES), readout=False)
+    chosen = [tasks[index] for index in sorted(permutation(len(tasks), seed, "readout tasks")[:num_tasks])]
+    found = []
+    with progress(len(chosen), "learning the readout", "task", quiet=quiet) as bar:
+        for task in chosen:
+            order = permutation(len(task.train), seed, "readout", task.name)
+            size = min(num_examples, len(order) // 2)
+            support, asked = ([task.train[index] for index in part] for part in (order[:size], order[size : 2 * size]))
+            if size:
+                found.append(_held_out(model, task.name, support, asked, how, seed, cache))
+            bar.update()
+    return learn_prior(found)
+
+
+def _held_out(
+    model: AbmllModel,
+    name: str,
+    support: Sequence[Example],
+    asked: Sequence[Example],
+    how: EvaluateConfig,
+    seed: int,
+    cache: TrunkCache | None,
+) -> Evidence:
+    posterior = model.adapt(support, task_name=name, steps=how.steps, batch_size=how.batch_size, seed=seed, cache=cache)
+    prediction = posterior.predict(asked, how, seed=seed, cache=cache)
+    return evidence(asked, [(range(len(asked)), log_probs(prediction.probs))])
