@@ -1,6 +1,8 @@
 """The readout of a task: its evidence is what was answered before it was learned; it goes wherever theta and phi go."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from abmll import AbmllModel, MetaTrainer, TaskPosterior, TrainConfig
 from abmll.config import EvaluateConfig, LearningConfig, PredictConfig, PromptConfig
 from abmll.errors import CheckpointError
 from abmll.methods import make_rule
-from abmll.posterior.readout import ReadoutPrior, infer
+from abmll.posterior.readout import Evidence, ReadoutPrior, infer
 from abmll.readout import LEAST, TaskReadout, evidence, infer_readout, label_index, labels_of
 from abmll.tasks import Example, Task
 from abmll.tasks.sampler import adaptation_batches, sample_seed
@@ -82,7 +84,7 @@ def test_what_was_answered_before_each_step_is_the_evidence(tiny_model: AbmllMod
         torch.testing.assert_close(loss.options.exp().sum(-1), torch.ones(2))
         given.append((chosen, loss.options))
         rule.inner_step(state, batch, generators[1], 1.0)
-    wanted = infer_readout(PRIOR, support, given)
+    wanted = infer_readout(PRIOR, support, evidence(support, given))
     assert posterior.readout is not None
     assert posterior.readout.labels == wanted.labels == toy_task.train[0].options
     torch.testing.assert_close(posterior.readout.readout.mean, wanted.readout.mean)
@@ -109,6 +111,22 @@ def test_a_prediction_is_read_unless_it_is_not_to_be(
     assert torch.equal(loaded.predict(asked, READ).probs, read.probs)
 
 
+def test_the_evidence_is_cooled_by_the_lag(toy_tasks: list[Task]) -> None:
+    support = list(toy_tasks[0].train)[:2]
+    answers = evidence(support, [([0, 1], torch.tensor([[-0.1, -2.4], [-3.0, -0.05]]))])
+    lagging = replace(PRIOR, lag=0.7)
+    wanted = infer(PRIOR, replace(answers, log_probs=answers.log_probs / math.exp(0.7)))
+    assert torch.equal(infer_readout(lagging, support, answers).readout.mean, wanted.mean)
+
+
+def test_held_out_examples_of_other_options_take_the_labels_away(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
+    """Half of a task's examples have a third option; the other half has not, and may be all that is adapted to."""
+    wider = [replace(one, options=(*one.options, "maybe")) for one in toy_tasks[0].train]
+    task = replace(toy_tasks[0], examples=tuple(wider[:3] + list(toy_tasks[0].train[3:])))
+    found = [learn_readout(tiny_model, [task], num_tasks=1, num_examples=3, seed=seed) for seed in range(4)]
+    assert all(math.isfinite(one.lag) for one in found)
+
+
 def test_theta_alone_answers_with_the_prior(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
     model = tiny_model
     model.readout = PRIOR
@@ -119,7 +137,7 @@ def test_theta_alone_answers_with_the_prior(tiny_model: AbmllModel, toy_tasks: l
 
 def test_rules_that_take_no_step_keep_the_prior(toy_tasks: list[Task]) -> None:
     support = list(toy_tasks[0].train)[:4]
-    found = infer_readout(PRIOR, support, [])
+    found = infer_readout(PRIOR, support, evidence(support, []))
     labelled = infer(PRIOR, evidence(support, []))
     assert found.labels == toy_tasks[0].train[0].options
     assert torch.equal(found.readout.mean, labelled.mean)
@@ -207,11 +225,11 @@ def test_every_rule_that_takes_steps_is_heard_once_per_example(
         pytest.importorskip("laplace")
     heard: list[Any] = []
 
-    def spy(prior: ReadoutPrior, examples: Sequence[Example], given: Any) -> TaskReadout:
+    def spy(examples: Sequence[Example], given: Any) -> Evidence:
         heard.extend(given)
-        return infer_readout(prior, examples, given)
+        return evidence(examples, given)
 
-    monkeypatch.setattr("abmll.model.infer_readout", spy)
+    monkeypatch.setattr("abmll.model.evidence", spy)
     model, support = make_model(), list(toy_tasks[0].train)[:6]
     if method in ("ensemble", "laplace", "blob"):
         model.learned(model.theta, LearningConfig(method="regular-lora"), 1)

@@ -27,7 +27,7 @@ from abmll.language.trunk_cache import TrunkCache
 from abmll.methods import REGISTRY, Loss, Rule, Support, find_rule, learn, make_rule, num_batches
 from abmll.posterior.readout import ReadoutPrior, before_examples
 from abmll.progress import progress
-from abmll.readout import TaskReadout, infer_readout
+from abmll.readout import TaskReadout, evidence, infer_readout
 from abmll.run_folder import RunFolder
 from abmll.settings import flatten, pick, refuse_unknown
 from abmll.task_posterior import TaskPosterior
@@ -165,11 +165,10 @@ class AbmllModel:
         learned = {"adapt_steps": steps, "adapt_batch_size": batch_size, "adapt_examples": len(examples)}
         settings = flatten(self.learning) | learned | {"adapt_seed": seed}
         chosen = tuple(examples[index] for index in demonstrations(seed, len(examples), shown, ()))
-        readout = None
-        if self.readout is not None:
-            given = [(step, loss.options) for step, loss in zip(asked, told, strict=True) if loss.options is not None]
-            readout = infer_readout(self.readout, examples, given)
-        return TaskPosterior(self.scorer, members, task_name, rule.is_posterior, settings, chosen, readout)
+        given = [(step, loss.options) for step, loss in zip(asked, told, strict=True) if loss.options is not None]
+        answers = evidence(examples, given)
+        readout = None if self.readout is None else infer_readout(self.readout, examples, answers)
+        return TaskPosterior(self.scorer, members, task_name, rule.is_posterior, settings, chosen, readout, answers)
 
     def continue_as(self, method: str, **settings: Any) -> "AbmllModel":
         """The model of another method that starts from this theta's means; this one stays as it is.

@@ -2,8 +2,8 @@
 
 While a task is learned, every batch is answered before it is learned from. These answers cost nothing, and none of them
 was seen before: they are the evidence for the task's temperature and biases (prequential, Dawid 1984). They come from a
-model that has not read all examples yet, and trust it too little rather than too much. What the temperature is at the
-end of an adaptation, theta's prior knows (``theta_readout.py``).
+model that has not read all examples yet: by how much it deserves more trust at the end, theta knows (its lag), as it
+knows what temperature to expect before any evidence (``theta_readout.py``).
 """
 
 import math
@@ -69,12 +69,12 @@ def label_index(examples: Sequence[Example], labels: Sequence[str], width: int) 
     return index
 
 
-def evidence(examples: Sequence[Example], given: Sequence[Answers]) -> Evidence:
-    """The answers that were ``given`` to ``examples``, their options in the order of the labels if there are any.
+def evidence(examples: Sequence[Example], given: Sequence[Answers], labels: Sequence[str] | None = None) -> Evidence:
+    """The answers that were ``given`` to ``examples``, options in the order of the ``labels`` (None: ``labels_of``).
 
     An example that was asked several times counts with its first answer: afterwards it had been learned from.
     """
-    labels = labels_of(examples)
+    labels = labels_of(examples) if labels is None else labels
     width = max(len(example.options) for example in examples)
     rows: dict[int, Tensor] = {}
     for asked, logs in given:
@@ -89,9 +89,9 @@ def evidence(examples: Sequence[Example], given: Sequence[Answers]) -> Evidence:
     return Evidence(logs, torch.tensor(answers, dtype=torch.long), bool(labels))
 
 
-def infer_readout(prior: ReadoutPrior, examples: Sequence[Example], given: Sequence[Answers]) -> TaskReadout:
-    """A task's readout from the ``given`` answers to its adaptation examples; the prior itself without any."""
-    return TaskReadout(infer(prior, evidence(examples, given)), labels_of(examples))
+def infer_readout(prior: ReadoutPrior, examples: Sequence[Example], on_the_way: Evidence) -> TaskReadout:
+    """A task's readout from what its adaptation ``examples`` were answered; the prior itself without any evidence."""
+    return TaskReadout(infer(prior, on_the_way.heated(prior.lag)), labels_of(examples))
 
 
 def describe(readout: TaskReadout) -> str:

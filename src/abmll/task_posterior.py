@@ -16,6 +16,7 @@ from abmll.export import export_merged, export_peft
 from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
 from abmll.language.trunk_cache import TrunkCache
+from abmll.posterior.readout import Evidence
 from abmll.prediction import Prediction, entropy, predict
 from abmll.readout import TaskReadout
 from abmll.settings import flatten, pick
@@ -29,7 +30,8 @@ class TaskPosterior:
     ``scorer`` is the language model it was learned on, shared by all posteriors; ``members`` are what was learned,
     several adapters of equal weight for an ensemble; ``is_posterior`` says whether their standard deviations were
     learned, so that sampling means something; ``demonstrations`` are shown to the model before every question;
-    ``readout`` is what is believed of the task's temperature and option biases (None: nothing).
+    ``readout`` is what is believed of the task's temperature and option biases (None: nothing); ``on_the_way`` what
+    its examples were answered before each was learned, which is not saved.
     """
 
     scorer: OptionScorer
@@ -39,6 +41,7 @@ class TaskPosterior:
     settings: dict[str, Any]
     demonstrations: tuple[Example, ...] = ()
     readout: TaskReadout | None = None
+    on_the_way: Evidence | None = None
 
     @property
     def phi(self) -> Adapter:

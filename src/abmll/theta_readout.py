@@ -6,9 +6,9 @@ from dataclasses import replace
 from abmll.config import EvaluateConfig
 from abmll.language.trunk_cache import TrunkCache
 from abmll.model import AbmllModel
-from abmll.posterior.readout import Evidence, ReadoutPrior, learn_prior, log_probs
+from abmll.posterior.readout import Evidence, ReadoutPrior, infer, learn_lag, learn_prior, log_probs
 from abmll.progress import progress
-from abmll.readout import evidence
+from abmll.readout import evidence, labels_of
 from abmll.tasks.sampler import permutation
 from abmll.tasks.task import Example, Task
 
@@ -43,12 +43,13 @@ def learn_readout(
             size = min(num_examples, len(order) // 2)
             support, asked = ([task.train[index] for index in part] for part in (order[:size], order[size : 2 * size]))
             if size:
-                found.append(_held_out(model, task.name, support, asked, how, seed, cache))
+                found.append(_answers(model, task.name, support, asked, how, seed, cache))
             bar.update()
-    return learn_prior(found)
+    prior = learn_prior([at_end for _, at_end in found])
+    return replace(prior, lag=learn_lag([(infer(prior, at_end), on_the_way) for on_the_way, at_end in found]))
 
 
-def _held_out(
+def _answers(
     model: AbmllModel,
     name: str,
     support: Sequence[Example],
@@ -56,7 +57,11 @@ def _held_out(
     how: EvaluateConfig,
     seed: int,
     cache: TrunkCache | None,
-) -> Evidence:
+) -> tuple[Evidence, Evidence]:
+    """What a task's examples were answered on the way, and at its end the held-out ones."""
     posterior = model.adapt(support, task_name=name, steps=how.steps, batch_size=how.batch_size, seed=seed, cache=cache)
+    assert posterior.on_the_way is not None
     prediction = posterior.predict(asked, how, seed=seed, cache=cache)
-    return evidence(asked, [(range(len(asked)), log_probs(prediction.probs))])
+    labels = labels_of([*support, *asked])  # a bias is that of an option, which both must have
+    at_end = evidence(asked, [(range(len(asked)), log_probs(prediction.probs))], labels)
+    return replace(posterior.on_the_way, is_labelled=bool(labels)), at_end

@@ -1,6 +1,7 @@
 """The readout against autograd, dense grids, Monte Carlo, and populations it was drawn from."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,12 +9,14 @@ from torch import Tensor
 
 from abmll.posterior.readout import (
     COUNT_BEFORE,
+    LAG_STD,
     Evidence,
     Readout,
     ReadoutPrior,
     _derivatives,
     before_examples,
     infer,
+    learn_lag,
     learn_prior,
 )
 
@@ -199,6 +202,40 @@ def test_learning_a_prior_goes_on_until_nothing_moves() -> None:
     found = learn_prior(tasks)
     assert found.bias_std > 2
     assert found.mean == pytest.approx(0.0, abs=0.05)
+
+
+def test_a_lag_is_found_where_there_is_one() -> None:
+    """Temperatures on the way are e^0.8 times those of the end, which are known."""
+    pairs = []
+    for seed in range(40):
+        at_end = infer(PRIOR, world(2_000, 0.3, [0.5, 0.0, -0.5], seed))
+        pairs.append((at_end, world(200, 1.1, [0.5, 0.0, -0.5], 100 + seed)))
+    assert learn_lag(pairs) == pytest.approx(0.8, abs=0.05)
+    assert learn_lag([]) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_lag_is_the_mode() -> None:
+    pairs = [
+        (infer(PRIOR, world(30, 0.3, [0.5, -0.5], seed)), world(20, 1.0, [0.5, -0.5], 9 + seed)) for seed in (0, 1)
+    ]
+
+    def joint_of(lag: float) -> float:
+        total = -0.5 * lag**2 / LAG_STD**2
+        for readout, evidence in pairs:
+            scores = evidence.log_probs / torch.exp(readout.mean[0] + lag) + readout.mean[1:]
+            total += float(torch.distributions.Categorical(logits=scores).log_prob(evidence.answers).sum())
+        return total
+
+    grid = torch.linspace(-5, 5, 20_001).tolist()
+    assert learn_lag(pairs) == pytest.approx(max(grid, key=joint_of), abs=1e-3)
+
+
+def test_heated_answers_are_those_of_a_higher_temperature() -> None:
+    evidence = world(20, 0.5, [0.7, 0.0, -0.7])
+    moved = infer(PRIOR, evidence.heated(0.4))
+    direct = infer(replace(PRIOR, mean=PRIOR.mean + 0.4), evidence)
+    assert float(moved.mean[0]) == pytest.approx(float(direct.mean[0]) - 0.4, abs=1e-4)
+    torch.testing.assert_close(moved.mean[1:], direct.mean[1:], rtol=0, atol=1e-4)
 
 
 def test_few_tasks_leave_the_default_its_weight() -> None:

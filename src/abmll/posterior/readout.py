@@ -7,6 +7,11 @@ as its weights do, and what tasks have in common belongs to theta:
 
     log T | theta ~ N(mean, std^2)        b_c | theta ~ N(0, bias_std^2)
 
+The evidence are answers that a task's examples were given on the way, before each was learned. They come from a model
+that has not read all of them yet and deserves less trust than at the end, by a factor that theta knows:
+
+    log T on the way = log T + lag
+
 Where a task's options do not mean the same in every example there is no bias. The weights' posterior says what the
 model has learned of a task, the readout how far that may be trusted there: on a task of a kind that theta does not
 know T is large, and the answers fall back on how often each was right. With so few numbers, whatever the model, the
@@ -16,7 +21,7 @@ come by EM over tasks (empirical Bayes). All in float64.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,13 +30,14 @@ from abmll.posterior.numerics import normal_points
 
 NEWTON_STEPS, EM_ROUNDS, HALVINGS = 100, 200, 30
 CLOSE = 1e-9
+LAG_STD, WIDEST_LAG = 1.0, 5.0
 POINTS, FEWEST, ROWS = 64, 16, 16384  # places of the Gaussian to average over; fewer where samples are many
 COUNT_BEFORE = 2.0  # what the default prior counts for in learning another one, in tasks
 
 
 @dataclass(frozen=True)
 class ReadoutPrior:
-    """p(log T, b | theta). The defaults trust the scores as they are, to a factor of 1.6 either way.
+    """p(log T, b | theta), and the lag. The defaults trust the scores as they are, to a factor of 1.6 either way.
 
     Raises ``ValueError`` for numbers that are not finite, and for standard deviations that are not positive.
     """
@@ -39,9 +45,10 @@ class ReadoutPrior:
     mean: float = 0.0  # of log T
     std: float = 0.5
     bias_std: float = 0.5
+    lag: float = 0.0  # log T on the way, less log T at the end
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean) and 0 < self.std < math.inf and 0 < self.bias_std < math.inf):
+        if not (math.isfinite(self.mean + self.lag) and 0 < self.std < math.inf and 0 < self.bias_std < math.inf):
             raise ValueError(f"{self} is no prior")
 
 
@@ -61,6 +68,10 @@ class Evidence:
     def num_biases(self) -> int:
         """How many options have a bias."""
         return self.log_probs.shape[-1] if self.is_labelled else 0
+
+    def heated(self, log_factor: float) -> "Evidence":
+        """The same answers, as if they had been given at a temperature that is e^``log_factor`` times as high."""
+        return replace(self, log_probs=self.log_probs / math.exp(log_factor))
 
 
 @dataclass(frozen=True)
@@ -167,6 +178,29 @@ def learn_prior(tasks: Sequence[Evidence]) -> ReadoutPrior:
     return prior
 
 
+def learn_lag(tasks: Sequence[tuple[Readout, Evidence]]) -> float:
+    """How far temperatures on the way lie above those of the end: the most probable log factor under N(0, LAG_STD^2).
+
+    A pair is a task's readout at the end and what was answered on the way to it. Zero without any.
+    """
+
+    def slope(lag: float) -> float:
+        """d / d lag of the negative log joint, the sum over tasks of d / d log T at log T + lag."""
+        gradients = [_likelihood(_moved(one.mean, lag), evidence)[0] for one, evidence in tasks]
+        return sum(float(gradient[0]) for gradient in gradients) + lag / LAG_STD**2
+
+    low, high = -WIDEST_LAG, WIDEST_LAG
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return (low + high) / 2
+
+
+def _moved(value: Tensor, by: float) -> Tensor:
+    """``value`` with another log T: its gradient's first entry is that of the move."""
+    return torch.cat([value[:1] + by, value[1:]])
+
+
 def _precision(prior: ReadoutPrior, num_biases: int) -> Tensor:
     return torch.tensor([prior.std**-2, *[prior.bias_std**-2] * num_biases], dtype=torch.float64)
 
@@ -187,6 +221,14 @@ def _negative_log_joint(value: Tensor, prior: ReadoutPrior, evidence: Evidence) 
 
 def _derivatives(value: Tensor, prior: ReadoutPrior, evidence: Evidence) -> tuple[Tensor, Tensor]:
     """Of the negative log joint the gradient (D,), of the negative log-likelihood the Gauss-Newton matrix (D, D)."""
+    gradient, curvature = _likelihood(value, evidence)
+    centred = value.clone()
+    centred[0] -= prior.mean
+    return gradient + _precision(prior, evidence.num_biases) * centred, curvature
+
+
+def _likelihood(value: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor]:
+    """Of the negative log-likelihood the gradient (D,) and the Gauss-Newton matrix (D, D)."""
     scores = _scores(value, evidence)
     probs = torch.softmax(scores, -1)
     finite = evidence.log_probs.masked_fill(evidence.log_probs.isneginf(), 0.0)
@@ -194,9 +236,7 @@ def _derivatives(value: Tensor, prior: ReadoutPrior, evidence: Evidence) -> tupl
     options = torch.eye(evidence.num_biases, dtype=torch.float64).expand(len(probs), -1, -1)
     jacobian = torch.cat([by_log[..., None], options], -1) if evidence.num_biases else by_log[..., None]  # (N, C, D)
     wrong = probs - torch.nn.functional.one_hot(evidence.answers, probs.shape[-1])
-    centred = value.clone()
-    centred[0] -= prior.mean
-    gradient = (wrong[..., None] * jacobian).sum((0, 1)) + _precision(prior, evidence.num_biases) * centred
+    gradient = (wrong[..., None] * jacobian).sum((0, 1))
     pushed = (probs[..., None] * jacobian).sum(1)  # (N, D)
     curvature = torch.einsum("ncd,nc,nce->de", jacobian, probs, jacobian) - pushed.mT @ pushed
     return gradient, curvature
