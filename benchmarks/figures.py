@@ -1,4 +1,4 @@
-"""python -m benchmarks.figures: draw docs/figures/ from results/, a figure for each question of docs/results.md."""
+"""python -m benchmarks.figures [NAME...]: draw docs/figures/ from results/, for the questions of docs/results.md."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ STYLE: dict[Any, Any] = {
     **{"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3},
     **{"axes.titlesize": 10, "axes.titlelocation": "left", "savefig.dpi": 150, "legend.frameon": False},
 }
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # seven, and ten colours: what has one in common differs in the other
 Rows = Mapping[str, Any]
 
 
@@ -84,13 +84,12 @@ def doubt(name: str) -> Callable[[Figure], None]:
             label = f"{found[method]['label']}, rank correlation {_rank_correlation(error, information):.2f}"
             spread.scatter(error, information, marker=marker, label=label)
         spread.set(title="Mutual information, nats", xlabel="error rate of a task, of each seed")
-        spread.legend(fontsize=7)
+        spread.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
         rows = [one for seed in found["abmll"]["doubt"] for one in seed.values()]
         excess, temperature = [one["excess"] for one in rows], [one["temperature"] for one in rows]
         trust.scatter(excess, temperature, label=f"rank correlation {_rank_correlation(excess, temperature):.2f}")
         trust.set(title="Temperature inferred from 20 examples", xlabel="NLL above that of the labels alone, nats")
-        trust.set_yscale("log")
-        trust.legend(fontsize=7)
+        trust.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
         _foreign(foreign, found)
 
     return paint
@@ -109,7 +108,7 @@ def _foreign(panel: Axes, methods: Rows) -> None:
     panel.axvline(0.5, color="0.6", linewidth=1)
     panel.set_yticks(range(len(methods)), [row["label"] for row in methods.values()], fontsize=6)
     panel.set(title="Foreign inputs told apart, AUROC")
-    panel.legend(fontsize=7)
+    panel.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
 
 
 def cost(name: str) -> Callable[[Figure], None]:
@@ -123,11 +122,18 @@ def cost(name: str) -> Callable[[Figure], None]:
             for number, row in enumerate(found.values()):
                 spent = row["cost"][key] + row["cost"][f"judging_{key}"]
                 panel.scatter(spent, row["mean"]["nll"], marker=MARKERS[number % len(MARKERS)], label=row["label"])
-            panel.set_xscale("log")
+            _plain_log(panel, (50, 100, 200, 500, 1000, 2000))
             panel.set(title=f"NLL against {axis} of a seed", xlabel=f"{axis}, training and unseen tasks")
         _legend(figure)
 
     return paint
+
+
+def _plain_log(panel: Axes, ticks: Sequence[float]) -> None:
+    high = panel.get_xlim()[1]
+    panel.set_xscale("log")
+    panel.set_xticks([tick for tick in ticks if tick < high], [f"{tick:g}" for tick in ticks if tick < high])
+    panel.minorticks_off()
 
 
 def _panels(figure: Figure, count: int) -> list[Axes]:
@@ -151,9 +157,11 @@ WANTED: Mapping[str, Callable[[Figure], None]] = {
 }
 
 
-def main(folder: Path = FIGURES) -> int:
-    """Draw all of them."""
+def main(names: Sequence[str], folder: Path = FIGURES) -> int:
+    """Draw these, or all of them."""
     for name, paint in WANTED.items():
+        if names and name not in names:
+            continue
         with matplotlib.rc_context(STYLE):
             figure = Figure(figsize=(11, 3.6), layout="constrained")
             paint(figure)
@@ -163,4 +171,4 @@ def main(folder: Path = FIGURES) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
