@@ -70,6 +70,8 @@ REFUSED: list[tuple[type[Checked], str, Any, str]] = [
     (config.LearningConfig, "inner_sgd_scale_rate", -0.1, "a finite number of 0 or more"),
     (config.LearningConfig, "reptile_epsilon", 0.0, "a finite number above 0"),
     (config.LearningConfig, "num_demonstrations", 0, "a whole number of 1 or more"),
+    (config.LearningConfig, "readout_tasks", -1, "a whole number of 0 or more"),
+    (config.LearningConfig, "readout_examples", 0, "a whole number of 1 or more"),
     (config.LearningConfig, "outer_batch", "first", "'last' or 'query'"),
     (config.LearningConfig, "outer_gradient", "second-order", "'prior' or 'first-order'"),
     (config.LearningConfig, "moments", "keep", "'persist' or 'reset'"),
@@ -125,7 +127,7 @@ def test_impossible_values_are_refused_by_name(group: type[Checked], name: str, 
 
 def test_every_bounded_or_chosen_setting_has_a_case() -> None:
     tested = {name for _, name, _, _ in REFUSED}
-    free = {"list_options", "chat_template", "length_normalize", "device"}  # plain true or false, and text
+    free = {"list_options", "chat_template", "length_normalize", "readout", "device"}  # plain true or false, and text
     assert {field.name for group in GROUPS for field in fields(group)} - tested == free
 
 

@@ -17,6 +17,7 @@ from abmll.errors import DataError
 from abmll.evaluation import Evaluation, choose_examples, evaluate_tasks, prediction_rows, save_evaluation, versions
 from abmll.language.trunk_cache import TrunkCache
 from abmll.metrics import evaluate_task
+from abmll.posterior.readout import ReadoutPrior
 from abmll.tasks import Example, Task
 
 CONFIG = EvaluateConfig(steps=2, batch_size=2, num_samples=3, adapt_examples=4, test_examples=5)
@@ -25,7 +26,8 @@ CONFIG = EvaluateConfig(steps=2, batch_size=2, num_samples=3, adapt_examples=4, 
 @pytest.fixture
 def evaluate(tiny_model: AbmllModel, toy_tasks: list[Task]) -> Callable[..., Evaluation]:
     def run(method: str = "abmll", seed: int = 0, **settings: Any) -> Evaluation:
-        tiny_model.learned(tiny_model.theta, LearningConfig(method=method), 3)
+        readout = ReadoutPrior(0.5) if method == "abmll" else None
+        tiny_model.learned(tiny_model.theta, LearningConfig(method=method), 3, readout)
         return evaluate_tasks(tiny_model, toy_tasks[:2], replace(CONFIG, **settings), seed=seed)
 
     return run
@@ -89,6 +91,7 @@ def test_every_setting_of_evaluation_counts(evaluate: Callable[..., Evaluation])
         "prediction_noise": "local",
         "prediction_noise_rank": 3,
         "predictive": "linearized",
+        "readout": False,
         "adapt_examples": 5,
         "test_examples": 4,
     }

@@ -154,7 +154,11 @@ def test_each_adapted_task_costs_one_adapter(tiny_model: AbmllModel, toy_tasks: 
         for count in range(1, 6):
             posteriors.append(tiny_model.adapt(examples, task_name=str(count), steps=2))
             posteriors[-1].predict(examples, samples=2)
-            assert live() == (tensors + count * len(adapter_tensors), num_bytes + count * adapter_bytes)
+            answers = posteriors[-1].on_the_way
+            evidence = [answers.log_probs, answers.answers]  # a number an option and one an example
+            more = len(adapter_tensors) + len(evidence), adapter_bytes + sum(tensor.nbytes for tensor in evidence)
+            del answers, evidence
+            assert live() == (tensors + count * more[0], num_bytes + count * more[1])
         posteriors.clear()
         assert live() == (tensors, num_bytes)
     finally:
