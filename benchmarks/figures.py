@@ -1,9 +1,8 @@
 """python -m benchmarks.figures [NAME...]: draw docs/figures/ from results/, for the questions of docs/results.md."""
 
-import json
+import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -13,10 +12,9 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from benchmarks.machine import ROOT
-from benchmarks.publish import COMPARISON, RESULTS
+from benchmarks.publish import RESULTS, read
 
 FIGURES = ROOT / "docs" / "figures"
-MEASURES = {"accuracy": "Accuracy", "nll": "NLL, nats", "pooled_ece": "Pooled ECE"}
 STYLE: dict[Any, Any] = {
     **{"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3},
     **{"axes.titlesize": 10, "axes.titlelocation": "left", "savefig.dpi": 150, "legend.frameon": False},
@@ -25,58 +23,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # seven, and ten colours: what ha
 Rows = Mapping[str, Any]
 
 
-def read(name: str) -> dict[str, Any]:
-    """The comparison that is kept under that name."""
-    return json.loads((RESULTS / name / COMPARISON).read_text(encoding="utf-8"))
-
-
-def curves(name: str, curve: str, axis: str, methods: Sequence[str]) -> Callable[[Figure], None]:
-    """Each measure against one setting, a line a method."""
-
-    def paint(figure: Figure) -> None:
-        found = read(name)["methods"]
-        for panel, (key, label) in zip(_panels(figure, len(MEASURES)), MEASURES.items(), strict=True):
-            for marker, method in zip(MARKERS, methods, strict=False):
-                points = found[method]["curves"].get(curve)
-                if points:
-                    values = [one["pooled_ece"] if key == "pooled_ece" else one["mean"][key] for one in points]
-                    panel.plot([one["value"] for one in points], values, marker=marker, label=found[method]["label"])
-                else:  # the setting means nothing to it
-                    row = found[method]
-                    value = row["pooled"]["ece"] if key == "pooled_ece" else row["mean"][key]
-                    panel.axhline(value, linestyle=":", color="0.4", label=row["label"])
-            panel.set_xscale("symlog", linthresh=1)
-            ticks = sorted({one["value"] for row in found.values() for one in row["curves"].get(curve, [])})
-            panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            panel.minorticks_off()
-            panel.set(title=label, xlabel=axis)
-        _legend(figure)
-
-    return paint
-
-
-def sensitivity(pattern: str) -> Callable[[Figure], None]:
-    """Each measure against beta, a comparison a value."""
-
-    def paint(figure: Figure) -> None:
-        found = [read(path.name)["methods"] for path in sorted(RESULTS.glob(pattern))]
-        for panel, (key, label) in zip(_panels(figure, len(MEASURES)), MEASURES.items(), strict=True):
-            for marker, method in zip(MARKERS, ("abmll", "abmll@weights-only"), strict=False):
-                rows = sorted((one[method] for one in found), key=lambda row: row["settings"]["beta"])
-                values = [row["pooled"]["ece"] if key == "pooled_ece" else row["mean"][key] for row in rows]
-                panel.plot([row["settings"]["beta"] for row in rows], values, marker=marker, label=rows[0]["label"])
-            panel.set_xscale("log")
-            panel.set(title=label, xlabel="beta")
-        _legend(figure)
-
-    return paint
-
-
 def doubt(name: str) -> Callable[[Figure], None]:
     """What the posterior doubts against what is hard, task by task, and foreign inputs told apart."""
 
     def paint(figure: Figure) -> None:
-        found = read(name)["methods"]
+        found = read(RESULTS / name)["methods"]
         spread, trust, foreign = _panels(figure, 3)
         for marker, method in zip(MARKERS, ("abmll@weights-only", "abmll"), strict=False):
             rows = [one for seed in found[method]["doubt"] for one in seed.values()]
@@ -115,7 +66,7 @@ def cost(name: str) -> Callable[[Figure], None]:
     """NLL against what a seed has cost in forward passes and in seconds."""
 
     def paint(figure: Figure) -> None:
-        found = read(name)["methods"]
+        found = read(RESULTS / name)["methods"]
         for panel, key, axis in zip(
             _panels(figure, 2), ("forward_passes", "seconds"), ("forward passes", "seconds"), strict=True
         ):
@@ -146,29 +97,26 @@ def _legend(figure: Figure) -> None:
 
 
 WANTED: Mapping[str, Callable[[Figure], None]] = {
-    "samples": curves("cls-45-samples", "num_samples", "posterior samples", ("abmll", "abmll@weights-only")),
-    "examples": curves(
-        "cls-45-examples", "adapt_examples", "examples", ("abmll", "structured-lora", "pretrained-adapted", "icl")
-    ),
-    "visits": curves("cls-45-visits", "visits", "task visits", ("abmll", "structured-lora", "reptile")),
-    "beta": sensitivity("cls-45-beta-*"),
     "doubt": doubt("cls-45"),
     "cost": cost("cls-45"),
 }
 
 
-def main(names: Sequence[str], folder: Path = FIGURES) -> int:
-    """Draw these, or all of them."""
-    for name, paint in WANTED.items():
-        if names and name not in names:
-            continue
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw those that are named, or all of them."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.figures", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(WANTED))
+    names = parser.parse_args(arguments).names or list(WANTED)
+    for unknown in set(names) - set(WANTED):
+        parser.error(f"unknown '{unknown}'; known are {', '.join(WANTED)}")
+    for name in names:
         with matplotlib.rc_context(STYLE):
             figure = Figure(figsize=(11, 3.6), layout="constrained")
-            paint(figure)
-            figure.savefig(folder / f"{name}.png")
-        print(folder / f"{name}.png")
+            WANTED[name](figure)
+            figure.savefig(FIGURES / f"{name}.png")
+        print(FIGURES / f"{name}.png")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

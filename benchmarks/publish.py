@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from abmll.compare.cells import load_predictions
 from abmll.compare.tables import Grid, against_reference, cost, grid_markdown, headline, notes
 from abmll.files import write_json, write_text
 from benchmarks.machine import ROOT
@@ -39,13 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def keep(folder: Path, results: Path) -> Path:
     """Copy a comparison's numbers to ``results``, in the place of an earlier one; returns the folder made."""
-    comparison = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
+    comparison = read(folder)
     kept = results / folder.resolve().name
     shutil.rmtree(kept, ignore_errors=True)
     for path in sorted((folder / "cells" / comparison["suite"]).glob("*.json")):
         write_json(kept / "cells" / comparison["suite"] / path.name, json.loads(path.read_text(encoding="utf-8")))
     for row in comparison["methods"].values():
-        row["doubt"] = [doubt(folder / path) for path in row["predictions"]]
+        cells = [folder / path.replace(".predictions.jsonl", ".json") for path in row["predictions"]]
+        row["doubt"] = [doubt(cell) for cell in cells]
         row |= {"predictions": [], "run": None}  # they are not kept
     write_json(kept / COMPARISON, comparison)
     for name in ("table.csv", "tasks.csv", "table.tex"):
@@ -53,16 +55,20 @@ def keep(folder: Path, results: Path) -> Path:
     return kept
 
 
-def doubt(predictions: Path) -> dict[str, dict[str, float | None]]:
+def read(folder: Path) -> dict[str, Any]:
+    """The comparison in a folder."""
+    return json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
+
+
+def doubt(path: Path) -> dict[str, dict[str, float | None]]:
     """By task of a cell: error rate, NLL above that of the labels' own frequencies, mean mutual information, and T.
 
     Frequencies are those of the answers' indices among the questions asked, which nobody can know beforehand.
     """
-    cell = json.loads(predictions.with_name(predictions.name.replace(".predictions.jsonl", ".json")).read_bytes())
+    cell = json.loads(path.read_text(encoding="utf-8"))
     temperatures = (cell["readout"] or {"temperatures": {}})["temperatures"]
     rows: dict[str, list[dict[str, Any]]] = {}
-    for line in predictions.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in load_predictions(path):
         rows.setdefault(row["task"], []).append(row)
     found: dict[str, dict[str, float | None]] = {}
     for task, asked in rows.items():
@@ -82,8 +88,7 @@ def filled(text: str, results: Path) -> str:
 
     def block(match: "re.Match[str]") -> str:
         opening, name, table, closing = match.groups()
-        comparison = json.loads((results / name / COMPARISON).read_text(encoding="utf-8"))
-        return f"{opening}{TABLES[table](comparison, results / name)}\n{closing}"
+        return f"{opening}{TABLES[table](read(results / name), results / name)}\n{closing}"
 
     return BLOCK.sub(block, text)
 

@@ -17,6 +17,7 @@ from abmll.config import AdaptConfig, PredictConfig
 from abmll.errors import DataError
 from abmll.language.trunk_cache import TrunkCache
 from abmll.model import AbmllModel
+from abmll.posterior.numerics import bisect
 from abmll.posterior.readout import log_probs
 from abmll.prediction import Prediction, entropy
 from abmll.tasks.sampler import permutation
@@ -46,14 +47,10 @@ def fit_temperature(unseen: Sequence[Unseen]) -> float:
         raise DataError("there are no predictions to fit a temperature to")
     answers = [group.answers.cpu() for group in unseen]
 
-    def slope(inverse: float) -> float:
-        return sum(_slope(log, answer, inverse) for log, answer in zip(logs, answers, strict=True))
+    def slope(log_inverse: float) -> float:
+        return sum(_slope(log, answer, math.exp(log_inverse)) for log, answer in zip(logs, answers, strict=True))
 
-    low, high = math.log(1 / HOTTEST), math.log(1 / COLDEST)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if slope(math.exp(middle)) < 0 else (low, middle)
-    return math.exp(-(low + high) / 2)
+    return math.exp(-bisect(slope, math.log(1 / HOTTEST), math.log(1 / COLDEST), HALVINGS))
 
 
 def _slope(logs: Tensor, answers: Tensor, inverse: float) -> float:

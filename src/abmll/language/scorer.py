@@ -111,14 +111,18 @@ class OptionScorer:
         One packed row is half the work of a row each. In bf16, whose sums are rounded to 8 bits, packing was seen to
         change none of them on a CPU. The first batch is computed both ways; if it differs here, rows stay alone.
         """
-        if len(examples) == 1 or self._packs_trunk is False:
+
+        def alone() -> list[Tensor]:
             return [self.trunk_output(self.batch([one]))[0] for one in examples]
+
+        if len(examples) == 1 or self._packs_trunk is False:
+            return alone()
         row = self.trunk_output(self.batch(examples, share_prefix=False))[0]
         packed = [part.clone() for part in row.split([len(example) for example in examples])]
         if self._packs_trunk is None:
-            alone = [self.trunk_output(self.batch([one]))[0] for one in examples]
-            self._packs_trunk = all(map(torch.equal, alone, packed))
-            return alone
+            exact = alone()
+            self._packs_trunk = all(map(torch.equal, exact, packed))
+            return exact
         return packed
 
     @property

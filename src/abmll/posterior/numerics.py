@@ -2,7 +2,7 @@
 that stand for a standard normal."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -120,3 +120,11 @@ def normal_points(dimension: int, count: int) -> Tensor:
     uniform = sobol.draw(count // 2, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
     points = torch.special.ndtri(uniform)
     return torch.cat([points, -points])
+
+
+def bisect(rising: Callable[[float], float], low: float, high: float, halvings: int) -> float:
+    """Where a function that rises from below zero reaches it, within the bounds; a bound where it does not in them."""
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rising(middle) < 0 else (low, middle)
+    return (low + high) / 2

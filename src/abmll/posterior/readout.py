@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from abmll.posterior.numerics import normal_points
+from abmll.posterior.numerics import bisect, normal_points
 
 NEWTON_STEPS, EM_ROUNDS, HALVINGS = 100, 200, 30
 CLOSE = 1e-9
@@ -131,8 +131,7 @@ def before_examples(prior: ReadoutPrior) -> Readout:
 def infer(prior: ReadoutPrior, evidence: Evidence) -> Readout:
     """q(log T, b | D): the mode by damped Newton steps, and the curvature there. The prior itself without examples."""
     precision = _precision(prior, evidence.num_biases)
-    value = torch.zeros(1 + evidence.num_biases, dtype=torch.float64)
-    value[0] = prior.mean
+    value = _prior_mean(prior, evidence.num_biases)
     here = _negative_log_joint(value, prior, evidence)
     for _ in range(NEWTON_STEPS):
         gradient, curvature = _derivatives(value, prior, evidence)
@@ -189,16 +188,16 @@ def learn_lag(tasks: Sequence[tuple[Readout, Evidence]]) -> float:
         gradients = [_likelihood(_moved(one.mean, lag), evidence)[0] for one, evidence in tasks]
         return sum(float(gradient[0]) for gradient in gradients) + lag / LAG_STD**2
 
-    low, high = -WIDEST_LAG, WIDEST_LAG
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    return (low + high) / 2
+    return bisect(slope, -WIDEST_LAG, WIDEST_LAG, HALVINGS)
 
 
 def _moved(value: Tensor, by: float) -> Tensor:
     """``value`` with another log T: its gradient's first entry is that of the move."""
     return torch.cat([value[:1] + by, value[1:]])
+
+
+def _prior_mean(prior: ReadoutPrior, num_biases: int) -> Tensor:
+    return torch.tensor([prior.mean, *[0.0] * num_biases], dtype=torch.float64)
 
 
 def _precision(prior: ReadoutPrior, num_biases: int) -> Tensor:
@@ -214,16 +213,14 @@ def _scores(value: Tensor, evidence: Evidence) -> Tensor:
 def _negative_log_joint(value: Tensor, prior: ReadoutPrior, evidence: Evidence) -> float:
     """-log p(D | log T, b) - log p(log T, b | theta), up to a constant."""
     chosen = torch.log_softmax(_scores(value, evidence), -1).gather(-1, evidence.answers[:, None])
-    centred = value.clone()
-    centred[0] -= prior.mean
+    centred = value - _prior_mean(prior, evidence.num_biases)
     return float(-chosen.sum() + 0.5 * (_precision(prior, evidence.num_biases) * centred.square()).sum())
 
 
 def _derivatives(value: Tensor, prior: ReadoutPrior, evidence: Evidence) -> tuple[Tensor, Tensor]:
     """Of the negative log joint the gradient (D,), of the negative log-likelihood the Gauss-Newton matrix (D, D)."""
     gradient, curvature = _likelihood(value, evidence)
-    centred = value.clone()
-    centred[0] -= prior.mean
+    centred = value - _prior_mean(prior, evidence.num_biases)
     return gradient + _precision(prior, evidence.num_biases) * centred, curvature
 
 
