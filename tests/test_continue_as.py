@@ -159,7 +159,8 @@ def test_a_posterior_of_an_older_version_fits_a_scorer_with_new_settings_at_thei
     ("own", "method", "words"),
     [
         ("regular-lora", "reptile", "'reptile' does not continue another method's run; those that do are blob, lap"),
-        ("abmll", "reptile", "'reptile' does not continue another method's run; no method continues one of 'abmll'"),
+        ("maml", "reptile", "'reptile' does not continue another method's run; no method continues one of 'maml'"),
+        ("abmll", "reptile", "'reptile' does not continue another method's run; those that do are abmll-mixture"),
         ("abmll", "blob", "'blob' continues a run of 'regular-lora', and this one is of 'abmll'; train that one fi"),
         ("regular-lora", "blub", "unknown 'blub'; Did you mean 'blob'"),
     ],

@@ -13,7 +13,7 @@ import torch
 from abmll import AbmllModel, MetaTrainer, TaskPosterior, TrainConfig
 from abmll.config import EvaluateConfig, LearningConfig, PredictConfig, PromptConfig
 from abmll.errors import CheckpointError
-from abmll.methods import make_rule
+from abmll.methods import find_rule, make_rule
 from abmll.posterior.readout import Evidence, ReadoutPrior, infer
 from abmll.readout import LEAST, TaskReadout, evidence, infer_readout, label_index, labels_of
 from abmll.tasks import Example, Task
@@ -213,7 +213,7 @@ def test_going_on_as_its_own_method_keeps_the_readout(tiny_model: AbmllModel) ->
     assert tiny_model.continue_as("abmll").readout == PRIOR
 
 
-METHODS = ("structured-lora", "maml", "abml", "reptile", "abmll-icl", "ensemble", "laplace", "blob")
+METHODS = ("structured-lora", "maml", "abml", "reptile", "abmll-icl", "abmll-mixture", "ensemble", "laplace", "blob")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -231,8 +231,8 @@ def test_every_rule_that_takes_steps_is_heard_once_per_example(
 
     monkeypatch.setattr("abmll.model.evidence", spy)
     model, support = make_model(), list(toy_tasks[0].train)[:6]
-    if method in ("ensemble", "laplace", "blob"):
-        model.learned(model.theta, LearningConfig(method="regular-lora"), 1)
+    if (other := find_rule(method).continues) is not None:
+        model.learned(model.theta, LearningConfig(method=other), 1)
         model = model.continue_as(method)
     else:
         model.learned(model.theta, LearningConfig(method=method, num_demonstrations=1), 1)

@@ -124,7 +124,7 @@ class LearningConfig(Checked):
 
 @dataclass(frozen=True)
 class ContinueConfig(Checked):
-    """Methods that start from a run of regular LoRA: blob, laplace, ensemble, mc-dropout."""
+    """Methods that continue another one's run: abmll-mixture, blob, laplace, ensemble, mc-dropout."""
 
     blob_prior_std: float = setting(0.2, "blob: standard deviation of the prior N(0, std^2) on A", above=0)
     blob_init_log_sigma: float = setting(-6.3, "blob: start of the log standard deviation of A")
@@ -132,7 +132,7 @@ class ContinueConfig(Checked):
     laplace_prior_precision: float | None = setting(
         None, "laplace: precision of the prior on A and B (default: by the marginal likelihood)", above=0
     )
-    ensemble_size: int = setting(5, "ensemble: members", at_least=2)
+    ensemble_size: int = setting(5, "ensemble, abmll-mixture: members", at_least=2)
     ensemble_spread: float = setting(
         0.1, "ensemble: a member's A starts at theta's plus this share of a fresh random A", at_least=0
     )

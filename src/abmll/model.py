@@ -192,7 +192,7 @@ class AbmllModel:
         theta = model.scorer.new_adapter(sample_seed(learning.seed, "init"))
         for mean, learned in zip(theta.mean_tensors(), self.theta.mean_tensors(), strict=True):
             mean.copy_(learned)
-        readout = self.readout if method == own else None
+        readout = self.readout if method == own or rule.has_readout else None
         model.learned(self.theta if wanted == adapter else theta, learning, self.num_tasks, readout)
         return model
 

@@ -1,5 +1,6 @@
 """TaskPosterior: what was learned of one task; adapter tensors and settings, never a copy of the base model."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +21,7 @@ from abmll.posterior.readout import Evidence
 from abmll.prediction import Prediction, entropy, predict
 from abmll.readout import TaskReadout
 from abmll.settings import flatten, pick
+from abmll.tasks.sampler import sample_seed
 from abmll.tasks.task import Example
 
 
@@ -74,8 +76,8 @@ class TaskPosterior:
     ) -> Prediction:
         """Probabilities of the options of ``examples``, averaged over ``samples`` of the posterior (0: at its mean).
 
-        An ensemble averages over its members, each of them at its mean or over its own samples. A readout is averaged
-        over as well, unless no samples are asked for; it is then read at its mean.
+        Several members are averaged over, each of them at its mean or over its share of the samples (rounded up: none is
+        left out). A readout is averaged over as well, unless no samples are asked for; it is then read at its mean.
 
         ``how`` has all settings; ``samples``, ``noise`` and ``predictive`` overrule it. A posterior that was not
         learned is read at its mean. Raises ``DataError`` where there is no example, ``ConfigError`` for settings that
@@ -89,12 +91,15 @@ class TaskPosterior:
         at_mean = how.predictive == "samples" and how.num_samples == 0
         if not self.is_posterior:
             how = replace(how, num_samples=0, predictive="samples")
+        how = replace(how, num_samples=math.ceil(how.num_samples / len(self.members)))
         if self.demonstrations:
             cache = None  # nothing is kept of prompts that only this posterior's questions begin with
         encoded, left_out = self.scorer.encoder.encode_demonstrated(examples, self.task_name, self.demonstrations)
         read = partial(self.readout.read, examples, at_mean) if self.readout is not None and how.readout else None
-        shared: dict[str, Any] = {"seed": seed, "cache": cache, "quiet": quiet, "read": read}
-        averaged = average([predict(self.scorer, phi, encoded, how, **shared) for phi in self.members])
+        shared: dict[str, Any] = {"cache": cache, "quiet": quiet, "read": read}
+        seeds = [sample_seed(seed, "member", number) if number else seed for number in range(len(self.members))]
+        members = zip(self.members, seeds, strict=True)
+        averaged = average([predict(self.scorer, phi, encoded, how, seed=own, **shared) for phi, own in members])
         return replace(averaged, left_out=left_out)
 
     def save_pretrained(self, folder: Path | str, overwrite: bool = False) -> None:

@@ -69,7 +69,7 @@ def test_a_posterior_is_sampled(
     [
         (["--method", "reptile"], "'reptile' does not continue another method's run; those that do are blob, laplace"),
         (["--method", "blub"], "method: unknown 'blub'; Did you mean 'blob'?"),
-        (["--ensemble-size", "3"], "settings of blob, laplace, ensemble or mc-dropout need --method"),
+        (["--ensemble-size", "3"], "settings of methods that continue a run need --method"),
         (["--method", "mc-dropout", "--dropout-rate", "1"], "dropout_rate is 1.0: give a number of 0 or more and"),
     ],
 )

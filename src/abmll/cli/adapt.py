@@ -32,7 +32,8 @@ def adapt(
         run: folder of a training run
         task: file with the task's labelled examples
         output_dir: folder to write the posterior to
-        method: blob, laplace, ensemble or mc-dropout, from a run of regular-lora (default: the run's own)
+        method: abmll-mixture, from a run of abmll, or blob, laplace, ensemble or mc-dropout, from one of regular-lora
+            (default: the run's own)
         task_name: the task's name in the prompt (default: the file's)
         preset: default, weights-only, paper-v1 or paper-v3: settings that go with a run trained with it
         seed: seed of the order of the examples and of the noise
@@ -48,7 +49,10 @@ def adapt(
     from abmll.tasks import load_task
 
     if method is None and continued != ContinueConfig():
-        raise ConfigError("settings of blob, laplace, ensemble or mc-dropout need --method to name one of them")
+        raise ConfigError(
+            "settings of methods that continue a run need --method to name one of them: abmll-mixture, blob, "
+            "laplace, ensemble or mc-dropout"
+        )
     loaded = load_task(task, name=task_name)
     examples = loaded.train if loaded.examples[0].split else loaded.examples
     if not examples:

@@ -30,6 +30,7 @@ ABMLL: Mapping[str, Range] = {
 SPACES: Mapping[str, Mapping[str, Range]] = {
     "abmll": ABMLL,
     "abmll-icl": ABMLL,
+    "abmll-mixture": {"learning_rate": RATES, "scale_learning_rate": SCALES},
     "fomaml": {"inner_sgd_rate": PLAIN, "outer_learning_rate": RATES},
     "maml": {"inner_sgd_rate": PLAIN, "outer_learning_rate": RATES},
     "abml": {"inner_sgd_rate": PLAIN, "inner_sgd_scale_rate": PLAIN, "outer_learning_rate": RATES},

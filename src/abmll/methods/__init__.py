@@ -13,6 +13,7 @@ from abmll.methods.lora import Pretrained, PretrainedAdapted, RegularLora, Struc
 from abmll.methods.loss import OUTER, Loss, Reading, read_steps, summarize
 from abmll.methods.maml import Fomaml, Maml
 from abmll.methods.mc_dropout import McDropout
+from abmll.methods.mixture import AbmllMixture
 from abmll.methods.reptile import Reptile
 from abmll.methods.rule import Rule, State
 from abmll.methods.support import Support, learn, num_batches
@@ -22,6 +23,7 @@ REGISTRY: dict[str, type[Rule]] = {
     for rule in (
         *(Abmll, StructuredLora, RegularLora, Reptile, Fomaml, Maml, Abml, Pretrained, PretrainedAdapted),
         *(Icl, MetaIcl, AbmllIcl),
+        AbmllMixture,  # it continues a run of ABMLL
         *(Blob, Laplace, Ensemble, McDropout),  # they continue a run of regular LoRA
     )
 }

@@ -15,8 +15,7 @@ from abmll.adapter import Adapter
 from abmll.config import LearningConfig
 from abmll.language.scorer import OptionScorer
 from abmll.methods.lora import StructuredLora
-from abmll.methods.loss import unwatched
-from abmll.methods.support import Support, continued
+from abmll.methods.support import Support, continued, fit_members
 from abmll.tasks.sampler import sample_seed
 
 
@@ -38,14 +37,8 @@ class Ensemble(StructuredLora):
 
     def fit(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
         """M members, each with its own start and order."""
-        return tuple(
-            self.adapt(
-                self.start(theta, support.seed, member),
-                support.batches(member),
-                unwatched if member else support.watch,
-            )
-            for member in range(self.settings.ensemble_size)
-        )
+        starts = [self.start(theta, support.seed, member) for member in range(self.settings.ensemble_size)]
+        return fit_members(self, support, starts)
 
     @torch.no_grad()
     def start(self, theta: Adapter, seed: int, member: int) -> Adapter:

@@ -50,6 +50,14 @@ def learn(rule: Rule, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
     return (rule.adapt(theta, support.batches(0), support.watch),)
 
 
+def fit_members(rule: Rule, support: Support, starts: Sequence[Adapter]) -> tuple[Adapter, ...]:
+    """One ``adapt`` from each start, member m on the batches of learner m; the first one is watched."""
+    return tuple(
+        rule.adapt(start, support.batches(member), unwatched if member else support.watch)
+        for member, start in enumerate(starts)
+    )
+
+
 def num_batches(rule: Rule, steps: int, size: int) -> int:
     """How many batches ``learn`` reads."""
     return rule.num_batches(steps, size) if isinstance(rule, Fits) else steps

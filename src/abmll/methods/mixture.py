@@ -1,0 +1,35 @@
+"""ABMLL's posterior as a mixture of Gaussians: q(phi | D) = 1/M sum_m q_m(phi), one component an order of the examples.
+
+A few gradient steps end elsewhere for every order in which they meet the examples, and by more than one component's
+sigma tells. Every order's end is as good a guess as the others, so the posterior is their equal mixture. Theta, its
+training and its readout are ABMLL's own; samples of a prediction are spread over the components.
+"""
+
+from typing import ClassVar
+
+from abmll.adapter import Adapter
+from abmll.config import LearningConfig
+from abmll.language.scorer import OptionScorer
+from abmll.methods.abmll import Abmll
+from abmll.methods.support import Support, continued, fit_members
+
+
+class AbmllMixture(Abmll):
+    """``adapt`` is the fit of one component."""
+
+    name: ClassVar[str] = "abmll-mixture"
+    label: ClassVar[str] = "ABMLL mixture"
+    is_trained: ClassVar[bool] = False
+    continues: ClassVar[str | None] = "abmll"
+
+    def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
+        super().__init__(scorer, config, num_tasks)
+        self.settings = continued(config)
+
+    def num_batches(self, steps: int, size: int) -> int:
+        """Every component takes all steps."""
+        return self.settings.ensemble_size * steps
+
+    def fit(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
+        """``ensemble_size`` components, all from theta, each in an order and with noise of its own."""
+        return fit_members(self, support, [theta] * self.settings.ensemble_size)
