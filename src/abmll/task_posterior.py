@@ -76,8 +76,8 @@ class TaskPosterior:
     ) -> Prediction:
         """Probabilities of the options of ``examples``, averaged over ``samples`` of the posterior (0: at its mean).
 
-        Several members are averaged over, each of them at its mean or over its share of the samples (rounded up: none is
-        left out). A readout is averaged over as well, unless no samples are asked for; it is then read at its mean.
+        Several members are averaged over, each of them at its mean or over its share of the samples (rounded up). A
+        readout is averaged over as well, unless no samples are asked for; it is then read at its mean.
 
         ``how`` has all settings; ``samples``, ``noise`` and ``predictive`` overrule it. A posterior that was not
         learned is read at its mean. Raises ``DataError`` where there is no example, ``ConfigError`` for settings that
