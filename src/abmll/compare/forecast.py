@@ -111,8 +111,12 @@ def _judging(cell: Cell, pace: Pace, suite: Suite) -> float:
 
 
 def _readout(cell: Cell, pace: Pace, suite: Suite) -> float:
-    """Learning theta's readout: adaptations and questions of training tasks, for every cell that has one."""
-    own = find_rule(cell.spec.method).has_readout and cell.settings["readout"]
+    """Learning theta's readout: adaptations and questions of training tasks, for every cell that has one of its own.
+
+    A method that continues a run takes over the run's.
+    """
+    rule = find_rule(cell.spec.method)
+    own = rule.has_readout and rule.continues is None and cell.settings["readout"]
     if not own and cell.settings["recalibrate"] != "readout":
         return 0.0
     tasks = min(cell.settings["readout_tasks"], len(suite.train))
