@@ -12,8 +12,6 @@ from typing import ClassVar
 import torch
 
 from abmll.adapter import Adapter
-from abmll.config import LearningConfig
-from abmll.language.scorer import OptionScorer
 from abmll.methods.lora import StructuredLora
 from abmll.methods.support import Support, continued, fit_members
 from abmll.tasks.sampler import sample_seed
@@ -27,23 +25,19 @@ class Ensemble(StructuredLora):
     is_trained: ClassVar[bool] = False
     continues: ClassVar[str | None] = "regular-lora"
 
-    def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
-        super().__init__(scorer, config, num_tasks)
-        self.settings = continued(config)
-
     def num_batches(self, steps: int, size: int) -> int:
         """Every member takes all steps."""
-        return self.settings.ensemble_size * steps
+        return continued(self.config).ensemble_size * steps
 
     def fit(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
         """M members, each with its own start and order."""
-        starts = [self.start(theta, support.seed, member) for member in range(self.settings.ensemble_size)]
-        return fit_members(self, support, starts)
+        numbers = range(continued(self.config).ensemble_size)
+        return fit_members(self, support, [self.start(theta, support.seed, member) for member in numbers])
 
     @torch.no_grad()
     def start(self, theta: Adapter, seed: int, member: int) -> Adapter:
         """Where a member starts."""
         start, fresh = theta.clone(), self.scorer.new_adapter(sample_seed(seed, "ensemble", member))
         for shape, stack in start.stacks.items():
-            stack.mean_A.add_(fresh.stacks[shape].mean_A, alpha=self.settings.ensemble_spread)
+            stack.mean_A.add_(fresh.stacks[shape].mean_A, alpha=continued(self.config).ensemble_spread)
         return start

@@ -8,8 +8,6 @@ training and its readout are ABMLL's own; samples of a prediction are spread ove
 from typing import ClassVar
 
 from abmll.adapter import Adapter
-from abmll.config import LearningConfig
-from abmll.language.scorer import OptionScorer
 from abmll.methods.abmll import Abmll
 from abmll.methods.support import Support, continued, fit_members
 
@@ -22,14 +20,10 @@ class AbmllMixture(Abmll):
     is_trained: ClassVar[bool] = False
     continues: ClassVar[str | None] = "abmll"
 
-    def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
-        super().__init__(scorer, config, num_tasks)
-        self.settings = continued(config)
-
     def num_batches(self, steps: int, size: int) -> int:
         """Every component takes all steps."""
-        return self.settings.ensemble_size * steps
+        return continued(self.config).ensemble_size * steps
 
     def fit(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
         """``ensemble_size`` components, all from theta, each in an order and with noise of its own."""
-        return fit_members(self, support, [theta] * self.settings.ensemble_size)
+        return fit_members(self, support, [theta] * continued(self.config).ensemble_size)
