@@ -1,11 +1,14 @@
-"""Timing side by side: A B A B ..., each round on the next batch, and the ratio taken within each round.
+"""Timing side by side: A B C, B C A, ..., each round on the next batch, and the ratio taken within each round.
 
-Whatever slows the machine for a while slows all contenders of a round alike, so that ratios are steadier than times.
+Whatever slows the machine for a while slows all contenders of a round alike, so that ratios are steadier than times. Who
+comes first in a round meets its sizes first, for which a GPU's libraries choose their kernels and its memory grows:
+everybody's turn comes, and the median is that of the others.
 """
 
 import gc
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,7 +56,7 @@ def interleave(
     smoke: bool = False,
     synchronize: Callable[[], None] = lambda: None,
 ) -> Rounds:
-    """Time all contenders in turn, ``repetitions`` times, after ``warmup`` untimed rounds.
+    """Time all contenders in turn, another one first in each round, ``repetitions`` times after ``warmup`` untimed rounds.
 
     Args:
         contenders: functions of the round's number, which says what to work on; it differs from round to round.
@@ -66,12 +69,14 @@ def interleave(
         raise ValueError(f"{repetitions} repetitions: a ratio needs at least {MIN_REPETITIONS}")
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     gc.collect()  # what was built before is not to be cleared away in the middle
+    order = deque(contenders.items())
     for number in range(warmup + repetitions):
-        for name, work in contenders.items():
+        for name, work in order:
             synchronize()
             started = time.perf_counter()
             work(number)
             synchronize()
             if number >= warmup:
                 seconds[name].append(time.perf_counter() - started)
+        order.rotate(-1)
     return Rounds(seconds)

@@ -18,12 +18,12 @@ def test_spread_is_median_and_quartiles() -> None:
     assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0)
 
 
-def test_rounds_are_interleaved_and_warm_up_is_not_timed() -> None:
+def test_everybody_comes_first_in_turn_and_warm_up_is_not_timed() -> None:
     calls: list[tuple[str, int]] = []
-    contenders = {name: lambda number, name=name: calls.append((name, number)) for name in "ab"}
+    contenders = {name: lambda number, name=name: calls.append((name, number)) for name in "abc"}
     rounds = interleave(contenders, 7, warmup=2)
-    assert calls == [(name, number) for number in range(9) for name in "ab"]
-    assert {name: len(seconds) for name, seconds in rounds.seconds.items()} == {"a": 7, "b": 7}
+    assert calls == [(name, number) for number in range(9) for name in ("abc", "bca", "cab")[number % 3]]
+    assert {name: len(seconds) for name, seconds in rounds.seconds.items()} == {"a": 7, "b": 7, "c": 7}
 
 
 def test_device_is_waited_for_around_every_reading() -> None:
