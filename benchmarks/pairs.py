@@ -1,7 +1,7 @@
 """Timing side by side: A B C, B C A, ..., each round on the next batch, and the ratio taken within each round.
 
-Whatever slows the machine for a while slows all contenders of a round alike, so that ratios are steadier than times. Who
-comes first in a round meets its sizes first, for which a GPU's libraries choose their kernels and its memory grows:
+Whatever slows the machine for a while slows all contenders of a round alike, so that ratios are steadier than times.
+Who comes first in a round meets its sizes first, for which a GPU's libraries choose their kernels and its memory grows:
 everybody's turn comes, and the median is that of the others.
 """
 
@@ -56,7 +56,7 @@ def interleave(
     smoke: bool = False,
     synchronize: Callable[[], None] = lambda: None,
 ) -> Rounds:
-    """Time all contenders in turn, another one first in each round, ``repetitions`` times after ``warmup`` untimed rounds.
+    """Time all contenders in turn, another one first in each round, ``repetitions`` times after ``warmup`` rounds.
 
     Args:
         contenders: functions of the round's number, which says what to work on; it differs from round to round.
