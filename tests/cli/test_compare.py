@@ -204,6 +204,25 @@ def test_missing_tasks_are_named_everywhere(base: str, abmll: Call) -> None:
     assert "toy4" in Path("out/report.html").read_text()
 
 
+def test_differences_are_from_the_row_that_is_asked_for(base: str, abmll: Call) -> None:
+    which = "--methods abmll,structured-lora,pretrained --seeds 0"
+    assert abmll(base, which).code == 0
+    forth = comparison()["methods"]["structured-lora"]["statistics"]["differences"]
+    code, out, _ = abmll(base, which, "--reference structured-lora")
+    assert code == 0
+    assert "Minus Structured LoRA: difference" in out
+    found = comparison()
+    assert found["reference"] == "structured-lora"
+    assert {name for name, row in found["methods"].items() if "differences" in row["statistics"]} == {
+        "abmll",
+        "pretrained",
+    }
+    back = found["methods"]["abmll"]["statistics"]["differences"]
+    for metric, one in forth.items():
+        assert back[metric]["value"] == pytest.approx(-one["value"])
+        assert back[metric]["low"] == pytest.approx(-one["high"])
+
+
 def test_a_forecast_leaves_no_results(base: str, abmll: Call) -> None:
     code, out, err = abmll(base, "--methods abmll,ensemble --seeds 0,1 --dry-run")
     assert (code, err) == (0, "")
@@ -233,6 +252,7 @@ def test_a_forecast_leaves_no_results(base: str, abmll: Call) -> None:
         ("--recalibrate some", "recalibrate is 'some'; use none, adaptation, meta"),
         ("--settings mine.yaml", "mine.yaml: not valid JSON"),
         ("--jobs 0", "jobs is 0; use 1 or more"),
+        ("--methods abmll,maml --reference mal", "reference: no row 'mal'; Did you mean 'maml'?"),
     ],
 )
 def test_refusals(flags: str, message: str, base: str, refused: Callable[..., str]) -> None:

@@ -2,14 +2,14 @@
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from abmll.cli.output import count, in_words, narrator, print_json, print_table
 from abmll.cli.values import from_texts, kind_of
-from abmll.compare.config import BudgetConfig, JudgingConfig
+from abmll.compare.config import REFERENCE, BudgetConfig, JudgingConfig
 from abmll.config import AdapterConfig, ModelConfig, PromptConfig, TrunkCacheConfig
 from abmll.errors import AbmllError, ConfigError, nearest
 
@@ -32,6 +32,7 @@ def compare(
     trunks: TrunkCacheConfig,
     settings: Path | None = None,
     override: tuple[str, ...] = (),
+    reference: str = REFERENCE,
     data_dir: Path | None = None,
     allow_missing: bool = False,
     jobs: int = 1,
@@ -52,6 +53,7 @@ def compare(
         output_dir: folder for cells, training runs, tables and report
         settings: file with settings by method, as 'abmll tune' writes it
         override: settings for all methods (learning_rate=1e-3) or one (abmll.beta=1e-7)
+        reference: row of the tables that the others are compared with, as METHOD, METHOD@PRESET or METHOD+RECALIBRATION
         data_dir: folder in which the suite's tasks are looked up
         allow_missing: go on without tasks that are not found; every table names them
         jobs: processes, each with one thread
@@ -74,6 +76,7 @@ def compare(
     wishes = make_wishes(methods, seeds, (base, adapter, prompt, budget, judging), explicit, settings, override)
     loaded = place.load_suite()
     cells = plan(loaded, wishes)
+    refuse_reference(reference, {cell.row for cell in cells})
     if dry_run:
         print_forecast(cells, place, jobs, quiet, json)
         return 0
@@ -81,7 +84,7 @@ def compare(
         failures = compute(cells, place, jobs, narrator(quiet), quiet)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{output_dir}: run the same command to go on; what is finished is kept") from None
-    comparison = summarize(cells, output_dir, loaded, failures)
+    comparison = summarize(cells, output_dir, loaded, failures, reference)
     if not comparison["methods"]:
         raise AbmllError(f"{output_dir}: no method could be judged: {failures[0].error}")
     written = [*write_tables(comparison, output_dir), write_report(output_dir)]
@@ -94,6 +97,14 @@ def compare(
             print()
         print("\n".join([*notes(comparison), f"written: {', '.join(map(str, written))}"]))
     return 2 if failures else 0
+
+
+def refuse_reference(reference: str, rows: Collection[str]) -> None:
+    """ConfigError where the tables would not have the row that was asked for."""
+    if reference not in rows and reference != REFERENCE:
+        raise ConfigError(
+            f"reference: no row '{reference}';{nearest(reference, rows)} there are {', '.join(sorted(rows))}"
+        )
 
 
 def make_wishes(

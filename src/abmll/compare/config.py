@@ -7,6 +7,8 @@ from abmll.checked import Checked, setting
 from abmll.config import AdaptConfig, LearningConfig, PredictConfig, RunConfig
 from abmll.errors import ConfigError
 
+REFERENCE = "abmll"  # the row with which a comparison's others are compared, unless another one is named
+
 
 @dataclass(frozen=True)
 class BudgetConfig(Checked):

@@ -14,7 +14,6 @@ from abmll.settings import refuse_unknown
 
 KINDS = (AdapterConfig, PromptConfig, ContinuedConfig, RunConfig, EvaluateConfig)  # a method may have its own values of
 SETTINGS_FORMAT = "abmll-settings-1"
-REFERENCE = "abmll"
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from typing import Any
 
 from abmll.compare.bootstrap import METRICS, Replicates, bootstrap, difference, interval, make_sample
 from abmll.compare.cells import Cell, load_cell, load_predictions, predictions_path
-from abmll.compare.config import CURVES
+from abmll.compare.config import CURVES, REFERENCE
 from abmll.compare.run import Failure
-from abmll.compare.spec import REFERENCE
 from abmll.compare.statistics import estimate, mean_ranks
 from abmll.files import write_json
 from abmll.metrics import METRICS as TASK_METRICS
@@ -27,11 +26,14 @@ COSTS = ("seconds", "visits", "gradient_steps", "tokens", "forward_passes", "pea
 Document = dict[str, Any]
 
 
-def summarize(cells: Sequence[Cell], folder: Path, suite: Suite, failures: Sequence[Failure] = ()) -> Document:
+def summarize(
+    cells: Sequence[Cell], folder: Path, suite: Suite, failures: Sequence[Failure] = (), reference: str = REFERENCE
+) -> Document:
     """Read every result that is there, compare, and write ``comparison.json``; returns what it holds.
 
-    A method counts with the seeds that it has; intervals and p-values are of the methods that have all seeds that any
-    has, and only where their predictions are there.
+    Differences are those from the row ``reference``, where it is there. A method counts with the seeds that it has;
+    intervals and p-values are of the methods that have all seeds that any has, and only where their predictions are
+    there.
     """
     rows: dict[str, list[tuple[Cell, Document]]] = {}
     for cell in cells:
@@ -44,7 +46,11 @@ def summarize(cells: Sequence[Cell], folder: Path, suite: Suite, failures: Seque
     ranks = _ranks(mains)
     methods = {
         key: _row(key, pairs, folder)
-        | {"curves": _curves(rows[key]), "statistics": _statistics(replicates, key), "ranks": ranks.get(key, {})}
+        | {
+            "curves": _curves(rows[key]),
+            "statistics": _statistics(replicates, key, reference),
+            "ranks": ranks.get(key, {}),
+        }
         for key, pairs in mains.items()
     }
     first = next(iter(mains.values()), [])
@@ -52,7 +58,7 @@ def summarize(cells: Sequence[Cell], folder: Path, suite: Suite, failures: Seque
         "format": FORMAT,
         "suite": suite.name,
         "seeds": sorted({cell.seed for pairs in mains.values() for cell, _ in pairs}),
-        "reference": REFERENCE if REFERENCE in methods else None,
+        "reference": reference if reference in methods else None,
         "missing": list(suite.missing),
         "known_leaks": list(suite.known_leaks),
         "settings": _shared([pair[1]["settings"] for pairs in mains.values() for pair in pairs]),
@@ -179,13 +185,13 @@ def _by_task(path: Path) -> dict[str, list[Document]]:
     return rows
 
 
-def _statistics(replicates: Replicates | None, key: str) -> Document:
+def _statistics(replicates: Replicates | None, key: str, reference: str) -> Document:
     """Intervals of the method's metrics, and its differences from the reference."""
     if replicates is None or key not in replicates.methods:
         return {}
     result: Document = {"intervals": {name: interval(replicates, name, key)[:3] for name in METRICS}}
-    if REFERENCE in replicates.methods and key != REFERENCE:
-        differences = {name: difference(replicates, name, key, REFERENCE)._asdict() for name in METRICS}
+    if reference in replicates.methods and key != reference:
+        differences = {name: difference(replicates, name, key, reference)._asdict() for name in METRICS}
         result["differences"] = differences
     return result
 
