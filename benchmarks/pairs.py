@@ -2,7 +2,8 @@
 
 Whatever slows the machine for a while slows all contenders of a round alike, so that ratios are steadier than times.
 Who comes first in a round meets its sizes first, for which a GPU's libraries choose their kernels and its memory grows:
-everybody's turn comes, and the median is that of the others.
+everybody's turn comes. Of three or more, a ratio's median is that of the rounds in which another one was first; of two,
+each is first as often as the other.
 """
 
 import gc
@@ -58,6 +59,8 @@ def interleave(
 ) -> Rounds:
     """Time all contenders in turn, another one first in each round, ``repetitions`` times after ``warmup`` rounds.
 
+    Two contenders take one round more where the number is odd.
+
     Args:
         contenders: functions of the round's number, which says what to work on; it differs from round to round.
         smoke: allow fewer repetitions than a result needs; for trying out.
@@ -67,6 +70,8 @@ def interleave(
     """
     if repetitions < MIN_REPETITIONS and not smoke:
         raise ValueError(f"{repetitions} repetitions: a ratio needs at least {MIN_REPETITIONS}")
+    if len(contenders) == 2:
+        repetitions += repetitions % 2
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     gc.collect()  # what was built before is not to be cleared away in the middle
     order = deque(contenders.items())

@@ -117,7 +117,7 @@ def test_members_differ_by_the_order_of_the_data_alone(regular: AbmllModel, toy_
 def test_an_ensemble_exports_one_member(
     ensemble: TaskPosterior, toy_tasks: list[Task], tmp_path: Path, tiny_llama: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="ensemble of 3 adapters; name one of 0 to 2"):
+    with pytest.raises(ConfigError, match="has 3 adapters; name one of 0 to 2"):
         ensemble.export_peft(tmp_path / "peft")
     with pytest.raises(ConfigError, match="member is 3; this posterior has 3, counted from 0"):
         ensemble.export_merged(tmp_path / "merged", member=3)

@@ -171,7 +171,9 @@ class AbmllModel:
         return TaskPosterior(self.scorer, members, task_name, rule.is_posterior, settings, chosen, readout, answers)
 
     def continue_as(self, method: str, **settings: Any) -> "AbmllModel":
-        """The model of another method that starts from this theta's means; this one stays as it is.
+        """The model of another method that starts from this theta; this one stays as it is.
+
+        It takes over the means; where it has the same kind of posterior, the standard deviations and the readout too.
 
         Further keywords are ``ContinuedConfig``'s fields; the rest is as in this run. The language model's weights are
         shared. The run's own method gives a model that differs in its settings at most.
@@ -192,7 +194,7 @@ class AbmllModel:
         theta = model.scorer.new_adapter(sample_seed(learning.seed, "init"))
         for mean, learned in zip(theta.mean_tensors(), self.theta.mean_tensors(), strict=True):
             mean.copy_(learned)
-        readout = self.readout if method == own or rule.has_readout else None
+        readout = self.readout if rule.has_readout else None
         model.learned(self.theta if wanted == adapter else theta, learning, self.num_tasks, readout)
         return model
 

@@ -30,10 +30,10 @@ class TaskPosterior:
     """q(phi | D) of one task.
 
     ``scorer`` is the language model it was learned on, shared by all posteriors; ``members`` are what was learned,
-    several adapters of equal weight for an ensemble; ``is_posterior`` says whether their standard deviations were
-    learned, so that sampling means something; ``demonstrations`` are shown to the model before every question;
-    ``readout`` is what is believed of the task's temperature and option biases (None: nothing); ``on_the_way`` what
-    its examples were answered before each was learned, which is not saved.
+    several adapters of equal weight for an ensemble or a mixture; ``is_posterior`` says whether their standard
+    deviations were learned, so that sampling means something; ``demonstrations`` are shown to the model before every
+    question; ``readout`` is what is believed of the task's temperature and option biases (None: nothing);
+    ``on_the_way`` what its examples were answered before each was learned, which is not saved.
     """
 
     scorer: OptionScorer
@@ -47,7 +47,7 @@ class TaskPosterior:
 
     @property
     def phi(self) -> Adapter:
-        """What was learned, where it is one adapter. Raises ``ConfigError`` for an ensemble."""
+        """What was learned, where it is one adapter. Raises ``ConfigError`` where it is several."""
         return self.member(None)
 
     def member(self, number: int | None) -> Adapter:
@@ -57,10 +57,14 @@ class TaskPosterior:
         """
         last = len(self.members) - 1
         if number is None and last:
-            raise ConfigError(f"member: this posterior is an ensemble of {last + 1} adapters; name one of 0 to {last}")
+            raise ConfigError(f"member: this posterior has {last + 1} adapters; name one of 0 to {last}")
         if number is not None and not 0 <= number <= last:
             raise ConfigError(f"member is {number}; this posterior has {last + 1}, counted from 0")
         return self.members[number or 0]
+
+    def share(self, samples: int) -> int:
+        """How many of so many samples each member draws: rounded up, so that none is left out."""
+        return math.ceil(samples / len(self.members))
 
     def predict(
         self,
@@ -76,8 +80,8 @@ class TaskPosterior:
     ) -> Prediction:
         """Probabilities of the options of ``examples``, averaged over ``samples`` of the posterior (0: at its mean).
 
-        Several members are averaged over, each of them at its mean or over its share of the samples (rounded up). A
-        readout is averaged over as well, unless no samples are asked for; it is then read at its mean.
+        Several members are averaged over, each of them at its mean or over its ``share`` of the samples. A readout
+        is averaged over as well, unless no samples are asked for; it is then read at its mean.
 
         ``how`` has all settings; ``samples``, ``noise`` and ``predictive`` overrule it. A posterior that was not
         learned is read at its mean. Raises ``DataError`` where there is no example, ``ConfigError`` for settings that
@@ -91,7 +95,7 @@ class TaskPosterior:
         at_mean = how.predictive == "samples" and how.num_samples == 0
         if not self.is_posterior:
             how = replace(how, num_samples=0, predictive="samples")
-        how = replace(how, num_samples=math.ceil(how.num_samples / len(self.members)))
+        how = replace(how, num_samples=self.share(how.num_samples))
         if self.demonstrations:
             cache = None  # nothing is kept of prompts that only this posterior's questions begin with
         encoded, left_out = self.scorer.encoder.encode_demonstrated(examples, self.task_name, self.demonstrations)
@@ -157,9 +161,9 @@ class TaskPosterior:
         return cls(scorer, members, name, is_posterior, settings, demonstrations, readout)
 
     def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> None:
-        """Write the posterior mean, of an ensemble that of one ``member``, as a plain LoRA adapter that PEFT loads.
+        """Write the posterior mean, or that of one ``member`` of several, as a plain LoRA adapter PEFT loads.
 
-        Raises ``ConfigError`` for an ensemble where no member is named: the mean of several updates has a higher rank.
+        Raises ``ConfigError`` for several where no member is named: the mean of several updates has a higher rank.
         """
         export_peft(self.scorer, self.member(member), Path(folder), overwrite)
 

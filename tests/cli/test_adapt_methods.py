@@ -1,4 +1,4 @@
-"""``abmll adapt --method``: another method from a run of regular LoRA, to answers and an export."""
+"""``abmll adapt --method``: another method from a run of regular LoRA or of ABMLL, to answers and an export."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,15 @@ from abmll import MetaTrainer, TrainConfig
 from abmll.cli.main import entry
 
 
+def trained(model: Any, tasks: Any, folder: Path, method: str) -> Path:
+    settings: dict[str, Any] = {"max_steps": 2, "inner_steps": 2, "per_device_train_batch_size": 2, "readout_tasks": 2}
+    MetaTrainer(model, tasks, TrainConfig(output_dir=str(folder), method=method, **settings)).train()
+    return folder
+
+
 @pytest.fixture
 def run(tiny_model: Any, toy_tasks: Any, tmp_path: Path) -> Path:
-    config = TrainConfig(
-        output_dir=str(tmp_path / "run"), method="regular-lora", max_steps=2, inner_steps=2,
-        per_device_train_batch_size=2,
-    )  # fmt: skip
-    MetaTrainer(tiny_model, toy_tasks, config).train()
-    return tmp_path / "run"
+    return trained(tiny_model, toy_tasks, tmp_path / "run", "regular-lora")
 
 
 @pytest.fixture
@@ -46,8 +47,23 @@ def test_an_ensemble_from_adapting_to_exporting(
 
     export = ["export", str(new), "--format", "peft", "--output-dir", str(tmp_path / "peft")]
     assert entry(export) == 2
-    assert "ensemble of 2 adapters; name one of 0 to 1" in capsys.readouterr().err
+    assert "has 2 adapters; name one of 0 to 1" in capsys.readouterr().err
     assert entry([*export, "--member", "1"]) == 0
+
+
+def test_a_mixture_says_how_many_samples_each_component_draws(
+    tiny_model: Any, toy_tasks: Any, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, new = trained(tiny_model, toy_tasks, tmp_path / "run", "abmll"), tmp_path / "new"
+    adapt = ["adapt", str(run), "--task", str(task), "--output-dir", str(new), "--steps", "2"]
+    assert entry([*adapt, "--method", "abmll-mixture", "--ensemble-size", "3"]) == 0
+    capsys.readouterr()
+    predict = ["predict", str(new), "--input", str(task), "--output", str(tmp_path / "answers.jsonl"), "--overwrite"]
+    assert entry([*predict, "--num-samples", "4"]) == 0
+    assert "3 members, 2 samples each" in capsys.readouterr().out
+    assert entry([*predict, "--num-samples", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 0
+    assert entry(["export", str(new), "--format", "peft", "--output-dir", str(tmp_path / "peft"), "--member", "2"]) == 0
 
 
 @pytest.mark.parametrize("method", ["blob", "mc-dropout"])
@@ -69,7 +85,7 @@ def test_a_posterior_is_sampled(
     [
         (["--method", "reptile"], "'reptile' does not continue another method's run; those that do are blob, laplace"),
         (["--method", "blub"], "method: unknown 'blub'; Did you mean 'blob'?"),
-        (["--ensemble-size", "3"], "settings of methods that continue a run need --method"),
+        (["--ensemble-size", "3"], "name one of them: abmll-mixture, blob, laplace, ensemble, mc-dropout"),
         (["--method", "mc-dropout", "--dropout-rate", "1"], "dropout_rate is 1.0: give a number of 0 or more and"),
     ],
 )

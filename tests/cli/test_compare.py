@@ -211,6 +211,9 @@ def test_differences_are_from_the_row_that_is_asked_for(base: str, abmll: Call) 
     code, out, _ = abmll(base, which, "--reference structured-lora")
     assert code == 0
     assert "Minus Structured LoRA: difference" in out
+    page = Path("out/report.html").read_text()
+    assert "against ABMLL" in page
+    assert "against Structured LoRA" not in page
     found = comparison()
     assert found["reference"] == "structured-lora"
     assert {name for name, row in found["methods"].items() if "differences" in row["statistics"]} == {
@@ -252,7 +255,10 @@ def test_a_forecast_leaves_no_results(base: str, abmll: Call) -> None:
         ("--recalibrate some", "recalibrate is 'some'; use none, adaptation, meta"),
         ("--settings mine.yaml", "mine.yaml: not valid JSON"),
         ("--jobs 0", "jobs is 0; use 1 or more"),
-        ("--methods abmll,maml --reference mal", "reference: no row 'mal'; Did you mean 'maml'?"),
+        (
+            "--methods abmll,maml --reference mal",
+            "reference: the tables have no row 'mal', only abmll, maml. Did you mean 'maml'?",
+        ),
     ],
 )
 def test_refusals(flags: str, message: str, base: str, refused: Callable[..., str]) -> None:

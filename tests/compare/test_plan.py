@@ -50,6 +50,16 @@ def test_the_later_layer_wins() -> None:
     assert values["method"] == "abmll"
 
 
+def test_a_mixture_adapts_as_what_it_continues_but_for_its_own_settings() -> None:
+    tuned = {"abmll": {"beta": 3.0, "learning_rate": 0.5}, "abmll-mixture": {"gamma": 2.0}}
+    own = {"abmll": {"learning_rate": 0.25}, "abmll-mixture": {"ensemble_size": 3}}
+    one, other = (resolve(Spec(name), defaults(), {}, tuned, {}, own) for name in ("abmll", "abmll-mixture"))
+    assert (other["beta"], other["learning_rate"], other["gamma"], other["ensemble_size"]) == (3.0, 0.25, 2.0, 3)
+    assert {name for name in one if one[name] != other[name]} == {"method", "gamma", "ensemble_size"}
+    plain = resolve(Spec("ensemble"), defaults(), {}, {"regular-lora": {"learning_rate": 0.5}}, {}, {})
+    assert plain["learning_rate"] == defaults()["learning_rate"]  # it is another kind of method than regular LoRA
+
+
 def test_seeds_come_one_after_the_other(wanted: Callable[..., list[Cell]]) -> None:
     cells = wanted("abmll", "pretrained", seeds=(3, 1))
     assert [(cell.seed, cell.row) for cell in cells] == [

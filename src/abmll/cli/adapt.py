@@ -51,7 +51,7 @@ def adapt(
     if method is None and continued != ContinueConfig():
         raise ConfigError(
             "settings of methods that continue a run need --method to name one of them: abmll-mixture, blob, "
-            "laplace, ensemble or mc-dropout"
+            "laplace, ensemble, mc-dropout"
         )
     loaded = load_task(task, name=task_name)
     examples = loaded.train if loaded.examples[0].split else loaded.examples

@@ -32,7 +32,7 @@ def compare(
     trunks: TrunkCacheConfig,
     settings: Path | None = None,
     override: tuple[str, ...] = (),
-    reference: str = REFERENCE,
+    reference: str | None = None,
     data_dir: Path | None = None,
     allow_missing: bool = False,
     jobs: int = 1,
@@ -54,6 +54,7 @@ def compare(
         settings: file with settings by method, as 'abmll tune' writes it
         override: settings for all methods (learning_rate=1e-3) or one (abmll.beta=1e-7)
         reference: row of the tables that the others are compared with, as METHOD, METHOD@PRESET or METHOD+RECALIBRATION
+            (default: abmll)
         data_dir: folder in which the suite's tasks are looked up
         allow_missing: go on without tasks that are not found; every table names them
         jobs: processes, each with one thread
@@ -76,7 +77,8 @@ def compare(
     wishes = make_wishes(methods, seeds, (base, adapter, prompt, budget, judging), explicit, settings, override)
     loaded = place.load_suite()
     cells = plan(loaded, wishes)
-    refuse_reference(reference, {cell.row for cell in cells})
+    if reference is not None:
+        refuse_reference(reference, {cell.row for cell in cells})
     if dry_run:
         print_forecast(cells, place, jobs, quiet, json)
         return 0
@@ -84,7 +86,7 @@ def compare(
         failures = compute(cells, place, jobs, narrator(quiet), quiet)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{output_dir}: run the same command to go on; what is finished is kept") from None
-    comparison = summarize(cells, output_dir, loaded, failures, reference)
+    comparison = summarize(cells, output_dir, loaded, failures, reference or REFERENCE)
     if not comparison["methods"]:
         raise AbmllError(f"{output_dir}: no method could be judged: {failures[0].error}")
     written = [*write_tables(comparison, output_dir), write_report(output_dir)]
@@ -101,10 +103,9 @@ def compare(
 
 def refuse_reference(reference: str, rows: Collection[str]) -> None:
     """ConfigError where the tables would not have the row that was asked for."""
-    if reference not in rows and reference != REFERENCE:
-        raise ConfigError(
-            f"reference: no row '{reference}';{nearest(reference, rows)} there are {', '.join(sorted(rows))}"
-        )
+    if reference not in rows:
+        hint = nearest(reference, rows)
+        raise ConfigError(f"reference: the tables have no row '{reference}', only {', '.join(sorted(rows))}.{hint}")
 
 
 def make_wishes(

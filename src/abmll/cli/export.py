@@ -25,7 +25,7 @@ def export(
         run_or_posterior: folder that 'abmll adapt' wrote, or a training run (then theta is exported)
         format: 'peft' for an adapter, 'merged' for a model
         output_dir: folder to write to
-        member: of an ensemble the member to export, counted from 0
+        member: of an ensemble or a mixture the member to export, counted from 0
         overwrite: replace an export of the same format in the output folder
         quiet: say nothing but errors
         json: print the summary as JSON

@@ -56,7 +56,7 @@ def predict(
     rows = prediction_rows(posterior.task_name, questions.examples, prediction)
     write_text(output, "".join(json_lines.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
     sampled = posterior.is_posterior and settings.predictive == "samples"
-    samples = settings.num_samples if sampled else 0
+    samples = posterior.share(settings.num_samples) if sampled else 0
     about = {"output": str(output), "samples": samples, "members": len(posterior.members)}
     summary = about | _summary(questions.examples, prediction)
     if json:

@@ -1,7 +1,7 @@
 """How long a comparison would take: two visits and one adaptation of every method are measured, the rest is counted."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,6 +47,7 @@ def forecast(cells: Sequence[Cell], place: Place, say: Callable[[str], None], qu
     A run that several methods share is counted where it comes first.
     """
     left = missing_cells(cells, place)
+    methods = {cell.spec.method for cell in cells}
     rows = list(dict.fromkeys(cell.row for cell in cells))
     paces: dict[str, Pace] = {}
     seconds = dict.fromkeys(rows, 0.0)
@@ -60,7 +61,7 @@ def forecast(cells: Sequence[Cell], place: Place, say: Callable[[str], None], qu
                 paces[cell.row] = measure(cell, workshop)
                 bar.update()
             seconds[cell.row] += _judging(cell, paces[cell.row], workshop.suite)
-            seconds[cell.row] += _readout(cell, paces[cell.row], workshop.suite)
+            seconds[cell.row] += _readout(cell, paces[cell.row], workshop.suite, methods)
         for unit in units(left):
             training = unit[0].training
             if training is not None:
@@ -110,13 +111,14 @@ def _judging(cell: Cell, pace: Pace, suite: Suite) -> float:
     return len(sizes) * pace.adaptation + questions * pace.question
 
 
-def _readout(cell: Cell, pace: Pace, suite: Suite) -> float:
+def _readout(cell: Cell, pace: Pace, suite: Suite, methods: Collection[str]) -> float:
     """Learning theta's readout: adaptations and questions of training tasks, for every cell that has one of its own.
 
-    A method that continues a run takes over the run's.
+    A method that continues a run takes over the run's, which is counted with the method that it continues, if that is
+    among the ``methods``.
     """
     rule = find_rule(cell.spec.method)
-    own = rule.has_readout and rule.continues is None and cell.settings["readout"]
+    own = rule.has_readout and rule.continues not in methods and cell.settings["readout"]
     if not own and cell.settings["recalibrate"] != "readout":
         return 0.0
     tasks = min(cell.settings["readout_tasks"], len(suite.train))

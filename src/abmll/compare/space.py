@@ -30,7 +30,6 @@ ABMLL: Mapping[str, Range] = {
 SPACES: Mapping[str, Mapping[str, Range]] = {
     "abmll": ABMLL,
     "abmll-icl": ABMLL,
-    "abmll-mixture": {"learning_rate": RATES, "scale_learning_rate": SCALES},
     "fomaml": {"inner_sgd_rate": PLAIN, "outer_learning_rate": RATES},
     "maml": {"inner_sgd_rate": PLAIN, "outer_learning_rate": RATES},
     "abml": {"inner_sgd_rate": PLAIN, "inner_sgd_scale_rate": PLAIN, "outer_learning_rate": RATES},
@@ -46,6 +45,7 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
     # Nothing to choose: every trial is the same cell, which is computed once.
     "pretrained": {},
     "icl": {},
+    "abmll-mixture": {},  # it has ABMLL's settings, and a readout that was learned with them
     "mc-dropout": {"learning_rate": RATES, "dropout_rate": Range(0.02, 0.5)},
 }
 ANY: Mapping[str, Range] = {"learning_rate": RATES}

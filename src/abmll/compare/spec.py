@@ -64,6 +64,8 @@ def resolve(
 ) -> dict[str, Any]:
     """Every setting of a method, flat. The last of these that has a setting wins.
 
+    A method that is a kind of the one it continues has that one's settings but for what it has of its own.
+
     Args:
         shared: a value for every setting.
         suite: the suite's prompt and numbers of examples.
@@ -71,10 +73,21 @@ def resolve(
         asked: what the user has set for all methods.
         own: by method, what the user has set for that one.
     """
+    rule = find_rule(spec.method)
+    keys = [spec.key]
+    if rule.continues is not None and find_rule(rule.continues) in rule.__mro__:
+        keys.insert(0, Spec(rule.continues, spec.preset).key)
     values = dict(shared)
-    for layer in (suite, preset(spec.preset), tuned.get(spec.key, {}), asked, own.get(spec.key, {})):
+    layers = (
+        suite,
+        preset(spec.preset),
+        *(tuned.get(key, {}) for key in keys),
+        asked,
+        *(own.get(key, {}) for key in keys),
+    )
+    for layer in layers:
         values.update(layer)
-    for key, value in (("method", spec.method), ("space", find_rule(spec.method).space)):
+    for key, value in (("method", spec.method), ("space", rule.space)):
         if value is not None:
             values[key] = value
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

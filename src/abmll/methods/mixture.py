@@ -1,4 +1,4 @@
-"""ABMLL's posterior as a mixture of Gaussians: q(phi | D) = 1/M sum_m q_m(phi), one component an order of the examples.
+"""ABMLL's posterior as a mixture of Gaussians: q(phi | D) = 1/C sum_c q_c(phi), one component an order of the examples.
 
 A few gradient steps end elsewhere for every order in which they meet the examples, and by more than one component's
 sigma tells. Every order's end is as good a guess as the others, so the posterior is their equal mixture. Theta, its

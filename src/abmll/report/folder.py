@@ -45,6 +45,7 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()  # tasks of the suite that were not there
     known_leaks: tuple[str, ...] = ()  # evaluation tasks that overlap with the training
+    reference: str = "abmll"  # the method that the others are compared with
 
 
 def read_report(folder: Path | str) -> Report:
@@ -85,7 +86,8 @@ def _read_comparison(folder: Path) -> Report:
             sweeps=cell.get("curves") or {},
             foreign=(cell.get("foreign") or {}).get("mean") or {},
         )
-    return Report("comparison", folder.resolve().name, methods, **_origin(content))
+    reference = content.get("reference") or Report.reference
+    return Report("comparison", folder.resolve().name, methods, reference=reference, **_origin(content))
 
 
 def _read_run(folder: Path) -> Report:

@@ -103,7 +103,9 @@ def _results(report: Report, methods: Mapping[str, Method]) -> dict[str, Any]:
         return dict.fromkeys(("headline", "every_metric", "pooled", "differences", "per_task", "dots"))
     tasks = {label: m.tasks for label, m in evaluated.items()}
     indexed = {label: (index, of_method) for index, (label, of_method) in enumerate(tasks.items())}
-    reference = next((label for label, m in methods.items() if m is report.methods.get("abmll")), next(iter(tasks)))
+    reference = next(
+        (label for label, m in methods.items() if m is report.methods.get(report.reference)), next(iter(tasks))
+    )
     pooled = {label: m.pooled for label, m in evaluated.items() if m.pooled}
     return {
         "headline": tables.headline({label: m.mean for label, m in evaluated.items()}),
