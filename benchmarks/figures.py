@@ -20,6 +20,7 @@ STYLE: dict[Any, Any] = {
     **{"axes.titlesize": 10, "axes.titlelocation": "left", "savefig.dpi": 150, "legend.frameon": False},
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # seven, and ten colours: what has one in common differs in the other
+MEASURES = {"accuracy": "Accuracy", "nll": "NLL", "pooled_ece": "Pooled calibration error"}
 Rows = Mapping[str, Any]
 
 
@@ -80,6 +81,23 @@ def cost(name: str) -> Callable[[Figure], None]:
     return paint
 
 
+def curve(name: str, setting: str, axis: str) -> Callable[[Figure], None]:
+    """Three measures against one setting, a line for every method that it was varied for."""
+
+    def paint(figure: Figure) -> None:
+        rows = [row for row in read(RESULTS / name)["methods"].values() if setting in row["curves"]]
+        for panel, (key, title) in zip(_panels(figure, 3), MEASURES.items(), strict=True):
+            for marker, row in zip(MARKERS, rows, strict=False):
+                points = row["curves"][setting]
+                heights = [one[key] if key == "pooled_ece" else one["mean"][key] for one in points]
+                panel.plot([one["value"] for one in points], heights, marker=marker, label=row["label"])
+            panel.set_xticks([one["value"] for one in rows[0]["curves"][setting]])
+            panel.set(title=title, xlabel=axis)
+        _legend(figure)
+
+    return paint
+
+
 def _plain_log(panel: Axes, ticks: Sequence[float]) -> None:
     high = panel.get_xlim()[1]
     panel.set_xscale("log")
@@ -99,6 +117,7 @@ def _legend(figure: Figure) -> None:
 WANTED: Mapping[str, Callable[[Figure], None]] = {
     "doubt": doubt("cls-45"),
     "cost": cost("cls-45"),
+    "samples": curve("cls-45", "num_samples", "posterior samples (0: at the mean)"),
 }
 
 
