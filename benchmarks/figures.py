@@ -82,7 +82,7 @@ def cost(name: str) -> Callable[[Figure], None]:
 
 
 def curve(name: str, setting: str, axis: str) -> Callable[[Figure], None]:
-    """Three measures against one setting, a line for every method that it was varied for."""
+    """Three measures against one setting, with standard errors over seeds; a line for every method it was varied for."""
 
     def paint(figure: Figure) -> None:
         rows = [row for row in read(RESULTS / name)["methods"].values() if setting in row["curves"]]
@@ -90,7 +90,9 @@ def curve(name: str, setting: str, axis: str) -> Callable[[Figure], None]:
             for marker, row in zip(MARKERS, rows, strict=False):
                 points = row["curves"][setting]
                 heights = [one[key] if key == "pooled_ece" else one["mean"][key] for one in points]
-                panel.plot([one["value"] for one in points], heights, marker=marker, label=row["label"])
+                errors = None if key == "pooled_ece" else [one["mean_errors"][key] for one in points]
+                values = [one["value"] for one in points]
+                panel.errorbar(values, heights, errors, marker=marker, capsize=2, label=row["label"])
             panel.set_xticks([one["value"] for one in rows[0]["curves"][setting]])
             panel.set(title=title, xlabel=axis)
         _legend(figure)
