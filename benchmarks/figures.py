@@ -82,7 +82,7 @@ def cost(name: str) -> Callable[[Figure], None]:
 
 
 def curve(name: str, setting: str, axis: str) -> Callable[[Figure], None]:
-    """Three measures against one setting, with standard errors over seeds; a line for every method it was varied for."""
+    """Three measures against one setting, with standard errors; a line for every method that it was varied for."""
 
     def paint(figure: Figure) -> None:
         rows = [row for row in read(RESULTS / name)["methods"].values() if setting in row["curves"]]
