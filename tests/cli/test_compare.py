@@ -226,6 +226,17 @@ def test_differences_are_from_the_row_that_is_asked_for(base: str, abmll: Call) 
         assert back[metric]["low"] == pytest.approx(-one["high"])
 
 
+def test_a_mixture_has_the_readout_that_abmll_has_midway_too(base: str, abmll: Call) -> None:
+    assert abmll(base, "--methods abmll,abmll-mixture --seeds 0 --visits 1 --save-steps 1 --max-steps 2").code == 0
+    priors: dict[int, list[Any]] = {}
+    for cell in cells_of().values():
+        known = ("mean", "std", "bias_std", "lag")
+        priors.setdefault(cell["settings"]["visits"], []).append([cell["readout"][name] for name in known])
+    assert set(priors) == {1, 2}
+    for one, other in priors.values():
+        assert one == other
+
+
 def test_a_forecast_leaves_no_results(base: str, abmll: Call) -> None:
     code, out, err = abmll(base, "--methods abmll,ensemble --seeds 0,1 --dry-run")
     assert (code, err) == (0, "")

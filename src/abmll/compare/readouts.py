@@ -1,7 +1,9 @@
 """Readouts that a cell asks for and its model has not: lent to another method, or of a theta from midway."""
 
+import copy
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from abmll.compare.cells import Cell
 from abmll.config import AdaptConfig, ContinuedConfig, EvaluateConfig, LearningConfig, PredictConfig
@@ -39,7 +41,7 @@ class Readouts:
         if key not in self.known:
             with counted(model.scorer) as cost:
                 prior = learn_readout(
-                    model,
+                    _teacher(model),
                     tasks(),
                     num_tasks=learning.readout_tasks or LearningConfig.readout_tasks,
                     num_examples=learning.readout_examples,
@@ -52,6 +54,16 @@ class Readouts:
             self.known[key] = prior, {"gradient_steps": spent.pop("steps"), **spent}
         model.readout, spent = self.known[key]
         return spent
+
+
+def _teacher(model: AbmllModel) -> AbmllModel:
+    """The model that a prior is learned with: for a method that takes over another one's readout, that other one."""
+    rule = find_rule(model.learning.method)
+    if rule.continues is None or not rule.has_readout:
+        return model
+    teacher = copy.copy(model)
+    teacher.learning = replace(model.learning, method=rule.continues)
+    return teacher
 
 
 def _key(cell: Cell, settings: EvaluateConfig) -> str:
