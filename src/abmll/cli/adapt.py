@@ -44,15 +44,14 @@ def adapt(
     from abmll.cli.models import load_run
     from abmll.cli.places import check_folder
     from abmll.language.trunk_cache import disk_cache
+    from abmll.methods import REGISTRY
     from abmll.readout import describe
     from abmll.settings import flatten
     from abmll.tasks import load_task
 
     if method is None and continued != ContinueConfig():
-        raise ConfigError(
-            "settings of methods that continue a run need --method to name one of them: abmll-mixture, blob, "
-            "laplace, ensemble, mc-dropout"
-        )
+        able = ", ".join(name for name, rule in REGISTRY.items() if rule.continues is not None)
+        raise ConfigError(f"settings of methods that continue a run need --method to name one of them: {able}")
     loaded = load_task(task, name=task_name)
     examples = loaded.train if loaded.examples[0].split else loaded.examples
     if not examples:
