@@ -8,27 +8,12 @@ from typing import Any
 import pytest
 
 from abmll.compare.cells import Cell, load_cell, load_predictions, predictions_path, save_cell
-from abmll.compare.config import BudgetConfig, JudgingConfig
-from abmll.compare.plan import Wishes, plan, units
+from abmll.compare.config import JudgingConfig
+from abmll.compare.plan import units
 from abmll.compare.spec import Spec, defaults, parse_specs, resolve
 from abmll.errors import CheckpointError, ConfigError
 from abmll.methods import REGISTRY, find_rule
-from abmll.settings import flatten
-from abmll.tasks import Task
 from abmll.tasks.suite import Suite
-
-
-@pytest.fixture
-def wanted(toy_tasks: list[Task]) -> Callable[..., list[Cell]]:
-    """The cells of some methods on two training tasks and an unseen one."""
-    suite = Suite("toys", "", tuple(toy_tasks[:2]), (toy_tasks[2],), adapt_examples=7)
-
-    def make(*methods: str, seeds: tuple[int, ...] = (0,), suite: Suite = suite, **asked: Any) -> list[Cell]:
-        shared = defaults() | flatten(BudgetConfig(), JudgingConfig())
-        return plan(suite, Wishes(parse_specs(methods), seeds, shared, {}, asked, {}))
-
-    make.suite = suite  # pyright: ignore[reportFunctionMemberAccess]
-    return make
 
 
 def test_all_are_all_methods() -> None:

@@ -9,7 +9,7 @@ from abmll.compare.cells import Cell
 from abmll.config import AdaptConfig, ContinuedConfig, EvaluateConfig, LearningConfig, PredictConfig
 from abmll.language.trunk_cache import TrunkCache
 from abmll.meter import counted
-from abmll.methods import find_rule
+from abmll.methods import find_rule, kin
 from abmll.model import AbmllModel
 from abmll.posterior.readout import ReadoutPrior
 from abmll.settings import flatten, pick
@@ -58,16 +58,14 @@ class Readouts:
 
 def _teacher(model: AbmllModel) -> AbmllModel:
     """The model that a prior is learned with: for a method that takes over another one's readout, that other one."""
-    rule = find_rule(model.learning.method)
-    if rule.continues is None or not rule.has_readout:
-        return model
     teacher = copy.copy(model)
-    teacher.learning = replace(model.learning, method=rule.continues)
+    teacher.learning = replace(model.learning, method=kin(model.learning.method))
     return teacher
 
 
 def _key(cell: Cell, settings: EvaluateConfig) -> str:
-    """What a prior depends on: theta, how the method learns a task, and how its answers are predicted."""
+    """What a prior depends on: theta, how its teacher learns a task, and how the answers are predicted."""
     trained = [] if cell.training is None else [cell.training.name, cell.settings["visits"]]
-    learned = flatten(pick(ContinuedConfig, cell.settings), pick(AdaptConfig, cell.settings))
-    return json.dumps([cell.spec.key, cell.seed, trained, learned, flatten(pick(PredictConfig, flatten(settings)))])
+    teacher = dict(cell.settings) | {"method": kin(cell.spec.method)}
+    learned = flatten(pick(ContinuedConfig, teacher), pick(AdaptConfig, teacher))
+    return json.dumps([cell.spec.preset, cell.seed, trained, learned, flatten(pick(PredictConfig, flatten(settings)))])

@@ -8,7 +8,7 @@ from typing import Any
 
 from abmll.config import AdapterConfig, ContinuedConfig, EvaluateConfig, ModelConfig, PromptConfig, RunConfig
 from abmll.errors import ConfigError
-from abmll.methods import REGISTRY, find_rule
+from abmll.methods import REGISTRY, find_rule, kin
 from abmll.presets import preset
 from abmll.settings import refuse_unknown
 
@@ -74,9 +74,7 @@ def resolve(
         own: by method, what the user has set for that one.
     """
     rule = find_rule(spec.method)
-    keys = [spec.key]
-    if rule.continues is not None and find_rule(rule.continues) in rule.__mro__:
-        keys.insert(0, Spec(rule.continues, spec.preset).key)
+    keys = dict.fromkeys((Spec(kin(spec.method), spec.preset).key, spec.key))
     values = dict(shared)
     layers = (
         suite,

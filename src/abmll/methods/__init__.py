@@ -36,6 +36,17 @@ def find_rule(name: str) -> type[Rule]:
     return REGISTRY[name]
 
 
+def kin(name: str) -> str:
+    """The method whose settings and readout this one takes over: the one it continues where it is a kind of that one.
+
+    Of ``abmll-mixture`` this is ``abmll``; of every other method it is the method itself.
+    """
+    rule = find_rule(name)
+    if rule.continues is not None and find_rule(rule.continues) in rule.__mro__:
+        return rule.continues
+    return name
+
+
 def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> Rule:
     """The rule that ``config.method`` names, for ``num_tasks`` training tasks.
 
@@ -63,6 +74,7 @@ __all__ = [
     "State",
     "Support",
     "find_rule",
+    "kin",
     "learn",
     "make_rule",
     "num_batches",
