@@ -9,9 +9,9 @@ from itertools import cycle, islice, pairwise, starmap
 from operator import sub
 from pathlib import Path
 
+from abmll.language.batch import batches_of_like_length
 from abmll.language.encoded_store import kept
 from abmll.language.encoding import Encoded, Encoder
-from abmll.prediction import batches_of_like_length
 from abmll.tasks import Example, Task, load_tasks
 from benchmarks.bench import Bench
 from benchmarks.contenders import NUMBERS, Ours, Setting, batches_of

@@ -14,12 +14,13 @@ from abmll import AbmllModel
 from abmll.adapter import Adapter
 from abmll.config import PredictConfig, PromptConfig
 from abmll.errors import DataError
+from abmll.language.batch import MAX_BATCH, batches_of_like_length
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import Pass
 from abmll.language.trunk_cache import TrunkCache
 from abmll.posterior import Noise
 from abmll.posterior.numerics import normal_points
-from abmll.prediction import MAX_BATCH, POINTS, batches_of_like_length, entropy, predict
+from abmll.prediction import POINTS, entropy, predict
 from abmll.tasks.sampler import sample_seed
 
 PROMPT = PromptConfig(instruction=False, list_options=False, length_normalize=False)
@@ -207,6 +208,24 @@ def test_batches_hold_every_example_once_within_their_limits() -> None:
         assert len(batch) == 1 or longest * len(batch) <= 300
     assert batches[-1] == [200]  # longer than the limit: alone
     assert max(map(len, batches_of_like_length(examples[:200], 10**9))) == MAX_BATCH
+
+
+def test_a_prefix_counts_once_a_batch_and_a_batch_is_no_more_than_four_times_as_long() -> None:
+    def batches(length: int, prefix: int) -> list[int]:
+        examples = [Encoded(tuple(range(length)), ((1,), (2,)), None)] * 31
+        return [len(batch) for batch in batches_of_like_length(examples, 300, prefix)]
+
+    assert batches(60, 0) == [5] * 6 + [1]
+    assert batches(60, 40) == [13, 13, 5]  # 40 + 13 * 20 tokens
+    assert batches(100, 95) == [12, 12, 7]  # 4 * 300 tokens for attention
+
+
+def test_questions_behind_one_prefix_are_answered_as_each_by_itself(tiny_model: AbmllModel) -> None:
+    prompts = [(*range(40, 90), place) for place in range(3, 43)]
+    examples = [Encoded(prompt, ((5, 6), (7,)), 0) for prompt in prompts]
+    together = predict(tiny_model.scorer, None, examples, max_tokens=100)
+    alone = torch.cat([predict(tiny_model.scorer, None, [one]).probs for one in examples])
+    torch.testing.assert_close(together.probs, alone, rtol=1e-5, atol=1e-6)
 
 
 class DenseOracle:

@@ -9,7 +9,7 @@ from torch import Tensor
 from abmll.adapter import Adapter
 from abmll.config import PredictConfig
 from abmll.errors import DataError
-from abmll.language.batch import Batch
+from abmll.language.batch import Batch, batches_of_like_length, shared_prefix
 from abmll.language.encoding import Encoded
 from abmll.language.linearize import linearize
 from abmll.language.scorer import OptionScorer, Pass
@@ -19,7 +19,6 @@ from abmll.posterior.numerics import normal_points
 from abmll.progress import progress
 from abmll.tasks.sampler import sample_seed
 
-MAX_BATCH = 32
 POINTS = 1024
 Read = Callable[[Tensor, Tensor], Tensor]
 
@@ -74,8 +73,8 @@ def predict(
         how: average over samples or linearize; None predicts at the mean. A weight sample of rank above 0 is the same
             for all examples, whatever batch they come in.
         cache: trunk activations kept from earlier passes over the same examples.
-        max_tokens: tokens per batch, before a shared prefix is taken out; examples of like length share one. A quarter
-            of it where gradients are needed.
+        max_tokens: tokens per batch, a prefix that all prompts share counted once; examples of like length share one.
+            A quarter of it where gradients are needed, and the prefix is not shared.
         read: what becomes of the samples' probabilities (S, N, C) of the examples at these N indices; there may be
             more samples after it than before.
 
@@ -88,8 +87,9 @@ def predict(
     width = max(len(example.options) for example in examples)
     probs = torch.zeros(len(examples), width, dtype=torch.float64)
     expected_entropy = torch.zeros(len(examples), dtype=torch.float64)
+    prefix = shared_prefix([one.prompt for one in examples]) if scorer.packed and not linearized else 0
     with progress(len(examples), "predicting", "example", quiet=quiet) as bar:
-        for chosen in batches_of_like_length(examples, max_tokens // 4 if linearized else max_tokens):
+        for chosen in batches_of_like_length(examples, max_tokens // 4 if linearized else max_tokens, prefix):
             batch = scorer.batch([examples[i] for i in chosen], cache, share_prefix=not linearized)
             if linearized and phi is not None:
                 sampled = _linearized_probs(scorer, phi, batch)
@@ -139,14 +139,3 @@ def _probs(scores: Tensor) -> Tensor:
 def entropy(probs: Tensor) -> Tensor:
     """Entropy in nats over the last axis; zero probabilities contribute nothing."""
     return torch.special.entr(probs).sum(-1)
-
-
-def batches_of_like_length(examples: Sequence[Encoded], max_tokens: int) -> list[list[int]]:
-    """Indices of all examples in batches of at most ``max_tokens`` padded tokens, shortest first."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(examples)), key=lambda i: (len(examples[i]), i)):
-        length = len(examples[index])
-        if not batches or len(batches[-1]) == MAX_BATCH or (len(batches[-1]) + 1) * length > max_tokens:
-            batches.append([])
-        batches[-1].append(index)
-    return batches

@@ -89,15 +89,20 @@ class Visits:
             yield self.scorer.batch([self._encode(task, index) for task, index in pairs], self.cache)
 
     def _demonstrated(self, visit: int, asked: Sequence[Sequence[int]]) -> Iterator[Batch]:
-        """The batches of a task's visit behind demonstrations; nothing is kept of prompts that hardly come again."""
+        """The batches of a task's visit behind the same demonstrations, which the trunk reads once.
+
+        Nothing is kept of it after the visit: prompts like these hardly come again.
+        """
         task = self._task(visit)
         examples, name, taken = self.examples[task], self.tasks[task].name, set(chain.from_iterable(asked))
         chosen = demonstrations(self.config.seed, len(examples), self.shown, taken, visit)
         shown = examples.select(chosen)
+        groups = []
         for indices in asked:
             encoded, dropped = self.scorer.encoder.encode_demonstrated(examples.select(list(indices)), name, shown)
             self.left_out += dropped
-            yield self.scorer.batch(encoded)
+            groups.append(encoded)
+        yield from self.scorer.batches(groups)
 
     def generator(self, visit: int, step: int) -> torch.Generator:
         """The noise of one of the visit's gradient steps."""

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,47 @@ def test_a_replayed_trunk_is_not_computed_again(scorer: OptionScorer, adapter: A
         scorer.scores(scorer.batch(ragged[::-1], cache), adapter)
     assert calls == {2: 4, 3: 4}
     assert scorer.with_trunk(batch) is batch
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(("together", "at_once", "passes"), [(10_000, 1000, 1), (10_000, 60, 3), (1, 1000, 3)])
+def test_batches_of_one_beginning_have_its_trunk_read_once(
+    scorer: OptionScorer,
+    adapter: Adapter,
+    ragged: list[Encoded],
+    monkeypatch: pytest.MonkeyPatch,
+    packed: bool,
+    together: int,
+    at_once: int,
+    passes: int,
+) -> None:
+    """Each batch scores as it does alone, also a batch of one; only as many as fit the limits are read together."""
+    monkeypatch.setattr("abmll.language.scorer.TOGETHER", together)
+    monkeypatch.setattr("abmll.language.scorer.READ_AT_ONCE", at_once)
+    scorer.packed = packed
+    shown = tuple(range(40, 60))
+    behind = [replace(example, prompt=shown + example.prompt) for example in ragged]
+    groups = [behind[:2], behind[2:3], behind[3:] + behind[:1]]
+    with counted(scorer) as calls:
+        batches = list(scorer.batches(groups))
+    assert (calls[0], calls[2]) == (passes, 0)
+    assert len(batches) == 3
+    for batch, group in zip(batches, groups, strict=True):
+        alone = scorer.batch(group)
+        assert batch.trunk is not None
+        assert torch.equal(batch.input_ids, alone.input_ids)
+        given, wanted = (scorer.scores(one, adapter) for one in (batch, alone))
+        torch.testing.assert_close(given.options, wanted.options, rtol=1e-5, atol=1e-5)
+    assert list(scorer.batches([])) == []
+
+
+def test_batches_without_a_trunk_are_what_they_are_alone(
+    make_scorer: Callable[..., OptionScorer], deep_llama: Path, ragged: list[Encoded]
+) -> None:
+    scorer = make_scorer(deep_llama)
+    [one, other] = scorer.batches([ragged[:2], ragged[2:]])
+    assert (one.trunk, other.trunk) == (None, None)
+    assert torch.equal(other.input_ids, scorer.batch(ragged[2:]).input_ids)
 
 
 def test_with_the_first_layer_adapted_there_is_no_trunk(

@@ -17,6 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 from abmll.language.encoding import Encoded
 from abmll.language.packing import Packing
 
+MAX_BATCH = 32
+PREFIXED = 4
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -67,7 +70,7 @@ def collate(examples: Sequence[Encoded], pad_id: int, packed: bool = False, shar
         return replace(batch, mask=None)  # packed already
     if not packed:
         return batch
-    prefix = _shared_prefix([example.prompt for example in examples]) if share_prefix else 0
+    prefix = shared_prefix([example.prompt for example in examples]) if share_prefix else 0
     packing = Packing.of([len(example) for example in examples], prefix)
     return replace(
         batch,
@@ -80,11 +83,28 @@ def collate(examples: Sequence[Encoded], pad_id: int, packed: bool = False, shar
     )
 
 
-def _shared_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
+def shared_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
     """How many tokens all prompts begin with; each keeps its last one, where its first answer token is predicted."""
     # What the least and the greatest have in common, all that lie between them have too.
     least, greatest, limit = min(prompts), max(prompts), min(map(len, prompts)) - 1
     return next((place for place in range(limit) if least[place] != greatest[place]), limit)
+
+
+def batches_of_like_length(examples: Sequence[Encoded], max_tokens: int, prefix: int = 0) -> list[list[int]]:
+    """Indices of all examples in batches of at most ``max_tokens`` padded tokens, shortest first.
+
+    A ``prefix`` of so many tokens, which all prompts begin with, counts once a batch. Attention sees it with every
+    example: with it a batch has at most ``PREFIXED`` times as many tokens.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(examples)), key=lambda i: (len(examples[i]), i)):
+        length = len(examples[index])
+        count = len(batches[-1]) + 1 if batches else 1
+        is_full = count > MAX_BATCH or count * length > PREFIXED * max_tokens
+        if not batches or is_full or prefix + count * (length - prefix) > max_tokens:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
 
 
 def _pad(examples: Sequence[Encoded], pad_id: int) -> Batch:

@@ -2,7 +2,8 @@
 
 Linear layers, norms and embeddings see one row of M tokens. Only attention needs to know where an example begins: it
 spreads the row's queries, keys and values out to (N, T), attends there as in a padded batch, and gathers the outputs
-again. Attention is a few per cent of a short sequence's cost, so what padding is left there is cheap.
+again. Attention is a few per cent of a short sequence's cost, so what padding is left there is cheap. Behind a long
+prefix it is half of it: there the prefix attends to itself once, and of each example only what follows it asks.
 """
 
 import sys
@@ -31,6 +32,7 @@ class Packing:
     gather: Tensor  # (M,) flat position n * T + t of every place in the row; the prefix is the first example's
     unread: Tensor  # (N, T) bool, True where no place in the row reads: padding, and the prefix of later examples
     prefix: int  # shared tokens
+    rest: "Packing | None" = None  # of what follows the prefix, where that is at least half of the longest example
 
     @classmethod
     def of(cls, lengths: Sequence[int], prefix: int) -> "Packing":
@@ -47,11 +49,13 @@ class Packing:
             unread[n, prefix:length] = False
             gather.append(torch.arange(n * width + prefix, n * width + length))
             place += length - prefix
-        return cls(spread, torch.cat(gather), unread, prefix)
+        rest = cls.of([length - prefix for length in lengths], 0) if 2 * prefix >= width else None
+        return cls(spread, torch.cat(gather), unread, prefix, rest)
 
     def to(self, device: torch.device) -> "Packing":
         """The same packing with its tensors on ``device``."""
-        return Packing(self.spread.to(device), self.gather.to(device), self.unread.to(device), self.prefix)
+        rest = None if self.rest is None else self.rest.to(device)
+        return Packing(self.spread.to(device), self.gather.to(device), self.unread.to(device), self.prefix, rest)
 
     def counts(self) -> Tensor:
         """(1, M): of how many examples each place in the row is a token."""
@@ -62,6 +66,10 @@ class Packing:
     def lay_out(self, rows: Sequence[Tensor]) -> Tensor:
         """Each example's own activations, (T_n, d) a row, as one packed row (1, M, d)."""
         return torch.cat([rows[0][: self.prefix], *(row[self.prefix :] for row in rows)])[None]
+
+    def take_apart(self, row: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """The way back: of a packed row (M, d) each example's own activations, (T_n, d) for every length T_n."""
+        return [row[places[:length]] for places, length in zip(self.spread, lengths, strict=True)]
 
 
 class _Spread(torch.autograd.Function):
@@ -114,11 +122,17 @@ def packed_attention(
     attend = _own_eager(module) if inner == "eager" else ALL_ATTENTION_FUNCTIONS[inner]
     if packing is None:
         return attend(module, query, key, value, attention_mask, **kwargs)
-    query, key, value = (_spread_heads(heads, packing) for heads in (query, key, value))
-    output, _ = attend(module, query, key, value, attention_mask, **kwargs)
-    gathered = _Gather.apply(output.flatten(2).flatten(0, 1), packing)
-    assert isinstance(gathered, Tensor)
-    return gathered.view(1, len(packing.gather), *output.shape[2:]), None
+    keys, values = _spread_heads(key, packing), _spread_heads(value, packing)
+    if packing.rest is None:
+        output, _ = attend(module, _spread_heads(query, packing), keys, values, attention_mask, **kwargs)
+        return _gather_heads(output, packing), None
+    assert attention_mask is not None
+    size = packing.prefix
+    own = (heads[:, :, :size] for heads in (query, key, value))
+    first, _ = attend(module, *own, attention_mask[:1, :, :size, :size], **kwargs)
+    asking = _spread_heads(query[:, :, size:], packing.rest)
+    output, _ = attend(module, asking, keys, values, attention_mask[:, :, size:], **kwargs)
+    return torch.cat([first, _gather_heads(output, packing.rest)], dim=1), None
 
 
 def _spread_heads(heads: Tensor, packing: Packing) -> Tensor:
@@ -127,6 +141,13 @@ def _spread_heads(heads: Tensor, packing: Packing) -> Tensor:
     spread = _Spread.apply(heads.transpose(1, 2).reshape(length, count * size), packing)
     assert isinstance(spread, Tensor)
     return spread.view(*packing.spread.shape, count, size).transpose(1, 2)
+
+
+def _gather_heads(output: Tensor, packing: Packing) -> Tensor:
+    """(N, T, h, d) -> (1, M, h, d)."""
+    gathered = _Gather.apply(output.flatten(2).flatten(0, 1), packing)
+    assert isinstance(gathered, Tensor)
+    return gathered.view(1, len(packing.gather), *output.shape[2:])
 
 
 def _own_eager(module: torch.nn.Module) -> Any:

@@ -1,9 +1,10 @@
 """The engine: a frozen causal language model with Gaussian LoRA layers, scoring the options of a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from abmll.config import AdapterConfig, PromptConfig
 from abmll.errors import CheckpointError, ConfigError
 from abmll.language.adapted import ActivationTerms, Trace, Wiring, adapt_linears
 from abmll.language.base import Base
-from abmll.language.batch import Batch, collate
+from abmll.language.batch import Batch, batches_of_like_length, collate, shared_prefix
 from abmll.language.check import check_scoring, probe_example
 from abmll.language.encoding import Encoded, Encoder
 from abmll.language.packing import install_packing, remove_packing
@@ -25,6 +26,9 @@ from abmll.language.trunk_cache import TrunkCache
 from abmll.posterior import Noise, build_space
 from abmll.settings import flatten
 from abmll.tasks.task import Example
+
+TOGETHER = 16_384  # positions, padding included, of the batches whose trunk is read together
+READ_AT_ONCE = 1024  # of their tokens in one pass: of like length, since attention pads
 
 
 class Scores(NamedTuple):
@@ -104,6 +108,40 @@ class OptionScorer:
         if cache is None or self.trunk is None:
             return batch
         return cache.attach(batch, examples, self._trunk_rows)
+
+    def batches(self, groups: Sequence[Sequence[Encoded]]) -> Iterator[Batch]:
+        """Each group of examples as a batch. What their prompts begin with is read once by the trunk, for all of them.
+
+        For all that have ``TOGETHER`` positions together, that is: the next are read when they are asked for.
+        """
+        portion: list[Sequence[Encoded]] = []
+        for group in groups:
+            examples = list(chain(*portion, group))
+            if portion and len(examples) * max(map(len, examples)) > TOGETHER:
+                yield from self._read_together(portion)
+                portion = []
+            portion.append(group)
+        if portion:
+            yield from self._read_together(portion)
+
+    def _read_together(self, groups: Sequence[Sequence[Encoded]]) -> list[Batch]:
+        batches = [self.batch(group) for group in groups]
+        if self.trunk is None:
+            return batches
+        examples, trunks = list(chain(*groups)), dict[int, Tensor]()
+        prefix = shared_prefix([example.prompt for example in examples])
+        for chosen in batches_of_like_length(examples, READ_AT_ONCE, prefix):
+            trunks |= zip(chosen, self._trunks([examples[index] for index in chosen]), strict=True)
+        rows = (trunks[index] for index in range(len(examples)))
+        return [batch.with_trunk(list(islice(rows, len(group)))) for batch, group in zip(batches, groups, strict=True)]
+
+    def _trunks(self, examples: Sequence[Encoded]) -> list[Tensor]:
+        """The trunk (T, d) of each example, what they begin with read once."""
+        batch, lengths = self.batch(examples), list(map(len, examples))
+        output = self.trunk_output(batch)
+        if batch.packing is None:
+            return [row[:length] for row, length in zip(output, lengths, strict=True)]
+        return batch.packing.take_apart(output[0], lengths)
 
     def _trunk_rows(self, examples: Sequence[Encoded]) -> list[Tensor]:
         """The trunk (T, d) of each example, to the bit what it is alone, so that a resumed run sees the same.
