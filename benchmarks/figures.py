@@ -100,6 +100,32 @@ def curve(name: str, setting: str, axis: str) -> Callable[[Figure], None]:
     return paint
 
 
+def suites(*names: str) -> Callable[[Figure], None]:
+    """How far every method is from the reference, suite by suite, with the bootstrap's intervals."""
+
+    def paint(figure: Figure) -> None:
+        found = {name: read(RESULTS / name) for name in names}
+        label = next(iter(found.values()))["methods"]
+        common = [row for row in label if all(row in one["methods"] for one in found.values())]
+        common = [row for row in common if "differences" in label[row]["statistics"]]
+        figure.set_figheight(1.6 + 0.45 * len(common))
+        step = 0.8 / len(found)
+        for panel, (key, title) in zip(_panels(figure, 3), MEASURES.items(), strict=True):
+            for number, (name, one) in enumerate(found.items()):
+                apart = [one["methods"][row]["statistics"]["differences"][key] for row in common]
+                values, lows, highs = ([each[what] for each in apart] for what in ("value", "low", "high"))
+                places = [place + (number - (len(found) - 1) / 2) * step for place in range(len(common))]
+                ends = np.abs(np.array([lows, highs]) - np.array(values))
+                panel.errorbar(values, places, xerr=ends, fmt=MARKERS[number], markersize=4, label=name)
+            panel.axvline(0.0, color="0.4", linewidth=1)
+            panel.set_yticks(range(len(common)), [label[row]["label"] for row in common] if key == "accuracy" else [])
+            panel.invert_yaxis()
+            panel.set(title=title, xlabel="minus the mixture's")
+        _legend(figure)
+
+    return paint
+
+
 def _plain_log(panel: Axes, ticks: Sequence[float]) -> None:
     high = panel.get_xlim()[1]
     panel.set_xscale("log")
@@ -119,6 +145,7 @@ def _legend(figure: Figure) -> None:
 WANTED: Mapping[str, Callable[[Figure], None]] = {
     "doubt": doubt("cls-45"),
     "cost": cost("cls-45"),
+    "suites": suites("cls-45", "mcqa"),
     "samples": curve("cls-45", "num_samples", "posterior samples (0: at the mean)"),
 }
 
