@@ -9,7 +9,7 @@ from itertools import cycle, islice, pairwise, starmap
 from operator import sub
 from pathlib import Path
 
-from abmll.language.batch import batches_of_like_length
+from abmll.language.batch import batches_of_like_length, shared_prefix
 from abmll.language.encoded_store import kept
 from abmll.language.encoding import Encoded, Encoder
 from abmll.tasks import Example, Task, load_tasks
@@ -59,7 +59,8 @@ def padding(bench: Bench, setting: Setting) -> list[Row]:
     asked = []
     for task in bench.workload.evaluation:
         encoded = scorer.encode(task.test[:32], task.name)
-        asked += [[encoded[index] for index in batch] for batch in batches_of_like_length(encoded, 2048)]
+        prefix = shared_prefix([one.prompt for one in encoded])
+        asked += [[encoded[index] for index in batch] for batch in batches_of_like_length(encoded, 2048, prefix)]
     rows = []
     for name, batches in (("training", training), ("prediction", asked)):
         computed = [scorer.batch(batch).input_ids.numel() for batch in batches]

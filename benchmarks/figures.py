@@ -101,29 +101,36 @@ def curve(name: str, setting: str, axis: str) -> Callable[[Figure], None]:
 
 
 def suites(*names: str) -> Callable[[Figure], None]:
-    """How far every method is from the reference, suite by suite, with the bootstrap's intervals."""
+    """How far the methods that all suites have are from the reference, with the bootstrap's intervals."""
 
     def paint(figure: Figure) -> None:
         found = {name: read(RESULTS / name) for name in names}
-        label = next(iter(found.values()))["methods"]
-        common = [row for row in label if all(row in one["methods"] for one in found.values())]
-        common = [row for row in common if "differences" in label[row]["statistics"]]
+        [reference] = {one["reference"] for one in found.values()}
+        rows = {name: _apart(one["methods"]) for name, one in found.items()}
+        common = [row for row in rows[names[0]] if all(row in one for one in rows.values())]
+        labels = {row: one["label"] for row, one in found[names[0]]["methods"].items()}
         figure.set_figheight(1.6 + 0.45 * len(common))
         step = 0.8 / len(found)
         for panel, (key, title) in zip(_panels(figure, 3), MEASURES.items(), strict=True):
-            for number, (name, one) in enumerate(found.items()):
-                apart = [one["methods"][row]["statistics"]["differences"][key] for row in common]
-                values, lows, highs = ([each[what] for each in apart] for what in ("value", "low", "high"))
-                places = [place + (number - (len(found) - 1) / 2) * step for place in range(len(common))]
-                ends = np.abs(np.array([lows, highs]) - np.array(values))
+            for number, name in enumerate(names):
+                apart = [rows[name][row][key] for row in common]
+                ends = np.transpose([(one["value"] - one["low"], one["high"] - one["value"]) for one in apart])
+                places = np.arange(len(common)) + (number - (len(names) - 1) / 2) * step
+                values = [one["value"] for one in apart]
                 panel.errorbar(values, places, xerr=ends, fmt=MARKERS[number], markersize=4, label=name)
             panel.axvline(0.0, color="0.4", linewidth=1)
-            panel.set_yticks(range(len(common)), [label[row]["label"] for row in common] if key == "accuracy" else [])
+            panel.set_yticks(range(len(common)), [labels[row] for row in common] if key == "accuracy" else [])
             panel.invert_yaxis()
-            panel.set(title=title, xlabel="minus the mixture's")
+            panel.set(title=title, xlabel=f"minus that of {labels[reference]}")
         _legend(figure)
 
     return paint
+
+
+def _apart(methods: Rows) -> dict[str, Any]:
+    """By row, its differences from the reference, where there are any."""
+    found = {row: one["statistics"].get("differences") for row, one in methods.items()}
+    return {row: one for row, one in found.items() if one is not None}
 
 
 def _plain_log(panel: Axes, ticks: Sequence[float]) -> None:

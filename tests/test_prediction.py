@@ -220,11 +220,11 @@ def test_a_prefix_counts_once_a_batch_and_a_batch_is_no_more_than_four_times_as_
     assert batches(100, 95) == [12, 12, 7]  # 4 * 300 tokens for attention
 
 
-def test_questions_behind_one_prefix_are_answered_as_each_by_itself(tiny_model: AbmllModel) -> None:
+def test_questions_behind_one_prefix_are_answered_as_each_by_itself(model: AbmllModel) -> None:
     prompts = [(*range(40, 90), place) for place in range(3, 43)]
     examples = [Encoded(prompt, ((5, 6), (7,)), 0) for prompt in prompts]
-    together = predict(tiny_model.scorer, None, examples, max_tokens=100)
-    alone = torch.cat([predict(tiny_model.scorer, None, [one]).probs for one in examples])
+    together = predict(model.scorer, model.theta, examples, max_tokens=100)
+    alone = torch.cat([predict(model.scorer, model.theta, [one]).probs for one in examples])
     torch.testing.assert_close(together.probs, alone, rtol=1e-5, atol=1e-6)
 
 

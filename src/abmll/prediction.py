@@ -73,8 +73,8 @@ def predict(
         how: average over samples or linearize; None predicts at the mean. A weight sample of rank above 0 is the same
             for all examples, whatever batch they come in.
         cache: trunk activations kept from earlier passes over the same examples.
-        max_tokens: tokens per batch, a prefix that all prompts share counted once; examples of like length share one.
-            A quarter of it where gradients are needed, and the prefix is not shared.
+        max_tokens: tokens per batch, a prefix that is read once for all prompts counted once; examples of like length
+            share a batch. A quarter of it where gradients are needed.
         read: what becomes of the samples' probabilities (S, N, C) of the examples at these N indices; there may be
             more samples after it than before.
 
@@ -87,7 +87,8 @@ def predict(
     width = max(len(example.options) for example in examples)
     probs = torch.zeros(len(examples), width, dtype=torch.float64)
     expected_entropy = torch.zeros(len(examples), dtype=torch.float64)
-    prefix = shared_prefix([one.prompt for one in examples]) if scorer.packed and not linearized else 0
+    is_read_once = scorer.packed and cache is None and not linearized  # a cache keeps every example by itself
+    prefix = shared_prefix([one.prompt for one in examples]) if is_read_once else 0
     with progress(len(examples), "predicting", "example", quiet=quiet) as bar:
         for chosen in batches_of_like_length(examples, max_tokens // 4 if linearized else max_tokens, prefix):
             batch = scorer.batch([examples[i] for i in chosen], cache, share_prefix=not linearized)

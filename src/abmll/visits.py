@@ -80,7 +80,7 @@ class Visits:
         self.encoded = EncodedPairs(drawn, kept(lambda: self._key(drawn), lambda: self._encode_drawn(drawn), count))
 
     def batches(self, visit: int) -> Iterator[Batch]:
-        """The visit's batches, each made when it is asked for."""
+        """The visit's batches, each made when it is asked for, or so many at once where demonstrations are shown."""
         pairs_of_batches = self.examples_of(visit)
         if self.shown:
             yield from self._demonstrated(visit, [[index for _, index in pairs] for pairs in pairs_of_batches])
@@ -89,9 +89,9 @@ class Visits:
             yield self.scorer.batch([self._encode(task, index) for task, index in pairs], self.cache)
 
     def _demonstrated(self, visit: int, asked: Sequence[Sequence[int]]) -> Iterator[Batch]:
-        """The batches of a task's visit behind the same demonstrations, which the trunk reads once.
+        """The batches of a task's visit behind the same demonstrations, which are not read again for every batch.
 
-        Nothing is kept of it after the visit: prompts like these hardly come again.
+        Nothing is kept of their trunk after the visit: prompts like these hardly come again.
         """
         task = self._task(visit)
         examples, name, taken = self.examples[task], self.tasks[task].name, set(chain.from_iterable(asked))

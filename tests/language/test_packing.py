@@ -10,7 +10,7 @@ import torch
 from abmll.adapter import Adapter
 from abmll.language.batch import Batch, collate
 from abmll.language.encoding import Encoded
-from abmll.language.packing import Packing
+from abmll.language.packing import Packing, install_packing, remove_packing
 from abmll.language.scorer import OptionScorer, Pass, nll
 from abmll.posterior import Noise, Prior
 
@@ -22,6 +22,11 @@ def alike(ragged: list[Encoded]) -> list[Encoded]:
     """The ragged questions behind five tokens that all prompts begin with."""
     start = (11, 12, 13, 14, 15)
     return [Encoded(start + tuple(one.prompt), one.options, one.answer) for one in ragged[:3]]
+
+
+def behind(examples: list[Encoded], more: int) -> list[Encoded]:
+    """The examples behind so many more tokens; 130 attend to themselves once."""
+    return [replace(one, prompt=tuple(range(40, 40 + more)) + tuple(one.prompt)) for one in examples]
 
 
 def padded(examples: list[Encoded]) -> Batch:
@@ -37,7 +42,7 @@ def loss_and_gradient(scorer: OptionScorer, adapter: Adapter, batch: Batch) -> t
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("share_prefix", "more"), [(True, 0), (True, 50), (False, 0)])
+@pytest.mark.parametrize(("share_prefix", "more"), [(True, 0), (True, 130), (False, 0)])
 def test_scores_and_gradients_are_those_of_the_padded_batch(
     family: str,
     share_prefix: bool,
@@ -50,7 +55,7 @@ def test_scores_and_gradients_are_those_of_the_padded_batch(
     scorer = make_scorer(family)
     assert scorer.packed
     adapter = randomize(scorer.new_adapter(0))
-    alike = [replace(one, prompt=tuple(range(40, 40 + more)) + tuple(one.prompt)) for one in alike]
+    alike = behind(alike, more)
     packed = scorer.batch(alike, share_prefix=share_prefix)
     assert packed.input_ids.shape == (1, sum(map(len, alike)) - (2 * (5 + more) if share_prefix else 0))
     assert (packed.packing is not None and packed.packing.rest is not None) == (more > 0)
@@ -62,15 +67,32 @@ def test_scores_and_gradients_are_those_of_the_padded_batch(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("more", [0, 130])
 def test_in_bf16_to_a_few_roundings(
-    family: str, make_scorer: Callable[..., OptionScorer], alike: list[Encoded], randomize: Any
+    family: str, more: int, make_scorer: Callable[..., OptionScorer], alike: list[Encoded], randomize: Any
 ) -> None:
-    scorer = make_scorer(family, dtype="bf16")
+    scorer, alike = make_scorer(family, dtype="bf16"), behind(alike, more)
     adapter = randomize(scorer.new_adapter(0), size=0.1)
     scores, gradient = loss_and_gradient(scorer, adapter, scorer.batch(alike))
     wanted, wanted_gradient = loss_and_gradient(scorer, adapter, padded(alike))
     torch.testing.assert_close(scores, wanted, rtol=1e-2, atol=0.05)
     assert torch.nn.functional.cosine_similarity(gradient, wanted_gradient, dim=0) > 0.999
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_in_one_kernel_as_on_a_gpu_is_the_same(
+    family: str, make_scorer: Any, alike: list[Encoded], randomize: Any
+) -> None:
+    eager, fused, alike = make_scorer(family), make_scorer.fresh(family), behind(alike, 130)
+    model = fused.base.model
+    remove_packing(model)
+    model.set_attn_implementation("sdpa")
+    assert install_packing(model)
+    adapter = randomize(eager.new_adapter(0))
+    scores, gradient = loss_and_gradient(fused, adapter, fused.batch(alike))
+    wanted, wanted_gradient = loss_and_gradient(eager, adapter, padded(alike))
+    torch.testing.assert_close(scores, wanted, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-4, atol=2e-5 * float(wanted_gradient.abs().max()))
 
 
 def test_no_token_is_padding_and_a_shared_prefix_is_read_once(

@@ -102,8 +102,16 @@ def test_a_replayed_trunk_is_not_computed_again(scorer: OptionScorer, adapter: A
     assert scorer.with_trunk(batch) is batch
 
 
-@pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize(("together", "at_once", "passes"), [(10_000, 1000, 1), (10_000, 60, 3), (1, 1000, 3)])
+@pytest.mark.parametrize(
+    ("packed", "together", "at_once", "passes"),
+    [
+        (True, 10_000, 1000, 1),
+        (True, 10_000, 16, 4),  # less than the prefix, which counts for nothing: the two shortest are one pass
+        (False, 10_000, 16, 5),
+        (True, 1, 1000, 3),
+        (False, 1, 1000, 3),
+    ],
+)
 def test_batches_of_one_beginning_have_its_trunk_read_once(
     scorer: OptionScorer,
     adapter: Adapter,
@@ -117,7 +125,7 @@ def test_batches_of_one_beginning_have_its_trunk_read_once(
     """Each batch scores as it does alone, also a batch of one; only as many as fit the limits are read together."""
     monkeypatch.setattr("abmll.language.scorer.TOGETHER", together)
     monkeypatch.setattr("abmll.language.scorer.READ_AT_ONCE", at_once)
-    scorer.packed = packed
+    monkeypatch.setattr(scorer, "packed", packed)
     shown = tuple(range(40, 60))
     behind = [replace(example, prompt=shown + example.prompt) for example in ragged]
     groups = [behind[:2], behind[2:3], behind[3:] + behind[:1]]

@@ -66,6 +66,8 @@ def _teacher(model: AbmllModel) -> AbmllModel:
 def _key(cell: Cell, settings: EvaluateConfig) -> str:
     """What a prior depends on: theta, how its teacher learns a task, and how the answers are predicted."""
     trained = [] if cell.training is None else [cell.training.name, cell.settings["visits"]]
-    teacher = dict(cell.settings) | {"method": kin(cell.spec.method)}
-    learned = flatten(pick(ContinuedConfig, teacher), pick(AdaptConfig, teacher))
+    rule = find_rule(kin(cell.spec.method))
+    learning: type[LearningConfig] = LearningConfig if rule.continues is None else ContinuedConfig
+    teacher = dict(cell.settings) | {"method": rule.name}
+    learned = flatten(pick(learning, teacher), pick(AdaptConfig, teacher))
     return json.dumps([cell.spec.preset, cell.seed, trained, learned, flatten(pick(PredictConfig, flatten(settings)))])

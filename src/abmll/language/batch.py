@@ -18,7 +18,7 @@ from abmll.language.encoding import Encoded
 from abmll.language.packing import Packing
 
 MAX_BATCH = 32
-PREFIXED = 4
+PREFIXED = 4  # times the tokens of a batch: its positions at most, a shared prefix counted for every example
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def batches_of_like_length(examples: Sequence[Encoded], max_tokens: int, prefix:
     """Indices of all examples in batches of at most ``max_tokens`` padded tokens, shortest first.
 
     A ``prefix`` of so many tokens, which all prompts begin with, counts once a batch. Attention sees it with every
-    example: with it a batch has at most ``PREFIXED`` times as many tokens.
+    example, which ``PREFIXED`` keeps within bounds.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(examples)), key=lambda i: (len(examples[i]), i)):

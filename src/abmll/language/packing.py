@@ -19,6 +19,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PREFIX = "packed_"
+WORTHWHILE = 256  # queries that a second call of the attention function, on the prefix alone, must save
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,14 @@ class Packing:
     gather: Tensor  # (M,) flat position n * T + t of every place in the row; the prefix is the first example's
     unread: Tensor  # (N, T) bool, True where no place in the row reads: padding, and the prefix of later examples
     prefix: int  # shared tokens
-    rest: "Packing | None" = None  # of what follows the prefix, where that is at least half of the longest example
+    rest: "Packing | None" = None  # of what follows the prefix, where the prefix attends to itself once
 
     @classmethod
     def of(cls, lengths: Sequence[int], prefix: int) -> "Packing":
-        """The packing of examples of those ``lengths``, which begin with ``prefix`` tokens that are all the same."""
+        """The packing of examples of those ``lengths``, which begin with ``prefix`` tokens that are all the same.
+
+        The prefix attends once where it is at least half of the longest example and that saves ``WORTHWHILE`` queries.
+        """
         width = max(lengths)
         spread = torch.zeros(len(lengths), width, dtype=torch.long)
         unread = torch.ones(spread.shape, dtype=torch.bool)
@@ -49,7 +53,8 @@ class Packing:
             unread[n, prefix:length] = False
             gather.append(torch.arange(n * width + prefix, n * width + length))
             place += length - prefix
-        rest = cls.of([length - prefix for length in lengths], 0) if 2 * prefix >= width else None
+        is_long = 2 * prefix >= width and (len(lengths) - 1) * prefix >= WORTHWHILE
+        rest = cls.of([length - prefix for length in lengths], 0) if is_long else None
         return cls(spread, torch.cat(gather), unread, prefix, rest)
 
     def to(self, device: torch.device) -> "Packing":

@@ -28,7 +28,7 @@ from abmll.settings import flatten
 from abmll.tasks.task import Example
 
 TOGETHER = 16_384  # positions, padding included, of the batches whose trunk is read together
-READ_AT_ONCE = 1024  # of their tokens in one pass: of like length, since attention pads
+READ_AT_ONCE = 768  # of their tokens behind the shared ones in a pass: of like length, since attention pads
 
 
 class Scores(NamedTuple):
@@ -110,9 +110,10 @@ class OptionScorer:
         return cache.attach(batch, examples, self._trunk_rows)
 
     def batches(self, groups: Sequence[Sequence[Encoded]]) -> Iterator[Batch]:
-        """Each group of examples as a batch. What their prompts begin with is read once by the trunk, for all of them.
+        """Each group of examples as a batch, those of a portion of ``TOGETHER`` positions at once.
 
-        For all that have ``TOGETHER`` positions together, that is: the next are read when they are asked for.
+        What a portion's prompts begin with is not read again by the trunk for every batch, but for every
+        ``READ_AT_ONCE`` tokens that follow it.
         """
         portion: list[Sequence[Encoded]] = []
         for group in groups:
@@ -129,8 +130,8 @@ class OptionScorer:
         if self.trunk is None:
             return batches
         examples, trunks = list(chain(*groups)), dict[int, Tensor]()
-        prefix = shared_prefix([example.prompt for example in examples])
-        for chosen in batches_of_like_length(examples, READ_AT_ONCE, prefix):
+        prefix = shared_prefix([example.prompt for example in examples]) if self.packed else 0
+        for chosen in batches_of_like_length(examples, prefix + READ_AT_ONCE, prefix):
             trunks |= zip(chosen, self._trunks([examples[index] for index in chosen]), strict=True)
         rows = (trunks[index] for index in range(len(examples)))
         return [batch.with_trunk(list(islice(rows, len(group)))) for batch, group in zip(batches, groups, strict=True)]
