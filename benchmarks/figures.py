@@ -152,7 +152,7 @@ def _legend(figure: Figure) -> None:
 WANTED: Mapping[str, Callable[[Figure], None]] = {
     "doubt": doubt("cls-45"),
     "cost": cost("cls-45"),
-    "suites": suites("cls-45", "mcqa"),
+    "suites": suites("cls-45", "mcqa", "chembench", "legalbench-heldout"),
     "samples": curve("cls-45", "num_samples", "posterior samples (0: at the mean)"),
 }
 
