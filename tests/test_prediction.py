@@ -14,7 +14,6 @@ from abmll import AbmllModel
 from abmll.adapter import Adapter
 from abmll.config import PredictConfig, PromptConfig
 from abmll.errors import DataError
-from abmll.language.batch import MAX_BATCH, batches_of_like_length
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import Pass
 from abmll.language.trunk_cache import TrunkCache
@@ -194,30 +193,6 @@ def test_nothing_to_predict_is_refused(model: AbmllModel) -> None:
 def test_entropy_of_known_distributions() -> None:
     probs = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64)
     assert entropy(probs).tolist() == pytest.approx([0.0, 0.6931471805599453, 1.0986122886681098], abs=1e-12)
-
-
-def test_batches_hold_every_example_once_within_their_limits() -> None:
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(5, 90, (200,), generator=generator).tolist()
-    lengths.append(500)
-    examples = [Encoded(tuple(range(length)), ((1,), (2,)), None) for length in lengths]
-    batches = batches_of_like_length(examples, 300)
-    assert sorted(index for batch in batches for index in batch) == list(range(201))
-    for batch in batches:
-        longest = max(lengths[index] for index in batch)
-        assert len(batch) == 1 or longest * len(batch) <= 300
-    assert batches[-1] == [200]  # longer than the limit: alone
-    assert max(map(len, batches_of_like_length(examples[:200], 10**9))) == MAX_BATCH
-
-
-def test_a_prefix_counts_once_a_batch_and_a_batch_is_no_more_than_four_times_as_long() -> None:
-    def batches(length: int, prefix: int) -> list[int]:
-        examples = [Encoded(tuple(range(length)), ((1,), (2,)), None)] * 31
-        return [len(batch) for batch in batches_of_like_length(examples, 300, prefix)]
-
-    assert batches(60, 0) == [5] * 6 + [1]
-    assert batches(60, 40) == [13, 13, 5]  # 40 + 13 * 20 tokens
-    assert batches(100, 95) == [12, 12, 7]  # 4 * 300 tokens for attention
 
 
 def test_questions_behind_one_prefix_are_answered_as_each_by_itself(model: AbmllModel) -> None:

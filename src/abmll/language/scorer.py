@@ -136,9 +136,9 @@ class OptionScorer:
         rows = (trunks[index] for index in range(len(examples)))
         return [batch.with_trunk(list(islice(rows, len(group)))) for batch, group in zip(batches, groups, strict=True)]
 
-    def _trunks(self, examples: Sequence[Encoded]) -> list[Tensor]:
-        """The trunk (T, d) of each example, what they begin with read once."""
-        batch, lengths = self.batch(examples), list(map(len, examples))
+    def _trunks(self, examples: Sequence[Encoded], share_prefix: bool = True) -> list[Tensor]:
+        """The trunk (T, d) of each example in one pass; ``share_prefix``: what they begin with is read once."""
+        batch, lengths = self.batch(examples, share_prefix=share_prefix), list(map(len, examples))
         output = self.trunk_output(batch)
         if batch.packing is None:
             return [row[:length] for row, length in zip(output, lengths, strict=True)]
@@ -156,8 +156,7 @@ class OptionScorer:
 
         if len(examples) == 1 or self._packs_trunk is False:
             return alone()
-        row = self.trunk_output(self.batch(examples, share_prefix=False))[0]
-        packed = [part.clone() for part in row.split([len(example) for example in examples])]
+        packed = self._trunks(examples, share_prefix=False)
         if self._packs_trunk is None:
             exact = alone()
             self._packs_trunk = all(map(torch.equal, exact, packed))
