@@ -26,10 +26,10 @@ class Index(BaseHTTPRequestHandler):
     """Answers with the server's ``pages``: {path: bytes}; notes the headers of each request."""
 
     def do_GET(self) -> None:
-        self.server.requests.append(dict(self.headers))  # type: ignore[attr-defined]
-        body = self.server.pages.get(self.path)  # type: ignore[attr-defined]
+        self.server.requests.append(dict(self.headers))  # type: ignore[attr-defined] (the fixture sets it)
+        body = self.server.pages.get(self.path)  # type: ignore[attr-defined] (the fixture sets it)
         self.send_response(404 if body is None else 200)
-        promised = self.server.promised.get(self.path, len(body or b""))  # type: ignore[attr-defined]
+        promised = self.server.promised.get(self.path, len(body or b""))  # type: ignore[attr-defined] (the fixture sets it)
         self.send_header("Content-Length", str(promised))
         self.end_headers()
         self.wfile.write(body or b"")

@@ -87,7 +87,7 @@ def test_the_peak_is_of_the_block(tiny_model: AbmllModel) -> None:
     with metered(tiny_model.scorer) as after:
         pass
     if small.peak_memory_mb is None or large.peak_memory_mb is None or after.peak_memory_mb is None:
-        pytest.skip("this system does not say")
+        pytest.skip("this system does not say how much memory was held at most")
     assert large.peak_memory_mb - small.peak_memory_mb > 100
     assert large.peak_memory_mb - after.peak_memory_mb > 100
 

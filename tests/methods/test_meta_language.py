@@ -58,7 +58,7 @@ class PlainMaml:
         handles = []
         for name in {key.rsplit(".", 1)[0] for key in phi}:
             product = self.scaling * phi[f"{name}.mean_B"] @ phi[f"{name}.mean_A"]
-            hook = lambda module, inputs, output, product=product: output + inputs[0] @ product.mT  # noqa: E731
+            hook = lambda module, inputs, output, product=product: output + inputs[0] @ product.mT  # noqa: E731 (brief)
             handles.append(self.model.get_submodule(name).register_forward_hook(hook))
         logits = self.model(input_ids=ids, attention_mask=mask.long()).logits
         for handle in handles:

@@ -51,7 +51,7 @@ def test_letters_need_a_list() -> None:
     with pytest.raises(ConfigError, match="list_options"):
         render(SKY, "colours", PromptConfig(answer="letter", list_options=False))
     with pytest.raises(ConfigError, match="'number'; use 'letter' or 'text'"):
-        render(SKY, "colours", PromptConfig(answer="number"))  # type: ignore[arg-type]
+        render(SKY, "colours", PromptConfig(answer="number"))  # type: ignore[arg-type] (a wrong one on purpose)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from abmll.tasks.task import Task, split_by_content
 
 def example(number: int, **changes: object) -> Example:
     values = {"id": str(number), "input": f"Is {number} even?", "options": ("yes", "no"), "answer": 0, **changes}
-    return Example(**values)  # type: ignore[arg-type]
+    return Example(**values)  # type: ignore[arg-type] (wrong types are tested too)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_copies_of_an_example_stay_on_one_side() -> None:
     ("text", "expected"),
     [
         ("  Hello,   WORLD! ", "hello world"),
-        ("Ｆｕｌｌ “width”", "full width"),  # noqa: RUF001
+        ("Ｆｕｌｌ “width”", "full width"),  # noqa: RUF001 (full width is what is tested)
         ("?!", "?!"),
         ("1+1", "1+1"),
         ("3.5", "3 5"),

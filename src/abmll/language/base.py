@@ -105,7 +105,7 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # depends on how torch was built
         raise ConfigError(f"device: '{name}' is not available here; use cpu, cuda, mps or auto") from error
     return device
 

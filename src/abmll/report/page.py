@@ -15,7 +15,7 @@ from abmll.report.figure import NUM_COLORS
 from abmll.report.folder import Method, Report
 from abmll.report.tables import printable
 
-CURVE_HEADINGS = {"nll": "NLL, nats per example", "kl": "KL(q(φ) ‖ p(φ | θ))", "log_sigma": "Mean log σ of θ"}  # noqa: RUF001
+CURVE_HEADINGS = {"nll": "NLL, nats per example", "kl": "KL(q(φ) ‖ p(φ | θ))", "log_sigma": "Mean log σ of θ"}  # noqa: RUF001 (Greek)
 
 
 def render_page(report: Report) -> str:

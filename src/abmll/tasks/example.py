@@ -16,7 +16,7 @@ SIDES = get_args(Split)
 MAX_OPTIONS = len(string.ascii_uppercase)
 
 # Only the marks of prose: without "+", "-", "(" or "<" different sums and programs would become one.
-_PUNCTUATION = re.compile("[.,;:!?\"'‘’“”„…]+")  # noqa: RUF001
+_PUNCTUATION = re.compile("[.,;:!?\"'‘’“”„…]+")  # noqa: RUF001 (these marks are meant)
 
 
 @dataclass(frozen=True)
