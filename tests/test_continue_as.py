@@ -114,11 +114,9 @@ def test_members_differ_by_the_order_of_the_data_alone(regular: AbmllModel, toy_
     assert not any(torch.equal(tensors[one], tensors[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
 
 
-def test_an_ensemble_exports_one_member(
-    ensemble: TaskPosterior, toy_tasks: list[Task], tmp_path: Path, tiny_llama: Path
-) -> None:
-    with pytest.raises(ConfigError, match="has 3 adapters; name one of 0 to 2"):
-        ensemble.export_peft(tmp_path / "peft")
+def test_an_ensemble_exports_one_member(ensemble: TaskPosterior, tmp_path: Path, tiny_llama: Path) -> None:
+    with pytest.raises(ConfigError, match="has 3 adapters; name one with member"):
+        _ = ensemble.phi
     with pytest.raises(ConfigError, match="member is 3; this posterior has 3, counted from 0"):
         ensemble.export_merged(tmp_path / "merged", member=3)
     assert not list(tmp_path.iterdir())
@@ -128,6 +126,26 @@ def test_an_ensemble_exports_one_member(
     for name, layer in ensemble.members[1].by_layer().items():
         assert torch.equal(found[f"base_model.model.{name}.lora_A.default.weight"], layer.mean_A)
         assert torch.equal(found[f"base_model.model.{name}.lora_B.default.weight"], layer.mean_B)
+
+
+@torch.no_grad()
+def test_an_ensemble_exports_the_average_of_its_members_updates(
+    ensemble: TaskPosterior, tmp_path: Path, tiny_llama: Path
+) -> None:
+    """PEFT's reading of it, and the merged weights: W0 plus the mean of what every member alone would add."""
+    ensemble.export_peft(tmp_path / "peft")
+    ensemble.export_merged(tmp_path / "merged")
+    bare = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=ensemble.scorer.base.model.dtype).float()
+    wanted = {name: tensor.clone() for name, tensor in bare.state_dict().items()}
+    for member in ensemble.members:
+        for name, layer in member.by_layer().items():
+            wanted[f"{name}.weight"] += ensemble.scorer.space.scaling / 3 * layer.mean_B @ layer.mean_A
+    for found in (
+        peft.PeftModel.from_pretrained(bare, tmp_path / "peft").merge_and_unload(),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "merged"),
+    ):
+        for name, tensor in found.state_dict().items():
+            torch.testing.assert_close(tensor, wanted[name].to(tensor.dtype))
 
 
 def test_a_member_that_is_missing_is_named(ensemble: TaskPosterior, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from abmll.tasks.sampler import sample_seed
 FORMAT = "abmll-comparison-1"
 RESULT = "comparison.json"
 SUITE = "bigbench-demo"
-METHODS = ("pretrained-adapted", "structured-lora", "abmll")
+METHODS = ("pretrained-adapted", "structured-lora", "abmll", "abmll-mixture")
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Demo:
                 remove(self.folder / name)
         methods = {}
         for name in METHODS:
-            cost = self._train(name)
+            model, cost = self._learner(name)
             self.say(f"{find_rule(name).label}: adapting to {len(self.suite.evaluation)} unseen tasks")
             evaluation = evaluate_tasks(
-                self.model,
+                model,
                 self.suite.evaluation,
                 self.settings.evaluate,
                 seed=self.settings.train.seed,
@@ -86,7 +86,7 @@ class Demo:
             )
             if self.cache is not None:
                 self.cache.flush()
-            methods[name] = self._row(name, evaluation, cost)
+            methods[name] = self._row(model, evaluation, cost)
         document = {
             "format": FORMAT,
             "suite": self.suite.name,
@@ -98,6 +98,12 @@ class Demo:
         write_json(self.folder / RESULT, document)
         return document
 
+    def _learner(self, name: str) -> tuple[AbmllModel, dict[str, float | None]]:
+        """The model as the method learns unseen tasks, and the cost of its theta, which may be another method's."""
+        trained = find_rule(name).continues or name
+        cost = self._train(trained)
+        return self.model if trained == name else self.model.continue_as(name), cost
+
     def _train(self, name: str) -> dict[str, float | None]:
         """Leave the method's theta in the model; returns the cost of learning it."""
         config = replace(self.settings.train, method=name, output_dir=str(self.folder / name))
@@ -107,15 +113,16 @@ class Demo:
             return no_cost()
         return train_once(self.model, self.suite.train, config, self.cache, self.say, self.quiet)
 
-    def _row(self, name: str, evaluation: Evaluation, cost: dict[str, float | None]) -> dict[str, Any]:
+    def _row(self, model: AbmllModel, evaluation: Evaluation, cost: dict[str, float | None]) -> dict[str, Any]:
+        name = model.learning.method
         rule = find_rule(name)
         run = name if rule.is_trained else None
         place = Path("evaluation") / name
         about = {"run": run, "suite": self.suite.name, "seed": self.settings.train.seed}
-        save_evaluation(evaluation, self.folder / place, self.model, self.settings.evaluate, about)
+        save_evaluation(evaluation, self.folder / place, model, self.settings.evaluate, about)
         return {
             "label": rule.label,
-            "settings": flatten(self.model.learning),
+            "settings": flatten(model.learning),
             "cost": cost,
             "tasks": evaluation.tasks,
             "mean": evaluation.mean,

@@ -48,19 +48,15 @@ class TaskPosterior:
     @property
     def phi(self) -> Adapter:
         """What was learned, where it is one adapter. Raises ``ConfigError`` where it is several."""
-        return self.member(None)
+        if len(self.members) != 1:
+            raise ConfigError(f"this posterior has {len(self.members)} adapters; name one with member(number)")
+        return self.member(0)
 
-    def member(self, number: int | None) -> Adapter:
-        """Member ``number``, counted from 0; None: the only one.
-
-        Raises ``ConfigError`` for a number that does not exist, and for None where there are several.
-        """
-        last = len(self.members) - 1
-        if number is None and last:
-            raise ConfigError(f"member: this posterior has {last + 1} adapters; name one of 0 to {last}")
-        if number is not None and not 0 <= number <= last:
-            raise ConfigError(f"member is {number}; this posterior has {last + 1}, counted from 0")
-        return self.members[number or 0]
+    def member(self, number: int) -> Adapter:
+        """Member ``number``, counted from 0. Raises ``ConfigError`` for one that does not exist."""
+        if not 0 <= number < len(self.members):
+            raise ConfigError(f"member is {number}; this posterior has {len(self.members)}, counted from 0")
+        return self.members[number]
 
     def share(self, samples: int) -> int:
         """How many of so many samples each member draws: rounded up, so that none is left out."""
@@ -163,13 +159,16 @@ class TaskPosterior:
     def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> None:
         """Write the posterior mean, or that of one ``member`` of several, as a plain LoRA adapter PEFT loads.
 
-        Raises ``ConfigError`` for several where no member is named: the mean of several updates has a higher rank.
+        The mean of several members is the average of their updates, a LoRA of their ranks together.
         """
-        export_peft(self.scorer, self.member(member), Path(folder), overwrite)
+        export_peft(self.scorer, self._exported(member), Path(folder), overwrite)
 
     def export_merged(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> None:
         """Write the whole model with the posterior mean added into its weights; ``member`` as in ``export_peft``."""
-        export_merged(self.scorer, self.member(member), Path(folder), overwrite)
+        export_merged(self.scorer, self._exported(member), Path(folder), overwrite)
+
+    def _exported(self, member: int | None) -> tuple[Adapter, ...]:
+        return self.members if member is None else (self.member(member),)
 
 
 def average(predictions: Sequence[Prediction]) -> Prediction:

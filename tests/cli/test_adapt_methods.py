@@ -46,9 +46,10 @@ def test_an_ensemble_from_adapting_to_exporting(
     assert sum(json.loads(Path(answers).read_text().splitlines()[0])["probs"]) == pytest.approx(1)
 
     export = ["export", str(new), "--format", "peft", "--output-dir", str(tmp_path / "peft")]
-    assert entry(export) == 2
-    assert "has 2 adapters; name one of 0 to 1" in capsys.readouterr().err
+    assert entry([*export, "--member", "2"]) == 2
+    assert "member is 2; this posterior has 2, counted from 0" in capsys.readouterr().err
     assert entry([*export, "--member", "1"]) == 0
+    assert "member 1 of 2" in capsys.readouterr().out
 
 
 def test_a_mixture_says_how_many_samples_each_component_draws(

@@ -288,7 +288,7 @@ def test_a_prompt_longer_than_the_context_loses_its_middle(work: Any, abmll: Cal
     command = f"adapt run --task long.jsonl --output-dir long --steps 1 --model {work.model}"
     assert "truncated       1 of 12 inputs too long for the model, cut in the middle\n" in abmll(command).out
     command = "predict long --input long.jsonl --output a.jsonl --num-samples 0"
-    assert "truncated   1 of 12 inputs too long for the model, cut in the middle\n" in abmll(command).out
+    assert "truncated           1 of 12 inputs too long for the model, cut in the middle\n" in abmll(command).out
     assert json.loads(abmll(command, "--overwrite --json").out)["truncated"] == 1
     Path("long.yaml").write_text("name: long\ntrain: [toy0]\nevaluation: [long]\n")
     code, _, err = abmll("evaluate run --suite long.yaml --output-dir ev --num-samples 0 --steps 1")

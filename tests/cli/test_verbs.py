@@ -161,11 +161,33 @@ def test_adapt_writes_a_posterior(work: Any, abmll: Call) -> None:
         "posterior": "p",
         "task": "toy3, 40 examples",
         "gradient steps": "3, each on 4 examples",
+        "members": "5, of so many steps each",
     }
     document = json.loads(Path("p/posterior.json").read_text())
     assert document["task_name"] == "toy3"
     assert document["settings"]["adapt_steps"] == 3
-    assert {path.name for path in Path("p").iterdir()} == {"manifest.json", "phi.safetensors", "posterior.json"}
+    tensors = {f"phi{number}.safetensors" for number in ("", "_2", "_3", "_4", "_5")}
+    assert {path.name for path in Path("p").iterdir()} == {"manifest.json", "posterior.json", *tensors}
+
+
+def test_adapt_learns_as_it_is_told(work: Any, abmll: Call) -> None:
+    """A mixture where nothing is said, whose first component is the Gaussian that the run's own method finds."""
+    said = {"mixture": "", "two": " --ensemble-size 2", "one": " --method abmll"}
+    for name, more in said.items():
+        assert abmll(f"adapt run --task toy3.jsonl --output-dir {name} --steps 3{more}").code == 0
+    documents = {name: json.loads(Path(name, "posterior.json").read_text()) for name in said}
+    assert {name: document["members"] for name, document in documents.items()} == {"mixture": 5, "two": 2, "one": 1}
+    methods = [document["settings"]["method"] for document in documents.values()]
+    assert methods == ["abmll-mixture", "abmll-mixture", "abmll"]
+    one, first, second = map(load_file, ("one/phi.safetensors", "two/phi.safetensors", "two/phi_2.safetensors"))
+    assert all((one[name] == first[name]).all() for name in one)
+    assert not all((one[name] == second[name]).all() for name in one)
+
+
+def test_a_run_of_output_space_is_adapted_as_published(work: Any, abmll: Call) -> None:
+    assert abmll(f"{work.train} --max-steps 1 --space output --output-dir published").code == 0
+    summary = json.loads(abmll("adapt published --task toy3.jsonl --output-dir p --steps 1 --json").out)
+    assert (summary["method"], summary["members"]) == ("abmll", 1)
 
 
 def test_adapt_learns_from_the_training_split_only(work: Any, abmll: Call) -> None:
@@ -198,13 +220,14 @@ def test_predict_writes_a_line_per_example(source: str, work: Any, abmll: Call) 
     shown = facts(out)
     right = sum(row["prediction"] == row["answer"] for row in rows)
     assert shown["accuracy"] == f"{right / len(rows):.3f}"
-    assert shown["samples"] == "3 of the posterior"
+    assert shown["samples"] == ("5 members, 1 sample each" if source == "new" else "3 of the posterior")
     mean = sum(max(row["probs"]) for row in rows) / len(rows)
     assert shown["confidence"].startswith(f"{mean:.3f} on average")
 
 
 def test_predict_at_the_mean(work: Any, abmll: Call) -> None:
-    out = abmll("predict new --input questions.jsonl --output a.jsonl --num-samples 0").out
+    assert abmll("adapt run --task toy3.jsonl --output-dir one --steps 2 --method abmll").code == 0
+    out = abmll("predict one --input questions.jsonl --output a.jsonl --num-samples 0").out
     assert {row["mutual_information"] for row in jsonl("a.jsonl")} == {0.0}
     assert facts(out)["samples"] == "none, answered at the mean"
     assert "mutual information" not in out
@@ -239,7 +262,8 @@ def test_evaluate_writes_metrics_and_predictions(work: Any, abmll: Call) -> None
     code, out, _ = abmll(command)
     assert code == 0
     metrics, rows = json.loads(Path("ev/metrics.json").read_text()), jsonl("ev/predictions.jsonl")
-    assert (metrics["format"], metrics["method"], metrics["label"]) == ("abmll-evaluation-1", "abmll", "ABMLL")
+    named = [metrics[key] for key in ("format", "method", "label")]
+    assert named == ["abmll-evaluation-1", "abmll-mixture", "ABMLL mixture"]
     assert (metrics["run"], metrics["suite"], metrics["seed"]) == ("run", "mine", 5)
     assert metrics["settings"]["num_samples"] == 2
     assert metrics["versions"].keys() >= {"abmll", "torch", "transformers"}
@@ -252,8 +276,17 @@ def test_evaluate_writes_metrics_and_predictions(work: Any, abmll: Call) -> None
     lines = [line.split() for line in out.splitlines() if line]
     assert lines[0] == ["Task", "Examples", "Constant", "Accuracy", "↑", "NLL", "↓", "ECE", "↓"]
     assert lines[2][:2] == ["toy3", "8"]
-    assert lines[5][:2] == ["ABMLL", f"{accuracy:.3f}"]
+    assert lines[5][:3] == ["ABMLL", "mixture", f"{accuracy:.3f}"]
     assert lines[-2:] == [["mean", "over", "1", "task,", "one", "seed", "(5)"], ["report:", "ev/report.html"]]
+
+
+def test_evaluate_learns_as_it_is_told(work: Any, abmll: Call) -> None:
+    command = "evaluate run --suite suite.yaml --steps 1 --num-samples 0 --output-dir"
+    assert abmll(command, "one", "--method", "abmll").code == abmll(command, "two", "--ensemble-size", "2").code == 0
+    methods = [json.loads(Path(name, "metrics.json").read_text())["method"] for name in ("one", "two")]
+    assert methods == ["abmll", "abmll-mixture"]
+    code, _, err = abmll(command, "three", "--method", "blob")
+    assert (code, "'blob' continues a run of 'regular-lora', and this one is of 'abmll'" in err) == (2, True)
 
 
 def test_evaluate_takes_a_suites_numbers_of_examples(work: Any, abmll: Call) -> None:
@@ -272,16 +305,25 @@ def test_evaluate_inside_a_run_shows_in_its_report(work: Any, abmll: Call) -> No
     assert "toy3" in Path("run/report.html").read_text()
 
 
-@pytest.mark.parametrize(("source", "tensors"), [("new", "new/phi"), ("run", "run/checkpoint-2/theta")])
-def test_export_peft(source: str, tensors: str, work: Any, abmll: Call) -> None:
-    out = abmll("export", source, "--format", "peft", "--output-dir", "adapter").out
-    assert facts(out) == {"export": "adapter", "what": "LoRA adapter of 2 layers", "base model": str(work.model)}
+@pytest.mark.parametrize(
+    ("source", "tensors", "more"),
+    [("new --member 2", "new/phi_3", ", member 2 of 5"), ("run", "run/checkpoint-2/theta", "")],
+)
+def test_export_peft(source: str, tensors: str, more: str, work: Any, abmll: Call) -> None:
+    out = abmll(f"export {source} --format peft --output-dir adapter").out
+    assert facts(out) == {"export": "adapter", "what": f"LoRA adapter of 2 layers{more}", "base model": str(work.model)}
     learned, written = load_file(f"{tensors}.safetensors"), load_file("adapter/adapter_model.safetensors")
     layer = "model.layers.1.self_attn.q_proj"
     assert (learned[f"{layer}.mean_A"] == written[f"base_model.model.{layer}.lora_A.weight"]).all()
     assert (learned[f"{layer}.mean_B"] == written[f"base_model.model.{layer}.lora_B.weight"]).all()
     config = json.loads(Path("adapter/adapter_config.json").read_text())
     assert (config["r"], config["base_model_name_or_path"]) == (2, str(work.model))
+
+
+def test_export_of_a_mixture_is_its_average(work: Any, abmll: Call) -> None:
+    out = abmll("export new --format peft --output-dir adapter").out
+    assert facts(out)["what"] == "LoRA adapter of 2 layers, the average of 5 members"
+    assert json.loads(Path("adapter/adapter_config.json").read_text())["r"] == 10
 
 
 @pytest.mark.parametrize("source", ["new", "run"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from abmll.cli.output import count, cut_in_words, narrator, print_facts, print_json
 from abmll.config import AdaptConfig, ContinueConfig, PlaceConfig, TrunkCacheConfig
-from abmll.errors import ConfigError, DataError
+from abmll.errors import DataError
 
 
 def adapt(
@@ -32,8 +32,9 @@ def adapt(
         run: folder of a training run
         task: file with the task's labelled examples
         output_dir: folder to write the posterior to
-        method: abmll-mixture, from a run of abmll, or blob, laplace, ensemble or mc-dropout, from one of regular-lora
-            (default: the run's own)
+        method: how to learn it: abmll or abmll-mixture, from a run of abmll, or blob, laplace, ensemble, mc-dropout or
+            regular-lora itself, from one of regular-lora (default: abmll-mixture, where the run is of abmll in weight
+            space, or else the run's own)
         task_name: the task's name in the prompt (default: the file's)
         preset: default, weights-only, paper-v1 or paper-v3: settings that go with a run trained with it
         seed: seed of the order of the examples and of the noise
@@ -41,25 +42,18 @@ def adapt(
         quiet: say nothing but errors
         json: print the summary as JSON
     """
-    from abmll.cli.models import load_run
+    from abmll.cli.models import load_learner
     from abmll.cli.places import check_folder
     from abmll.language.trunk_cache import disk_cache
-    from abmll.methods import REGISTRY
     from abmll.readout import describe
-    from abmll.settings import flatten
     from abmll.tasks import load_task
 
-    if method is None and continued != ContinueConfig():
-        able = ", ".join(name for name, rule in REGISTRY.items() if rule.continues is not None)
-        raise ConfigError(f"settings of methods that continue a run need --method to name one of them: {able}")
     loaded = load_task(task, name=task_name)
     examples = loaded.train if loaded.examples[0].split else loaded.examples
     if not examples:
         raise DataError(f"{task}: no training examples, every row has 'split': 'test'; mark some as 'train'")
     check_folder(output_dir, overwrite, "posterior")
-    meta = load_run(run, place, quiet)
-    if method is not None:
-        meta = meta.continue_as(method, **flatten(continued))
+    meta = load_learner(run, method, continued, place, quiet)
     with disk_cache(meta.scorer.base, meta.scorer.trunk, trunks, narrator(quiet)) as cache:
         posterior = meta.adapt(
             examples,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abmll.cli.output import count, narrator, print_json
-from abmll.config import EvaluateConfig, PlaceConfig, TrunkCacheConfig
+from abmll.config import ContinueConfig, EvaluateConfig, PlaceConfig, TrunkCacheConfig
 from abmll.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ def evaluate(
     suite: str,
     output_dir: Path,
     settings: EvaluateConfig,
+    method: str | None = None,
+    continued: ContinueConfig,
     place: PlaceConfig,
     trunks: TrunkCacheConfig,
     data_dir: Path | None = None,
@@ -34,6 +36,8 @@ def evaluate(
         run: folder of a training run
         suite: name or YAML file of a suite
         output_dir: folder to write to
+        method: how to learn the tasks, as for 'abmll adapt' (default: abmll-mixture, where the run is of abmll in
+            weight space, or else the run's own)
         data_dir: folder in which the suite's tasks are looked up
         allow_missing: go on without tasks that are not found; the metrics name them
         preset: default, weights-only, paper-v1 or paper-v3: settings that go with a run trained with it
@@ -42,7 +46,7 @@ def evaluate(
         quiet: say nothing but errors
         json: print the metrics as JSON
     """
-    from abmll.cli.models import load_run
+    from abmll.cli.models import load_learner
     from abmll.cli.places import check_folder
     from abmll.evaluation import evaluate_tasks, save_evaluation
     from abmll.language.trunk_cache import disk_cache
@@ -54,7 +58,7 @@ def evaluate(
     loaded = load_suite(suite, data_dir, allow_missing=allow_missing)
     loaded.refuse_leaks()
     check_folder(output_dir, overwrite)
-    model = load_run(run, place, quiet)
+    model = load_learner(run, method, continued, place, quiet)
     _refuse_learned(run, loaded)
     for key, value in loaded.prompt.items():
         if value != getattr(model.scorer.prompt, key):

@@ -25,7 +25,7 @@ def export(
         run_or_posterior: folder that 'abmll adapt' wrote, or a training run (then theta is exported)
         format: 'peft' for an adapter, 'merged' for a model
         output_dir: folder to write to
-        member: of an ensemble or a mixture the member to export, counted from 0
+        member: of an ensemble or a mixture the member to export, counted from 0 (default: the average of their updates)
         overwrite: replace an export of the same format in the output folder
         quiet: say nothing but errors
         json: print the summary as JSON
@@ -40,9 +40,11 @@ def export(
         raise ConfigError(f"{output_dir} is the folder of the language model itself; choose another place")
     write = posterior.export_peft if format == "peft" else posterior.export_merged
     write(output_dir, overwrite, member)
-    layers = len(posterior.scorer.shapes)
+    layers, members = len(posterior.scorer.shapes), len(posterior.members)
     if json:
         print_json({"format": format, "output_dir": str(output_dir), "base_model": base, "layers": layers})
     elif not quiet:
         what = f"LoRA adapter of {layers} layers" if format == "peft" else f"model with {layers} layers merged"
+        if members > 1:
+            what += f", the average of {members} members" if member is None else f", member {member} of {members}"
         print_facts({"export": str(output_dir), "what": what, "base model": base})

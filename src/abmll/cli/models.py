@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from abmll.checkpoint import DOCUMENT, STATE, checkpoints, latest_checkpoint, load_bundle
 from abmll.cli.output import narrator
-from abmll.config import ModelConfig, PlaceConfig
-from abmll.errors import CheckpointError, nearest
-from abmll.settings import pick
+from abmll.config import ContinueConfig, ModelConfig, PlaceConfig
+from abmll.errors import CheckpointError, ConfigError, nearest
+from abmll.settings import flatten, pick
 from abmll.task_posterior import TaskPosterior
 
 if TYPE_CHECKING:
@@ -25,6 +25,26 @@ def load_run(run: Path, place: PlaceConfig, quiet: bool) -> "AbmllModel":
     settings = load_bundle(latest_checkpoint(run), STATE).document["settings"]
     where = _placed(settings, place)
     return AbmllModel.from_pretrained(run, model=where, announce=narrator(quiet), quiet=quiet)
+
+
+def load_learner(
+    run: Path, method: str | None, continued: ContinueConfig, place: PlaceConfig, quiet: bool
+) -> "AbmllModel":
+    """The model of a training run as it learns unseen tasks: by ``method``, or else by the one that does it best.
+
+    Raises ``ConfigError`` for settings of a continuing method that would have no effect.
+    """
+    from abmll.methods import REGISTRY, preferred
+
+    model = load_run(run, place, quiet)
+    own = model.learning.method
+    method = method or preferred(own, model.scorer.adapter_config.space)
+    if method != own:
+        return model.continue_as(method, **flatten(continued))
+    if continued != ContinueConfig():
+        able = ", ".join(name for name, rule in REGISTRY.items() if rule.continues is not None)
+        raise ConfigError(f"settings of methods that continue a run need --method to name one of them: {able}")
+    return model
 
 
 def load_posterior(

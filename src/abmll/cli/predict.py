@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abmll.cli.output import cut_in_words, narrator, print_facts, print_json
+from abmll.cli.output import count, cut_in_words, narrator, print_facts, print_json
 from abmll.config import PlaceConfig, PredictConfig, TrunkCacheConfig
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _summary(examples: "Sequence[Example]", prediction: "Prediction") -> dict[st
 
 def _drawn(summary: Mapping[str, Any]) -> str:
     if summary["members"] > 1:
-        samples = f"{summary['samples']:,} samples each" if summary["samples"] else "each at its mean"
+        samples = f"{count(summary['samples'], 'sample')} each" if summary["samples"] else "each at its mean"
         return f"{summary['members']:,} members, {samples}"
     return f"{summary['samples']:,} of the posterior" if summary["samples"] else "none, answered at the mean"
 

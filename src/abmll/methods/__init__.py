@@ -47,6 +47,14 @@ def kin(name: str) -> str:
     return name
 
 
+def preferred(name: str, space: str) -> str:
+    """The method that learns unseen tasks best from a run of this one, whose adapter is of ``space``.
+
+    A mixture for ABMLL in weight space, where that was measured (docs/results.md); otherwise the method itself.
+    """
+    return AbmllMixture.name if (name, space) == (Abmll.name, "weight") else name
+
+
 def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> Rule:
     """The rule that ``config.method`` names, for ``num_tasks`` training tasks.
 
@@ -78,6 +86,7 @@ __all__ = [
     "learn",
     "make_rule",
     "num_batches",
+    "preferred",
     "read_steps",
     "summarize",
 ]
