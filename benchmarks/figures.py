@@ -1,8 +1,10 @@
 """python -m benchmarks.figures [NAME...]: draw docs/figures/ from results/, for the questions of docs/results.md."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -81,7 +83,7 @@ def cost(name: str) -> Callable[[Figure], None]:
     return paint
 
 
-def curve(name: str, setting: str, axis: str) -> Callable[[Figure], None]:
+def curve(name: str, setting: str, axis: str, is_log: bool = False) -> Callable[[Figure], None]:
     """Three measures against one setting, with standard errors; a line for every method that it was varied for."""
 
     def paint(figure: Figure) -> None:
@@ -93,11 +95,42 @@ def curve(name: str, setting: str, axis: str) -> Callable[[Figure], None]:
                 errors = None if key == "pooled_ece" else [one["mean_errors"][key] for one in points]
                 values = [one["value"] for one in points]
                 panel.errorbar(values, heights, errors, marker=marker, capsize=2, label=row["label"])
-            panel.set_xticks([one["value"] for one in rows[0]["curves"][setting]])
+            values = [one["value"] for one in rows[0]["curves"][setting]]
+            _plain_log(panel, values) if is_log else panel.set_xticks(values)
             panel.set(title=title, xlabel=axis)
         _legend(figure)
 
     return paint
+
+
+def retrained(key: str, method: str, axis: str, *names: str) -> Callable[[Figure], None]:
+    """Three measures of one method against a setting that it was trained anew for; a point for every seed.
+
+    ``names`` are folders of results on the same tasks; the cells say themselves which value they have.
+    """
+
+    def paint(figure: Figure) -> None:
+        paths = [path for name in names for path in sorted((RESULTS / name / "cells").rglob(f"{method}-s*.json"))]
+        cells = [cell for cell in map(_document, paths) if cell["row"] == method and cell["is_main"]]
+        values = sorted({cell["settings"][key] for cell in cells})
+        for panel, (measure, title) in zip(_panels(figure, 3), MEASURES.items(), strict=True):
+            for marker, seed in zip(MARKERS, sorted({cell["seed"] for cell in cells}), strict=False):
+                found = {cell["settings"][key]: _measured(cell, measure) for cell in cells if cell["seed"] == seed}
+                points = sorted(found.items())
+                panel.plot(*zip(*points, strict=True), marker=marker, label=f"seed {seed}")
+            _plain_log(panel, values)
+            panel.set(title=title, xlabel=axis)
+        _legend(figure)
+
+    return paint
+
+
+def _document(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _measured(cell: Rows, measure: str) -> float:
+    return cell["pooled"]["ece"] if measure == "pooled_ece" else cell["mean"][measure]
 
 
 def suites(*names: str) -> Callable[[Figure], None]:

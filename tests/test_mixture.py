@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from abmll import AbmllModel, TaskPosterior
-from abmll.adapter import Adapter
 from abmll.config import LearningConfig, PredictConfig
 from abmll.errors import ConfigError
 from abmll.posterior.readout import ReadoutPrior
-from abmll.prediction import Prediction, entropy, predict
+from abmll.prediction import Prediction, entropy, predict, predict_each
 from abmll.tasks import Task
 
 PRIOR = ReadoutPrior(0.4, 0.5, 0.6)
@@ -83,11 +82,11 @@ def test_samples_are_spread_over_the_components(
 ) -> None:
     told: list[tuple[int, int]] = []
 
-    def spy(scorer: Any, phi: Adapter, encoded: Sequence[Any], how: PredictConfig, **more: Any) -> Prediction:
-        told.append((how.num_samples, more["seed"]))
-        return predict(scorer, phi, encoded, how, **more)
+    def spy(scorer: Any, members: Any, encoded: Sequence[Any], how: PredictConfig, **more: Any) -> list[Prediction]:
+        told.extend((how.num_samples, seed) for _, seed in members)
+        return predict_each(scorer, members, encoded, how, **more)
 
-    monkeypatch.setattr("abmll.task_posterior.predict", spy)
+    monkeypatch.setattr("abmll.task_posterior.predict_each", spy)
     posterior.predict(toy_tasks[0].test[:2], samples=asked, seed=9)
     assert [count for count, _ in told] == [each] * 3
     assert told[0][1] == 9

@@ -54,12 +54,24 @@ def test_adapting_is_a_pure_function_of_its_seed(tiny_model: AbmllModel, toy_tas
     assert not all(torch.equal(one, other) for one, other in zip(phi(1), phi(2), strict=True))
 
 
+def test_examples_that_are_met_again_are_read_by_the_trunk_once(
+    tiny_model: AbmllModel, toy_tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    rows = tiny_model.scorer._trunk_rows
+    monkeypatch.setattr(tiny_model.scorer, "_trunk_rows", lambda missing: read.append(len(missing)) or rows(missing))
+    tiny_model.adapt(toy_tasks[0].train[:5], steps=2, batch_size=2)
+    assert sum(read) == 0
+    tiny_model.continue_as("abmll-mixture", ensemble_size=3).adapt(toy_tasks[0].train[:5], steps=4, batch_size=2)
+    assert sum(read) == 5
+
+
 def test_a_trunk_cache_changes_nothing_but_rounding(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
     cache = TrunkCache(10**8)
     examples = toy_tasks[0].train[:5]
-    with_cache = tiny_model.adapt(examples, steps=3, batch_size=2, cache=cache).phi
-    without = tiny_model.adapt(examples, steps=3, batch_size=2).phi
-    assert len(cache.kept) == 5
+    with_cache = tiny_model.adapt(examples, steps=2, batch_size=2, cache=cache).phi
+    without = tiny_model.adapt(examples, steps=2, batch_size=2).phi  # nothing is met twice, so that it keeps nothing
+    assert len(cache.kept) == 4
     for (_, one), (_, other) in zip(with_cache.named_tensors(), without.named_tensors(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 

@@ -19,7 +19,7 @@ from abmll.language.scorer import Pass
 from abmll.language.trunk_cache import TrunkCache
 from abmll.posterior import Noise
 from abmll.posterior.numerics import normal_points
-from abmll.prediction import POINTS, entropy, predict
+from abmll.prediction import POINTS, entropy, predict, predict_each
 from abmll.tasks.sampler import sample_seed
 
 PROMPT = PromptConfig(instruction=False, list_options=False, length_normalize=False)
@@ -110,6 +110,26 @@ def draw(
         how = Pass(Noise(noise, generator, batch.mask, rank))
         rows.append(scorer.scores(batch, phi or model.theta, how).options[0])
     return torch.stack(rows).double().softmax(-1)
+
+
+@pytest.mark.parametrize("how", [sampled(0), sampled(3), PredictConfig(predictive="linearized")])
+def test_several_adapters_answer_as_each_of_them_alone_over_one_trunk(
+    how: PredictConfig, model: AbmllModel, examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = model.theta.clone()
+    for tensor in other.mean_tensors():
+        tensor.mul_(1.5)
+    members = [(model.theta, 3), (other, 4), (None, 0)]
+    alone = [predict(model.scorer, phi, examples, how, seed=seed) for phi, seed in members]
+    computed: list[int] = []
+    trunk = model.scorer.trunk_output
+    monkeypatch.setattr(model.scorer, "trunk_output", lambda batch: computed.append(len(batch.answers)) or trunk(batch))
+    together = predict_each(model.scorer, members, examples, how)
+    assert sum(computed) == len(examples)
+    for one, own in zip(together, alone, strict=True):
+        torch.testing.assert_close(one.probs, own.probs, rtol=0, atol=1e-6)
+        torch.testing.assert_close(one.expected_entropy, own.expected_entropy, rtol=0, atol=1e-6)
+    assert not torch.allclose(alone[0].probs, alone[1].probs, atol=1e-3)
 
 
 @pytest.mark.parametrize("noise", ["shared", "local"])

@@ -17,13 +17,14 @@ from abmll.config import (
     LearningConfig,
     ModelConfig,
     PromptConfig,
+    TrunkCacheConfig,
 )
 from abmll.errors import ConfigError, DataError, TrainingError
 from abmll.language.base import Base, load_base
 from abmll.language.batch import Batch
 from abmll.language.layer_selection import choose_layers, refuse_open_choice
 from abmll.language.scorer import OptionScorer
-from abmll.language.trunk_cache import TrunkCache
+from abmll.language.trunk_cache import TrunkCache, open_cache
 from abmll.methods import REGISTRY, Loss, Rule, Support, find_rule, learn, make_rule, num_batches
 from abmll.posterior.readout import ReadoutPrior, before_examples
 from abmll.progress import progress
@@ -134,6 +135,8 @@ class AbmllModel:
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
         total = num_batches(rule, steps, len(encoded))
         shown = self.learning.num_demonstrations if rule.demonstrations else 0
+        if cache is None and total * min(batch_size, len(encoded)) > len(encoded):  # some are met more than once
+            cache = open_cache(self.scorer.base, self.scorer.trunk, TrunkCacheConfig())
         asked: list[Sequence[int]] = []
         told: list[Loss] = []
         with progress(total, f"adapting to {task_name}", "step", quiet=quiet) as bar:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from abmll.progress import progress
 from abmll.tasks.sampler import sample_seed
 
 POINTS = 1024
+MAX_TOKENS = 2048
 Read = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -53,7 +55,6 @@ class Prediction:
         return [row[:count].tolist() for row, count in zip(self.probs, self.num_options.tolist(), strict=True)]
 
 
-@torch.no_grad()
 def predict(
     scorer: OptionScorer,
     phi: Adapter | None,
@@ -62,14 +63,31 @@ def predict(
     *,
     seed: int = 0,
     cache: TrunkCache | None = None,
-    max_tokens: int = 2048,
+    max_tokens: int = MAX_TOKENS,
     quiet: bool = True,
     read: Read | None = None,
 ) -> Prediction:
-    """Probabilities of every example's options.
+    """Probabilities of every example's options under one adapter, or none (the bare model); see ``predict_each``."""
+    more: dict[str, Any] = {"cache": cache, "max_tokens": max_tokens, "quiet": quiet, "read": read}
+    return predict_each(scorer, [(phi, seed)], examples, how, **more)[0]
+
+
+@torch.no_grad()
+def predict_each(
+    scorer: OptionScorer,
+    members: Sequence[tuple[Adapter | None, int]],
+    examples: Sequence[Encoded],
+    how: PredictConfig | None = None,
+    *,
+    cache: TrunkCache | None = None,
+    max_tokens: int = MAX_TOKENS,
+    quiet: bool = True,
+    read: Read | None = None,
+) -> list[Prediction]:
+    """What each of several adapters says of the same examples; the trunk below them is computed once for all.
 
     Args:
-        phi: the adapter; None is the bare model.
+        members: each adapter with the seed of its noise; None is the bare model.
         how: average over samples or linearize; None predicts at the mean. A weight sample of rank above 0 is the same
             for all examples, whatever batch they come in.
         cache: trunk activations kept from earlier passes over the same examples.
@@ -83,31 +101,36 @@ def predict(
     if not examples:
         raise DataError("there are no examples to predict")
     how = how or PredictConfig(num_samples=0)
-    linearized = how.predictive == "linearized" and phi is not None
+    linearized = how.predictive == "linearized" and any(phi is not None for phi, _ in members)
     width = max(len(example.options) for example in examples)
-    probs = torch.zeros(len(examples), width, dtype=torch.float64)
-    expected_entropy = torch.zeros(len(examples), dtype=torch.float64)
+    probs = torch.zeros(len(members), len(examples), width, dtype=torch.float64)
+    expected_entropy = torch.zeros(len(members), len(examples), dtype=torch.float64)
     is_read_once = scorer.packed and cache is None and not linearized  # a cache keeps every example by itself
     prefix = shared_prefix([one.prompt for one in examples]) if is_read_once else 0
-    with progress(len(examples), "predicting", "example", quiet=quiet) as bar:
+    with progress(len(members) * len(examples), "predicting", "example", quiet=quiet) as bar:
         for chosen in batches_of_like_length(examples, max_tokens // 4 if linearized else max_tokens, prefix):
             batch = scorer.batch([examples[i] for i in chosen], cache, share_prefix=not linearized)
-            if linearized and phi is not None:
-                sampled = _linearized_probs(scorer, phi, batch)
-            else:
-                sampled = _sampled_probs(scorer, phi, batch, how, seed)
+            batch = scorer.with_trunk(batch) if len(members) > 1 else batch
             index = torch.tensor(chosen)
-            sampled = sampled if read is None else read(sampled, index)
-            probs[index, : sampled.shape[-1]] = sampled.mean(0)
-            expected_entropy[index] = entropy(sampled).mean(0)
-            bar.update(len(chosen))
+            for number, (phi, seed) in enumerate(members):
+                if linearized and phi is not None:
+                    sampled = _linearized_probs(scorer, phi, batch)
+                else:
+                    sampled = _sampled_probs(scorer, phi, batch, how, seed)
+                sampled = sampled if read is None else read(sampled, index)
+                probs[number, index, : sampled.shape[-1]] = sampled.mean(0)
+                expected_entropy[number, index] = entropy(sampled).mean(0)
+                bar.update(len(chosen))
     if not bool(torch.isfinite(probs).all()):
         raise DataError(
             "some probabilities are not numbers: the adapter's values are too large; adapt with lower rates"
         )
     counts = torch.tensor([len(example.options) for example in examples])
     truncated = sum(example.truncated > 0 for example in examples)
-    return Prediction(probs, counts, entropy(probs), expected_entropy, truncated)
+    return [
+        Prediction(own, counts, entropy(own), expected, truncated)
+        for own, expected in zip(probs, expected_entropy, strict=True)
+    ]
 
 
 def _sampled_probs(scorer: OptionScorer, phi: Adapter | None, batch: Batch, how: PredictConfig, seed: int) -> Tensor:

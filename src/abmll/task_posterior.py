@@ -18,7 +18,7 @@ from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
 from abmll.language.trunk_cache import TrunkCache
 from abmll.posterior.readout import Evidence
-from abmll.prediction import Prediction, entropy, predict
+from abmll.prediction import Prediction, entropy, predict_each
 from abmll.readout import TaskReadout
 from abmll.settings import flatten, pick
 from abmll.tasks.sampler import sample_seed
@@ -98,9 +98,8 @@ class TaskPosterior:
         read = partial(self.readout.read, examples, at_mean) if self.readout is not None and how.readout else None
         shared: dict[str, Any] = {"cache": cache, "quiet": quiet, "read": read}
         seeds = [sample_seed(seed, "member", number) if number else seed for number in range(len(self.members))]
-        members = zip(self.members, seeds, strict=True)
-        averaged = average([predict(self.scorer, phi, encoded, how, seed=own, **shared) for phi, own in members])
-        return replace(averaged, left_out=left_out)
+        members = list(zip(self.members, seeds, strict=True))
+        return replace(average(predict_each(self.scorer, members, encoded, how, **shared)), left_out=left_out)
 
     def save_pretrained(self, folder: Path | str, overwrite: bool = False) -> None:
         """Write the posterior to a folder: its tensors, its settings, their hashes."""
