@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from abmll import AbmllModel, TaskPosterior
+from abmll.average import average_update
 from abmll.config import ContinuedConfig, LearningConfig
 from abmll.errors import CheckpointError, ConfigError
 from abmll.prediction import Prediction, entropy
@@ -132,14 +133,13 @@ def test_an_ensemble_exports_one_member(ensemble: TaskPosterior, tmp_path: Path,
 def test_an_ensemble_exports_the_average_of_its_members_updates(
     ensemble: TaskPosterior, tmp_path: Path, tiny_llama: Path
 ) -> None:
-    """PEFT's reading of it, and the merged weights: W0 plus the mean of what every member alone would add."""
+    """PEFT's reading of it, and the merged weights: W0 plus what the average adapter adds."""
     ensemble.export_peft(tmp_path / "peft")
     ensemble.export_merged(tmp_path / "merged")
     bare = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=ensemble.scorer.base.model.dtype).float()
     wanted = {name: tensor.clone() for name, tensor in bare.state_dict().items()}
-    for member in ensemble.members:
-        for name, layer in member.by_layer().items():
-            wanted[f"{name}.weight"] += ensemble.scorer.space.scaling / 3 * layer.mean_B @ layer.mean_A
+    for name, layer in average_update(ensemble.members)[0].by_layer().items():
+        wanted[f"{name}.weight"] += ensemble.scorer.space.scaling * layer.mean_B @ layer.mean_A
     for found in (
         peft.PeftModel.from_pretrained(bare, tmp_path / "peft").merge_and_unload(),
         AutoModelForCausalLM.from_pretrained(tmp_path / "merged"),

@@ -103,7 +103,7 @@ def test_peft_s_own_lora_gives_our_logits_at_the_mean(
     layers, everything = where
     modules = ["all-linear"] if everything else NAMED.get(family, ["q_proj", "v_proj"])
     model = learned(family_folder(family), layers, modules)
-    export_peft(model.scorer, (model.theta,), tmp_path / "adapter")
+    export_peft(model.scorer, model.theta, tmp_path / "adapter")
     ours = our_logits(model.scorer, model.theta)
 
     bare = AutoModelForCausalLM.from_pretrained(family_folder(family), dtype=torch.float32)
@@ -137,7 +137,7 @@ def test_merged_weights_give_our_logits_at_the_mean(
     modules = ["all-linear"] if everything else NAMED.get(family, ["q_proj", "v_proj"])
     model = learned(family_folder(family), layers, modules)
     before = {name: tensor.clone() for name, tensor in model.scorer.base.model.state_dict().items()}
-    export_merged(model.scorer, (model.theta,), tmp_path / "merged")
+    export_merged(model.scorer, model.theta, tmp_path / "merged")
     after = model.scorer.base.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
@@ -159,7 +159,7 @@ def test_merged_weights_give_our_logits_at_the_mean(
 
 def test_the_merged_folder_is_a_base_model_of_our_own_with_its_tokenizer(tiny_llama: Path, tmp_path: Path) -> None:
     model = learned(tiny_llama, "1", ["q_proj"])
-    export_merged(model.scorer, (model.theta,), tmp_path / "merged")
+    export_merged(model.scorer, model.theta, tmp_path / "merged")
     again = AbmllModel.from_base(str(tmp_path / "merged"), target_modules=["q_proj"], dtype="fp32", device="cpu")
     assert again.scorer.base.fingerprint != model.scorer.base.fingerprint
     text = "a text of 35 tokens, one for a byte"
@@ -171,7 +171,7 @@ def test_the_merged_folder_is_a_base_model_of_our_own_with_its_tokenizer(tiny_ll
 
 def test_a_bf16_base_is_merged_in_bf16_with_one_rounding(tiny_llama: Path, tmp_path: Path) -> None:
     model = learned(tiny_llama, "1", ["q_proj"], dtype="bf16")
-    export_merged(model.scorer, (model.theta,), tmp_path / "merged")
+    export_merged(model.scorer, model.theta, tmp_path / "merged")
     saved = load_file(tmp_path / "merged" / "model.safetensors")
     name = "model.layers.1.self_attn.q_proj"
     layer = model.theta.by_layer()[name]
@@ -183,14 +183,14 @@ def test_a_bf16_base_is_merged_in_bf16_with_one_rounding(tiny_llama: Path, tmp_p
 
 def test_peft_finds_the_base_model_by_the_adapter_alone(tiny_llama: Path, tmp_path: Path) -> None:
     model = learned(tiny_llama, None, ["q_proj", "v_proj"])
-    export_peft(model.scorer, (model.theta,), tmp_path / "adapter")
+    export_peft(model.scorer, model.theta, tmp_path / "adapter")
     loaded = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "adapter"), dtype=torch.float32)
     assert_close(logits(loaded), our_logits(model.scorer, model.theta))
 
 
 def test_the_mean_of_output_space_is_plain_lora_too(tiny_llama: Path, tmp_path: Path) -> None:
     model = learned(tiny_llama, "1", ["q_proj", "v_proj"], space="output")
-    export_peft(model.scorer, (model.theta,), tmp_path / "adapter")
+    export_peft(model.scorer, model.theta, tmp_path / "adapter")
     bare = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
     peft = PeftModel.from_pretrained(bare, str(tmp_path / "adapter"))
     assert_close(logits(peft), our_logits(model.scorer, model.theta))
@@ -198,7 +198,7 @@ def test_the_mean_of_output_space_is_plain_lora_too(tiny_llama: Path, tmp_path: 
 
 def test_the_adapter_s_settings_are_those_of_plain_lora(tiny_llama: Path, tmp_path: Path) -> None:
     model = learned(tiny_llama, "1", ["q_proj", "v_proj"])
-    export_peft(model.scorer, (model.theta,), tmp_path / "adapter")
+    export_peft(model.scorer, model.theta, tmp_path / "adapter")
     assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -225,9 +225,9 @@ def test_an_existing_folder_is_kept_unless_it_may_be_overwritten(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("data")
     with pytest.raises(AbmllError, match="exists already"):
-        export(model.scorer, (model.theta,), tmp_path / "out")
+        export(model.scorer, model.theta, tmp_path / "out")
     assert (tmp_path / "out" / "precious").read_text() == "data"
-    export(model.scorer, (model.theta,), tmp_path / "out", overwrite=True)
+    export(model.scorer, model.theta, tmp_path / "out", overwrite=True)
     assert not (tmp_path / "out" / "precious").exists()
     assert (tmp_path / "out").is_dir()
 
@@ -237,7 +237,7 @@ def test_a_quantised_layer_is_not_merged(tiny_llama: Path, tmp_path: Path) -> No
     wrapped: Any = model.scorer.adapted["model.layers.1.self_attn.q_proj"]
     wrapped.base.weight = nn.Parameter(torch.zeros(8, dtype=torch.int8), requires_grad=False)
     with pytest.raises(ConfigError, match=r"q_proj: cannot merge into a quantised layer; load the model with --dtype"):
-        export_merged(model.scorer, (model.theta,), tmp_path / "merged")
+        export_merged(model.scorer, model.theta, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 

@@ -1,7 +1,7 @@
 """The whole method on real tasks: meta-train, adapt to unseen tasks, compare, report.
 
 Every method gets the same base model, the same layers to adapt, the same task visits with the same examples, the same
-adaptation steps and examples, and is asked the same questions.
+adaptation steps and examples (the mixture takes the steps five times), and is asked the same questions.
 """
 
 from collections.abc import Callable
@@ -74,7 +74,7 @@ class Demo:
                 remove(self.folder / name)
         methods = {}
         for name in METHODS:
-            model, cost = self._learner(name)
+            model, run, cost = self._learner(name)
             self.say(f"{find_rule(name).label}: adapting to {len(self.suite.evaluation)} unseen tasks")
             evaluation = evaluate_tasks(
                 model,
@@ -86,7 +86,7 @@ class Demo:
             )
             if self.cache is not None:
                 self.cache.flush()
-            methods[name] = self._row(model, evaluation, cost)
+            methods[name] = self._row(model, run, evaluation, cost)
         document = {
             "format": FORMAT,
             "suite": self.suite.name,
@@ -98,11 +98,12 @@ class Demo:
         write_json(self.folder / RESULT, document)
         return document
 
-    def _learner(self, name: str) -> tuple[AbmllModel, dict[str, float | None]]:
-        """The model as the method learns unseen tasks, and the cost of its theta, which may be another method's."""
+    def _learner(self, name: str) -> tuple[AbmllModel, str | None, dict[str, float | None]]:
+        """The model as the method learns unseen tasks; the folder and the cost of its run, which may be another's."""
         trained = find_rule(name).continues or name
         cost = self._train(trained)
-        return self.model if trained == name else self.model.continue_as(name), cost
+        run = trained if find_rule(trained).is_trained else None
+        return self.model if trained == name else self.model.continue_as(name), run, cost
 
     def _train(self, name: str) -> dict[str, float | None]:
         """Leave the method's theta in the model; returns the cost of learning it."""
@@ -113,15 +114,15 @@ class Demo:
             return no_cost()
         return train_once(self.model, self.suite.train, config, self.cache, self.say, self.quiet)
 
-    def _row(self, model: AbmllModel, evaluation: Evaluation, cost: dict[str, float | None]) -> dict[str, Any]:
+    def _row(
+        self, model: AbmllModel, run: str | None, evaluation: Evaluation, cost: dict[str, float | None]
+    ) -> dict[str, Any]:
         name = model.learning.method
-        rule = find_rule(name)
-        run = name if rule.is_trained else None
         place = Path("evaluation") / name
         about = {"run": run, "suite": self.suite.name, "seed": self.settings.train.seed}
         save_evaluation(evaluation, self.folder / place, model, self.settings.evaluate, about)
         return {
-            "label": rule.label,
+            "label": find_rule(name).label,
             "settings": flatten(model.learning),
             "cost": cost,
             "tasks": evaluation.tasks,

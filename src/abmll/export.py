@@ -1,7 +1,6 @@
 """The posterior mean for other programs: a plain PEFT LoRA adapter, or a whole model with the update merged in."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,25 +18,24 @@ from abmll.language.scorer import OptionScorer
 from abmll.language.trunk import TrunkBlock
 
 
-def export_peft(scorer: OptionScorer, members: Sequence[Adapter], folder: Path, overwrite: bool = False) -> None:
+def export_peft(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: bool = False) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT writes them.
 
-    The update (lora_alpha / r) B A is the mean's, of several members the average of theirs, which has their ranks
-    together; standard deviations are left out. Every adapted layer is named in full, so that PEFT's matching rules
-    cannot reach any other.
+    The update (lora_alpha / r) B A is the mean's; standard deviations are left out. Every adapted layer is named in
+    full, so that PEFT's matching rules cannot reach any other.
     """
-    layers = _mean_factors(members)
+    layers = phi.by_layer()
     tensors = {}
-    for name, (a, b) in layers.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = a.cpu().contiguous()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = b.cpu().contiguous()
+    for name, layer in layers.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = layer.mean_A.detach().cpu().contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = layer.mean_B.detach().cpu().contiguous()
     adapter = scorer.adapter_config
     transposed = any(isinstance(_base_layer(scorer, name), Conv1D) for name in layers)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": str(scorer.base.model.name_or_path),
-        "r": adapter.r * len(members),  # which lora_alpha is divided by: the average's 1 / members
+        "r": adapter.r,
         "lora_alpha": adapter.lora_alpha,
         "lora_dropout": 0.0,
         "bias": "none",
@@ -51,19 +49,18 @@ def export_peft(scorer: OptionScorer, members: Sequence[Adapter], folder: Path, 
 
 
 @torch.no_grad()
-def export_merged(scorer: OptionScorer, members: Sequence[Adapter], folder: Path, overwrite: bool = False) -> None:
+def export_merged(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: bool = False) -> None:
     """Write model and tokenizer with W0 + (lora_alpha / r) B A as weights, in the base model's dtype.
 
-    Of several members the update is the average of theirs.
     The model in memory is not touched. Raises ``ConfigError`` for a base whose weights are not plain numbers.
     """
     model = scorer.base.model
     merged: dict[str, Tensor] = {}
-    for name, (a, b) in _mean_factors(members).items():
+    for name, layer in phi.by_layer().items():
         weight = _base_layer(scorer, name).weight
         if not isinstance(weight, Tensor) or not weight.is_floating_point():
             raise ConfigError(f"{name}: cannot merge into a quantised layer; load the model with --dtype fp32 or bf16")
-        update = scorer.space.scaling / len(members) * b @ a
+        update = scorer.space.scaling * layer.mean_B @ layer.mean_A
         update = update.T if isinstance(_base_layer(scorer, name), Conv1D) else update
         merged[f"{name}.weight"] = (weight.float() + update).to(weight.dtype)
     state = plain_state(model) | merged
@@ -85,18 +82,6 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
         return ".".join(part for depth, part in enumerate(parts, 1) if ".".join(parts[:depth]) not in steps)
 
     return {plain(name): tensor for name, tensor in model.state_dict().items()}
-
-
-def _mean_factors(members: Sequence[Adapter]) -> dict[str, tuple[Tensor, Tensor]]:
-    """By layer, A (M r, d_in) and B (d_out, M r), whose product is the sum of the M members' B A."""
-    layers = [member.by_layer() for member in members]
-    return {
-        name: (
-            torch.cat([layer[name].mean_A.detach() for layer in layers]),
-            torch.cat([layer[name].mean_B.detach() for layer in layers], 1),
-        )
-        for name in layers[0]
-    }
 
 
 def _base_layer(scorer: OptionScorer, name: str) -> nn.Module:

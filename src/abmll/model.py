@@ -126,6 +126,8 @@ class AbmllModel:
         ``task_name`` stands before every question in the prompt. Examples are passed over in a new order until the
         steps are done. Theta stays as it is, and only adapter tensors are copied. In-context methods show some of the
         examples before every question: other ones while adapting, and the same ones before all that is predicted.
+        ``cache`` keeps the activations below the adapters; without one they are kept until the end where examples are
+        met twice or more.
         Raises ``DataError`` where there is no example or one without an answer, ``TrainingError`` where a loss term is
         not finite.
         """
@@ -135,7 +137,8 @@ class AbmllModel:
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
         total = num_batches(rule, steps, len(encoded))
         shown = self.learning.num_demonstrations if rule.demonstrations else 0
-        if cache is None and total * min(batch_size, len(encoded)) > len(encoded):  # some are met more than once
+        met = total * min(batch_size, len(encoded)) / len(encoded)  # how often each example is read
+        if cache is None and met >= 2 and not shown:
             cache = open_cache(self.scorer.base, self.scorer.trunk, TrunkCacheConfig())
         asked: list[Sequence[int]] = []
         told: list[Loss] = []

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from abmll.adapter import Adapter
+from abmll.average import average_update
 from abmll.checkpoint import DOCUMENT, Bundle, load_bundle, save_bundle
 from abmll.config import AdapterConfig, ModelConfig, PredictConfig, PromptConfig
 from abmll.errors import CheckpointError, ConfigError, DataError
@@ -158,7 +159,7 @@ class TaskPosterior:
     def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> None:
         """Write the posterior mean, or that of one ``member`` of several, as a plain LoRA adapter PEFT loads.
 
-        The mean of several members is the average of their updates, a LoRA of their ranks together.
+        The mean of several members is the average of their updates, or what of it has their rank (``average_update``).
         """
         export_peft(self.scorer, self._exported(member), Path(folder), overwrite)
 
@@ -166,8 +167,8 @@ class TaskPosterior:
         """Write the whole model with the posterior mean added into its weights; ``member`` as in ``export_peft``."""
         export_merged(self.scorer, self._exported(member), Path(folder), overwrite)
 
-    def _exported(self, member: int | None) -> tuple[Adapter, ...]:
-        return self.members if member is None else (self.member(member),)
+    def _exported(self, member: int | None) -> Adapter:
+        return average_update(self.members)[0] if member is None else self.member(member)
 
 
 def average(predictions: Sequence[Prediction]) -> Prediction:

@@ -1,6 +1,7 @@
 """``abmll adapt --method``: another method from a run of regular LoRA or of ABMLL, to answers and an export."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 
 from abmll import MetaTrainer, TrainConfig
 from abmll.cli.main import entry
+from abmll.config import ContinueConfig
+from abmll.methods import CONTINUING, REGISTRY
 
 
 def trained(model: Any, tasks: Any, folder: Path, method: str) -> Path:
@@ -86,7 +89,11 @@ def test_a_posterior_is_sampled(
     [
         (["--method", "reptile"], "'reptile' does not continue another method's run; those that do are blob, laplace"),
         (["--method", "blub"], "method: unknown 'blub'; Did you mean 'blob'?"),
-        (["--ensemble-size", "3"], "name one of them: abmll-mixture, blob, laplace, ensemble, mc-dropout"),
+        (
+            ["--ensemble-size", "3"],
+            "ensemble_size: regular-lora does not heed it; leave it out, or use --method abmll-",
+        ),
+        (["--method", "blob", "--dropout-rate", ".3"], "dropout_rate: blob does not heed it; leave it out, or use"),
         (["--method", "mc-dropout", "--dropout-rate", "1"], "dropout_rate is 1.0: give a number of 0 or more and"),
     ],
 )
@@ -99,3 +106,23 @@ def test_what_cannot_be_is_one_line(
     assert words in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_a_mixture_that_nobody_named_refuses_what_it_does_not_heed(
+    tiny_model: Any, toy_tasks: Any, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained(tiny_model, toy_tasks, tmp_path / "run", "abmll")
+    adapt = ["adapt", str(run), "--task", str(task), "--output-dir", str(tmp_path / "new"), "--steps", "1", "--quiet"]
+    assert entry([*adapt, "--ensemble-spread", ".5"]) == 2
+    assert (
+        "ensemble_spread: abmll-mixture does not heed it; leave it out, or use --method ensem"
+        in capsys.readouterr().err
+    )
+    assert entry([*adapt, "--method", "abmll", "--ensemble-size", "3"]) == 2
+    assert "ensemble_size: abmll does not heed it" in capsys.readouterr().err
+    assert entry([*adapt, "--ensemble-size", "3"]) == 0
+
+
+def test_every_setting_is_heeded_by_the_methods_that_name_it() -> None:
+    assert {name for names in CONTINUING.values() for name in names} == {field.name for field in fields(ContinueConfig)}
+    assert CONTINUING.keys() == {name for name, rule in REGISTRY.items() if rule.continues is not None}

@@ -30,6 +30,7 @@ def export(
         quiet: say nothing but errors
         json: print the summary as JSON
     """
+    from abmll.average import average_update
     from abmll.cli.models import load_posterior
     from abmll.cli.places import check_folder
 
@@ -41,10 +42,13 @@ def export(
     write = posterior.export_peft if format == "peft" else posterior.export_merged
     write(output_dir, overwrite, member)
     layers, members = len(posterior.scorer.shapes), len(posterior.members)
+    counts = {"layers": layers, "members": members, "member": member}
     if json:
-        print_json({"format": format, "output_dir": str(output_dir), "base_model": base, "layers": layers})
+        print_json({"format": format, "output_dir": str(output_dir), "base_model": base, **counts})
     elif not quiet:
         what = f"LoRA adapter of {layers} layers" if format == "peft" else f"model with {layers} layers merged"
-        if members > 1:
-            what += f", the average of {members} members" if member is None else f", member {member} of {members}"
+        if member is not None:
+            what += f", member {member} of {members}"
+        elif members > 1:
+            what += f", the average of {members} members to within {100 * average_update(posterior.members)[1]:.1g} %"
         print_facts({"export": str(output_dir), "what": what, "base model": base})

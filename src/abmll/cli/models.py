@@ -30,21 +30,28 @@ def load_run(run: Path, place: PlaceConfig, quiet: bool) -> "AbmllModel":
 def load_learner(
     run: Path, method: str | None, continued: ContinueConfig, place: PlaceConfig, quiet: bool
 ) -> "AbmllModel":
-    """The model of a training run as it learns unseen tasks: by ``method``, or else by the one that does it best.
+    """The model of a training run as it learns unseen tasks: by ``method``, or else by the one that is preferred.
 
-    Raises ``ConfigError`` for settings of a continuing method that would have no effect.
+    Raises ``ConfigError`` for settings of ``continued`` that this method does not heed.
     """
-    from abmll.methods import REGISTRY, preferred
+    from abmll.methods import preferred
 
     model = load_run(run, place, quiet)
     own = model.learning.method
     method = method or preferred(own, model.scorer.adapter_config.space)
-    if method != own:
-        return model.continue_as(method, **flatten(continued))
-    if continued != ContinueConfig():
-        able = ", ".join(name for name, rule in REGISTRY.items() if rule.continues is not None)
-        raise ConfigError(f"settings of methods that continue a run need --method to name one of them: {able}")
-    return model
+    learner = model if method == own else model.continue_as(method, **flatten(continued))
+    _refuse_unheeded(method, continued)
+    return learner
+
+
+def _refuse_unheeded(method: str, continued: ContinueConfig) -> None:
+    from abmll.methods import CONTINUING
+
+    usual = flatten(ContinueConfig())
+    for name, value in flatten(continued).items():
+        if value != usual[name] and name not in CONTINUING.get(method, ()):
+            able = [other for other, names in CONTINUING.items() if name in names]
+            raise ConfigError(f"{name}: {method} does not heed it; leave it out, or use --method {' or '.join(able)}")
 
 
 def load_posterior(

@@ -109,7 +109,8 @@ def disk_cache(
 ) -> Iterator[TrunkCache | None]:
     """The cache on disk for the time of a block, all written at its end; None where ``config`` names no folder.
 
-    What reads every example once, as adapting and predicting do, gains nothing from a cache in memory alone.
+    What reads every example once, as predicting does, gains nothing from a cache in memory alone, and
+    ``AbmllModel.adapt`` makes its own.
     """
     cache = None if config.trunk_cache_dir is None else open_cache(base, trunk, config, announce=announce)
     try:

@@ -16,7 +16,7 @@ from abmll.methods.mc_dropout import McDropout
 from abmll.methods.mixture import AbmllMixture
 from abmll.methods.reptile import Reptile
 from abmll.methods.rule import Rule, State
-from abmll.methods.support import Support, learn, num_batches
+from abmll.methods.support import CONTINUING, Support, learn, num_batches
 
 REGISTRY: dict[str, type[Rule]] = {
     rule.name: rule
@@ -48,9 +48,9 @@ def kin(name: str) -> str:
 
 
 def preferred(name: str, space: str) -> str:
-    """The method that learns unseen tasks best from a run of this one, whose adapter is of ``space``.
+    """The method by which users learn unseen tasks from a run of this one, whose adapter is of ``space``.
 
-    A mixture for ABMLL in weight space, where that was measured (docs/results.md); otherwise the method itself.
+    A mixture for ABMLL in weight space, where it was measured to be better; otherwise the method itself.
     """
     return AbmllMixture.name if (name, space) == (Abmll.name, "weight") else name
 
@@ -74,6 +74,7 @@ def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> R
 
 
 __all__ = [
+    "CONTINUING",
     "OUTER",
     "REGISTRY",
     "Loss",
