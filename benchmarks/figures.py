@@ -95,8 +95,11 @@ def curve(name: str, setting: str, axis: str, is_log: bool = False) -> Callable[
                 errors = None if key == "pooled_ece" else [one["mean_errors"][key] for one in points]
                 values = [one["value"] for one in points]
                 panel.errorbar(values, heights, errors, marker=marker, capsize=2, label=row["label"])
-            values = [one["value"] for one in rows[0]["curves"][setting]]
-            _plain_log(panel, values) if is_log else panel.set_xticks(values)
+            ticks = [one["value"] for one in rows[0]["curves"][setting]]
+            if is_log:
+                _plain_log(panel, ticks)
+            else:
+                panel.set_xticks(ticks)
             panel.set(title=title, xlabel=axis)
         _legend(figure)
 
@@ -187,6 +190,8 @@ WANTED: Mapping[str, Callable[[Figure], None]] = {
     "cost": cost("cls-45"),
     "suites": suites("cls-45", "mcqa", "chembench", "legalbench-heldout"),
     "samples": curve("cls-45", "num_samples", "posterior samples (0: at the mean)"),
+    "examples": curve("cls-45-examples", "adapt_examples", "examples learned from", is_log=True),
+    "beta": retrained("beta", "abmll", "beta", "cls-45", "cls-45-beta"),
 }
 
 
