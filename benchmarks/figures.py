@@ -1,10 +1,8 @@
 """python -m benchmarks.figures [NAME...]: draw docs/figures/ from results/, for the questions of docs/results.md."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -13,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
+from abmll.compare.cells import load_cell
 from benchmarks.machine import ROOT
 from benchmarks.publish import RESULTS, read
 
@@ -114,7 +113,8 @@ def retrained(key: str, method: str, axis: str, *names: str) -> Callable[[Figure
 
     def paint(figure: Figure) -> None:
         paths = [path for name in names for path in sorted((RESULTS / name / "cells").rglob(f"{method}-s*.json"))]
-        cells = [cell for cell in map(_document, paths) if cell["row"] == method and cell["is_main"]]
+        known = filter(None, map(load_cell, paths))
+        cells = [cell for cell in known if cell["row"] == method and cell["is_main"]]
         values = sorted({cell["settings"][key] for cell in cells})
         for panel, (measure, title) in zip(_panels(figure, 3), MEASURES.items(), strict=True):
             for marker, seed in zip(MARKERS, sorted({cell["seed"] for cell in cells}), strict=False):
@@ -126,10 +126,6 @@ def retrained(key: str, method: str, axis: str, *names: str) -> Callable[[Figure
         _legend(figure)
 
     return paint
-
-
-def _document(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _measured(cell: Rows, measure: str) -> float:

@@ -1,4 +1,4 @@
-"""The demo on a tiny model and toy tasks: its rows, its runs, and a comparison that was stopped."""
+"""The demo on a tiny model and toy tasks: its rows and its runs."""
 
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,16 @@ SETTINGS = DemoSettings(
 
 
 @pytest.fixture
-def demo(toy_tasks: list[Task], tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes a demo in one folder, whose tasks need no download."""
+def demo(toy_tasks: list[Task], tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Demo:
+    """One whose tasks need no download."""
     toy = Suite("toy", "", tuple(toy_tasks[:2]), (toy_tasks[2],), {"instruction": False, "list_options": False})
     monkeypatch.setattr("abmll.demo.fetch_bigbench", lambda say, quiet: None)
     monkeypatch.setattr("abmll.demo.load_suite", lambda name: toy)
-    return lambda: Demo(tmp_path / "demo", SETTINGS, ModelConfig(str(tiny_llama)), lambda line: None, True)
+    return Demo(tmp_path / "demo", SETTINGS, ModelConfig(str(tiny_llama)), lambda line: None, True)
 
 
 def test_every_method_has_a_row_and_the_mixture_shares_abmlls_run(
-    demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[str] = []
     trainer = runs.MetaTrainer
@@ -38,7 +38,7 @@ def test_every_method_has_a_row_and_the_mixture_shares_abmlls_run(
         return trainer(model, tasks, config, cache)
 
     monkeypatch.setattr(runs, "MetaTrainer", counted)
-    rows = demo().run()["methods"]
+    rows = demo.run()["methods"]
     assert tuple(rows) == METHODS
     assert trained == ["structured-lora", "abmll"]
     assert {name: row["run"] for name, row in rows.items()} == {

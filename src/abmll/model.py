@@ -137,8 +137,8 @@ class AbmllModel:
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
         total = num_batches(rule, steps, len(encoded))
         shown = self.learning.num_demonstrations if rule.demonstrations else 0
-        met = total * min(batch_size, len(encoded)) / len(encoded)  # how often each example is read
-        if cache is None and met >= 2 and not shown:
+        size = min(batch_size, len(encoded))
+        if cache is None and total * size >= 2 * len(encoded) and not shown:
             cache = open_cache(self.scorer.base, self.scorer.trunk, TrunkCacheConfig())
         asked: list[Sequence[int]] = []
         told: list[Loss] = []
@@ -155,7 +155,6 @@ class AbmllModel:
             def batches(learner: int) -> Iterator[tuple[Batch, torch.Generator]]:
                 """Each step's batch, made when it is asked for, and the generator of its noise."""
                 own = sample_seed(seed, "learner", learner) if learner else seed
-                size = min(batch_size, len(encoded))
                 for step, chosen in enumerate(adaptation_batches(own, len(encoded), size, steps) if steps else []):
                     generator = torch.Generator(self.scorer.device)
                     generator.manual_seed(sample_seed(own, "adaptation noise", step))

@@ -156,19 +156,24 @@ class TaskPosterior:
         name, is_posterior = document["task_name"], document["is_posterior"]
         return cls(scorer, members, name, is_posterior, settings, demonstrations, readout)
 
-    def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> None:
+    def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
         """Write the posterior mean, or that of one ``member`` of several, as a plain LoRA adapter PEFT loads.
 
-        The mean of several members is the average of their updates, or what of it has their rank (``average_update``).
+        The mean of several members is the average of their updates, or what of it has their rank. Returns how far that
+        is from the average (``average_update``).
         """
-        export_peft(self.scorer, self._exported(member), Path(folder), overwrite)
+        phi, lost = self._exported(member)
+        export_peft(self.scorer, phi, Path(folder), overwrite)
+        return lost
 
-    def export_merged(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> None:
-        """Write the whole model with the posterior mean added into its weights; ``member`` as in ``export_peft``."""
-        export_merged(self.scorer, self._exported(member), Path(folder), overwrite)
+    def export_merged(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
+        """Write the whole model with the posterior mean added into its weights; the rest as in ``export_peft``."""
+        phi, lost = self._exported(member)
+        export_merged(self.scorer, phi, Path(folder), overwrite)
+        return lost
 
-    def _exported(self, member: int | None) -> Adapter:
-        return average_update(self.members)[0] if member is None else self.member(member)
+    def _exported(self, member: int | None) -> tuple[Adapter, float]:
+        return average_update(self.members) if member is None else (self.member(member), 0.0)
 
 
 def average(predictions: Sequence[Prediction]) -> Prediction:

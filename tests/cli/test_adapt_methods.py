@@ -10,7 +10,7 @@ import pytest
 from abmll import MetaTrainer, TrainConfig
 from abmll.cli.main import entry
 from abmll.config import ContinueConfig
-from abmll.methods import CONTINUING, REGISTRY
+from abmll.methods import REGISTRY
 
 
 def trained(model: Any, tasks: Any, folder: Path, method: str) -> Path:
@@ -124,5 +124,6 @@ def test_a_mixture_that_nobody_named_refuses_what_it_does_not_heed(
 
 
 def test_every_setting_is_heeded_by_the_methods_that_name_it() -> None:
-    assert {name for names in CONTINUING.values() for name in names} == {field.name for field in fields(ContinueConfig)}
-    assert CONTINUING.keys() == {name for name, rule in REGISTRY.items() if rule.continues is not None}
+    heeding = {name: rule.heeds for name, rule in REGISTRY.items() if rule.heeds}
+    assert {name for names in heeding.values() for name in names} == {field.name for field in fields(ContinueConfig)}
+    assert heeding.keys() == {name for name, rule in REGISTRY.items() if rule.continues is not None}

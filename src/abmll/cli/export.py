@@ -30,7 +30,6 @@ def export(
         quiet: say nothing but errors
         json: print the summary as JSON
     """
-    from abmll.average import average_update
     from abmll.cli.models import load_posterior
     from abmll.cli.places import check_folder
 
@@ -40,7 +39,7 @@ def export(
     if Path(base).expanduser().resolve() == output_dir.resolve():
         raise ConfigError(f"{output_dir} is the folder of the language model itself; choose another place")
     write = posterior.export_peft if format == "peft" else posterior.export_merged
-    write(output_dir, overwrite, member)
+    lost = write(output_dir, overwrite, member)
     layers, members = len(posterior.scorer.shapes), len(posterior.members)
     counts = {"layers": layers, "members": members, "member": member}
     if json:
@@ -50,5 +49,5 @@ def export(
         if member is not None:
             what += f", member {member} of {members}"
         elif members > 1:
-            what += f", the average of {members} members to within {100 * average_update(posterior.members)[1]:.1g} %"
+            what += f", the average of {members} members to within {100 * lost:.1g} %"
         print_facts({"export": str(output_dir), "what": what, "base model": base})

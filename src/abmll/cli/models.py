@@ -45,12 +45,12 @@ def load_learner(
 
 
 def _refuse_unheeded(method: str, continued: ContinueConfig) -> None:
-    from abmll.methods import CONTINUING
+    from abmll.methods import REGISTRY
 
     usual = flatten(ContinueConfig())
     for name, value in flatten(continued).items():
-        if value != usual[name] and name not in CONTINUING.get(method, ()):
-            able = [other for other, names in CONTINUING.items() if name in names]
+        if value != usual[name] and name not in REGISTRY[method].heeds:
+            able = [other for other, rule in REGISTRY.items() if name in rule.heeds]
             raise ConfigError(f"{name}: {method} does not heed it; leave it out, or use --method {' or '.join(able)}")
 
 

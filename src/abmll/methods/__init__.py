@@ -16,7 +16,7 @@ from abmll.methods.mc_dropout import McDropout
 from abmll.methods.mixture import AbmllMixture
 from abmll.methods.reptile import Reptile
 from abmll.methods.rule import Rule, State
-from abmll.methods.support import CONTINUING, Support, learn, num_batches
+from abmll.methods.support import Support, learn, num_batches
 
 REGISTRY: dict[str, type[Rule]] = {
     rule.name: rule
@@ -74,7 +74,6 @@ def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> R
 
 
 __all__ = [
-    "CONTINUING",
     "OUTER",
     "REGISTRY",
     "Loss",

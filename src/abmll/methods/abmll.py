@@ -36,6 +36,7 @@ class Abmll:
     is_trained: ClassVar[bool] = True
     needs_query: ClassVar[bool] = False
     continues: ClassVar[str | None] = None
+    heeds: ClassVar[tuple[str, ...]] = ()
     space: ClassVar[str | None] = None
     demonstrations: ClassVar[bool] = False
     has_readout: ClassVar[bool] = True

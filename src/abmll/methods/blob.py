@@ -38,6 +38,7 @@ class Blob:
     is_trained: ClassVar[bool] = False
     needs_query: ClassVar[bool] = False
     continues: ClassVar[str | None] = "regular-lora"
+    heeds: ClassVar[tuple[str, ...]] = ("blob_prior_std", "blob_init_log_sigma", "blob_kl_weight")
     space: ClassVar[str | None] = "factor-a"
     demonstrations: ClassVar[bool] = False
     has_readout: ClassVar[bool] = False

@@ -24,6 +24,7 @@ class Ensemble(StructuredLora):
     label: ClassVar[str] = "LoRA ensemble"
     is_trained: ClassVar[bool] = False
     continues: ClassVar[str | None] = "regular-lora"
+    heeds: ClassVar[tuple[str, ...]] = ("ensemble_size", "ensemble_spread")
 
     def num_batches(self, steps: int, size: int) -> int:
         """Every member takes all steps."""

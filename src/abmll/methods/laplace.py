@@ -28,6 +28,7 @@ class Laplace(StructuredLora):
     is_posterior: ClassVar[bool] = True
     is_trained: ClassVar[bool] = False
     continues: ClassVar[str | None] = "regular-lora"
+    heeds: ClassVar[tuple[str, ...]] = ("laplace_prior_precision",)
     space: ClassVar[str | None] = "factor"
 
     def num_batches(self, steps: int, size: int) -> int:

@@ -30,6 +30,7 @@ class StructuredLora:
     is_trained: ClassVar[bool] = True
     needs_query: ClassVar[bool] = False
     continues: ClassVar[str | None] = None
+    heeds: ClassVar[tuple[str, ...]] = ()
     space: ClassVar[str | None] = None
     demonstrations: ClassVar[bool] = False
     has_readout: ClassVar[bool] = False

@@ -37,6 +37,7 @@ class Fomaml:
     is_trained: ClassVar[bool] = True
     needs_query: ClassVar[bool] = True
     continues: ClassVar[str | None] = None
+    heeds: ClassVar[tuple[str, ...]] = ()
     space: ClassVar[str | None] = None
     demonstrations: ClassVar[bool] = False
     has_readout: ClassVar[bool] = False

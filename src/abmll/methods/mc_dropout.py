@@ -25,6 +25,7 @@ class McDropout(StructuredLora):
     is_posterior: ClassVar[bool] = True
     is_trained: ClassVar[bool] = False
     continues: ClassVar[str | None] = "regular-lora"
+    heeds: ClassVar[tuple[str, ...]] = ("dropout_rate",)
     space: ClassVar[str | None] = "dropout"
 
     def inner_loss(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:

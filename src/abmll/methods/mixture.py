@@ -19,6 +19,7 @@ class AbmllMixture(Abmll):
     label: ClassVar[str] = "ABMLL mixture"
     is_trained: ClassVar[bool] = False
     continues: ClassVar[str | None] = "abmll"
+    heeds: ClassVar[tuple[str, ...]] = ("ensemble_size",)
 
     def num_batches(self, steps: int, size: int) -> int:
         """Every component takes all steps."""

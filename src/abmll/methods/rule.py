@@ -56,6 +56,7 @@ class Rule(Protocol):
     is_trained: ClassVar[bool]  # meta-training changes theta
     needs_query: ClassVar[bool]  # a visit ends with a held-out batch, whatever ``outer_batch`` says
     continues: ClassVar[str | None]  # not meta-trained: an unseen task starts from the theta of that rule's run
+    heeds: ClassVar[tuple[str, ...]]  # what of ``ContinueConfig`` it reads
     space: ClassVar[str | None]  # the Gaussian space that it needs; None: any
     demonstrations: ClassVar[bool]  # prompts hold labelled examples
     has_readout: ClassVar[bool]  # theta and phi hold a temperature and option biases

@@ -1,6 +1,6 @@
 """What a rule that fits more than one adapter, or more than batches, is given of an unseen task."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,14 +13,6 @@ from abmll.language.encoding import Encoded
 from abmll.methods.loss import Watch, unwatched
 from abmll.methods.rule import Rule
 from abmll.settings import flatten, pick
-
-CONTINUING: Mapping[str, tuple[str, ...]] = {
-    "abmll-mixture": ("ensemble_size",),
-    "blob": ("blob_prior_std", "blob_init_log_sigma", "blob_kl_weight"),
-    "laplace": ("laplace_prior_precision",),
-    "ensemble": ("ensemble_size", "ensemble_spread"),
-    "mc-dropout": ("dropout_rate",),
-}  # by method, which of ``ContinueConfig`` it heeds
 
 
 @dataclass(frozen=True)
