@@ -23,6 +23,7 @@ STYLE: dict[Any, Any] = {
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # seven, and ten colours: what has one in common differs in the other
 MEASURES = {"accuracy": "Accuracy", "nll": "NLL", "pooled_ece": "Pooled calibration error"}
 Rows = Mapping[str, Any]
+Measured = Mapping[str, tuple[float, float]]  # by measure, a value and its standard error, 0 where there is none
 
 
 def doubt(name: str) -> Callable[[Figure], None]:
@@ -87,22 +88,16 @@ def curve(name: str, setting: str, axis: str, is_log: bool = False) -> Callable[
 
     def paint(figure: Figure) -> None:
         rows = [row for row in read(RESULTS / name)["methods"].values() if setting in row["curves"]]
-        for panel, (key, title) in zip(_panels(figure, 3), MEASURES.items(), strict=True):
-            for marker, row in zip(MARKERS, rows, strict=False):
-                points = row["curves"][setting]
-                heights = [one[key] if key == "pooled_ece" else one["mean"][key] for one in points]
-                errors = None if key == "pooled_ece" else [one["mean_errors"][key] for one in points]
-                values = [one["value"] for one in points]
-                panel.errorbar(values, heights, errors, marker=marker, capsize=2, label=row["label"])
-            ticks = [one["value"] for one in rows[0]["curves"][setting]]
-            if is_log:
-                _plain_log(panel, ticks)
-            else:
-                panel.set_xticks(ticks)
-            panel.set(title=title, xlabel=axis)
-        _legend(figure)
+        lines = {row["label"]: {one["value"]: _with_error(one) for one in row["curves"][setting]} for row in rows}
+        _lines(figure, lines, axis, is_log)
 
     return paint
+
+
+def _with_error(point: Rows) -> Measured:
+    """The pooled calibration error has no standard error over seeds."""
+    means, errors = point["mean"], point["mean_errors"]
+    return {key: (point[key], 0.0) if key == "pooled_ece" else (means[key], errors[key]) for key in MEASURES}
 
 
 def retrained(key: str, method: str, axis: str, *names: str) -> Callable[[Figure], None]:
@@ -115,21 +110,30 @@ def retrained(key: str, method: str, axis: str, *names: str) -> Callable[[Figure
         paths = [path for name in names for path in sorted((RESULTS / name / "cells").rglob(f"{method}-s*.json"))]
         known = filter(None, map(load_cell, paths))
         cells = [cell for cell in known if cell["row"] == method and cell["is_main"]]
-        values = sorted({cell["settings"][key] for cell in cells})
-        for panel, (measure, title) in zip(_panels(figure, 3), MEASURES.items(), strict=True):
-            for marker, seed in zip(MARKERS, sorted({cell["seed"] for cell in cells}), strict=False):
-                found = {cell["settings"][key]: _measured(cell, measure) for cell in cells if cell["seed"] == seed}
-                points = sorted(found.items())
-                panel.plot(*zip(*points, strict=True), marker=marker, label=f"seed {seed}")
-            _plain_log(panel, values)
-            panel.set(title=title, xlabel=axis)
-        _legend(figure)
+        lines: dict[str, dict[float, Measured]] = {}
+        for cell in cells:
+            pooled, means = cell["pooled"]["ece"], cell["mean"]
+            found = {one: (pooled if one == "pooled_ece" else means[one], 0.0) for one in MEASURES}
+            lines.setdefault(f"seed {cell['seed']}", {})[cell["settings"][key]] = found
+        _lines(figure, dict(sorted(lines.items())), axis, is_log=True)
 
     return paint
 
 
-def _measured(cell: Rows, measure: str) -> float:
-    return cell["pooled"]["ece"] if measure == "pooled_ece" else cell["mean"][measure]
+def _lines(figure: Figure, lines: Mapping[str, Mapping[float, Measured]], axis: str, is_log: bool) -> None:
+    """A panel for each measure, and in it a line for each label: by value of the setting, height and error bar."""
+    for panel, (key, title) in zip(_panels(figure, 3), MEASURES.items(), strict=True):
+        for marker, (label, points) in zip(MARKERS, lines.items(), strict=False):
+            values = sorted(points)
+            heights, errors = zip(*(points[value][key] for value in values), strict=True)
+            panel.errorbar(values, heights, errors, marker=marker, capsize=2, label=label)
+        ticks = sorted({value for points in lines.values() for value in points})
+        if is_log:
+            _plain_log(panel, ticks)
+        else:
+            panel.set_xticks(ticks)
+        panel.set(title=title, xlabel=axis)
+    _legend(figure)
 
 
 def suites(*names: str) -> Callable[[Figure], None]:
@@ -184,7 +188,7 @@ def _legend(figure: Figure) -> None:
 WANTED: Mapping[str, Callable[[Figure], None]] = {
     "doubt": doubt("cls-45"),
     "cost": cost("cls-45"),
-    "suites": suites("cls-45", "mcqa", "chembench", "legalbench-heldout", "bigbench"),
+    "suites": suites("cls-45", "cls-45-full", "mcqa", "chembench", "legalbench-heldout", "bigbench"),
     "samples": curve("cls-45", "num_samples", "posterior samples (0: at the mean)"),
     "examples": curve("cls-45-examples", "adapt_examples", "examples learned from", is_log=True),
     "beta": retrained("beta", "abmll", "beta", "cls-45", "cls-45-beta"),

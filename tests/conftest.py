@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from abmll import AbmllModel
+from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.config import PromptConfig
 from abmll.tasks import Example, Task
 
@@ -103,3 +104,15 @@ def toy_task(name: str, seed: int = 0, size: int = 60) -> Task:
 def toy_tasks() -> list[Task]:
     """Three toy tasks."""
     return [toy_task(f"toy{index}", index) for index in range(3)]
+
+
+@pytest.fixture
+def make_trainer(tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> Callable[..., MetaTrainer]:
+    """A trainer of a few short visits in ``run``; keywords are settings."""
+
+    def make(**settings: Any) -> MetaTrainer:
+        short: dict[str, Any] = {"max_steps": 3, "inner_steps": 2, "per_device_train_batch_size": 2}
+        config = TrainConfig(**{"output_dir": str(tmp_path / "run"), **short, **settings})
+        return MetaTrainer(tiny_model, toy_tasks, config)
+
+    return make
