@@ -88,16 +88,16 @@ def curve(name: str, setting: str, axis: str, is_log: bool = False) -> Callable[
 
     def paint(figure: Figure) -> None:
         rows = [row for row in read(RESULTS / name)["methods"].values() if setting in row["curves"]]
-        lines = {row["label"]: {one["value"]: _with_error(one) for one in row["curves"][setting]} for row in rows}
+        lines = {
+            row["label"]: {
+                one["value"]: _measured(one["pooled_ece"], one["mean"], one["mean_errors"])
+                for one in row["curves"][setting]
+            }
+            for row in rows
+        }
         _lines(figure, lines, axis, is_log)
 
     return paint
-
-
-def _with_error(point: Rows) -> Measured:
-    """The pooled calibration error has no standard error over seeds."""
-    means, errors = point["mean"], point["mean_errors"]
-    return {key: (point[key], 0.0) if key == "pooled_ece" else (means[key], errors[key]) for key in MEASURES}
 
 
 def retrained(key: str, method: str, axis: str, *names: str) -> Callable[[Figure], None]:
@@ -112,12 +112,17 @@ def retrained(key: str, method: str, axis: str, *names: str) -> Callable[[Figure
         cells = [cell for cell in known if cell["row"] == method and cell["is_main"]]
         lines: dict[str, dict[float, Measured]] = {}
         for cell in cells:
-            pooled, means = cell["pooled"]["ece"], cell["mean"]
-            found = {one: (pooled if one == "pooled_ece" else means[one], 0.0) for one in MEASURES}
-            lines.setdefault(f"seed {cell['seed']}", {})[cell["settings"][key]] = found
+            points = lines.setdefault(f"seed {cell['seed']}", {})
+            points[cell["settings"][key]] = _measured(cell["pooled"]["ece"], cell["mean"], {})
         _lines(figure, dict(sorted(lines.items())), axis, is_log=True)
 
     return paint
+
+
+def _measured(pooled_ece: float, means: Rows, errors: Rows) -> Measured:
+    """The pooled calibration error, which never has a standard error, and the means over tasks, of which some have."""
+    found = {key: (means[key], errors.get(key, 0.0)) for key in MEASURES if key != "pooled_ece"}
+    return {**found, "pooled_ece": (pooled_ece, 0.0)}
 
 
 def _lines(figure: Figure, lines: Mapping[str, Mapping[float, Measured]], axis: str, is_log: bool) -> None:
