@@ -40,9 +40,9 @@ def doubt(name: str) -> Callable[[Figure], None]:
         spread.set(title="Mutual information, nats", xlabel="error rate of a task, of each seed")
         spread.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
         rows = [one for seed in found["abmll"]["doubt"] for one in seed.values()]
-        excess, temperature = [one["excess"] for one in rows], [one["temperature"] for one in rows]
-        trust.scatter(excess, temperature, label=f"rank correlation {_rank_correlation(excess, temperature):.2f}")
-        trust.set(title="Temperature inferred from 20 examples", xlabel="NLL above that of the labels alone, nats")
+        excess, inverse = [one["excess"] for one in rows], [one["inverse_temperature"] for one in rows]
+        trust.scatter(excess, inverse, label=f"rank correlation {_rank_correlation(excess, inverse):.2f}")
+        trust.set(title="1 / T inferred from 20 examples", xlabel="NLL above that of the labels alone, nats")
         trust.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
         _foreign(foreign, found)
 

@@ -61,12 +61,12 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def doubt(path: Path) -> dict[str, dict[str, float | None]]:
-    """By task of a cell: error rate, NLL above that of the labels' own frequencies, mean mutual information, and T.
+    """By task of a cell: error rate, NLL above that of the labels' own frequencies, mean mutual information, and 1 / T.
 
     Frequencies are those of the answers' indices among the questions asked, which nobody can know beforehand.
     """
     cell = json.loads(path.read_text(encoding="utf-8"))
-    temperatures = (cell["readout"] or {"temperatures": {}})["temperatures"]
+    inverse = (cell["readout"] or {"inverse_temperatures": {}})["inverse_temperatures"]
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in load_predictions(path):
         rows.setdefault(row["task"], []).append(row)
@@ -78,7 +78,7 @@ def doubt(path: Path) -> dict[str, dict[str, float | None]]:
             "error": 1 - metrics["accuracy"],
             "excess": metrics["nll"] + sum(share * math.log(share) for share in shares),
             "mutual_information": sum(row["mutual_information"] for row in asked) / len(asked),
-            "temperature": temperatures.get(task),
+            "inverse_temperature": inverse.get(task),
         }
     return found
 

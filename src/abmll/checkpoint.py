@@ -33,7 +33,7 @@ class Layout:
 # The document's name tells the kind.
 LAYOUTS = {
     STATE: Layout("abmll-checkpoint-1", ("theta", "optimizer_phi"), "delete the folder to fall back on an older one"),
-    DOCUMENT: Layout("abmll-posterior-1", ("phi",), "adapt to the task again"),
+    DOCUMENT: Layout("abmll-posterior-2", ("phi",), "adapt to the task again"),
 }
 
 

@@ -41,7 +41,7 @@ class Evaluation:
     left_out: int  # demonstrations that did not fit before a question, over all of them
     seconds: dict[str, float]  # "adapting" and "predicting", over all tasks
     foreign: dict[str, dict[str, float | None]]  # by task, how well each uncertainty tells another task's inputs apart
-    temperatures: dict[str, float]  # of the tasks that have a readout, at its mean
+    inverse_temperatures: dict[str, float]  # of the tasks that have a readout, at its mean
 
     @property
     def foreign_mean(self) -> dict[str, float | None]:
@@ -84,7 +84,7 @@ def evaluate_tasks(
     foreign: dict[str, dict[str, float | None]] = {}
     believed: dict[str, Predictions] = {}
     rows: list[dict[str, Any]] = []
-    temperatures: dict[str, float] = {}
+    inverse: dict[str, float] = {}
     truncated = left_out = 0
     seconds = {"adapting": 0.0, "predicting": 0.0}
     with progress(len(tasks), "adapting and predicting", "task", quiet=quiet) as bar:
@@ -94,7 +94,7 @@ def evaluate_tasks(
                 support, task_name=name, steps=config.steps, batch_size=config.batch_size, seed=seed, cache=cache
             )
             if posterior.readout is not None and config.readout:
-                temperatures[name] = posterior.readout.readout.temperature
+                inverse[name] = posterior.readout.readout.inverse_temperature
             corrected = None if recalibrate is None else recalibrate(name, support)
             adapted = time.perf_counter()
             predict = partial(posterior.predict, how=config, seed=seed, cache=cache)
@@ -118,7 +118,7 @@ def evaluate_tasks(
             bar.update()
     metrics = {name: evaluate_task(*predictions) for name, predictions in believed.items()}
     mean, together = mean_over_tasks(metrics), pooled(believed)
-    return Evaluation(metrics, mean, together, rows, truncated, left_out, seconds, foreign, temperatures)
+    return Evaluation(metrics, mean, together, rows, truncated, left_out, seconds, foreign, inverse)
 
 
 def choose_examples(task: Task, config: EvaluateConfig, seed: int) -> tuple[list[Example], list[Example]]:

@@ -1,9 +1,8 @@
 """The readout of a task: inferred from what the model answered while it was being learned.
 
 While a task is learned, every batch is answered before it is learned from. These answers cost nothing, and none of them
-was seen before: they are the evidence for the task's temperature and biases (prequential, Dawid 1984). They come from a
-model that has not read all examples yet: by how much it deserves more trust at the end, theta knows (its lag), as it
-knows what temperature to expect before any evidence (``theta_readout.py``).
+was seen before: they are the evidence for the task's inverse temperature and biases (prequential, Dawid 1984). What to
+expect before any evidence theta knows (``theta_readout.py``).
 """
 
 import math
@@ -91,13 +90,13 @@ def evidence(examples: Sequence[Example], given: Sequence[Answers], labels: Sequ
 
 def infer_readout(prior: ReadoutPrior, examples: Sequence[Example], on_the_way: Evidence) -> TaskReadout:
     """A task's readout from what its adaptation ``examples`` were answered; the prior itself without any evidence."""
-    return TaskReadout(infer(prior, on_the_way.heated(prior.lag)), labels_of(examples))
+    return TaskReadout(infer(prior, on_the_way), labels_of(examples))
 
 
 def describe(readout: TaskReadout) -> str:
-    """The temperature in a few words: at the mean, and how far it is known."""
-    factor = math.exp(math.sqrt(float(readout.readout.covariance[0, 0])))
-    return f"{readout.readout.temperature:.2f}, known to a factor of {factor:.2f}"
+    """The inverse temperature in a few words: at the mean, and how far it is known."""
+    known = math.sqrt(float(readout.readout.covariance[0, 0]))
+    return f"{readout.readout.inverse_temperature:.2f}, known to {known:.2f}"
 
 
 def _answer(example: Example, labels: Sequence[str]) -> int:

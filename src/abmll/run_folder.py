@@ -14,7 +14,7 @@ from abmll.files import disk_errors, remove, write_json, write_text
 from abmll.posterior.readout import ReadoutPrior
 
 CONFIG, METRICS, TIMING, CARD = "config.yaml", "metrics.jsonl", "timing.jsonl", "README.md"
-READOUT, READOUT_FORMAT = "readout.json", "abmll-readout-1"
+READOUT, READOUT_FORMAT = "readout.json", "abmll-readout-2"
 EVALUATION = ("metrics.json", "predictions.jsonl", "report.html")
 # What else a run replaced by another must not leave behind: it would be taken for the new run's.
 RESULTS = (CARD, READOUT, "report.html", *(f"evaluation/{name}" for name in EVALUATION))

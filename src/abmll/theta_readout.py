@@ -1,4 +1,4 @@
-"""theta's readout: what the training tasks say of the temperature and the biases of a task to come."""
+"""theta's readout: what the training tasks say of the inverse temperature and the biases of a task to come."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 from abmll.config import EvaluateConfig
 from abmll.language.trunk_cache import TrunkCache
 from abmll.model import AbmllModel
-from abmll.posterior.readout import Evidence, ReadoutPrior, infer, learn_lag, learn_prior, log_probs
+from abmll.posterior.readout import Evidence, ReadoutPrior, learn_prior, log_probs
 from abmll.progress import progress
 from abmll.readout import evidence, labels_of
 from abmll.tasks.sampler import permutation
@@ -45,8 +45,7 @@ def learn_readout(
             if size:
                 found.append(_answers(model, task.name, support, asked, how, seed, cache))
             bar.update()
-    prior = learn_prior([at_end for _, at_end in found])
-    return replace(prior, lag=learn_lag([(infer(prior, at_end), on_the_way) for on_the_way, at_end in found]))
+    return learn_prior(found).half_known()
 
 
 def _answers(
@@ -57,11 +56,9 @@ def _answers(
     how: EvaluateConfig,
     seed: int,
     cache: TrunkCache | None,
-) -> tuple[Evidence, Evidence]:
-    """What a task's examples were answered on the way, and at its end the held-out ones."""
+) -> Evidence:
+    """What a task's held-out examples are answered, once it is learned."""
     posterior = model.adapt(support, task_name=name, steps=how.steps, batch_size=how.batch_size, seed=seed, cache=cache)
-    assert posterior.on_the_way is not None
     prediction = posterior.predict(asked, how, seed=seed, cache=cache)
     labels = labels_of([*support, *asked])  # a bias is that of an option, which both must have
-    at_end = evidence(asked, [(range(len(asked)), log_probs(prediction.probs))], labels)
-    return replace(posterior.on_the_way, is_labelled=bool(labels)), at_end
+    return evidence(asked, [(range(len(asked)), log_probs(prediction.probs))], labels)

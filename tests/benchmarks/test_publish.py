@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
             "commit": "abc+",
             "tasks": {"t": {"accuracy": 0.75, "nll": 0.6}},
         }
-        cell["readout"] = {"temperatures": {"t": 2.5}} if name == "abmll" else None
+        cell["readout"] = {"inverse_temperatures": {"t": 0.4}} if name == "abmll" else None
         (cells / f"{name}.json").write_text(json.dumps(cell))
         rows = [{"task": "t", "answer": answer, "mutual_information": 0.1 * answer} for answer in (0, 1, 1, 0)]
         (cells / f"{name}.predictions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
@@ -71,9 +71,14 @@ def test_numbers_are_kept_and_predictions_are_not(folder: Path, tmp_path: Path) 
     assert found == [*cells, "comparison.json", "table.csv", "table.tex", "tasks.csv"]
     methods = json.loads((kept / "comparison.json").read_text())["methods"]
     assert [(own["predictions"], own["run"]) for own in methods.values()] == [([], None)] * 2
-    for own, temperature in zip(methods.values(), (2.5, None), strict=True):
+    for own, inverse in zip(methods.values(), (0.4, None), strict=True):
         [seed] = own["doubt"]
-        wanted = {"error": 0.25, "excess": 0.6 - math.log(2), "mutual_information": 0.05, "temperature": temperature}
+        wanted = {
+            "error": 0.25,
+            "excess": 0.6 - math.log(2),
+            "mutual_information": 0.05,
+            "inverse_temperature": inverse,
+        }
         assert seed["t"] == {name: value and pytest.approx(value) for name, value in wanted.items()}
 
 

@@ -286,7 +286,7 @@ def test_a_prompt_longer_than_the_context_loses_its_middle(work: Any, abmll: Cal
     rows = [{"input": f"{n} {LONG if n == 3 else 'x'}", "options": ["yes", "no"], "answer": n % 2} for n in range(12)]
     Path("long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = f"adapt run --task long.jsonl --output-dir long --steps 1 --model {work.model}"
-    assert "truncated       1 of 12 inputs too long for the model, cut in the middle\n" in abmll(command).out
+    assert "truncated            1 of 12 inputs too long for the model, cut in the middle\n" in abmll(command).out
     command = "predict long --input long.jsonl --output a.jsonl --num-samples 0"
     assert "truncated           1 of 12 inputs too long for the model, cut in the middle\n" in abmll(command).out
     assert json.loads(abmll(command, "--overwrite --json").out)["truncated"] == 1

@@ -137,8 +137,10 @@ def test_the_readout_is_abmll_s_own_and_lent_to_others(base: str, abmll: Call) -
     cells = {cell["row"]: cell for cell in cells_of().values()}
     assert len(list(Path("out/runs").iterdir())) == 2  # ABMLL's serves both presets
     for row, cell in cells.items():
-        readout = cell["readout"] or {"temperatures": {}}
-        assert (readout["temperatures"].keys() == cell["tasks"].keys()) == (row == "abmll" or row.endswith("+readout"))
+        readout = cell["readout"] or {"inverse_temperatures": {}}
+        assert (readout["inverse_temperatures"].keys() == cell["tasks"].keys()) == (
+            row == "abmll" or row.endswith("+readout")
+        )
     assert cells["abmll"]["mean"]["nll"] == cells["abmll@weights-only+readout"]["mean"]["nll"]
     for row in lent:
         assert cells[row]["mean"]["nll"] != cells[f"{row}+readout"]["mean"]["nll"]
@@ -230,7 +232,7 @@ def test_a_mixture_has_the_readout_that_abmll_has_midway_too(base: str, abmll: C
     assert abmll(base, "--methods abmll,abmll-mixture --seeds 0 --visits 1 --save-steps 1 --max-steps 2").code == 0
     priors: dict[int, list[Any]] = {}
     for cell in cells_of().values():
-        known = ("mean", "std", "bias_std", "lag")
+        known = ("mean", "std", "bias_std")
         priors.setdefault(cell["settings"]["visits"], []).append([cell["readout"][name] for name in known])
     assert set(priors) == {1, 2}
     for one, other in priors.values():

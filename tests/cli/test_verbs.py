@@ -156,7 +156,7 @@ def test_adapt_writes_a_posterior(work: Any, abmll: Call) -> None:
     code, out, _ = abmll("adapt run --task toy3.jsonl --output-dir p --steps 3 --batch-size 4")
     assert code == 0
     shown = facts(out)
-    assert shown.pop("temperature").split(", ")[1].startswith("known to a factor of 1.")
+    assert shown.pop("inverse temperature").split(", ")[1].startswith("known to 0.")
     assert shown == {
         "posterior": "p",
         "task": "toy3, 40 examples",

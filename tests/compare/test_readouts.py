@@ -24,7 +24,7 @@ def give(
 
     def learn(model: AbmllModel, tasks: Any, **more: Any) -> ReadoutPrior:
         taught.append(model.learning.method)
-        return replace(ReadoutPrior(), lag=float(len(taught)))
+        return replace(ReadoutPrior(), mean=float(len(taught)))
 
     monkeypatch.setattr("abmll.compare.readouts.learn_readout", learn)
 

@@ -71,7 +71,7 @@ def adapt(
         "members": len(posterior.members),
         "examples": len(examples),
         "truncated": sum(one.truncated > 0 for one in meta.scorer.encode(examples, loaded.name)),
-        "temperature": None if posterior.readout is None else posterior.readout.readout.temperature,
+        "inverse_temperature": None if posterior.readout is None else posterior.readout.readout.inverse_temperature,
         "steps": settings.steps,
         "output_dir": str(output_dir),
     }
@@ -87,7 +87,7 @@ def adapt(
         if len(posterior.members) > 1:
             facts["members"] = f"{len(posterior.members)}, of so many steps each"
         if posterior.readout is not None:
-            facts["temperature"] = describe(posterior.readout)
+            facts["inverse temperature"] = describe(posterior.readout)
         if summary["truncated"]:
             facts["truncated"] = cut_in_words(summary["truncated"], len(examples))
         print_facts(facts)

@@ -112,7 +112,7 @@ class Workshop:
             )
         if cache is not None:
             cache.flush()
-        readout = model.readout and asdict(model.readout) | {"temperatures": evaluation.temperatures}
+        readout = model.readout and asdict(model.readout) | {"inverse_temperatures": evaluation.inverse_temperatures}
         document = {
             **describe(cell),
             **origin(self.place.command),

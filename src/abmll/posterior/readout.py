@@ -1,22 +1,22 @@
 """The readout: how confidently, and with what leaning, a task's answers follow from the model's option scores.
 
-    p(y = c | x, phi) = softmax_c(s_c(x) / T + b_c)
+    p(y = c | x, phi) = softmax_c(w s_c(x) + b_c)
 
-s are the log-probabilities that the adapted layers give the options. The temperature T and the biases b belong to phi
-as its weights do, and what tasks have in common belongs to theta:
+s are the log-probabilities that the adapted layers give the options. The inverse temperature w and the biases b belong
+to phi as its weights do, and what tasks have in common belongs to theta:
 
-    log T | theta ~ N(mean, std^2)        b_c | theta ~ N(0, bias_std^2)
+    w | theta ~ N(mean, std^2)        b_c | theta ~ N(0, bias_std^2)
 
-The evidence are answers that a task's examples were given on the way, before each was learned. They come from a model
-that has not read all of them yet and deserves less trust than at the end, by a factor that theta knows:
+This is Bayesian logistic regression of a task's answers on its scores. The evidence are answers that a task's examples
+were given on the way, before each was learned. Where a task's options do not mean the same in every example there is no
+bias. The weights' posterior says what the model has learned of a task, the readout how far that may be trusted there.
 
-    log T on the way = log T + lag
+Theta's part is learned of tasks that theta was trained on. A task to come may be of a kind that it knows nothing of,
+where w is zero and the answers fall back on how often each was right. Neither is the likelier before any evidence, and
+the prior of a task to come has the moments of their even mixture (``half_known``).
 
-Where a task's options do not mean the same in every example there is no bias. The weights' posterior says what the
-model has learned of a task, the readout how far that may be trusted there: on a task of a kind that theta does not
-know T is large, and the answers fall back on how often each was right. With so few numbers, whatever the model, the
-posterior is a Gaussian at the mode (Laplace, with the generalised Gauss-Newton matrix), the prior's parameters
-come by EM over tasks (empirical Bayes). All in float64.
+The posterior is the Gaussian at the mode (Laplace's; the joint is concave in w and b, so that there is one mode, and
+Gauss-Newton's matrix is the Hessian), the prior's parameters come by EM over tasks (empirical Bayes). All in float64.
 """
 
 import math
@@ -26,30 +26,35 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from abmll.posterior.numerics import bisect, normal_points
+from abmll.posterior.numerics import normal_points
 
 NEWTON_STEPS, EM_ROUNDS, HALVINGS = 100, 200, 30
 CLOSE = 1e-9
-LAG_STD, WIDEST_LAG = 1.0, 5.0
 POINTS, FEWEST, ROWS = 64, 16, 16384  # places of the Gaussian to average over; fewer where samples are many
 COUNT_BEFORE = 2.0  # what the default prior counts for in learning another one, in tasks
 
 
 @dataclass(frozen=True)
 class ReadoutPrior:
-    """p(log T, b | theta), and the lag. The defaults trust the scores as they are, to a factor of 1.6 either way.
+    """p(w, b | theta). The defaults trust the scores as they are, give or take a half.
 
     Raises ``ValueError`` for numbers that are not finite, and for standard deviations that are not positive.
     """
 
-    mean: float = 0.0  # of log T
+    mean: float = 1.0  # of w
     std: float = 0.5
     bias_std: float = 0.5
-    lag: float = 0.0  # log T on the way, less log T at the end
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean + self.lag) and 0 < self.std < math.inf and 0 < self.bias_std < math.inf):
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf and 0 < self.bias_std < math.inf):
             raise ValueError(f"{self} is no prior")
+
+    def half_known(self) -> "ReadoutPrior":
+        """Of a task that is as likely one of these as one whose scores say nothing: N(mean, std^2) or N(0, std^2).
+
+        The Gaussian with the mean and variance of that even mixture.
+        """
+        return replace(self, mean=self.mean / 2, std=math.hypot(self.std, self.mean / 2))
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,10 @@ class Evidence:
         """How many options have a bias."""
         return self.log_probs.shape[-1] if self.is_labelled else 0
 
-    def heated(self, log_factor: float) -> "Evidence":
-        """The same answers, as if they had been given at a temperature that is e^``log_factor`` times as high."""
-        return replace(self, log_probs=self.log_probs / math.exp(log_factor))
-
 
 @dataclass(frozen=True)
 class Readout:
-    """q(log T, b | D): a Gaussian with ``mean`` (1 + L,) and ``covariance`` (1 + L, 1 + L), log T before L biases.
+    """q(w, b | D): a Gaussian with ``mean`` (1 + L,) and ``covariance`` (1 + L, 1 + L), w before L biases.
 
     Raises ``ValueError`` for other shapes, and for a covariance that is none.
     """
@@ -96,9 +97,9 @@ class Readout:
             raise ValueError("the mean is not finite, or the covariance not symmetric and positive definite")
 
     @property
-    def temperature(self) -> float:
-        """T at the mean."""
-        return math.exp(float(self.mean[0]))
+    def inverse_temperature(self) -> float:
+        """w at the mean."""
+        return float(self.mean[0])
 
     @torch.no_grad()
     def read(self, probs: Tensor, label: Tensor | None = None, at_mean: bool = False) -> Tensor:
@@ -110,11 +111,13 @@ class Readout:
         if not at_mean:
             count = min(POINTS, max(FEWEST, ROWS // len(probs)))
             points = points + normal_points(len(self.mean), count) @ torch.linalg.cholesky(self.covariance).mT
-        scores = log_probs(probs)[:, None] / points[:, 0].exp()[:, None, None]  # (S, P, N, C)
+        logs = log_probs(probs)[:, None]  # (S, 1, N, C)
+        absent = logs.isneginf()
+        scores = points[:, 0][:, None, None] * logs.masked_fill(absent, 0.0)  # (S, P, N, C)
         if label is not None and len(self.mean) > 1:
             biases = torch.cat([points[:, 1:], points.new_zeros(len(points), 1)], -1)  # the last: none
             scores = scores + biases[:, label]
-        return torch.softmax(scores, -1).flatten(0, 1)
+        return torch.softmax(scores.masked_fill(absent, -torch.inf), -1).flatten(0, 1)
 
 
 def log_probs(probs: Tensor) -> Tensor:
@@ -129,7 +132,7 @@ def before_examples(prior: ReadoutPrior) -> Readout:
 
 
 def infer(prior: ReadoutPrior, evidence: Evidence) -> Readout:
-    """q(log T, b | D): the mode by damped Newton steps, and the curvature there. The prior itself without examples."""
+    """q(w, b | D): the mode by damped Newton steps, and the curvature there. The prior itself without examples."""
     precision = _precision(prior, evidence.num_biases)
     value = _prior_mean(prior, evidence.num_biases)
     here = _negative_log_joint(value, prior, evidence)
@@ -160,40 +163,21 @@ def learn_prior(tasks: Sequence[Evidence]) -> ReadoutPrior:
     start = prior = ReadoutPrior()
     for _ in range(EM_ROUNDS):
         before, found = prior, [infer(prior, task) for task in tasks]
-        logs = [(float(one.mean[0]), float(one.covariance[0, 0])) for one in found]
-        mean = (COUNT_BEFORE * start.mean + sum(log for log, _ in logs)) / (COUNT_BEFORE + len(logs))
-        spread = sum((log - mean) ** 2 + variance for log, variance in logs)
+        slopes = [(float(one.mean[0]), float(one.covariance[0, 0])) for one in found]
+        mean = (COUNT_BEFORE * start.mean + sum(slope for slope, _ in slopes)) / (COUNT_BEFORE + len(slopes))
+        spread = sum((slope - mean) ** 2 + variance for slope, variance in slopes)
         own = (mean - start.mean) ** 2 + start.std**2
         biases = [one.mean[1:].square() + one.covariance.diagonal()[1:] for one in found if len(one.mean) > 1]
         total = sum(float(squares.mean()) for squares in biases)
         prior = ReadoutPrior(
             mean,
-            math.sqrt((COUNT_BEFORE * own + spread) / (COUNT_BEFORE + len(logs))),
+            math.sqrt((COUNT_BEFORE * own + spread) / (COUNT_BEFORE + len(slopes))),
             math.sqrt((COUNT_BEFORE * start.bias_std**2 + total) / (COUNT_BEFORE + len(biases))),
         )
         moved = (prior.mean - before.mean, prior.std - before.std, prior.bias_std - before.bias_std)
         if max(map(abs, moved)) < 1e-4:
             break
     return prior
-
-
-def learn_lag(tasks: Sequence[tuple[Readout, Evidence]]) -> float:
-    """How far temperatures on the way lie above those of the end: the most probable log factor under N(0, LAG_STD^2).
-
-    A pair is a task's readout at the end and what was answered on the way to it. Zero without any.
-    """
-
-    def slope(lag: float) -> float:
-        """d / d lag of the negative log joint, the sum over tasks of d / d log T at log T + lag."""
-        gradients = [_likelihood(_moved(one.mean, lag), evidence)[0] for one, evidence in tasks]
-        return sum(float(gradient[0]) for gradient in gradients) + lag / LAG_STD**2
-
-    return bisect(slope, -WIDEST_LAG, WIDEST_LAG, HALVINGS)
-
-
-def _moved(value: Tensor, by: float) -> Tensor:
-    """``value`` with another log T: its gradient's first entry is that of the move."""
-    return torch.cat([value[:1] + by, value[1:]])
 
 
 def _prior_mean(prior: ReadoutPrior, num_biases: int) -> Tensor:
@@ -205,35 +189,27 @@ def _precision(prior: ReadoutPrior, num_biases: int) -> Tensor:
 
 
 def _scores(value: Tensor, evidence: Evidence) -> Tensor:
-    # No option stays none at every temperature, an infinite one among them.
-    scores = (evidence.log_probs / value[0].exp()).masked_fill(evidence.log_probs.isneginf(), -torch.inf)
-    return scores + value[1:] if evidence.num_biases else scores
+    absent = evidence.log_probs.isneginf()  # no option stays none, whatever w
+    scores = value[0] * evidence.log_probs.masked_fill(absent, 0.0)
+    return (scores + value[1:] if evidence.num_biases else scores).masked_fill(absent, -torch.inf)
 
 
 def _negative_log_joint(value: Tensor, prior: ReadoutPrior, evidence: Evidence) -> float:
-    """-log p(D | log T, b) - log p(log T, b | theta), up to a constant."""
+    """-log p(D | w, b) - log p(w, b | theta), up to a constant."""
     chosen = torch.log_softmax(_scores(value, evidence), -1).gather(-1, evidence.answers[:, None])
     centred = value - _prior_mean(prior, evidence.num_biases)
     return float(-chosen.sum() + 0.5 * (_precision(prior, evidence.num_biases) * centred.square()).sum())
 
 
 def _derivatives(value: Tensor, prior: ReadoutPrior, evidence: Evidence) -> tuple[Tensor, Tensor]:
-    """Of the negative log joint the gradient (D,), of the negative log-likelihood the Gauss-Newton matrix (D, D)."""
-    gradient, curvature = _likelihood(value, evidence)
-    centred = value - _prior_mean(prior, evidence.num_biases)
-    return gradient + _precision(prior, evidence.num_biases) * centred, curvature
-
-
-def _likelihood(value: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor]:
-    """Of the negative log-likelihood the gradient (D,) and the Gauss-Newton matrix (D, D)."""
-    scores = _scores(value, evidence)
-    probs = torch.softmax(scores, -1)
-    finite = evidence.log_probs.masked_fill(evidence.log_probs.isneginf(), 0.0)
-    by_log = -finite / value[0].exp()  # d scores / d log T
+    """Of the negative log joint the gradient (D,), of the negative log-likelihood the Hessian (D, D)."""
+    probs = torch.softmax(_scores(value, evidence), -1)
+    slope = evidence.log_probs.masked_fill(evidence.log_probs.isneginf(), 0.0)  # d scores / d w
     options = torch.eye(evidence.num_biases, dtype=torch.float64).expand(len(probs), -1, -1)
-    jacobian = torch.cat([by_log[..., None], options], -1) if evidence.num_biases else by_log[..., None]  # (N, C, D)
+    jacobian = torch.cat([slope[..., None], options], -1) if evidence.num_biases else slope[..., None]  # (N, C, D)
     wrong = probs - torch.nn.functional.one_hot(evidence.answers, probs.shape[-1])
-    gradient = (wrong[..., None] * jacobian).sum((0, 1))
     pushed = (probs[..., None] * jacobian).sum(1)  # (N, D)
-    curvature = torch.einsum("ncd,nc,nce->de", jacobian, probs, jacobian) - pushed.mT @ pushed
-    return gradient, curvature
+    hessian = torch.einsum("ncd,nc,nce->de", jacobian, probs, jacobian) - pushed.mT @ pushed
+    centred = value - _prior_mean(prior, evidence.num_biases)
+    gradient = (wrong[..., None] * jacobian).sum((0, 1))
+    return gradient + _precision(prior, evidence.num_biases) * centred, hessian

@@ -207,7 +207,7 @@ def _read_cost(folder: Path) -> dict[str, float]:
     rows = [(f"{path}:{number}", row) for number, row in _rows(path)]
     visits, readout = len(rows), folder / "readout.json"
     if readout.is_file():
-        learned = _read_json(readout, "abmll-readout-1")
+        learned = _read_json(readout, "abmll-readout-2")
         if learned.get("visit") == visits:
             rows.append((str(readout), _need(learned, "cost", readout)))
     spent = {key: sum(_number(row, key, where) for where, row in rows) for key in ("seconds", "tokens")}
