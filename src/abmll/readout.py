@@ -36,18 +36,17 @@ class TaskReadout:
 
     def document(self) -> dict[str, Any]:
         """As JSON has it."""
-        mean, covariance = self.readout.mean.tolist(), self.readout.covariance.tolist()
-        return {"mean": mean, "covariance": covariance, "labels": list(self.labels)}
+        return {"points": self.readout.points.tolist(), "labels": list(self.labels)}
 
     @classmethod
     def of(cls, document: dict[str, Any], where: Path) -> "TaskReadout":
         """What ``document`` has said. Raises ``CheckpointError`` where it is no readout."""
         try:
-            mean, covariance = (torch.tensor(document[key], dtype=torch.float64) for key in ("mean", "covariance"))
+            readout = Readout(torch.tensor(document["points"], dtype=torch.float64))
             labels = tuple(map(str, document["labels"]))
-            if labels and len(labels) + 1 != len(mean):
-                raise ValueError(f"{len(labels)} labels for {len(mean) - 1} biases")
-            return cls(Readout(mean, covariance), labels)
+            if labels and len(labels) + 1 != len(readout.mean):
+                raise ValueError(f"{len(labels)} labels for {len(readout.mean) - 1} biases")
+            return cls(readout, labels)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: its readout cannot be used ({error}); adapt to the task again") from error
 
@@ -94,9 +93,10 @@ def infer_readout(prior: ReadoutPrior, examples: Sequence[Example], on_the_way: 
 
 
 def describe(readout: TaskReadout) -> str:
-    """The inverse temperature in a few words: at the mean, and how far it is known."""
-    known = math.sqrt(float(readout.readout.covariance[0, 0]))
-    return f"{readout.readout.inverse_temperature:.2f}, known to {known:.2f}"
+    """The inverse temperature in a few words: at the mean, how far it is known, and whether it is any."""
+    slopes = readout.readout.points[:, 0]
+    silent = float((slopes == 0).double().mean())
+    return f"{float(slopes.mean()):.2f}, known to {float(slopes.std()):.2f}; zero with probability {silent:.2f}"
 
 
 def _answer(example: Example, labels: Sequence[str]) -> int:

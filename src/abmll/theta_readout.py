@@ -45,7 +45,7 @@ def learn_readout(
             if size:
                 found.append(_answers(model, task.name, support, asked, how, seed, cache))
             bar.update()
-    return learn_prior(found).half_known()
+    return learn_prior(found)
 
 
 def _answers(

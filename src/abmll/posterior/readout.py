@@ -5,40 +5,42 @@
 s are the log-probabilities that the adapted layers give the options. The inverse temperature w and the biases b belong
 to phi as its weights do, and what tasks have in common belongs to theta:
 
-    w | theta ~ N(mean, std^2)        b_c | theta ~ N(0, bias_std^2)
+    w | theta ~ N(mean, std^2), w > 0, with probability 1 - UNKNOWN, else w = 0        b_c | theta ~ N(0, bias_std^2)
 
-This is Bayesian logistic regression of a task's answers on its scores. The evidence are answers that a task's examples
-were given on the way, before each was learned. Where a task's options do not mean the same in every example there is no
-bias. The weights' posterior says what the model has learned of a task, the readout how far that may be trusted there.
+mean, std and bias_std are learned of tasks that theta was trained on. A task to come may be of a kind that theta knows
+nothing of. There the scores say nothing, and the answers fall back on how often each was right. Before any evidence
+neither is the likelier. Scores never speak against themselves: w is not negative.
 
-Theta's part is learned of tasks that theta was trained on. A task to come may be of a kind that it knows nothing of,
-where w is zero and the answers fall back on how often each was right. Neither is the likelier before any evidence, and
-the prior of a task to come has the moments of their even mixture (``half_known``).
-
-The posterior is the Gaussian at the mode (Laplace's; the joint is concave in w and b, so that there is one mode, and
-Gauss-Newton's matrix is the Hessian), the prior's parameters come by EM over tasks (empirical Bayes). All in float64.
+The evidence are answers that a task's examples were given on the way, before each was learned. q(w, b | D) weighs two
+Bayesian logistic regressions (``logistic.py``) by how probable they make these answers: one of the biases alone, and
+one of w and the biases, cut at w = 0. Where a task's options do not mean the same in every example there is no bias.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from abmll.posterior.logistic import Choices, Gaussian, regress
 from abmll.posterior.numerics import normal_points
 
-NEWTON_STEPS, EM_ROUNDS, HALVINGS = 100, 200, 30
-CLOSE = 1e-9
-POINTS, FEWEST, ROWS = 64, 16, 16384  # places of the Gaussian to average over; fewer where samples are many
+UNKNOWN = 0.5
+EM_ROUNDS, EM_CLOSE = 200, 1e-4
+POINTS, FEWEST, ROWS = 64, 16, 16384  # places that stand for the posterior; fewer are read where samples are many
 COUNT_BEFORE = 2.0  # what the default prior counts for in learning another one, in tasks
+LEAST = 1e-12  # of a share of probability
 
 
 @dataclass(frozen=True)
 class ReadoutPrior:
-    """p(w, b | theta). The defaults trust the scores as they are, give or take a half.
+    """p(w, b | theta) of a task that theta knows. The defaults trust the scores as they are, give or take a half.
 
-    Raises ``ValueError`` for numbers that are not finite, and for standard deviations that are not positive.
+    Raises ``ValueError`` for numbers that are not finite, for a negative mean, and for standard deviations that are not
+    positive.
     """
 
     mean: float = 1.0  # of w
@@ -46,27 +48,20 @@ class ReadoutPrior:
     bias_std: float = 0.5
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean) and 0 < self.std < math.inf and 0 < self.bias_std < math.inf):
+        if not (0 <= self.mean < math.inf and 0 < self.std < math.inf and 0 < self.bias_std < math.inf):
             raise ValueError(f"{self} is no prior")
-
-    def half_known(self) -> "ReadoutPrior":
-        """Of a task that is as likely one of these as one whose scores say nothing: N(mean, std^2) or N(0, std^2).
-
-        The Gaussian with the mean and variance of that even mixture.
-        """
-        return replace(self, mean=self.mean / 2, std=math.hypot(self.std, self.mean / 2))
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Answers to examples that had not been learned from when they were given.
+    """N answered examples of one task: log-probabilities of their options, and which was right.
 
-    ``log_probs`` (N, C), -inf where an example has fewer options; ``answers`` (N,) the right ones' indices;
-    ``is_labelled``: column c stands for the same option in all of them, so that it can have a bias.
+    ``log_probs`` is (N, C) in float64, -inf where an example has no such option. With ``is_labelled`` options have
+    biases, and column c is the option that bias c belongs to.
     """
 
     log_probs: Tensor
-    answers: Tensor
+    answers: Tensor  # (N,), int64
     is_labelled: bool
 
     @property
@@ -77,24 +72,24 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Readout:
-    """q(w, b | D): a Gaussian with ``mean`` (1 + L,) and ``covariance`` (1 + L, 1 + L), w before L biases.
+    """q(w, b | D), as ``points`` (P, 1 + L) that are equally likely: w before the biases of L options.
 
-    Raises ``ValueError`` for other shapes, and for a covariance that is none.
+    Any first few of them stand for the same. Raises ``ValueError`` for another shape, numbers that are not finite, and
+    a negative w.
     """
 
-    mean: Tensor
-    covariance: Tensor
+    points: Tensor
 
     def __post_init__(self) -> None:
-        size = self.mean.numel()
-        if self.mean.shape != (size,) or self.covariance.shape != (size, size) or not size:
-            raise ValueError(
-                f"a mean of shape {tuple(self.mean.shape)}, a covariance of {tuple(self.covariance.shape)}"
-            )
-        symmetric = torch.allclose(self.covariance, self.covariance.mT)
-        whole = bool(torch.isfinite(self.mean).all()) and symmetric
-        if not whole or int(torch.linalg.cholesky_ex(self.covariance).info):
-            raise ValueError("the mean is not finite, or the covariance not symmetric and positive definite")
+        if self.points.dim() != 2 or not self.points.numel():
+            raise ValueError(f"points of shape {tuple(self.points.shape)}")
+        if not bool(torch.isfinite(self.points).all()) or float(self.points[:, 0].min()) < 0:
+            raise ValueError("a point is not finite, or its inverse temperature negative")
+
+    @property
+    def mean(self) -> Tensor:
+        """(1 + L,): w and the biases at the mean."""
+        return self.points.mean(0)
 
     @property
     def inverse_temperature(self) -> float:
@@ -103,18 +98,15 @@ class Readout:
 
     @torch.no_grad()
     def read(self, probs: Tensor, label: Tensor | None = None, at_mean: bool = False) -> Tensor:
-        """Probabilities (S P, N, C) for those of S samples of the weights, (S, N, C), at P places of this Gaussian.
+        """Probabilities (S P, N, C) for those of S samples of the weights, (S, N, C), at P of the points.
 
         ``label`` (N, C) is the bias that belongs to each option, -1 for none; ``at_mean``: the mean is the only place.
         """
-        points = self.mean[None]  # (P, 1 + L)
-        if not at_mean:
-            count = min(POINTS, max(FEWEST, ROWS // len(probs)))
-            points = points + normal_points(len(self.mean), count) @ torch.linalg.cholesky(self.covariance).mT
+        points = self.mean[None] if at_mean else self.points[: max(FEWEST, ROWS // len(probs))]
         logs = log_probs(probs)[:, None]  # (S, 1, N, C)
         absent = logs.isneginf()
         scores = points[:, 0][:, None, None] * logs.masked_fill(absent, 0.0)  # (S, P, N, C)
-        if label is not None and len(self.mean) > 1:
+        if label is not None and points.shape[-1] > 1:
             biases = torch.cat([points[:, 1:], points.new_zeros(len(points), 1)], -1)  # the last: none
             scores = scores + biases[:, label]
         return torch.softmax(scores.masked_fill(absent, -torch.inf), -1).flatten(0, 1)
@@ -132,39 +124,34 @@ def before_examples(prior: ReadoutPrior) -> Readout:
 
 
 def infer(prior: ReadoutPrior, evidence: Evidence) -> Readout:
-    """q(w, b | D): the mode by damped Newton steps, and the curvature there. The prior itself without examples."""
-    precision = _precision(prior, evidence.num_biases)
-    value = _prior_mean(prior, evidence.num_biases)
-    here = _negative_log_joint(value, prior, evidence)
-    for _ in range(NEWTON_STEPS):
-        gradient, curvature = _derivatives(value, prior, evidence)
-        step = torch.linalg.solve(curvature + precision.diag(), gradient)
-        shrink = 1.0
-        # Not "while it is larger": a step so long that the joint is no number has to be shortened too.
-        while not (there := _negative_log_joint(value - shrink * step, prior, evidence)) <= here:
-            shrink /= 2
-            if shrink < 2**-HALVINGS:
-                break
-        if not there <= here:
-            break
-        value, gain, here = value - shrink * step, here - there, there
-        if gain < CLOSE:
-            break
-    _, curvature = _derivatives(value, prior, evidence)
-    return Readout(value, torch.linalg.inv(curvature + precision.diag()))
+    """q(w, b | D); the prior itself without examples."""
+    silent, speaking = _biases_alone(prior, evidence), _all(prior, evidence)
+    above = _above_zero(float(speaking.mean[0]), float(speaking.covariance[0, 0].sqrt()))
+    log_odds = speaking.log_evidence + math.log(above / _above_zero(prior.mean, prior.std)) - silent.log_evidence
+    if speaking.mean[0] < 0:  # then no w > 0 makes the answers more probable than 0 does, whatever the Gaussian's tail
+        log_odds = min(log_odds, 0.0)
+    unknown = float(torch.sigmoid(torch.tensor(math.log(UNKNOWN / (1 - UNKNOWN)) - log_odds)))
+    normal = normal_points(1 + evidence.num_biases, POINTS)
+    place = torch.special.ndtr(normal[:, 0])  # the first part of the unit interval is for w = 0, the rest for w > 0
+    among_known = ((place - unknown) / max(1 - unknown, LEAST)).clamp_min(0.0)
+    cut = torch.special.ndtri((1 - above * (1 - among_known)).clamp(LEAST, 1 - LEAST))
+    known = _at(speaking, torch.cat([cut[:, None], normal[:, 1:]], -1))
+    known[:, 0].clamp_(min=0.0)
+    return Readout(torch.where((place < unknown)[:, None], pad(_at(silent, normal[:, 1:]), (1, 0)), known))
 
 
 def learn_prior(tasks: Sequence[Evidence]) -> ReadoutPrior:
-    """theta's part of the readout from held-out answers to several tasks: empirical Bayes, by EM.
+    """theta's part of the readout from held-out answers to several tasks that it knows: empirical Bayes, by EM.
 
-    E: ``infer`` for every task. M: the moments of what was inferred. The default prior takes part as COUNT_BEFORE
-    tasks of its kind, so that few tasks, or equal ones, give no certainty.
+    E: the Gaussian of w and b for every task. M: the moments of what was inferred. The default prior takes part as
+    COUNT_BEFORE tasks of its kind, so that few tasks, or equal ones, give no certainty.
     """
     start = prior = ReadoutPrior()
     for _ in range(EM_ROUNDS):
-        before, found = prior, [infer(prior, task) for task in tasks]
+        before, found = prior, [_all(prior, task) for task in tasks]
         slopes = [(float(one.mean[0]), float(one.covariance[0, 0])) for one in found]
         mean = (COUNT_BEFORE * start.mean + sum(slope for slope, _ in slopes)) / (COUNT_BEFORE + len(slopes))
+        mean = max(mean, 0.0)
         spread = sum((slope - mean) ** 2 + variance for slope, variance in slopes)
         own = (mean - start.mean) ** 2 + start.std**2
         biases = [one.mean[1:].square() + one.covariance.diagonal()[1:] for one in found if len(one.mean) > 1]
@@ -175,41 +162,40 @@ def learn_prior(tasks: Sequence[Evidence]) -> ReadoutPrior:
             math.sqrt((COUNT_BEFORE * start.bias_std**2 + total) / (COUNT_BEFORE + len(biases))),
         )
         moved = (prior.mean - before.mean, prior.std - before.std, prior.bias_std - before.bias_std)
-        if max(map(abs, moved)) < 1e-4:
+        if max(map(abs, moved)) < EM_CLOSE:
             break
     return prior
 
 
-def _prior_mean(prior: ReadoutPrior, num_biases: int) -> Tensor:
-    return torch.tensor([prior.mean, *[0.0] * num_biases], dtype=torch.float64)
+def _above_zero(mean: float, std: float) -> float:
+    """How much of a Gaussian lies above zero."""
+    return max(NormalDist().cdf(mean / std), LEAST)
 
 
-def _precision(prior: ReadoutPrior, num_biases: int) -> Tensor:
-    return torch.tensor([prior.std**-2, *[prior.bias_std**-2] * num_biases], dtype=torch.float64)
+def _all(prior: ReadoutPrior, evidence: Evidence) -> Gaussian:
+    """q(w, b | D) of a task that theta knows, not cut."""
+    offset, scores, options = _columns(evidence)
+    size = evidence.num_biases
+    mean = torch.tensor([prior.mean, *[0.0] * size], dtype=torch.float64)
+    std = torch.tensor([prior.std, *[prior.bias_std] * size], dtype=torch.float64)
+    return regress(Choices(offset, torch.cat([scores[..., None], options], -1), evidence.answers), mean, std)
 
 
-def _scores(value: Tensor, evidence: Evidence) -> Tensor:
-    absent = evidence.log_probs.isneginf()  # no option stays none, whatever w
-    scores = value[0] * evidence.log_probs.masked_fill(absent, 0.0)
-    return (scores + value[1:] if evidence.num_biases else scores).masked_fill(absent, -torch.inf)
+def _biases_alone(prior: ReadoutPrior, evidence: Evidence) -> Gaussian:
+    """q(b | D, w = 0) of a task that theta does not know."""
+    offset, _, options = _columns(evidence)
+    zeros = torch.zeros(evidence.num_biases, dtype=torch.float64)
+    return regress(Choices(offset, options, evidence.answers), zeros, zeros + prior.bias_std)
 
 
-def _negative_log_joint(value: Tensor, prior: ReadoutPrior, evidence: Evidence) -> float:
-    """-log p(D | w, b) - log p(w, b | theta), up to a constant."""
-    chosen = torch.log_softmax(_scores(value, evidence), -1).gather(-1, evidence.answers[:, None])
-    centred = value - _prior_mean(prior, evidence.num_biases)
-    return float(-chosen.sum() + 0.5 * (_precision(prior, evidence.num_biases) * centred.square()).sum())
+def _columns(evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the regressions: the offset (N, C) that keeps absent options out, the scores (N, C), the options (N, C, L)."""
+    absent = evidence.log_probs.isneginf()
+    offset = torch.zeros_like(evidence.log_probs).masked_fill(absent, -torch.inf)
+    options = torch.eye(evidence.log_probs.shape[-1], evidence.num_biases, dtype=torch.float64)
+    return offset, evidence.log_probs.masked_fill(absent, 0.0), options.expand(len(offset), -1, -1)
 
 
-def _derivatives(value: Tensor, prior: ReadoutPrior, evidence: Evidence) -> tuple[Tensor, Tensor]:
-    """Of the negative log joint the gradient (D,), of the negative log-likelihood the Hessian (D, D)."""
-    probs = torch.softmax(_scores(value, evidence), -1)
-    slope = evidence.log_probs.masked_fill(evidence.log_probs.isneginf(), 0.0)  # d scores / d w
-    options = torch.eye(evidence.num_biases, dtype=torch.float64).expand(len(probs), -1, -1)
-    jacobian = torch.cat([slope[..., None], options], -1) if evidence.num_biases else slope[..., None]  # (N, C, D)
-    wrong = probs - torch.nn.functional.one_hot(evidence.answers, probs.shape[-1])
-    pushed = (probs[..., None] * jacobian).sum(1)  # (N, D)
-    hessian = torch.einsum("ncd,nc,nce->de", jacobian, probs, jacobian) - pushed.mT @ pushed
-    centred = value - _prior_mean(prior, evidence.num_biases)
-    gradient = (wrong[..., None] * jacobian).sum((0, 1))
-    return gradient + _precision(prior, evidence.num_biases) * centred, hessian
+def _at(belief: Gaussian, normal: Tensor) -> Tensor:
+    """The Gaussian's values (P, D) at places of a standard one; the first depends on the first of them alone."""
+    return belief.mean + normal @ torch.linalg.cholesky(belief.covariance).mT
