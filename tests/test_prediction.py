@@ -18,8 +18,7 @@ from abmll.language.encoding import Encoded
 from abmll.language.scorer import Pass
 from abmll.language.trunk_cache import TrunkCache
 from abmll.posterior import Noise
-from abmll.posterior.numerics import normal_points
-from abmll.prediction import POINTS, entropy, predict, predict_each
+from abmll.prediction import entropy, predict, predict_each
 from abmll.tasks.sampler import sample_seed
 
 PROMPT = PromptConfig(instruction=False, list_options=False, length_normalize=False)
@@ -365,15 +364,3 @@ def test_without_spread_the_linearized_prediction_is_that_at_the_mean(
     phi = with_scale(model, -30.0)
     linearized, mean = predict(model.scorer, phi, examples, LINEARIZED), predict(model.scorer, phi, examples)
     torch.testing.assert_close(linearized.probs, mean.probs, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("dimension", [1, 3, 10])
-def test_normal_points_have_the_moments_of_a_standard_normal(dimension: int) -> None:
-    points = normal_points(dimension, POINTS)
-    assert points.shape == (POINTS, dimension)
-    assert points.mean(0).abs().max() < 1e-12
-    assert (points.mT @ points / POINTS - torch.eye(dimension)).abs().max() < 0.1
-    probability = torch.special.expit(2 * points[:, :1] + 1).mean()
-    exact = torch.special.expit(2 * torch.linspace(-8, 8, 20_001).double() + 1)
-    weights = torch.exp(-torch.linspace(-8, 8, 20_001).double().square() / 2)
-    assert float(probability) == pytest.approx(float((exact * weights).sum() / weights.sum()), abs=2e-3)

@@ -3,7 +3,13 @@ from decimal import Decimal, localcontext
 import pytest
 import torch
 
-from abmll.posterior.numerics import differentiable_exp_excess, exp_excess, sinh_excess_series, sinh_excess_sum
+from abmll.posterior.numerics import (
+    differentiable_exp_excess,
+    exp_excess,
+    normal_points,
+    sinh_excess_series,
+    sinh_excess_sum,
+)
 
 MAGNITUDES = [0.0, 1e-8, 1e-6, 1e-3, 0.03, 0.0999, 0.1, 0.1001, 0.3, 1.0, 5.0, 30.0]
 RELATIVE = {torch.float32: 5e-6, torch.float64: 1e-14}
@@ -67,3 +73,15 @@ def test_the_summed_series_equals_the_sum_of_exp_excess(largest):
     z = 2 * eta.sinh()
     total = sinh_excess_sum(eta.expm1().float(), z.float(), series, torch.empty(30), torch.empty(30))
     torch.testing.assert_close(total.double(), exp_excess(2 * eta).sum(), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("dimension", [1, 3, 10])
+def test_normal_points_have_the_moments_of_a_standard_normal(dimension: int) -> None:
+    points = normal_points(dimension, 1024)
+    assert points.shape == (1024, dimension)
+    assert points.mean(0).abs().max() < 1e-12
+    assert (points.mT @ points / 1024 - torch.eye(dimension)).abs().max() < 0.1
+    probability = torch.special.expit(2 * points[:, :1] + 1).mean()
+    exact = torch.special.expit(2 * torch.linspace(-8, 8, 20_001).double() + 1)
+    weights = torch.exp(-torch.linspace(-8, 8, 20_001).double().square() / 2)
+    assert float(probability) == pytest.approx(float((exact * weights).sum() / weights.sum()), abs=2e-3)
