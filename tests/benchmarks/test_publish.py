@@ -52,6 +52,7 @@ def folder(tmp_path: Path) -> Path:
         "reference": "abmll",
         "missing": [],
         "known_leaks": [],
+        "equal_nll": None,
         "failures": [],
         "methods": {"abmll": row("ABMLL", 0.6), "reptile": row("Reptile | x", 0.5)},
     }

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import subprocess
 import sys
 import time
@@ -89,6 +90,7 @@ def test_a_finished_cell_is_never_computed_again(base: str, abmll: Call, monkeyp
     assert {path: path.stat().st_mtime_ns for path in Path("out/cells").rglob("*")} == before
     found = comparison()
     assert found["seeds"] == [0, 1]
+    assert found["equal_nll"] == pytest.approx(math.log(2))
     for row in found["methods"].values():
         values = [cell["mean"]["nll"] for cell in cells_of().values() if cell["label"] == row["label"]]
         assert row["mean"]["nll"] == pytest.approx(sum(values) / 2)

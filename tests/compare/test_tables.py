@@ -39,6 +39,7 @@ def comparison() -> dict[str, Any]:
         "suite": "toys",
         "seeds": [0, 1],
         "reference": "abmll",
+        "equal_nll": 1.25,
         "missing": ["lost_task"],
         "known_leaks": ["sick"],
         "failures": [{"method": "maml", "seed": 1, "error": "too short"}],
@@ -78,6 +79,7 @@ def test_notes_say_what_is_missing_leaky_cut_and_failed(comparison: dict[str, An
         "sick",
         "2 prompts were too long",
         "14 demonstrations did not fit",
+        "NLL of equal probabilities 1.250",
         "maml, seed 1, failed",
     ):
         assert said in text

@@ -1,5 +1,6 @@
 """What the cells of a comparison say together: ``comparison.json``."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def summarize(
         "suite": suite.name,
         "seeds": sorted({cell.seed for pairs in mains.values() for cell, _ in pairs}),
         "reference": reference if reference in methods else None,
+        "equal_nll": _equal_nll([pair[0].path(folder) for pair in first]),
         "missing": list(suite.missing),
         "known_leaks": list(suite.known_leaks),
         "settings": _shared([pair[1]["settings"] for pairs in mains.values() for pair in pairs]),
@@ -194,6 +196,13 @@ def _statistics(replicates: Replicates | None, key: str, reference: str) -> Docu
         differences = {name: difference(replicates, name, key, reference)._asdict() for name in METRICS}
         result["differences"] = differences
     return result
+
+
+def _equal_nll(cells: Sequence[Path]) -> float | None:
+    """The NLL of equal probabilities, mean over tasks: log C of a question with C options; None without predictions."""
+    tasks = [rows for path in cells[:1] for rows in _by_task(path).values()]
+    nll = [sum(math.log(len(row["probs"])) for row in rows) / len(rows) for rows in tasks]
+    return sum(nll) / len(nll) if nll else None
 
 
 def _shared(settings: Sequence[Mapping[str, Any]]) -> Document:

@@ -107,7 +107,8 @@ def notes(comparison: Document) -> list[str]:
     lines = [
         f"Suite {comparison['suite']}: mean over {mean['num_tasks']} unseen tasks, {mean['num_examples']:,} questions; "
         f"seeds {seeds}; ± is the standard error over seeds.",
-        f"Best constant answer {_digits(mean['majority'])}, chance {_digits(mean['chance'])}.",
+        f"Best constant answer {_digits(mean['majority'])}, chance {_digits(mean['chance'])}"
+        + ("." if comparison["equal_nll"] is None else f"; NLL of equal probabilities {comparison['equal_nll']:.3f}."),
     ]
     if any(row["statistics"] for row in methods):
         lines.append("Intervals: paired bootstrap over tasks and examples, 2,000 replicates.")
