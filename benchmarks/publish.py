@@ -66,7 +66,7 @@ def doubt(path: Path) -> dict[str, dict[str, float | None]]:
     Frequencies are those of the answers' indices among the questions asked, which nobody can know beforehand.
     """
     cell = json.loads(path.read_text(encoding="utf-8"))
-    inverse = (cell["readout"] or {"inverse_temperatures": {}})["inverse_temperatures"]
+    inverse = (cell["readout"] or {}).get("inverse_temperatures", {})  # cells of other readouts have none
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in load_predictions(path):
         rows.setdefault(row["task"], []).append(row)
