@@ -55,7 +55,6 @@ def compare(
         override: settings for all methods (learning_rate=1e-3) or one (abmll.beta=1e-7)
         reference: row of the tables that the others are compared with, as METHOD, METHOD@PRESET or METHOD+RECALIBRATION
             (default: abmll)
-            (default: abmll)
         data_dir: folder in which the suite's tasks are looked up
         allow_missing: go on without tasks that are not found; every table names them
         jobs: processes, each with one thread
@@ -79,7 +78,6 @@ def compare(
     loaded = place.load_suite()
     cells = plan(loaded, wishes)
     if reference is not None:
-        if reference is not None:
         refuse_reference(reference, {cell.row for cell in cells})
     if dry_run:
         print_forecast(cells, place, jobs, quiet, json)
