@@ -60,7 +60,7 @@ def summarize(
         "suite": suite.name,
         "seeds": sorted({cell.seed for pairs in mains.values() for cell, _ in pairs}),
         "reference": reference if reference in methods else None,
-        "equal_nll": _equal_nll([pair[0].path(folder) for pair in first]),
+        "equal_nll": _equal_nll(first[0][0].path(folder)) if first else None,
         "missing": list(suite.missing),
         "known_leaks": list(suite.known_leaks),
         "settings": _shared([pair[1]["settings"] for pairs in mains.values() for pair in pairs]),
@@ -198,10 +198,9 @@ def _statistics(replicates: Replicates | None, key: str, reference: str) -> Docu
     return result
 
 
-def _equal_nll(cells: Sequence[Path]) -> float | None:
+def _equal_nll(cell: Path) -> float | None:
     """The NLL of equal probabilities, mean over tasks: log C of a question with C options; None without predictions."""
-    tasks = [rows for path in cells[:1] for rows in _by_task(path).values()]
-    nll = [sum(math.log(len(row["probs"])) for row in rows) / len(rows) for rows in tasks]
+    nll = [sum(math.log(len(row["probs"])) for row in rows) / len(rows) for rows in _by_task(cell).values()]
     return sum(nll) / len(nll) if nll else None
 
 

@@ -136,7 +136,7 @@ def infer(prior: ReadoutPrior, evidence: Evidence) -> Readout:
     among_known = ((place - unknown) / max(1 - unknown, LEAST)).clamp_min(0.0)
     cut = torch.special.ndtri((1 - above * (1 - among_known)).clamp(LEAST, 1 - LEAST))
     known = _at(speaking, torch.cat([cut[:, None], normal[:, 1:]], -1))
-    known[:, 0].clamp_(min=0.0)
+    known[:, 0].clamp_(min=0.0)  # what rounding, or the bound on the quantile, left below zero
     return Readout(torch.where((place < unknown)[:, None], pad(_at(silent, normal[:, 1:]), (1, 0)), known))
 
 
