@@ -103,14 +103,16 @@ def _headline(comparison: dict[str, Any], folder: Path) -> str:
 
 
 def _commands(comparison: dict[str, Any], folder: Path) -> str:
-    """Every command that has computed a cell, with the commit that it ran at and the number of cells."""
+    """Every command that has computed cells, how many, and at which commit (+: and changes)."""
     counts: dict[tuple[str, str], int] = {}
     for path in sorted((folder / "cells" / comparison["suite"]).glob("*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
-        key = (cell["command"], str(cell["commit"])[:12])
+        commit = str(cell["commit"])
+        key = (cell["command"], commit.rstrip("+")[:12] + commit[len(commit.rstrip("+")) :])
         counts[key] = counts.get(key, 0) + 1
     lines = [f"# cells: {count}, at commit {commit}\n{command}" for (command, commit), count in counts.items()]
-    return "\n".join(["```bash", *lines, "```"])
+    summary = f"<summary>What was run: {sum(counts.values())} cells, {len(counts)} commands</summary>"
+    return "\n".join(["<details>", summary, "", "```bash", *lines, "```", "", "</details>"])
 
 
 TABLES = {

@@ -22,6 +22,7 @@ def row(label: str, value: float) -> dict[str, Any]:
         "pooled_errors": {"ece": None},
         "ranks": {},
         "statistics": {},
+        "machines": ["auto, torch 2"],
         "cost": {"seconds": 3.0},
         "truncated_prompts": 0,
         "demonstrations_left_out": 0,
@@ -91,7 +92,8 @@ def test_the_document_holds_the_tables_and_its_own_words(folder: Path, tmp_path:
     assert made.startswith("Before.\n<!-- table: few-toys headline -->\n| Method | Accuracy ↑ |")
     assert "| Reptile \\| x | 0.500 |" in made
     assert "old" not in made
-    assert "```bash\n# cells: 2, at commit abc+\nabmll compare --suite toys\n```\n<!-- end -->After." in made
+    block = "```bash\n# cells: 2, at commit abc+\nabmll compare --suite toys\n```\n\n</details>\n<!-- end -->After."
+    assert block in made
     assert filled(made, tmp_path / "results") == made
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from abmll.compare.bootstrap import METRICS, bootstrap, difference, interval, make_sample
-from abmll.compare.statistics import estimate, mean_ranks, rank
+from abmll.compare.statistics import estimate, rank, task_ranks
 from abmll.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
 
 
@@ -20,9 +20,11 @@ def test_mean_and_standard_error() -> None:
 def test_ranks() -> None:
     assert rank(np.array([0.3, 0.1, 0.3, 0.2])).tolist() == [3.5, 1, 3.5, 2]
     values = {"a": {"t": 0.9, "u": 0.5, "v": 0.1}, "b": {"t": 0.8, "u": 0.5}, "c": {"t": 0.7, "u": 0.6}}
-    assert mean_ranks(values, "higher") == {"a": 1.75, "b": 2.25, "c": 2.0}
-    assert mean_ranks(values, "lower") == {"a": 2.25, "b": 1.75, "c": 2.0}
-    assert mean_ranks({"a": {"t": 1.0}, "b": {"u": 1.0}}, "lower") == {}
+    high = {"a": {"t": 1.0, "u": 2.5}, "b": {"t": 2.0, "u": 2.5}, "c": {"t": 3.0, "u": 1.0}}
+    assert task_ranks(values, "higher") == high
+    low = {method: {task: 4 - place for task, place in own.items()} for method, own in high.items()}
+    assert task_ranks(values, "lower") == low
+    assert task_ranks({"a": {"t": 1.0}, "b": {"u": 1.0}}, "lower") == {"a": {}, "b": {}}
 
 
 def answers(rng: np.random.Generator, count: int, skill: float, first: int = 0) -> list[dict[str, Any]]:

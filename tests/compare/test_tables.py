@@ -25,6 +25,8 @@ def row(label: str, value: float, error: float | None, differences: dict[str, An
         "pooled_errors": {"ece": error},
         "ranks": {"accuracy": 1.5, "nll": 2.0},
         "statistics": statistics,
+        "machines": ["auto, torch 2", "cuda, torch 2"] if label == "ABMLL" else ["auto, torch 2"],
+        "task_ranks": {"accuracy": {"some_task": 1.5}},
         "cost": {"seconds": 61.4, "gradient_steps": 600, "tokens": 12345},
         "tasks": {"some_task": {"accuracy": value, "nll": value}},
         "truncated_prompts": 1,
@@ -53,7 +55,8 @@ def test_the_headline(comparison: dict[str, Any]) -> None:
     ours, other = grid.rows
     assert ours[:3] == ["ABMLL", "**0.600 ± 0.010**", "0.600 ± 0.010"]
     assert other[:3] == ["LoRA & co | x", "0.500 ± 0.020", "**0.500 ± 0.020**"]
-    assert ours[5] == "0.300 ± 0.010"  # pooled ECE
+    assert ours[5] == "0.300 ± 0.010 [0.500, 0.700]"  # pooled ECE
+    assert other[5] == "**0.250 ± 0.020** [0.400, 0.600]"
     assert ours[-2:] == ["1.5 / 2.0", "2"]
 
 
@@ -77,8 +80,9 @@ def test_notes_say_what_is_missing_leaky_cut_and_failed(comparison: dict[str, An
         "2 unseen tasks, 1,000 questions",
         "lost_task",
         "sick",
-        "2 prompts were too long",
-        "14 demonstrations did not fit",
+        "too long and were cut in the middle, over all seeds: ABMLL 1, LoRA & co | x 1.",
+        "left out: ABMLL 7, LoRA & co | x 7.",
+        "ABMLL: seeds on different machines (auto, torch 2 and cuda, torch 2), so without",
         "NLL of equal probabilities 1.250",
         "maml, seed 1, failed",
     ):
@@ -114,4 +118,6 @@ def test_files(comparison: dict[str, Any], tmp_path: Path) -> None:
     [pooled] = [one for one in rows if (one["method"], one["metric"]) == ("abmll", "pooled_ece")]
     assert (float(pooled["mean"]), float(pooled["low"]), pooled["difference"], pooled["rank"]) == (0.3, 0.5, "", "")
     tasks = list(csv.DictReader((tmp_path / "tasks.csv").read_text().splitlines()))
-    assert [one["task"] for one in tasks] == ["some_task", "some_task"]
+    assert [one["task"] for one in tasks] == ["some_task", "lost_task"] * 2
+    assert [one["accuracy_rank"] for one in tasks] == ["1.5", ""] * 2
+    assert {one["missing_tasks"] for one in rows} == {"lost_task"}

@@ -165,7 +165,7 @@ def test_chromium_opens_the_page_without_errors(reports, tmp_path, name):
     assert console == []
     _, text = read(reports / name / "report.html")
     assert " ".join(" ".join(Page(dom).text).split()) == text  # nothing was dropped or repaired
-    assert dom.count("<svg") == (9 if name == "comparison" else 3)
+    assert dom.count("<svg") == (10 if name == "comparison" else 3)
 
 
 @pytest.mark.browser

@@ -12,7 +12,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def point(value: float, level: float, error: float | None = 0.01):
-    mean = {"accuracy": 0.5 + level, "nll": 1 - level}
+    mean = {"accuracy": 0.5 + level, "nll": 1 - level, "ece": level + 0.05}
     return {"value": value, "mean": mean, "mean_errors": dict.fromkeys(mean, error), "pooled_ece": level}
 
 
@@ -26,7 +26,7 @@ def curves():
 
 def test_there_is_a_figure_a_measure_with_every_value_on_its_axis(curves):
     figures = sweeps("adapt_examples", curves)
-    assert len(figures) == len(MEASURES) == 3
+    assert len(figures) == len(MEASURES) == 4
     for figure, heading in zip(figures, MEASURES.values(), strict=True):
         texts = [element.text for element in ElementTree.fromstring(figure).iter(f"{SVG}text")]
         assert {"1", "5", "20", "40", heading, "ABMLL", "LoRA", "Examples adapted to"} <= set(texts)
@@ -51,3 +51,4 @@ def test_the_page_has_a_section_for_each_setting_and_for_foreign_inputs(make, tm
     assert "<h2>Posterior samples (0: at the mean)</h2>" in page
     assert "<h2>Examples adapted to</h2>" not in page
     assert all(text in page for text in ("0.710", "0.660", "0.610", "\N{EN DASH}"))
+    assert "<title id" in page.split("never meant for")[1].split("<table")[0]  # a figure above the numbers

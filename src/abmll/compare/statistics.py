@@ -24,19 +24,20 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(float(array.mean()), error)
 
 
-def mean_ranks(values: Mapping[str, Mapping[str, float]], better: str) -> dict[str, float]:
-    """Each method's mean rank over the tasks that all methods have; 1 is the best, equals share their mean rank.
+def task_ranks(values: Mapping[str, Mapping[str, float]], better: str) -> dict[str, dict[str, float]]:
+    """Each method's rank on every task that all methods have; 1 is the best, equals share their mean rank.
 
     Args:
         values: by method, by task.
         better: "higher" or "lower".
     """
     tasks = sorted(set.intersection(*(set(own) for own in values.values())))
-    if not tasks:
-        return {}
     table = np.array([[own[task] for task in tasks] for own in values.values()], dtype=np.float64)
-    ranks = np.mean([rank(column if better == "lower" else -column) for column in table.T], axis=0)
-    return dict(zip(values, ranks.tolist(), strict=True))
+    ranks = [rank(column if better == "lower" else -column) for column in table.T]
+    return {
+        method: {task: float(own[number]) for task, own in zip(tasks, ranks, strict=True)}
+        for number, method in enumerate(values)
+    }
 
 
 def rank(values: Floats) -> Floats:

@@ -9,7 +9,7 @@ from abmll.compare.bootstrap import METRICS, Replicates, bootstrap, difference, 
 from abmll.compare.cells import Cell, load_cell, load_predictions, predictions_path
 from abmll.compare.config import CURVES, REFERENCE
 from abmll.compare.run import Failure
-from abmll.compare.statistics import estimate, mean_ranks
+from abmll.compare.statistics import estimate, task_ranks
 from abmll.files import write_json
 from abmll.metrics import METRICS as TASK_METRICS
 from abmll.tasks.suite import Suite
@@ -24,6 +24,8 @@ RECALIBRATED = {
     "readout": " + readout",
 }
 COSTS = ("seconds", "visits", "gradient_steps", "tokens", "forward_passes", "peak_memory_mb")
+JUDGING = ("seconds", "gradient_passes", "forward_passes", "tokens", "peak_memory_mb")
+OF_A_MACHINE = ("seconds", "peak_memory_mb")
 Document = dict[str, Any]
 
 
@@ -44,13 +46,14 @@ def summarize(
     mains = {key: [pair for pair in pairs if pair[0].is_main] for key, pairs in rows.items()}
     mains = {key: pairs for key, pairs in mains.items() if pairs}
     replicates = _replicates(mains, folder)
-    ranks = _ranks(mains)
+    ranks = _ranks(mains) if mains else {}
     methods = {
         key: _row(key, pairs, folder)
         | {
             "curves": _curves(rows[key]),
             "statistics": _statistics(replicates, key, reference),
-            "ranks": ranks.get(key, {}),
+            "ranks": {name: estimate(list(own.values())).mean for name, own in ranks[key].items() if own},
+            "task_ranks": ranks[key],
         }
         for key, pairs in mains.items()
     }
@@ -60,7 +63,7 @@ def summarize(
         "suite": suite.name,
         "seeds": sorted({cell.seed for pairs in mains.values() for cell, _ in pairs}),
         "reference": reference if reference in methods else None,
-        "equal_nll": _equal_nll(first[0][0].path(folder)) if first else None,
+        "equal_nll": _equal_nll([cell.path(folder) for cell, _ in first]),
         "missing": list(suite.missing),
         "known_leaks": list(suite.known_leaks),
         "settings": _shared([pair[1]["settings"] for pairs in mains.values() for pair in pairs]),
@@ -87,6 +90,7 @@ def _row(key: str, pairs: Sequence[tuple[Cell, Document]], folder: Path) -> Docu
         "label": cell.spec.label + RECALIBRATED[cell.settings["recalibrate"]],
         "seeds": [one.seed for one, _ in pairs],
         "settings": first["settings"],
+        "machines": _machines(documents),
         "cost": _cost(documents),
         "tasks": {name: _means([document["tasks"][name] for document in documents])[0] for name in first["tasks"]},
         "foreign": dict(zip(("mean", "errors"), _means([one["foreign"]["mean"] for one in documents]), strict=True)),
@@ -114,15 +118,23 @@ def _means(metrics: Sequence[Mapping[str, Any]]) -> tuple[Document, Document]:
 
 
 def _cost(documents: Sequence[Document]) -> dict[str, float | None]:
-    """Means over seeds: of the training under their own names, and of adapting and predicting after ``judging_``."""
+    """Means over seeds: of the training under their own names, and of adapting and predicting after ``judging_``.
+
+    There is no mean of seconds or memory of seeds on different devices or versions of torch.
+    """
+    left_out = OF_A_MACHINE if len(_machines(documents)) > 1 else ()
+    places = [(name, "training", name) for name in COSTS]
+    places += [(f"judging_{name}", "evaluation", name) for name in JUDGING]
     costs: dict[str, float | None] = {}
-    for name in COSTS:
-        known = [document["cost"]["training"][name] for document in documents]
-        costs[name] = None if None in known else estimate(known).mean
-    for name in ("seconds", "gradient_passes", "forward_passes", "tokens", "peak_memory_mb"):
-        known = [document["cost"]["evaluation"][name] for document in documents]
-        costs[f"judging_{name}"] = None if None in known else estimate(known).mean
+    for key, part, name in places:
+        known = [document["cost"][part][name] for document in documents]
+        costs[key] = None if None in known or name in left_out else estimate(known).mean
     return costs
+
+
+def _machines(documents: Sequence[Document]) -> list[str]:
+    """Where the seeds were computed, as far as settings and versions tell."""
+    return sorted({f"{one['settings']['device']}, torch {one['versions']['torch']}" for one in documents})
 
 
 def _curves(pairs: Sequence[tuple[Cell, Document]]) -> dict[str, list[Document]]:
@@ -146,9 +158,9 @@ def _point(value: float, documents: Sequence[Document]) -> Document:
     return {"value": value, "mean": mean, "mean_errors": errors, "pooled_ece": pooled["ece"]}
 
 
-def _ranks(mains: Mapping[str, Sequence[tuple[Cell, Document]]]) -> dict[str, dict[str, float]]:
-    """Each method's mean rank over tasks, by metric, of its means over seeds."""
-    ranks: dict[str, dict[str, float]] = {key: {} for key in mains}
+def _ranks(mains: Mapping[str, Sequence[tuple[Cell, Document]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Each method's rank on every task, by metric, of its means over seeds."""
+    ranks: dict[str, dict[str, dict[str, float]]] = {key: {} for key in mains}
     for metric, better in RANKED.items():
         values = {
             key: {
@@ -157,8 +169,8 @@ def _ranks(mains: Mapping[str, Sequence[tuple[Cell, Document]]]) -> dict[str, di
             }
             for key, pairs in mains.items()
         }
-        for key, rank in (mean_ranks(values, better) if values else {}).items():
-            ranks[key][metric] = rank
+        for key, own in task_ranks(values, better).items():
+            ranks[key][metric] = own
     return ranks
 
 
@@ -198,10 +210,14 @@ def _statistics(replicates: Replicates | None, key: str, reference: str) -> Docu
     return result
 
 
-def _equal_nll(cell: Path) -> float | None:
-    """The NLL of equal probabilities, mean over tasks: log C of a question with C options; None without predictions."""
-    nll = [sum(math.log(len(row["probs"])) for row in rows) / len(rows) for rows in _by_task(cell).values()]
-    return sum(nll) / len(nll) if nll else None
+def _equal_nll(cells: Sequence[Path]) -> float | None:
+    """The NLL of equal probabilities, mean over tasks and seeds: log C of a question with C options.
+
+    ``cells`` are those of one method, one a seed. None where there are no predictions.
+    """
+    asked = [rows for cell in cells for rows in _by_task(cell).values()]
+    nll = [sum(math.log(len(row["probs"])) for row in rows) / len(rows) for rows in asked]
+    return estimate(nll).mean if nll else None
 
 
 def _shared(settings: Sequence[Mapping[str, Any]]) -> Document:

@@ -12,13 +12,14 @@ Document = Mapping[str, Any]
 
 
 class Column(NamedTuple):
-    """A metric of the main table: where it is found, its heading, whether higher is better, its digits."""
+    """A metric of the main table: where it is found, its heading, whether higher is better."""
 
     place: str  # "mean" over tasks or "pooled" over examples
     key: str
     heading: str
     higher: bool
     statistic: str | None = None  # its name in the bootstrap
+    with_interval: bool = False  # beside the value, not only beside differences
 
 
 class Grid(NamedTuple):
@@ -34,7 +35,7 @@ COLUMNS = (
     Column("mean", "nll", "NLL", False, "nll"),
     Column("mean", "brier", "Brier", False, "brier"),
     Column("mean", "ece", "ECE", False, "ece"),
-    Column("pooled", "ece", "Pooled ECE", False, "pooled_ece"),
+    Column("pooled", "ece", "Pooled ECE", False, "pooled_ece", with_interval=True),
     Column("mean", "aurc", "AURC", False),
     Column("mean", "auroc", "AUROC", True),
 )
@@ -45,7 +46,9 @@ COSTS = {
     "seconds": "Seconds",
     "peak_memory_mb": "Peak memory, MB",
     "judging_forward_passes": "Forward passes, unseen tasks",
+    "judging_tokens": "Tokens, unseen tasks",
     "judging_seconds": "Seconds, unseen tasks",
+    "judging_peak_memory_mb": "Peak memory, unseen tasks, MB",
 }
 UNKNOWN = "\N{EN DASH}"
 
@@ -65,7 +68,10 @@ def write_tables(comparison: Document, folder: Path) -> list[Path]:
 
 
 def headline(comparison: Document) -> Grid:
-    """Every method's metrics: means over seeds with standard errors, the best in bold, and the mean rank."""
+    """Every method's metrics: means over seeds with standard errors, the best in bold, and the mean rank.
+
+    The pooled calibration error has its 95 % interval too, where predictions are there.
+    """
     methods = comparison["methods"]
     headings = [f"{column.heading} {'↑' if column.higher else '↓'}" for column in COLUMNS]
     best = {column: _best([row[column.place][column.key] for row in methods.values()], column) for column in COLUMNS}
@@ -111,15 +117,18 @@ def notes(comparison: Document) -> list[str]:
         + ("." if comparison["equal_nll"] is None else f"; NLL of equal probabilities {comparison['equal_nll']:.3f}."),
     ]
     if any(row["statistics"] for row in methods):
-        lines.append("Intervals: paired bootstrap over tasks and examples, 2,000 replicates.")
+        lines.append("Intervals, of 95 %: paired bootstrap over tasks and examples, 2,000 replicates.")
     if comparison["missing"]:
         lines.append(f"Missing tasks, not in these numbers: {', '.join(comparison['missing'])}.")
     if comparison["known_leaks"]:
         lines.append(f"Not quite unseen (see the suite): {', '.join(comparison['known_leaks'])}.")
-    if cut := sum(row["truncated_prompts"] for row in methods):
-        lines.append(f"{cut:,} prompts were too long for the model and were cut in the middle.")
-    if left_out := sum(row["demonstrations_left_out"] for row in methods):
-        lines.append(f"{left_out:,} demonstrations did not fit before their question and were left out.")
+    if cut := _counts(comparison, "truncated_prompts"):
+        lines.append(f"Prompts that were too long and were cut in the middle, over all seeds: {cut}.")
+    if left_out := _counts(comparison, "demonstrations_left_out"):
+        lines.append(f"Demonstrations that did not fit before their question and were left out: {left_out}.")
+    for row in (row for row in methods if len(row["machines"]) > 1):
+        where = " and ".join(row["machines"])
+        lines.append(f"{row['label']}: seeds on different machines ({where}), so without seconds and memory.")
     lines += [f"{one['method']}, seed {one['seed']}, failed: {one['error']}" for one in comparison["failures"]]
     return lines
 
@@ -169,24 +178,38 @@ def long_rows(comparison: Document) -> list[dict[str, Any]]:
                     "p": difference.get("p"),
                     "rank": row["ranks"].get(column.key) if column.place == "mean" else None,
                     "seeds": len(row["seeds"]),
+                    "missing_tasks": " ".join(comparison["missing"]),
                 }
             )
     return rows
 
 
 def task_rows(comparison: Document) -> list[dict[str, Any]]:
-    """One row a method and task: every metric, averaged over seeds."""
-    return [
-        {"method": key, "task": name} | dict(metrics)
-        for key, row in comparison["methods"].items()
-        for name, metrics in row["tasks"].items()
-    ]
+    """One row a method and task: every metric, averaged over seeds, and the method's ranks on that task.
+
+    Tasks that were missing have a row of each method without numbers.
+    """
+    rows = []
+    for key, row in comparison["methods"].items():
+        for name, metrics in row["tasks"].items():
+            ranks = {f"{metric}_rank": own.get(name) for metric, own in row["task_ranks"].items()}
+            rows.append({"method": key, "task": name} | dict(metrics) | ranks)
+        rows += [{"method": key, "task": name} for name in comparison["missing"]]
+    return rows
 
 
 def _value(row: Document, column: Column, best: bool) -> str:
     error = row[f"{column.place}_errors"][column.key]
     text = _digits(row[column.place][column.key]) + (f" ± {_digits(error)}" if error is not None else "")
-    return f"**{text}**" if best else text
+    interval = row["statistics"].get("intervals", {}).get(column.statistic) if column.with_interval else None
+    between = "" if interval is None else f" [{_digits(interval[1])}, {_digits(interval[2])}]"
+    return (f"**{text}**" if best else text) + between
+
+
+def _counts(comparison: Document, name: str) -> str:
+    """What was counted of each method, where it was anything."""
+    counts = {row["label"]: row[name] for row in comparison["methods"].values() if row[name]}
+    return ", ".join(f"{label} {count:,}" for label, count in counts.items())
 
 
 def _best(values: Sequence[float | None], column: Column) -> set[int]:

@@ -116,6 +116,7 @@ def _results(report: Report, methods: Mapping[str, Method]) -> dict[str, Any]:
         "dots": [
             Markup(plots.task_dots("accuracy", "Accuracy", indexed, "majority")),
             Markup(plots.task_dots("nll", "NLL, nats", indexed, None)),
+            Markup(plots.task_dots("ece", "ECE", indexed, None)),
         ],
     }
 
@@ -154,6 +155,7 @@ def _variants(methods: Mapping[str, Method]) -> dict[str, Any]:
     return {
         "varied": {heading: [Markup(one) for one in drawn] for heading, drawn in figures.items()},
         "foreign": tables.foreign(foreign) if foreign else None,
+        "foreign_figure": Markup(plots.foreign_aurocs(foreign)) if foreign else None,
     }
 
 

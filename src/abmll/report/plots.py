@@ -134,6 +134,28 @@ def task_dots(
     return draw(f"tasks-{key}", (420, 90 + 24 * len(names)), f"{heading} task by task", description, paint)
 
 
+def foreign_aurocs(by_method: Mapping[str, tuple[int, Mapping[str, float | None]]]) -> str:
+    """One line a method: how well its entropy (filled) and mutual information (hollow) tell foreign inputs apart."""
+
+    def paint(figure: Figure) -> None:
+        ax = figure.subplots()
+        ax.axvline(0.5, color=MUTED, linewidth=1, dashes=(4, 3))
+        for row, (method, aurocs) in enumerate(by_method.values()):
+            color, marker = color_of(method), MARKERS[method % len(MARKERS)]
+            for name, inside in (("mutual_information", PAPER), ("entropy", color)):
+                if (value := aurocs.get(name)) is not None:
+                    ax.plot(value, row, marker, markersize=8, color=color, markerfacecolor=inside)
+        ax.set_yticks(range(len(by_method)), [shorten(label, 22) for label in by_method])
+        ax.set(ylim=(len(by_method) - 0.5, -0.5), title="AUROC of inputs of another task")
+        ax.grid(axis="x")
+        ax.grid(visible=False, axis="y")
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.tick_params(axis="y", labelsize=10)
+
+    description = "AUROC of foreign inputs by entropy and by mutual information; the table has the same numbers."
+    return draw("foreign", (420, 90 + 24 * len(by_method)), "Foreign inputs told apart", description, paint)
+
+
 def smooth(values: Floats, window: int) -> Floats:
     """Centred moving average over `window` visits (fewer at the ends), leaving out NaN; NaN where all are NaN."""
     known = np.isfinite(values)

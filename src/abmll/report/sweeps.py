@@ -17,7 +17,7 @@ HEADINGS = {
     "num_samples": "Posterior samples (0: at the mean)",
     "prune": "Share of each adapted layer's output set to zero",
 }
-MEASURES = {"accuracy": "Accuracy", "nll": "NLL, nats", "pooled_ece": "Pooled ECE"}
+MEASURES = {"accuracy": "Accuracy", "nll": "NLL, nats", "ece": "ECE", "pooled_ece": "Pooled ECE"}
 
 
 class Line(NamedTuple):
