@@ -193,7 +193,7 @@ def _legend(figure: Figure) -> None:
 WANTED: Mapping[str, Callable[[Figure], None]] = {
     "doubt": doubt("cls-45"),
     "cost": cost("cls-45"),
-    "suites": suites("cls-45", "cls-45-full", "mcqa", "chembench", "legalbench-heldout", "bigbench"),
+    "suites": suites("cls-45", "mcqa", "chembench", "legalbench-heldout", "bigbench"),
     "samples": curve("cls-45", "num_samples", "posterior samples (0: at the mean)"),
     "examples": curve("cls-45-examples", "adapt_examples", "examples learned from", is_log=True),
     "beta": retrained("beta", "abmll", "beta", "cls-45", "cls-45-beta"),
