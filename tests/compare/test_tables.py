@@ -80,13 +80,20 @@ def test_notes_say_what_is_missing_leaky_cut_and_failed(comparison: dict[str, An
         "2 unseen tasks, 1,000 questions",
         "lost_task",
         "sick",
-        "too long and were cut in the middle, over all seeds: ABMLL 1, LoRA & co | x 1.",
-        "left out: ABMLL 7, LoRA & co | x 7.",
+        "too long and were cut in the middle, over all seeds: 1 (ABMLL, LoRA & co | x).",
+        "left out: 7 (ABMLL, LoRA & co | x).",
         "ABMLL: seeds on different machines (auto, torch 2 and cuda, torch 2), so without",
         "NLL of equal probabilities 1.250",
         "maml, seed 1, failed",
     ):
         assert said in text
+
+
+def test_methods_that_were_cut_alike_are_counted_together(comparison: dict[str, Any]) -> None:
+    ours, other = comparison["methods"].values()
+    comparison["methods"] |= {str(number): ours for number in range(4)} | {"last": other | {"truncated_prompts": 1200}}
+    text = "\n".join(notes(comparison))
+    assert "over all seeds: 1 (each of 6 methods); 1,200 (LoRA & co | x)." in text
 
 
 def test_markdown_and_latex_are_escaped(comparison: dict[str, Any]) -> None:

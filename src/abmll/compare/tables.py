@@ -51,6 +51,7 @@ COSTS = {
     "judging_peak_memory_mb": "Peak memory, unseen tasks, MB",
 }
 UNKNOWN = "\N{EN DASH}"
+MANY = 4  # methods, of which a note names no more
 
 
 def write_tables(comparison: Document, folder: Path) -> list[Path]:
@@ -207,9 +208,15 @@ def _value(row: Document, column: Column, best: bool) -> str:
 
 
 def _counts(comparison: Document, name: str) -> str:
-    """What was counted of each method, where it was anything."""
-    counts = {row["label"]: row[name] for row in comparison["methods"].values() if row[name]}
-    return ", ".join(f"{label} {count:,}" for label, count in counts.items())
+    """What was counted of each method, where it was anything; methods with the same count together."""
+    alike: dict[int, list[str]] = {}
+    for row in comparison["methods"].values():
+        if row[name]:
+            alike.setdefault(row[name], []).append(row["label"])
+    several = {
+        count: f"each of {len(own)} methods" if len(own) > MANY else ", ".join(own) for count, own in alike.items()
+    }
+    return "; ".join(f"{count:,} ({own})" for count, own in several.items())
 
 
 def _best(values: Sequence[float | None], column: Column) -> set[int]:
