@@ -60,6 +60,12 @@ def test_the_headline(comparison: dict[str, Any]) -> None:
     assert ours[-2:] == ["1.5 / 2.0", "2"]
 
 
+def test_a_method_that_lacks_seeds_is_not_the_best(comparison: dict[str, Any]) -> None:
+    comparison["methods"]["one"] = row("One seed", 0.9, None, None) | {"seeds": [0]}
+    ours, _, one = headline(comparison).rows
+    assert (ours[1], one[1]) == ("**0.600 ± 0.010**", "0.900")
+
+
 def test_one_seed_has_no_error(comparison: dict[str, Any]) -> None:
     comparison["methods"] = {"abmll": row("ABMLL", 0.6, None, None)}
     assert headline(comparison).rows[0][1] == "0.600"

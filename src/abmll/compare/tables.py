@@ -1,25 +1,11 @@
-"""A comparison as text: Markdown, CSV and LaTeX tables of what ``comparison.json`` holds."""
+"""A comparison as text: Markdown and LaTeX tables of what ``comparison.json`` holds, and its sheets beside them."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from abmll.compare.sheets import COLUMNS, Column, Document, csv_text, method_rows, task_rows
 from abmll.files import write_text
-
-Document = Mapping[str, Any]
-
-
-class Column(NamedTuple):
-    """A metric of the main table: where it is found, its heading, whether higher is better."""
-
-    place: str  # "mean" over tasks or "pooled" over examples
-    key: str
-    heading: str
-    higher: bool
-    statistic: str | None = None  # its name in the bootstrap
-    with_interval: bool = False  # beside the value, not only beside differences
 
 
 class Grid(NamedTuple):
@@ -30,15 +16,6 @@ class Grid(NamedTuple):
     rows: list[list[str]]
 
 
-COLUMNS = (
-    Column("mean", "accuracy", "Accuracy", True, "accuracy"),
-    Column("mean", "nll", "NLL", False, "nll"),
-    Column("mean", "brier", "Brier", False, "brier"),
-    Column("mean", "ece", "ECE", False, "ece"),
-    Column("pooled", "ece", "Pooled ECE", False, "pooled_ece", with_interval=True),
-    Column("mean", "aurc", "AURC", False),
-    Column("mean", "auroc", "AUROC", True),
-)
 COSTS = {
     "gradient_steps": "Gradient steps",
     "forward_passes": "Forward passes",
@@ -59,8 +36,8 @@ def write_tables(comparison: Document, folder: Path) -> list[Path]:
     grids = [headline(comparison), *filter(None, [against_reference(comparison)]), cost(comparison)]
     texts = {
         "table.md": markdown(comparison, grids),
-        "table.csv": _csv(long_rows(comparison)),
-        "tasks.csv": _csv(task_rows(comparison)),
+        "table.csv": csv_text(method_rows(comparison)),
+        "tasks.csv": csv_text(task_rows(comparison)),
         "table.tex": latex(grids[0], notes(comparison)),
     }
     for name, text in texts.items():
@@ -71,11 +48,17 @@ def write_tables(comparison: Document, folder: Path) -> list[Path]:
 def headline(comparison: Document) -> Grid:
     """Every method's metrics: means over seeds with standard errors, the best in bold, and the mean rank.
 
+    Methods that lack seeds are not among the best: their mean is of other runs than that of the rest.
     The pooled calibration error has its 95 % interval too, where predictions are there.
     """
     methods = comparison["methods"]
     headings = [f"{column.heading} {'↑' if column.higher else '↓'}" for column in COLUMNS]
-    best = {column: _best([row[column.place][column.key] for row in methods.values()], column) for column in COLUMNS}
+    is_whole = [len(row["seeds"]) == len(comparison["seeds"]) for row in methods.values()]
+    best = {}
+    for column in COLUMNS:
+        values = [row[column.place][column.key] for row in methods.values()]
+        whole = [value if known else None for value, known in zip(values, is_whole, strict=True)]
+        best[column] = _best(whole, column)
     rows = []
     for index, row in enumerate(methods.values()):
         cells = [_value(row, column, index in best[column]) for column in COLUMNS]
@@ -158,47 +141,6 @@ def latex(grid: Grid, remarks: Sequence[str]) -> str:
     return "\n".join([*comments, *body, r"\end{tabular}"]) + "\n"
 
 
-def long_rows(comparison: Document) -> list[dict[str, Any]]:
-    """One row a method and metric, with all that is known of it, in full precision."""
-    rows = []
-    for key, row in comparison["methods"].items():
-        for column in COLUMNS:
-            found = row["statistics"].get("intervals", {}).get(column.statistic) or [None] * 3
-            difference = row["statistics"].get("differences", {}).get(column.statistic, {})
-            rows.append(
-                {
-                    "method": key,
-                    "metric": column.statistic or column.key,
-                    "mean": row[column.place][column.key],
-                    "standard_error": row[f"{column.place}_errors"][column.key],
-                    "low": found[1],
-                    "high": found[2],
-                    "difference": difference.get("value"),
-                    "difference_low": difference.get("low"),
-                    "difference_high": difference.get("high"),
-                    "p": difference.get("p"),
-                    "rank": row["ranks"].get(column.key) if column.place == "mean" else None,
-                    "seeds": len(row["seeds"]),
-                    "missing_tasks": " ".join(comparison["missing"]),
-                }
-            )
-    return rows
-
-
-def task_rows(comparison: Document) -> list[dict[str, Any]]:
-    """One row a method and task: every metric, averaged over seeds, and the method's ranks on that task.
-
-    Tasks that were missing have a row of each method without numbers.
-    """
-    rows = []
-    for key, row in comparison["methods"].items():
-        for name, metrics in row["tasks"].items():
-            ranks = {f"{metric}_rank": own.get(name) for metric, own in row["task_ranks"].items()}
-            rows.append({"method": key, "task": name} | dict(metrics) | ranks)
-        rows += [{"method": key, "task": name} for name in comparison["missing"]]
-    return rows
-
-
 def _value(row: Document, column: Column, best: bool) -> str:
     error = row[f"{column.place}_errors"][column.key]
     text = _digits(row[column.place][column.key]) + (f" ± {_digits(error)}" if error is not None else "")
@@ -252,11 +194,3 @@ def _tex(text: str) -> str:
     bold = text.startswith("**") and text.endswith("**")
     escaped = "".join(_TEX.get(character, character) for character in (text[2:-2] if bold else text))
     return rf"\textbf{{{escaped}}}" if bold else escaped
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
