@@ -1,6 +1,7 @@
 """python -m benchmarks.figures [NAME...]: draw docs/figures/ from results/, for the questions of docs/results.md."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -74,7 +75,8 @@ def cost(name: str) -> Callable[[Figure], None]:
             _panels(figure, 2), ("forward_passes", "seconds"), ("forward passes", "seconds"), strict=True
         ):
             for number, row in enumerate(found.values()):
-                spent = row["cost"][key] + row["cost"][f"judging_{key}"]
+                parts = [row["cost"][key], row["cost"][f"judging_{key}"]]
+                spent = math.nan if None in parts else sum(parts)  # not drawn; the legend keeps its place
                 panel.scatter(spent, row["mean"]["nll"], marker=MARKERS[number % len(MARKERS)], label=row["label"])
             _plain_log(panel, (50, 100, 200, 500, 1000, 2000))
             panel.set(title=f"NLL against {axis} of a seed", xlabel=f"{axis}, training and unseen tasks")
