@@ -107,7 +107,6 @@ def test_document_names_every_cell_once() -> None:
     assert sorted(name for name in named if name != "run") == sorted(CELLS)
 
 
-@pytest.mark.skipif(not table.RESULTS.exists(), reason="no results yet")
 def test_committed_document_is_made_from_the_committed_results() -> None:
     committed = json.loads(table.RESULTS.read_text(encoding="utf-8"))
     text = table.DOCUMENT.read_text(encoding="utf-8")
