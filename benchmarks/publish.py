@@ -107,8 +107,8 @@ def _commands(comparison: dict[str, Any], folder: Path) -> str:
     counts: dict[tuple[str, str], int] = {}
     for path in sorted((folder / "cells" / comparison["suite"]).glob("*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
-        commit = str(cell["commit"])
-        key = (cell["command"], commit.rstrip("+")[:12] + commit[len(commit.rstrip("+")) :])
+        commit, plus, _ = str(cell["commit"]).partition("+")
+        key = (cell["command"], commit[:12] + plus)
         counts[key] = counts.get(key, 0) + 1
     lines = [f"# cells: {count}, at commit {commit}\n{command}" for (command, commit), count in counts.items()]
     summary = f"<summary>What was run: {sum(counts.values())} cells, {len(counts)} commands</summary>"

@@ -27,6 +27,7 @@ COSTS = ("seconds", "visits", "gradient_steps", "tokens", "forward_passes", "pea
 JUDGING = ("seconds", "gradient_passes", "forward_passes", "tokens", "peak_memory_mb")
 OF_A_MACHINE = ("seconds", "peak_memory_mb")
 Document = dict[str, Any]
+Answers = dict[int, dict[str, list[Document]]]  # of a method, by seed and task
 
 
 def summarize(
@@ -45,7 +46,8 @@ def summarize(
             rows.setdefault(cell.row, []).append((cell, document))
     mains = {key: [pair for pair in pairs if pair[0].is_main] for key, pairs in rows.items()}
     mains = {key: pairs for key, pairs in mains.items() if pairs}
-    replicates = _replicates(mains, folder)
+    answers = {key: {cell.seed: _by_task(cell.path(folder)) for cell, _ in pairs} for key, pairs in mains.items()}
+    replicates = _replicates(answers)
     ranks = _ranks(mains) if mains else {}
     methods = {
         key: _row(key, pairs, folder)
@@ -63,7 +65,7 @@ def summarize(
         "suite": suite.name,
         "seeds": sorted({cell.seed for pairs in mains.values() for cell, _ in pairs}),
         "reference": reference if reference in methods else None,
-        "equal_nll": _equal_nll([cell.path(folder) for cell, _ in first]),
+        "equal_nll": _equal_nll(next(iter(answers.values()), {})),
         "missing": list(suite.missing),
         "known_leaks": list(suite.known_leaks),
         "settings": _shared([pair[1]["settings"] for pairs in mains.values() for pair in pairs]),
@@ -174,22 +176,18 @@ def _ranks(mains: Mapping[str, Sequence[tuple[Cell, Document]]]) -> dict[str, di
     return ranks
 
 
-def _replicates(mains: Mapping[str, Sequence[tuple[Cell, Document]]], folder: Path) -> Replicates | None:
+def _replicates(answers: Mapping[str, Answers]) -> Replicates | None:
     """The bootstrap over those methods that have all seeds, with their predictions."""
-    seeds = {cell.seed for pairs in mains.values() for cell, _ in pairs}
-    answers: dict[str, dict[int, dict[str, list[Document]]]] = {}
-    for key, pairs in mains.items():
-        read = {cell.seed: _by_task(cell.path(folder)) for cell, _ in pairs}
-        if read.keys() == seeds and all(read.values()):
-            answers[key] = read
-    if not answers:
+    seeds = {seed for own in answers.values() for seed in own}
+    whole = {key: own for key, own in answers.items() if own.keys() == seeds and all(own.values())}
+    if not whole:
         return None
-    tasks = next(iter(next(iter(answers.values())).values()))
+    tasks = next(iter(next(iter(whole.values())).values()))
     samples = [
-        make_sample({key: {seed: own[seed][task] for seed in sorted(own)} for key, own in answers.items()})
+        make_sample({key: {seed: own[seed][task] for seed in sorted(own)} for key, own in whole.items()})
         for task in tasks
     ]
-    return bootstrap(list(answers), samples)
+    return bootstrap(list(whole), samples)
 
 
 def _by_task(path: Path) -> dict[str, list[Document]]:
@@ -210,12 +208,12 @@ def _statistics(replicates: Replicates | None, key: str, reference: str) -> Docu
     return result
 
 
-def _equal_nll(cells: Sequence[Path]) -> float | None:
+def _equal_nll(answers: Answers) -> float | None:
     """The NLL of equal probabilities, mean over tasks and seeds: log C of a question with C options.
 
-    ``cells`` are those of one method, one a seed. None where there are no predictions.
+    ``answers`` are those of any one method. None where there are no predictions.
     """
-    asked = [rows for cell in cells for rows in _by_task(cell).values()]
+    asked = [rows for tasks in answers.values() for rows in tasks.values()]
     nll = [sum(math.log(len(row["probs"])) for row in rows) / len(rows) for rows in asked]
     return estimate(nll).mean if nll else None
 

@@ -53,12 +53,8 @@ def headline(comparison: Document) -> Grid:
     """
     methods = comparison["methods"]
     headings = [f"{column.heading} {'↑' if column.higher else '↓'}" for column in COLUMNS]
-    is_whole = [len(row["seeds"]) == len(comparison["seeds"]) for row in methods.values()]
-    best = {}
-    for column in COLUMNS:
-        values = [row[column.place][column.key] for row in methods.values()]
-        whole = [value if known else None for value, known in zip(values, is_whole, strict=True)]
-        best[column] = _best(whole, column)
+    whole = {n: row for n, row in enumerate(methods.values()) if len(row["seeds"]) == len(comparison["seeds"])}
+    best = {column: _best({n: row[column.place][column.key] for n, row in whole.items()}, column) for column in COLUMNS}
     rows = []
     for index, row in enumerate(methods.values()):
         cells = [_value(row, column, index in best[column]) for column in COLUMNS]
@@ -155,15 +151,16 @@ def _counts(comparison: Document, name: str) -> str:
     for row in comparison["methods"].values():
         if row[name]:
             alike.setdefault(row[name], []).append(row["label"])
-    several = {
-        count: f"each of {len(own)} methods" if len(own) > MANY else ", ".join(own) for count, own in alike.items()
-    }
-    return "; ".join(f"{count:,} ({own})" for count, own in several.items())
+    return "; ".join(f"{count:,} ({_named(labels)})" for count, labels in alike.items())
 
 
-def _best(values: Sequence[float | None], column: Column) -> set[int]:
+def _named(labels: Sequence[str]) -> str:
+    return ", ".join(labels) if len(labels) <= MANY else f"each of {len(labels)} methods"
+
+
+def _best(values: Mapping[int, float | None], column: Column) -> set[int]:
     """The places of the best value as displayed; none where nothing is compared."""
-    known = {index: round(value, 3) for index, value in enumerate(values) if value is not None}
+    known = {index: round(value, 3) for index, value in values.items() if value is not None}
     if len(known) < 2:
         return set()
     top = max(known.values()) if column.higher else min(known.values())

@@ -1,6 +1,6 @@
 """The figures of the report. Each takes numbers and colour indices and returns one inline SVG."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -123,15 +123,10 @@ def task_dots(
                 linestyle="none", color=color_of(method), marker=MARKERS[method % len(MARKERS)], markersize=8,
                 markeredgecolor=PAPER, markeredgewidth=0.8,
             )  # fmt: skip
-        ax.set_yticks(range(len(names)), [shorten(name, 22) for name in names])
-        ax.set(ylim=(len(names) - 0.5, -0.5), title=heading)
-        ax.grid(axis="x")
-        ax.grid(visible=False, axis="y")
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.tick_params(axis="y", labelsize=10)
+        _name_rows(ax, names, heading)
 
     description = f"{heading} of each method on each of {len(names)} tasks; the table below holds the same numbers."
-    return draw(f"tasks-{key}", (420, 90 + 24 * len(names)), f"{heading} task by task", description, paint)
+    return draw(f"tasks-{key}", _row_size(names), f"{heading} task by task", description, paint)
 
 
 def foreign_aurocs(by_method: Mapping[str, tuple[int, Mapping[str, float | None]]]) -> str:
@@ -145,15 +140,25 @@ def foreign_aurocs(by_method: Mapping[str, tuple[int, Mapping[str, float | None]
             for name, inside in (("mutual_information", PAPER), ("entropy", color)):
                 if (value := aurocs.get(name)) is not None:
                     ax.plot(value, row, marker, markersize=8, color=color, markerfacecolor=inside)
-        ax.set_yticks(range(len(by_method)), [shorten(label, 22) for label in by_method])
-        ax.set(ylim=(len(by_method) - 0.5, -0.5), title="AUROC of inputs of another task")
-        ax.grid(axis="x")
-        ax.grid(visible=False, axis="y")
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.tick_params(axis="y", labelsize=10)
+        _name_rows(ax, by_method, "AUROC of inputs of another task")
 
     description = "AUROC of foreign inputs by entropy and by mutual information; the table has the same numbers."
-    return draw("foreign", (420, 90 + 24 * len(by_method)), "Foreign inputs told apart", description, paint)
+    return draw("foreign", _row_size(by_method), "Foreign inputs told apart", description, paint)
+
+
+def _name_rows(ax: Axes, names: Collection[str], heading: str) -> None:
+    """A row for each name, the first on top, with vertical lines to read values by."""
+    ax.set_yticks(range(len(names)), [shorten(name, 22) for name in names])
+    ax.set(ylim=(len(names) - 0.5, -0.5), title=heading)
+    ax.grid(axis="x")
+    ax.grid(visible=False, axis="y")
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.tick_params(axis="y", labelsize=10)
+
+
+def _row_size(names: Collection[str]) -> tuple[int, int]:
+    """Width and height of a figure of named rows."""
+    return 420, 90 + 24 * len(names)
 
 
 def smooth(values: Floats, window: int) -> Floats:
