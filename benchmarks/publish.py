@@ -1,9 +1,10 @@
 """python -m benchmarks.publish FOLDER...: keep comparisons in results/ and write the tables of docs/results.md.
 
 FOLDER is what ``abmll compare`` wrote for one suite. Its cells and its comparison go to results/ under the folder's own
-name, without the predictions and the training runs; of the predictions there remains how much each task was doubted. A
-table stands between ``<!-- table: NAME TABLE -->`` and ``<!-- end -->``, where TABLE is headline, differences, cost or
-commands. Without a folder the tables alone are written.
+name, without the predictions and the training runs; of the predictions there remains how much each task was doubted,
+and where they are not in FOLDER any more, what was known of that before. A table stands between
+``<!-- table: NAME TABLE -->`` and ``<!-- end -->``, where TABLE is headline, differences, cost or commands. Without a
+folder the tables alone are written.
 """
 
 import argparse
@@ -42,12 +43,14 @@ def keep(folder: Path, results: Path) -> Path:
     """Copy a comparison's numbers to ``results``, in the place of an earlier one; returns the folder made."""
     comparison = read(folder)
     kept = results / folder.resolve().name
+    before = read(kept)["methods"] if (kept / COMPARISON).exists() else {}
     shutil.rmtree(kept, ignore_errors=True)
     for path in sorted((folder / "cells" / comparison["suite"]).glob("*.json")):
         write_json(kept / "cells" / comparison["suite"] / path.name, json.loads(path.read_text(encoding="utf-8")))
-    for row in comparison["methods"].values():
+    for key, row in comparison["methods"].items():
         cells = [folder / path.replace(".predictions.jsonl", ".json") for path in row["predictions"]]
-        row["doubt"] = [doubt(cell) for cell in cells]
+        is_known = not cells and key in before and before[key]["tasks"] == row["tasks"]
+        row["doubt"] = before[key]["doubt"] if is_known else [doubt(cell) for cell in cells]
         row |= {"predictions": [], "run": None}  # they are not kept
     write_json(kept / COMPARISON, comparison)
     for name in ("table.csv", "tasks.csv", "table.tex"):

@@ -84,6 +84,27 @@ def test_numbers_are_kept_and_predictions_are_not(folder: Path, tmp_path: Path) 
         assert seed["t"] == {name: value and pytest.approx(value) for name, value in wanted.items()}
 
 
+def test_the_doubt_of_predictions_that_are_gone_stays(folder: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+
+    def publish(accuracy: float) -> dict[str, Any]:
+        comparison = json.loads((folder / "comparison.json").read_text())
+        for own in comparison["methods"].values():
+            own["tasks"] = {"t": {"accuracy": accuracy}}
+        (folder / "comparison.json").write_text(json.dumps(comparison))
+        keep(folder, results)
+        methods = json.loads((results / "few-toys" / "comparison.json").read_text())["methods"]
+        return {name: own["doubt"] for name, own in methods.items()}
+
+    known = publish(0.75)
+    assert known["abmll"][0]["t"]["inverse_temperature"] == 0.4
+    comparison = json.loads((folder / "comparison.json").read_text())
+    comparison["methods"]["abmll"]["predictions"] = []
+    (folder / "comparison.json").write_text(json.dumps(comparison))
+    assert publish(0.75) == known
+    assert publish(0.5) == known | {"abmll": []}
+
+
 def test_the_document_holds_the_tables_and_its_own_words(folder: Path, tmp_path: Path) -> None:
     keep(folder, tmp_path / "results")
     text = "Before.\n<!-- table: few-toys headline -->\nold\n<!-- end -->\n"

@@ -230,6 +230,42 @@ def test_differences_are_from_the_row_that_is_asked_for(base: str, abmll: Call) 
         assert back[metric]["low"] == pytest.approx(-one["high"])
 
 
+def statistics() -> dict[str, Any]:
+    return {name: row["statistics"] for name, row in comparison()["methods"].items()}
+
+
+def test_what_was_known_of_predictions_outlives_them(base: str, abmll: Call) -> None:
+    """A method that is added later leaves the others' intervals what a comparison of all of them would say."""
+    assert abmll(base, "--methods abmll,structured-lora,pretrained --seeds 0").code == 0
+    wanted, equal_nll = statistics(), comparison()["equal_nll"]
+    assert abmll(base, "--methods abmll,structured-lora --seeds 0").code == 0
+    [lost] = Path("out/cells").rglob("structured-lora*.predictions.jsonl")
+    lost.unlink()
+    assert abmll(base, "--methods structured-lora,abmll,pretrained --seeds 0").code == 0
+    assert statistics() == wanted
+    assert comparison()["equal_nll"] == equal_nll
+
+
+def test_statistics_of_other_numbers_are_not_kept(base: str, abmll: Call) -> None:
+    which = "--methods abmll,structured-lora --seeds 0"
+    assert abmll(base, which).code == 0
+    intervals = {name: one["intervals"] for name, one in statistics().items()}
+    for path in Path("out/cells").rglob("*.predictions.jsonl"):
+        path.unlink()
+    assert abmll(base, which, "--reference structured-lora").code == 0
+    assert statistics() == {name: {"intervals": one} for name, one in intervals.items()}
+    [cell] = Path("out/cells").rglob("abmll-s0*.json")
+    changed = json.loads(cell.read_text())
+    changed["tasks"]["toy3"]["nll"] += 1e-9
+    cell.write_text(json.dumps(changed))
+    assert abmll(base, which).code == 0
+    assert statistics() == {"abmll": {}, "structured-lora": {"intervals": intervals["structured-lora"]}}
+    Path("out/comparison.json").write_text("{")
+    code, _, err = abmll(base, which)
+    assert code == 2
+    assert "comparison.json: damaged" in err
+
+
 def test_a_mixture_has_the_readout_that_abmll_has_midway_too(base: str, abmll: Call) -> None:
     assert abmll(base, "--methods abmll,abmll-mixture --seeds 0 --visits 1 --save-steps 1 --max-steps 2").code == 0
     priors: dict[int, list[Any]] = {}

@@ -8,6 +8,7 @@ from typing import Any
 from abmll.compare.bootstrap import METRICS, Replicates, bootstrap, difference, interval, make_sample
 from abmll.compare.cells import Cell, load_cell, load_predictions, predictions_path
 from abmll.compare.config import CURVES, REFERENCE
+from abmll.compare.earlier import Document, known_statistics, read_earlier
 from abmll.compare.run import Failure
 from abmll.compare.statistics import estimate, task_ranks
 from abmll.files import write_json
@@ -26,7 +27,6 @@ RECALIBRATED = {
 COSTS = ("seconds", "visits", "gradient_steps", "tokens", "forward_passes", "peak_memory_mb")
 JUDGING = ("seconds", "gradient_passes", "forward_passes", "tokens", "peak_memory_mb")
 OF_A_MACHINE = ("seconds", "peak_memory_mb")
-Document = dict[str, Any]
 Answers = dict[int, dict[str, list[Document]]]  # of a method, by seed and task
 
 
@@ -36,9 +36,10 @@ def summarize(
     """Read every result that is there, compare, and write ``comparison.json``; returns what it holds.
 
     Differences are those from the row ``reference``, where it is there. A method counts with the seeds that it has;
-    intervals and p-values are of the methods that have all seeds that any has, and only where their predictions are
-    there.
+    intervals and p-values are of the methods that have all seeds that any has. Where predictions are not there, they
+    are those of the summary that lay in the folder before, if the numbers are still the same.
     """
+    earlier = read_earlier(folder / RESULT, FORMAT)
     rows: dict[str, list[tuple[Cell, Document]]] = {}
     for cell in cells:
         document = load_cell(cell.path(folder))
@@ -49,15 +50,16 @@ def summarize(
     answers = {key: {cell.seed: _by_task(cell.path(folder)) for cell, _ in pairs} for key, pairs in mains.items()}
     replicates = _replicates(answers)
     ranks = _ranks(mains) if mains else {}
+    own_rows = {key: _row(pairs, folder) for key, pairs in mains.items()}
     methods = {
-        key: _row(key, pairs, folder)
+        key: row
         | {
             "curves": _curves(rows[key]),
-            "statistics": _statistics(replicates, key, reference),
+            "statistics": known_statistics(earlier, own_rows, key, reference) | _statistics(replicates, key, reference),
             "ranks": {name: estimate(list(own.values())).mean for name, own in ranks[key].items() if own},
             "task_ranks": ranks[key],
         }
-        for key, pairs in mains.items()
+        for key, row in own_rows.items()
     }
     first = next(iter(mains.values()), [])
     document = {
@@ -65,7 +67,7 @@ def summarize(
         "suite": suite.name,
         "seeds": sorted({cell.seed for pairs in mains.values() for cell, _ in pairs}),
         "reference": reference if reference in methods else None,
-        "equal_nll": _equal_nll(next(iter(answers.values()), {})),
+        "equal_nll": _equal_nll(next((own for own in answers.values() if all(own.values())), {}), earlier),
         "missing": list(suite.missing),
         "known_leaks": list(suite.known_leaks),
         "settings": _shared([pair[1]["settings"] for pairs in mains.values() for pair in pairs]),
@@ -80,7 +82,7 @@ def summarize(
     return document
 
 
-def _row(key: str, pairs: Sequence[tuple[Cell, Document]], folder: Path) -> Document:
+def _row(pairs: Sequence[tuple[Cell, Document]], folder: Path) -> Document:
     """A method's numbers: means over its seeds, and their standard errors."""
     cell, first = pairs[0]
     documents = [document for _, document in pairs]
@@ -208,14 +210,14 @@ def _statistics(replicates: Replicates | None, key: str, reference: str) -> Docu
     return result
 
 
-def _equal_nll(answers: Answers) -> float | None:
+def _equal_nll(answers: Answers, earlier: Document) -> float | None:
     """The NLL of equal probabilities, mean over tasks and seeds: log C of a question with C options.
 
-    ``answers`` are those of any one method. None where there are no predictions.
+    ``answers`` are those of any one method. Without predictions it is what the earlier summary says, if it does.
     """
     asked = [rows for tasks in answers.values() for rows in tasks.values()]
     nll = [sum(math.log(len(row["probs"])) for row in rows) / len(rows) for rows in asked]
-    return estimate(nll).mean if nll else None
+    return estimate(nll).mean if nll else earlier.get("equal_nll")
 
 
 def _shared(settings: Sequence[Mapping[str, Any]]) -> Document:
