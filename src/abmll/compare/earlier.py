@@ -15,15 +15,19 @@ from abmll.errors import CheckpointError
 Document = dict[str, Any]
 
 
-def read_earlier(path: Path, form: str) -> Document:
-    """The summary in that file; empty where there is none of this ``form``. Raises ``CheckpointError`` if damaged."""
+def read_earlier(path: Path, form: str, suite: str) -> Document:
+    """The summary in that file; empty where there is none of this ``form`` and ``suite``.
+
+    Raises ``CheckpointError`` for a damaged one.
+    """
     if not path.exists():
         return {}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path}: damaged ({error}); delete it, and it is made again of the cells") from error
-    return document if isinstance(document, dict) and document.get("format") == form else {}
+    is_wanted = isinstance(document, dict) and (document.get("format"), document.get("suite")) == (form, suite)
+    return document if is_wanted else {}
 
 
 def known_statistics(earlier: Document, rows: Mapping[str, Document], key: str, reference: str) -> Document:

@@ -39,7 +39,7 @@ def summarize(
     intervals and p-values are of the methods that have all seeds that any has. Where predictions are not there, they
     are those of the summary that lay in the folder before, if the numbers are still the same.
     """
-    earlier = read_earlier(folder / RESULT, FORMAT)
+    earlier = read_earlier(folder / RESULT, FORMAT, suite.name)
     rows: dict[str, list[tuple[Cell, Document]]] = {}
     for cell in cells:
         document = load_cell(cell.path(folder))
