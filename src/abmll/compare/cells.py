@@ -19,6 +19,7 @@ from abmll.errors import CheckpointError
 from abmll.files import write_json, write_text
 
 FORMAT = "abmll-cell-1"
+Document = dict[str, Any]  # a JSON object as it is read and written
 # What changes how a result is computed, but not the result.
 PASSING = ("device", "save_steps", "save_total_limit", "trunk_cache_gb", "trunk_cache_dir", "trunk_cache_disk_gb")
 
@@ -100,14 +101,19 @@ def save_cell(path: Path, document: Mapping[str, Any], predictions: Iterable[Map
     write_json(path, {"format": FORMAT, **document, "predictions": predictions_path(path).name})
 
 
-def load_cell(path: Path) -> dict[str, Any] | None:
+def load_json(path: Path, remedy: str) -> Any:
+    """The JSON in that file. Raises ``CheckpointError`` for a damaged one, with the ``remedy``."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged ({error}); {remedy}") from error
+
+
+def load_cell(path: Path) -> Document | None:
     """The result in that file, None where there is none. Raises ``CheckpointError`` for a damaged one."""
     if not path.exists():
         return None
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: damaged ({error}); delete it, and the cell is computed again") from error
+    document = load_json(path, "delete it, and the cell is computed again")
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CheckpointError(f"{path}: is no result of this version; delete it, and the cell is computed again")
     return document

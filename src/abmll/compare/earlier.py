@@ -5,14 +5,10 @@ whatever else is resampled beside it, and so are its differences from the refere
 numbers, and those of the reference, are what they were.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from abmll.errors import CheckpointError
-
-Document = dict[str, Any]
+from abmll.compare.cells import Document, load_json
 
 
 def read_earlier(path: Path, form: str, suite: str) -> Document:
@@ -22,10 +18,7 @@ def read_earlier(path: Path, form: str, suite: str) -> Document:
     """
     if not path.exists():
         return {}
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: damaged ({error}); delete it, and it is made again of the cells") from error
+    document = load_json(path, "delete it, and it is made again of the cells")
     is_wanted = isinstance(document, dict) and (document.get("format"), document.get("suite")) == (form, suite)
     return document if is_wanted else {}
 

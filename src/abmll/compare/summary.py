@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from abmll.compare.bootstrap import METRICS, Replicates, bootstrap, difference, interval, make_sample
-from abmll.compare.cells import Cell, load_cell, load_predictions, predictions_path
+from abmll.compare.cells import Cell, Document, load_cell, load_predictions, predictions_path
 from abmll.compare.config import CURVES, REFERENCE
-from abmll.compare.earlier import Document, known_statistics, read_earlier
+from abmll.compare.earlier import known_statistics, read_earlier
 from abmll.compare.run import Failure
 from abmll.compare.statistics import estimate, task_ranks
 from abmll.files import write_json
