@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from abmll.config import ModelConfig
+from abmll.common.config import ModelConfig
 from abmll.language.base import Base, load_base, resolve_device, resolve_dtype
 from benchmarks.pairs import Rounds, interleave
 from benchmarks.workload import Workload, load_workload

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import torch
 
-from abmll.config import AdapterConfig, ContinuedConfig, TrainConfig
+from abmll.common.config import AdapterConfig, ContinuedConfig, TrainConfig
 from abmll.language.encoding import Encoded
-from abmll.language.trunk_cache import TrunkCache
+from abmll.language.activation_cache import TrunkCache
 from abmll.methods import Loss, make_rule, read_steps
-from abmll.model import AbmllModel
-from abmll.training import MetaTrainer
+from abmll.model.meta_learner import AbmllModel
+from abmll.training.trainer import MetaTrainer
 from benchmarks.bench import Bench, Dtype
 from benchmarks.plain_lora import PlainLora
 from benchmarks.published import Published

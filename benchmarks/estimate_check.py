@@ -15,14 +15,14 @@ from dataclasses import asdict, replace
 
 import torch
 
-from abmll.config import AdapterConfig, EstimateConfig, LearningConfig, ModelConfig, PromptConfig
-from abmll.estimate import load_shape
-from abmll.estimate.methods import abmll, lora, published
+from abmll.common.config import AdapterConfig, EstimateConfig, LearningConfig, ModelConfig, PromptConfig
+from abmll.experiments.costs import load_shape
+from abmll.experiments.costs.totals import abmll, lora, published
 from abmll.language.base import Base, load_base
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import make_rule
-from abmll.settings import pick
+from abmll.common.settings import pick
 from benchmarks.memory import peak_bytes, resident_bytes
 from benchmarks.plain_lora import PlainLora
 from benchmarks.published import Published

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from abmll.compare.cells import load_cell
+from abmll.experiments.cells import load_cell
 from benchmarks.machine import ROOT
 from benchmarks.publish import RESULTS, read
 

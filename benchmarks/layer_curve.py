@@ -69,17 +69,17 @@ def run_cell(cell: str, given: argparse.Namespace) -> None:
     """Meta-train, adapt to the validation tasks, measure; writes the cell's file at the end."""
     import torch
 
-    from abmll.config import AdapterConfig, EvaluateConfig, ModelConfig, PromptConfig, TrainConfig
-    from abmll.evaluation import evaluate_tasks, versions
-    from abmll.files import write_json
+    from abmll.common.config import AdapterConfig, EvaluateConfig, ModelConfig, PromptConfig, TrainConfig
+    from abmll.experiments.few_shot import evaluate_tasks, versions
+    from abmll.common.files import write_json
     from abmll.language.base import load_base
     from abmll.language.layer_selection import choose_layers
     from abmll.language.targets import parse_layers
-    from abmll.language.trunk_cache import TrunkCache
-    from abmll.model import AbmllModel
-    from abmll.settings import flatten, pick
+    from abmll.language.activation_cache import TrunkCache
+    from abmll.model.meta_learner import AbmllModel
+    from abmll.common.settings import flatten, pick
     from abmll.tasks import load_suite
-    from abmll.training import MetaTrainer
+    from abmll.training.trainer import MetaTrainer
 
     torch.set_num_threads(1)
     name, _, seed = cell.rpartition("_seed")

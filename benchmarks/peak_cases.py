@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
-from abmll.config import AdapterConfig, ModelConfig, PromptConfig, TrainConfig
+from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig, TrainConfig
 from abmll.language.base import Base, load_base
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import make_rule
-from abmll.model import AbmllModel
-from abmll.settings import pick
+from abmll.model.meta_learner import AbmllModel
+from abmll.common.settings import pick
 from abmll.tasks import load_task, load_tasks
-from abmll.training import MetaTrainer
+from abmll.training.trainer import MetaTrainer
 from benchmarks.memory import peak_bytes, resident_bytes
 
 Settings = Mapping[str, Any]

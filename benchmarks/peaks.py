@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from abmll.settings import flatten
-from abmll.tasks.sampler import task_of_visit
+from abmll.common.settings import flatten
+from abmll.tasks.order import task_of_visit
 from benchmarks.bench import Bench
 from benchmarks.contenders import NUMBERS, Ours, Setting, batches_of
 from benchmarks.data import numbered, write_task

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abmll.config import PredictConfig
+from abmll.common.config import PredictConfig
 from abmll.language.encoding import Encoded
-from abmll.model import AbmllModel
-from abmll.prediction import predict
-from abmll.tasks.sampler import adaptation_batches
+from abmll.model.meta_learner import AbmllModel
+from abmll.model.prediction import predict
+from abmll.tasks.order import adaptation_batches
 from benchmarks.bench import Bench
 from benchmarks.contenders import NUMBERS, Ours, Setting, plain_lora
 from benchmarks.pairs import Spread

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from abmll.compare.cells import load_predictions
-from abmll.compare.tables import Grid, against_reference, cost, grid_markdown, headline, notes
-from abmll.files import write_json, write_text
+from abmll.experiments.cells import load_predictions
+from abmll.experiments.markdown import Grid, against_reference, cost, grid_markdown, headline, notes
+from abmll.common.files import write_json, write_text
 from benchmarks.machine import ROOT
 
 DOCUMENT = ROOT / "docs" / "results.md"

@@ -13,10 +13,10 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from abmll.config import ModelConfig
-from abmll.errors import AbmllError, nearest
-from abmll.files import write_json
-from abmll.progress import progress
+from abmll.common.config import ModelConfig
+from abmll.common.errors import AbmllError, nearest
+from abmll.common.files import write_json
+from abmll.common.progress import progress
 from benchmarks import machine
 from benchmarks.bench import Bench, announce
 from benchmarks.cells import CELLS, EXTRA

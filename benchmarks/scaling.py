@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from abmll.tasks.sampler import sample_seed
+from abmll.tasks.order import sample_seed
 from benchmarks.bench import Bench
 from benchmarks.contenders import Ours, Setting, batches_of
 from benchmarks.pairs import Rounds

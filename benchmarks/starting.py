@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from abmll.language import embedded
-from abmll.run_folder import METRICS
+from abmll.model.run_folder import METRICS
 from abmll.tasks import render
 from benchmarks.bench import Bench, announce
 from benchmarks.rows import Row, timed

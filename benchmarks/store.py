@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from abmll.files import remove, write_json
+from abmll.common.files import remove, write_json
 from benchmarks.rows import Row
 
 FORMAT = "abmll-benchmarks-1"

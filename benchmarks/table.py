@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from abmll.files import write_text
+from abmll.common.files import write_text
 from benchmarks.machine import ROOT
 
 DOCUMENT = ROOT / "docs" / "performance.md"

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abmll.config import LearningConfig
-from abmll.language.trunk_cache import TrunkCache
+from abmll.common.config import LearningConfig
+from abmll.language.activation_cache import TrunkCache
 from abmll.posterior import Prior
 from benchmarks.bench import Bench
 from benchmarks.contenders import ALL, BLOB, MAML, PEERS, QV, Contender, Ours, Setting, blob, maml

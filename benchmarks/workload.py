@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from abmll.config import PromptConfig
+from abmll.common.config import PromptConfig
 from abmll.language.encoding import Encoded
-from abmll.settings import pick
+from abmll.common.settings import pick
 from abmll.tasks import Example, Task, load_suite
 from abmll.tasks.bigbench import fetch_bigbench
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from abmll import AbmllModel, MetaTrainer, TrainConfig
-from abmll.config import PromptConfig
+from abmll.common.config import PromptConfig
 from abmll.tasks import Example, Task
 
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 259}

@@ -7,14 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from abmll.config import TrainConfig
-    from abmll.model import AbmllModel
-    from abmll.prediction import Prediction
-    from abmll.task_posterior import TaskPosterior
+    from abmll._version import __version__
+    from abmll.common.config import TrainConfig
+    from abmll.model.learned_task import TaskPosterior
+    from abmll.model.meta_learner import AbmllModel
+    from abmll.model.prediction import Prediction
     from abmll.tasks import Example, Task, load_suite, load_task, load_tasks
-    from abmll.training import MetaTrainer
-
-    __version__: str
+    from abmll.training.trainer import MetaTrainer
 
 __all__ = [
     "AbmllModel",
@@ -31,13 +30,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AbmllModel": "abmll.model",
+    "AbmllModel": "abmll.model.meta_learner",
     "Example": "abmll.tasks",
-    "MetaTrainer": "abmll.training",
-    "Prediction": "abmll.prediction",
+    "MetaTrainer": "abmll.training.trainer",
+    "Prediction": "abmll.model.prediction",
     "Task": "abmll.tasks",
-    "TaskPosterior": "abmll.task_posterior",
-    "TrainConfig": "abmll.config",
+    "TaskPosterior": "abmll.model.learned_task",
+    "TrainConfig": "abmll.common.config",
+    "__version__": "abmll._version",
     "load_suite": "abmll.tasks",
     "load_task": "abmll.tasks",
     "load_tasks": "abmll.tasks",
@@ -46,8 +46,6 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Look up a public name in its module, on first use (PEP 562)."""
-    if name == "__version__":
-        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'abmll' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)
@@ -55,13 +53,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-def _version() -> str:
-    """The installed version; a source tree that is merely on the path has none."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("abmll")
-    except PackageNotFoundError:
-        return "0+unknown"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from abmll.config import ModelConfig
+from abmll.common.config import ModelConfig
 from abmll.language.base import Base, load_base
 from abmll.language.encoding import Encoded
 

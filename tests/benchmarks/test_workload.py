@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from abmll.config import PromptConfig
+from abmll.common.config import PromptConfig
 from abmll.language.encoding import Encoded
 from abmll.tasks import Task, load_task
-from abmll.tasks.sampler import batches_of_visit, task_of_visit
+from abmll.tasks.order import batches_of_visit, task_of_visit
 from benchmarks import training
 from benchmarks.bench import Bench
 from benchmarks.contenders import ALL, PEERS, QV, Contender, Ours, Setting, batches_of

@@ -9,7 +9,7 @@ import pytest
 
 from abmll import MetaTrainer, TrainConfig
 from abmll.cli.main import entry
-from abmll.config import ContinueConfig
+from abmll.common.config import ContinueConfig
 from abmll.methods import REGISTRY
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from abmll.compare.workshop import Workshop
+from abmll.experiments.cell_runner import Workshop
 from abmll.methods import REGISTRY, find_rule
 
 # what laplace-torch imports uses torch.jit.script

@@ -29,8 +29,8 @@ class FakeDemo:
 @pytest.fixture
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abmll: Call) -> Call:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("abmll.demo.Demo", FakeDemo)
-    monkeypatch.setattr("abmll.report.write_report", lambda folder: Path(folder) / "report.html")
+    monkeypatch.setattr("abmll.experiments.demonstration.Demo", FakeDemo)
+    monkeypatch.setattr("abmll.experiments.html.write_report", lambda folder: Path(folder) / "report.html")
     return lambda *flags: abmll("demo", *flags)
 
 

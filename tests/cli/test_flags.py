@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from abmll.cli.flags import run_verb
-from abmll.errors import ConfigError
+from abmll.common.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from abmll import __version__
 from abmll.cli import main
-from abmll.errors import DataError
+from abmll.common.errors import DataError
 
 HEAVY = ("torch", "transformers", "numpy", "matplotlib", "datasets", "pyarrow")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from abmll.cli.settings_file import Entry, read_settings
-from abmll.errors import ConfigError
+from abmll.common.errors import ConfigError
 
 
 def written(folder: Path, text: str) -> Path:

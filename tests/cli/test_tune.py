@@ -9,11 +9,11 @@ import pytest
 
 from abmll.cli.tune import _in_words
 from abmll.compare import tune
-from abmll.compare.space import SPACES, in_range, search_space
-from abmll.compare.spec import KINDS, Spec, defaults
-from abmll.compare.tune import Trial
-from abmll.compare.workshop import Workshop
-from abmll.errors import AbmllError
+from abmll.experiments.ranges import SPACES, in_range, search_space
+from abmll.experiments.method_spec import KINDS, Spec, defaults
+from abmll.experiments.search import Trial
+from abmll.experiments.cell_runner import Workshop
+from abmll.common.errors import AbmllError
 from abmll.methods import REGISTRY
 
 Call = Callable[..., Any]

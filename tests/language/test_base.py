@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from abmll.config import ModelConfig
-from abmll.errors import AbmllError, CheckpointError, ConfigError
+from abmll.common.config import ModelConfig
+from abmll.common.errors import AbmllError, CheckpointError, ConfigError
 from abmll.language.base import Base, load_base, no_progress_bars, resolve_dtype
 
 WEIGHTS = "model.safetensors"

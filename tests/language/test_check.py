@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from abmll.config import PromptConfig
-from abmll.errors import CheckpointError, ConfigError
+from abmll.common.config import PromptConfig
+from abmll.common.errors import CheckpointError, ConfigError
 from abmll.language.check import check_scoring, probe_example
 from abmll.language.scorer import OptionScorer
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from abmll.config import PromptConfig
+from abmll.common.config import PromptConfig
 from abmll.language.encoding import Encoder
 from abmll.tasks import Example
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from abmll.errors import CheckpointError
-from abmll.files import sha256_file
+from abmll.common.errors import CheckpointError
+from abmll.common.files import sha256_file
 from abmll.language.embedded import GGUF, MANIFEST, NAME, embedded_model
 
 

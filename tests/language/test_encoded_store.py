@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from abmll.errors import DataError
+from abmll.common.errors import DataError
 from abmll.language.encoded import Encoded
 from abmll.language.encoded_store import EncodedFile, EncodedPairs, hash_of, kept
 

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from tokenizers.decoders import Metaspace
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from abmll.config import PromptConfig
-from abmll.errors import ConfigError, DataError
+from abmll.common.config import PromptConfig
+from abmll.common.errors import ConfigError, DataError
 from abmll.language.encoding import MAX_TEXTS, Encoded, Encoder
 from abmll.tasks import Example, render
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from abmll.config import PromptConfig
-from abmll.errors import CheckpointError, ConfigError
+from abmll.common.config import PromptConfig
+from abmll.common.errors import CheckpointError, ConfigError
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer, Pass, nll
 from abmll.posterior import Noise, Prior

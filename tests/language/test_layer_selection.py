@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from abmll import AbmllModel
-from abmll.config import AdapterConfig, ModelConfig, PromptConfig
-from abmll.errors import ConfigError, DataError
+from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig
+from abmll.common.errors import ConfigError, DataError
 from abmll.language.base import Base, load_base
 from abmll.language.layer_selection import (
     block_changes,

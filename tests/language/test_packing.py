@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from abmll.adapter import Adapter
+from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch, collate
 from abmll.language.encoding import Encoded
 from abmll.language.packing import Packing, install_packing, remove_packing

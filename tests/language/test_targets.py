@@ -8,7 +8,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from abmll.errors import ConfigError
+from abmll.common.errors import ConfigError
 from abmll.language.targets import Target, blocks_path, find_targets, parse_layers
 
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3, "intermediate_size": 48}

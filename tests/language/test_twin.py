@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from abmll.config import AdapterConfig, ModelConfig, PromptConfig
-from abmll.language.adapted import AdaptedLinear
+from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig
+from abmll.language.wiring import AdaptedLinear
 from abmll.language.base import fingerprint, load_base
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
-from abmll.language.trunk import TrunkBlock
+from abmll.language.lower_blocks import TrunkBlock
 
 SHORT = PromptConfig(instruction=False, list_options=False, length_normalize=False)
 

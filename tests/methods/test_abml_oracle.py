@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Gamma, Normal, kl_divergence
 
-from abmll.adapter import Adapter
-from abmll.config import LearningConfig
-from abmll.errors import ConfigError
+from abmll.language.adapter import Adapter
+from abmll.common.config import LearningConfig
+from abmll.common.errors import ConfigError
 from abmll.language.scorer import Pass
 from abmll.methods import Loss, State, make_rule
 from abmll.posterior import Factors, Noise

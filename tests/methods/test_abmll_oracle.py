@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributions import Gamma, Normal, kl_divergence
 from transformers import AutoModelForCausalLM
 
-from abmll.adapter import Adapter
-from abmll.config import LearningConfig
+from abmll.language.adapter import Adapter
+from abmll.common.config import LearningConfig
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import make_rule

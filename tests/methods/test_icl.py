@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from abmll import AbmllModel, MetaTrainer, TaskPosterior, TrainConfig
-from abmll.config import LearningConfig, PromptConfig
-from abmll.language.trunk_cache import TrunkCache
+from abmll.common.config import LearningConfig, PromptConfig
+from abmll.language.activation_cache import TrunkCache
 from abmll.methods import REGISTRY
-from abmll.prediction import predict
+from abmll.model.prediction import predict
 from abmll.tasks import Example, Task
-from abmll.tasks.sampler import demonstrations
+from abmll.tasks.order import demonstrations
 
 IN_CONTEXT = [name for name, rule in REGISTRY.items() if rule.demonstrations]
 

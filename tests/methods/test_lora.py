@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from abmll import AbmllModel, MetaTrainer
-from abmll.adapter import Adapter
-from abmll.config import LearningConfig, PromptConfig, TrainConfig
-from abmll.errors import ConfigError
+from abmll.language.adapter import Adapter
+from abmll.common.config import LearningConfig, PromptConfig, TrainConfig
+from abmll.common.errors import ConfigError
 from abmll.methods import make_rule
 from abmll.tasks import Example, Task
-from abmll.tasks.sampler import sample_seed
+from abmll.tasks.order import sample_seed
 
 RATE, DECAY = 1e-2, 0.1
 
@@ -163,8 +163,8 @@ def test_standard_deviations_stay_as_they_were(train: Callable[..., MetaTrainer]
 def test_structured_and_abmll_draw_the_same_examples(train: Callable[..., MetaTrainer]) -> None:
     structured, abmll = train("structured-lora"), train("abmll")
     for visit in range(6):
-        assert structured.visits.examples_of(visit) == abmll.visits.examples_of(visit)
-        assert structured.visits.name(visit) == abmll.visits.name(visit)
+        assert structured.visits.examples_of(visit) == abmll.training.episodes.examples_of(visit)
+        assert structured.visits.name(visit) == abmll.training.episodes.name(visit)
         assert len(structured.visits.examples_of(visit)) == 2
     assert [row["tokens"] for row in structured.folder.rows("timing.jsonl")] == [
         row["tokens"] for row in abmll.folder.rows("timing.jsonl")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from abmll.adapter import Adapter
-from abmll.config import LearningConfig
-from abmll.errors import ConfigError
+from abmll.language.adapter import Adapter
+from abmll.common.config import LearningConfig
+from abmll.common.errors import ConfigError
 from abmll.language.encoding import Encoded
 from abmll.language.packing import install_packing, remove_packing
 from abmll.language.scorer import OptionScorer

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import hessian
 
-from abmll.adapter import Adapter
-from abmll.config import LearningConfig
+from abmll.language.adapter import Adapter
+from abmll.common.config import LearningConfig
 from abmll.methods import State, make_rule
 from abmll.posterior import Factors
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from abmll.adapter import Adapter
-from abmll.config import LearningConfig
+from abmll.language.adapter import Adapter
+from abmll.common.config import LearningConfig
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import make_rule

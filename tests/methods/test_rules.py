@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from abmll.adapter import Adapter
-from abmll.config import LearningConfig
-from abmll.errors import CheckpointError, ConfigError, TrainingError
+from abmll.language.adapter import Adapter
+from abmll.common.config import LearningConfig
+from abmll.common.errors import CheckpointError, ConfigError, TrainingError
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import REGISTRY, Loss, State, find_rule, make_rule, read_steps

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from abmll.download import IndexFile
-from abmll.errors import DataError
-from abmll.files import sha256_file
+from abmll.common.download import IndexFile
+from abmll.common.errors import DataError
+from abmll.common.files import sha256_file
 from abmll.tasks.bigbench import FORMAT, bigbench_dir, convert, fetch_bigbench
 from abmll.tasks.leaks import check_leaks
 from abmll.tasks.read import load_task, load_tasks

@@ -2,7 +2,7 @@
 
 import pytest
 
-from abmll.errors import DataError
+from abmll.common.errors import DataError
 from abmll.tasks.leaks import check_leaks, refuse_leaks
 from abmll.tasks.task import Example, Task
 

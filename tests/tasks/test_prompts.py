@@ -2,8 +2,8 @@
 
 import pytest
 
-from abmll.config import PromptConfig
-from abmll.errors import ConfigError
+from abmll.common.config import PromptConfig
+from abmll.common.errors import ConfigError
 from abmll.tasks.prompts import render
 from abmll.tasks.task import Example
 

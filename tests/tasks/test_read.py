@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from abmll.errors import DataError
+from abmll.common.errors import DataError
 from abmll.tasks.read import load_task, load_tasks
 
 Write = Callable[..., Path]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from abmll.config import PromptConfig
-from abmll.errors import ConfigError, DataError
+from abmll.common.config import PromptConfig
+from abmll.common.errors import ConfigError, DataError
 from abmll.tasks.limit import limit_train
 from abmll.tasks.suite import load_suite, shipped_suites
-from abmll.tasks.suite_file import read_suite
+from abmll.tasks.definition import read_suite
 
 Write = Callable[..., Path]
 Question = Callable[..., dict[str, Any]]

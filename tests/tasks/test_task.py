@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from abmll.errors import DataError
+from abmll.common.errors import DataError
 from abmll.tasks.example import Example, content_hash, normalize
 from abmll.tasks.task import Task, split_by_content
 

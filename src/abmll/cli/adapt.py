@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from abmll.cli.output import count, cut_in_words, narrator, print_facts, print_json
-from abmll.config import AdaptConfig, ContinueConfig, PlaceConfig, TrunkCacheConfig
-from abmll.errors import DataError
+from abmll.cli.console import count, cut_in_words, narrator, print_facts, print_json
+from abmll.common.config import AdaptConfig, ContinueConfig, PlaceConfig, TrunkCacheConfig
+from abmll.common.errors import DataError
 
 
 def adapt(
@@ -42,10 +42,10 @@ def adapt(
         quiet: say nothing but errors
         json: print the summary as JSON
     """
-    from abmll.cli.models import load_learner
+    from abmll.cli.loading import load_learner
     from abmll.cli.places import check_folder
-    from abmll.language.trunk_cache import disk_cache
-    from abmll.readout import describe
+    from abmll.language.activation_cache import disk_cache
+    from abmll.model.prequential import describe
     from abmll.tasks import load_task
 
     loaded = load_task(task, name=task_name)

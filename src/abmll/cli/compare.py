@@ -7,15 +7,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from abmll.cli.output import count, in_words, narrator, print_json, print_table
+from abmll.cli.console import count, in_words, narrator, print_json, print_table
 from abmll.cli.values import from_texts, kind_of
-from abmll.compare.config import REFERENCE, BudgetConfig, JudgingConfig
-from abmll.config import AdapterConfig, ModelConfig, PromptConfig, TrunkCacheConfig
-from abmll.errors import AbmllError, ConfigError, nearest
+from abmll.experiments.budget import REFERENCE, BudgetConfig, JudgingConfig
+from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig, TrunkCacheConfig
+from abmll.common.errors import AbmllError, ConfigError, nearest
 
 if TYPE_CHECKING:
-    from abmll.compare.cells import Cell
-    from abmll.compare.workshop import Place
+    from abmll.experiments.cells import Cell
+    from abmll.experiments.cell_runner import Place
 
 
 def compare(
@@ -63,12 +63,12 @@ def compare(
         json: print comparison.json instead of tables
     """
     from abmll.cli.places import check_folder
-    from abmll.compare.plan import plan
-    from abmll.compare.run import compute
-    from abmll.compare.summary import summarize
-    from abmll.compare.tables import against_reference, headline, notes, write_tables
-    from abmll.compare.workshop import Place
-    from abmll.report import write_report
+    from abmll.experiments.planning import plan
+    from abmll.experiments.execution import compute
+    from abmll.experiments.summary import summarize
+    from abmll.experiments.markdown import against_reference, headline, notes, write_tables
+    from abmll.experiments.cell_runner import Place
+    from abmll.experiments.html import write_report
 
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}; use 1 or more")
@@ -117,10 +117,10 @@ def make_wishes(
     override: Sequence[str],
 ) -> Any:
     """The ``Wishes`` of a command line; ``groups`` are its dataclasses, ``explicit`` what of them the user set."""
-    from abmll.compare.plan import Wishes
-    from abmll.compare.spec import defaults, parse_specs, read_settings_file
+    from abmll.experiments.planning import Wishes
+    from abmll.experiments.method_spec import defaults, parse_specs, read_settings_file
     from abmll.language.base import resolve_device, resolve_dtype
-    from abmll.settings import flatten
+    from abmll.common.settings import flatten
 
     if len(set(seeds)) < len(seeds):
         raise ConfigError("seeds: one is named twice; remove one")
@@ -135,7 +135,7 @@ def make_wishes(
 
 def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """``NAME=VALUE`` under "", ``METHOD.NAME=VALUE`` under the method; ConfigError for what is neither."""
-    from abmll.compare.spec import KINDS
+    from abmll.experiments.method_spec import KINDS
 
     hints = {name: hint for kind in KINDS for name, hint in get_type_hints(kind).items()}
     known = {field.name for kind in KINDS for field in fields(kind)}
@@ -157,7 +157,7 @@ def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, di
 
 def print_forecast(cells: "Sequence[Cell]", place: "Place", jobs: int, quiet: bool, json: bool) -> None:
     """What would run, and how long."""
-    from abmll.compare.forecast import forecast
+    from abmll.experiments.forecast import forecast
 
     rows = forecast(cells, place, narrator(quiet), quiet)
     total = sum(row.seconds for row in rows)

@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from abmll.cli.output import narrator, print_json
-from abmll.config import ModelConfig, TrunkCacheConfig
+from abmll.cli.console import narrator, print_json
+from abmll.common.config import ModelConfig, TrunkCacheConfig
 
 
 def demo(
@@ -32,9 +32,9 @@ def demo(
         json: print comparison.json instead of a table
     """
     from abmll.cli.places import check_folder
-    from abmll.demo import DEMO, Demo
-    from abmll.report import write_report
-    from abmll.settings import flatten
+    from abmll.experiments.demonstration import DEMO, Demo
+    from abmll.experiments.html import write_report
+    from abmll.common.settings import flatten
 
     visits = DEMO.train.max_steps if max_steps is None else max_steps
     train = replace(DEMO.train, seed=seed, max_steps=visits, **flatten(trunks))
@@ -53,7 +53,7 @@ def demo(
 
 
 def _print_table(comparison: dict[str, Any], seed: int, report: Path) -> None:
-    from abmll.report.tables import headline
+    from abmll.experiments.html.tables import headline
 
     methods = comparison["methods"].values()
     print(headline({row["label"]: row["mean"] for row in methods}).text())

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from abmll.cli.output import in_words, print_facts, print_json, print_table
-from abmll.config import EstimateConfig
+from abmll.cli.console import in_words, print_facts, print_json, print_table
+from abmll.common.config import EstimateConfig
 
 if TYPE_CHECKING:
-    from abmll.estimate import Estimate, Gpu, Shape
+    from abmll.experiments.costs import Estimate, Gpu, Shape
 
 
 def estimate(*, settings: EstimateConfig, quiet: bool = False, json: bool = False) -> None:
@@ -22,7 +22,7 @@ def estimate(*, settings: EstimateConfig, quiet: bool = False, json: bool = Fals
         quiet: the table alone
         json: print JSON instead of a table, in bytes, operations and seconds
     """
-    from abmll.estimate import estimate_all, find_gpu, load_shape
+    from abmll.experiments.costs import estimate_all, find_gpu, load_shape
 
     gpu = find_gpu(settings.gpu)
     shape = load_shape(settings.model_config, settings.target_modules, settings.layers_to_transform)

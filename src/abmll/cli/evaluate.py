@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abmll.cli.output import count, narrator, print_json
-from abmll.config import ContinueConfig, EvaluateConfig, PlaceConfig, TrunkCacheConfig
-from abmll.errors import DataError
+from abmll.cli.console import count, narrator, print_json
+from abmll.common.config import ContinueConfig, EvaluateConfig, PlaceConfig, TrunkCacheConfig
+from abmll.common.errors import DataError
 
 if TYPE_CHECKING:
     from abmll.tasks import Suite
@@ -46,13 +46,13 @@ def evaluate(
         quiet: say nothing but errors
         json: print the metrics as JSON
     """
-    from abmll.cli.models import load_learner
+    from abmll.cli.loading import load_learner
     from abmll.cli.places import check_folder
-    from abmll.evaluation import evaluate_tasks, save_evaluation
-    from abmll.language.trunk_cache import disk_cache
+    from abmll.experiments.few_shot import evaluate_tasks, save_evaluation
+    from abmll.language.activation_cache import disk_cache
     from abmll.methods import find_rule
-    from abmll.report import write_report
-    from abmll.report.tables import headline, per_task
+    from abmll.experiments.html import write_report
+    from abmll.experiments.html.tables import headline, per_task
     from abmll.tasks import load_suite
 
     loaded = load_suite(suite, data_dir, allow_missing=allow_missing)
@@ -90,7 +90,7 @@ def evaluate(
 
 def _refuse_learned(run: Path, suite: "Suite") -> None:
     """Raise ``DataError`` where the run was trained on a task that it would be judged by."""
-    from abmll.checkpoint import STATE, latest_checkpoint, load_bundle
+    from abmll.common.checkpoint import STATE, latest_checkpoint, load_bundle
 
     learned = load_bundle(latest_checkpoint(run), STATE).document["tasks"]
     for task in suite.evaluation:
@@ -100,7 +100,7 @@ def _refuse_learned(run: Path, suite: "Suite") -> None:
 
 def fill(values: Mapping[str, Any]) -> dict[str, Any]:
     """The preset's settings, and the suite's own numbers of examples."""
-    from abmll.presets import fill as of_preset
+    from abmll.common.presets import fill as of_preset
     from abmll.tasks.suite import caps_of_suite
 
     return of_preset(values) | (caps_of_suite(values["suite"]) if "suite" in values else {})

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from abmll.cli.output import print_facts, print_json
-from abmll.config import PlaceConfig
-from abmll.errors import ConfigError
+from abmll.cli.console import print_facts, print_json
+from abmll.common.config import PlaceConfig
+from abmll.common.errors import ConfigError
 
 
 def export(
@@ -30,7 +30,7 @@ def export(
         quiet: say nothing but errors
         json: print the summary as JSON
     """
-    from abmll.cli.models import load_posterior
+    from abmll.cli.loading import load_posterior
     from abmll.cli.places import check_folder
 
     check_folder(output_dir, overwrite, f"{format} export")

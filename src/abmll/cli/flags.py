@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from abmll.cli.signature import REQUIRED, Option, Signature, read_signature
 from abmll.cli.values import from_texts, from_yaml, to_yaml
-from abmll.errors import ConfigError, nearest
+from abmll.common.errors import ConfigError, nearest
 
 Fill = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 

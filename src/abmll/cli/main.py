@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from abmll.cli.output import complain
-from abmll.errors import AbmllError, ConfigError, nearest
+from abmll.cli.console import complain
+from abmll.common.errors import AbmllError, ConfigError, nearest
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,19 @@ class Group:
 TASKS = Group(
     "list, show, check and fetch tasks",
     {
-        "ls": Verb("list the tasks of a file, folder or suite, or what is at hand", "abmll.cli.tasks:ls"),
-        "show": Verb("show a task's numbers and its first examples as prompts", "abmll.cli.tasks:show"),
-        "validate": Verb("check task files, naming file and line of what is wrong", "abmll.cli.tasks:validate"),
-        "fetch": Verb("download a task collection into the cache", "abmll.cli.tasks:fetch"),
-        "check-leaks": Verb("refuse a suite whose training and evaluation overlap", "abmll.cli.tasks:check_leaks"),
+        "ls": Verb("list the tasks of a file, folder or suite, or what is at hand", "abmll.cli.listing:ls"),
+        "show": Verb("show a task's numbers and its first examples as prompts", "abmll.cli.listing:show"),
+        "validate": Verb("check task files, naming file and line of what is wrong", "abmll.cli.listing:validate"),
+        "fetch": Verb("download a task collection into the cache", "abmll.cli.listing:fetch"),
+        "check-leaks": Verb("refuse a suite whose training and evaluation overlap", "abmll.cli.listing:check_leaks"),
     },
 )
 
 COMMANDS: Mapping[str, Verb | Group] = {
     "train": Verb("meta-train an adapter on many tasks", "abmll.cli.train:train", fill="abmll.cli.train:fill"),
-    "adapt": Verb("learn a new task from its examples", "abmll.cli.adapt:adapt", "abmll.presets:fill"),
+    "adapt": Verb("learn a new task from its examples", "abmll.cli.adapt:adapt", "abmll.common.presets:fill"),
     "predict": Verb(
-        "answer questions, with probabilities and uncertainty", "abmll.cli.predict:predict", "abmll.presets:fill"
+        "answer questions, with probabilities and uncertainty", "abmll.cli.predict:predict", "abmll.common.presets:fill"
     ),
     "evaluate": Verb(
         "adapt to every evaluation task of a suite and measure",
@@ -108,7 +108,7 @@ def _dispatch(argv: list[str], commands: Mapping[str, Verb | Group], path: str) 
         print(_overview(commands, path), end="", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     if word == "--version" and not path:
-        from abmll import __version__
+        from abmll._version import __version__
 
         print(f"abmll {__version__}")
         return 0

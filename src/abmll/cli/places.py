@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from abmll.checkpoint import DOCUMENT, latest_checkpoint
-from abmll.errors import ConfigError
-from abmll.files import disk_errors
-from abmll.run_folder import RunFolder
+from abmll.common.checkpoint import DOCUMENT, latest_checkpoint
+from abmll.common.errors import ConfigError
+from abmll.common.files import disk_errors
+from abmll.model.run_folder import RunFolder
 
 # The file by which a folder of each kind is known.
 SIGNS = {"posterior": DOCUMENT, "peft export": "adapter_config.json", "merged export": "tokenizer_config.json"}

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abmll.cli.output import count, cut_in_words, narrator, print_facts, print_json
-from abmll.config import PlaceConfig, PredictConfig, TrunkCacheConfig
+from abmll.cli.console import count, cut_in_words, narrator, print_facts, print_json
+from abmll.common.config import PlaceConfig, PredictConfig, TrunkCacheConfig
 
 if TYPE_CHECKING:
-    from abmll.prediction import Prediction
+    from abmll.model.prediction import Prediction
     from abmll.tasks import Example
 
 
@@ -41,11 +41,11 @@ def predict(
         quiet: say nothing but errors
         json: print the summary as JSON
     """
-    from abmll.cli.models import load_posterior
+    from abmll.cli.loading import load_posterior
     from abmll.cli.places import check_file
-    from abmll.evaluation import prediction_rows
-    from abmll.files import write_text
-    from abmll.language.trunk_cache import disk_cache
+    from abmll.experiments.few_shot import prediction_rows
+    from abmll.common.files import write_text
+    from abmll.language.activation_cache import disk_cache
     from abmll.tasks import load_task
 
     questions = load_task(input, name=task_name, require_answer=False)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from abmll.cli.output import print_facts, print_json
+from abmll.cli.console import print_facts, print_json
 
 
 def report(folder: Path, *, quiet: bool = False, json: bool = False) -> None:
@@ -13,7 +13,7 @@ def report(folder: Path, *, quiet: bool = False, json: bool = False) -> None:
         quiet: say nothing but errors
         json: print the page's path as JSON
     """
-    from abmll.report import write_report
+    from abmll.experiments.html import write_report
 
     page = str(write_report(folder))
     if json:

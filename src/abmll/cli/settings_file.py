@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from abmll.errors import ConfigError, nearest
+from abmll.common.errors import ConfigError, nearest
 
 _NULL_TAG = "tag:yaml.org,2002:null"
 

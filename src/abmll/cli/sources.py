@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from abmll.errors import ConfigError, DataError, nearest
+from abmll.common.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
     from abmll.tasks import Task

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abmll.cli.output import count, cut_in_words, in_words, narrator, print_facts, print_json
-from abmll.config import AdapterConfig, ModelConfig, PromptConfig, TrainConfig
+from abmll.cli.console import count, cut_in_words, in_words, narrator, print_facts, print_json
+from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from abmll.training import MetaTrainer, TrainResult
+    from abmll.training.trainer import MetaTrainer, TrainResult
 
 
 def train(
@@ -44,11 +44,11 @@ def train(
     from abmll.cli.sources import training_tasks
     from abmll.language.base import load_base
     from abmll.language.layer_selection import choose_layers
-    from abmll.language.trunk_cache import open_cache
+    from abmll.language.activation_cache import open_cache
     from abmll.methods import find_rule
-    from abmll.model import AbmllModel
-    from abmll.report import write_report
-    from abmll.training import MetaTrainer
+    from abmll.model.meta_learner import AbmllModel
+    from abmll.experiments.html import write_report
+    from abmll.training.trainer import MetaTrainer
 
     settings = replace(settings, output_dir=str(Path(settings.output_dir).expanduser()))
     find_rule(settings.method)
@@ -112,7 +112,7 @@ def _facts(summary: Mapping[str, Any], label: str) -> dict[str, str]:
 def fill(values: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt settings of a suite, and over them the preset's settings."""
     from abmll.cli.sources import is_suite
-    from abmll.presets import fill as of_preset
+    from abmll.common.presets import fill as of_preset
     from abmll.tasks.suite import prompt_of_suite
 
     suite = prompt_of_suite(values["tasks"]) if "tasks" in values and is_suite(values["tasks"]) else {}

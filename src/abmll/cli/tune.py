@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from abmll.cli.compare import command_line, make_wishes
-from abmll.cli.output import narrator, print_json, print_table
-from abmll.compare.config import BudgetConfig, JudgingConfig
-from abmll.config import AdapterConfig, ModelConfig, PromptConfig, TrunkCacheConfig
-from abmll.errors import ConfigError
+from abmll.cli.console import narrator, print_json, print_table
+from abmll.experiments.budget import BudgetConfig, JudgingConfig
+from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig, TrunkCacheConfig
+from abmll.common.errors import ConfigError
 
 
 def tune(
@@ -53,9 +53,9 @@ def tune(
         json: print settings.json instead of a table
     """
     from abmll.cli.places import check_folder
-    from abmll.compare.tune import RESULT
-    from abmll.compare.tune import tune as search
-    from abmll.compare.workshop import Place
+    from abmll.experiments.search import RESULT
+    from abmll.experiments.search import tune as search
+    from abmll.experiments.cell_runner import Place
 
     for name, value in (("jobs", jobs), ("trials", trials)):
         if value < 1:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from abmll.errors import nearest
+from abmll.common.errors import nearest
 
 _NOUNS = {int: "a whole number", float: "a finite number", bool: "true or false", Path: "a path", str: "text"}
 _METAVARS = {int: "INT", float: "FLOAT", bool: "BOOL", Path: "PATH", str: "TEXT"}

@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from abmll.config import ModelConfig
-from abmll.errors import CheckpointError, ConfigError, nearest
+from abmll.common.config import ModelConfig
+from abmll.common.errors import CheckpointError, ConfigError, nearest
 from abmll.language import embedded
-from abmll.language.adapted import AdaptedLinear
+from abmll.language.wiring import AdaptedLinear
 from abmll.language.packing import PREFIX, remove_packing
-from abmll.language.trunk import TrunkBlock
+from abmll.language.lower_blocks import TrunkBlock
 
 
 @dataclass(frozen=True)

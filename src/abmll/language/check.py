@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from abmll.errors import CheckpointError, ConfigError
+from abmll.common.errors import CheckpointError, ConfigError
 from abmll.language.encoding import Encoded
 
 

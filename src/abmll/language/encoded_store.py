@@ -21,8 +21,8 @@ from weakref import finalize
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from abmll.errors import AbmllError, DataError
-from abmll.files import atomic_file, cache_dir
+from abmll.common.errors import AbmllError, DataError
+from abmll.common.files import atomic_file, cache_dir
 from abmll.language.encoded import NUMBER, Encoded
 
 FORMAT = "abmll-encoded-1"

@@ -8,9 +8,9 @@ import tokenizers
 import transformers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from abmll import __version__
-from abmll.config import PromptConfig
-from abmll.errors import ConfigError, DataError
+from abmll._version import __version__
+from abmll.common.config import PromptConfig
+from abmll.common.errors import ConfigError, DataError
 from abmll.language.encoded import Encoded
 from abmll.tasks.example import Example
 from abmll.tasks.prompts import Rendered, check_prompt, render

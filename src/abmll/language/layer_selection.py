@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abmll.config import AdapterConfig, PromptConfig
-from abmll.errors import ConfigError, DataError
+from abmll.common.config import AdapterConfig, PromptConfig
+from abmll.common.errors import ConfigError, DataError
 from abmll.language.base import Base
 from abmll.language.encoding import Encoder
 from abmll.language.targets import blocks_path, parse_layers
-from abmll.progress import progress
-from abmll.tasks.sampler import permutation
+from abmll.common.progress import progress
+from abmll.tasks.order import permutation
 from abmll.tasks.task import Task
 
 NUM_PROMPTS = 32

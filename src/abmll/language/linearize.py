@@ -7,8 +7,8 @@ pass for each option but the first give it, whatever the number of weights.
 import torch
 from torch import Tensor
 
-from abmll.adapter import Adapter
-from abmll.language.adapted import Trace
+from abmll.language.adapter import Adapter
+from abmll.language.wiring import Trace
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass
 

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from abmll.adapter import Adapter
-from abmll.config import AdapterConfig, PromptConfig
-from abmll.errors import CheckpointError, ConfigError
-from abmll.language.adapted import ActivationTerms, Trace, Wiring, adapt_linears
+from abmll.language.adapter import Adapter
+from abmll.common.config import AdapterConfig, PromptConfig
+from abmll.common.errors import CheckpointError, ConfigError
+from abmll.language.wiring import ActivationTerms, Trace, Wiring, adapt_linears
 from abmll.language.base import Base
 from abmll.language.batch import Batch, batches_of_like_length, collate, shared_prefix
 from abmll.language.check import check_scoring, probe_example
 from abmll.language.encoding import Encoded, Encoder
 from abmll.language.packing import install_packing, remove_packing
 from abmll.language.scored_rows import ScoredRows
-from abmll.language.trunk import Trunk
-from abmll.language.trunk_cache import TrunkCache
+from abmll.language.lower_blocks import Trunk
+from abmll.language.activation_cache import TrunkCache
 from abmll.posterior import Noise, build_space
-from abmll.settings import flatten
+from abmll.common.settings import flatten
 from abmll.tasks.task import Example
 
 TOGETHER = 16_384  # positions, padding included, of the batches whose trunk is read together

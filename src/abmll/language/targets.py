@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from abmll.errors import ConfigError, nearest
+from abmll.common.errors import ConfigError, nearest
 
 SHARES = {"third": 3, "half": 2}
 FORMS = "'18-29', '0,5,7', 'top-12', 'top-third' or 'top-half'"

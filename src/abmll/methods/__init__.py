@@ -1,7 +1,7 @@
 """Learning rules, one a file, and the registry that finds them by name."""
 
-from abmll.config import LearningConfig
-from abmll.errors import ConfigError, nearest
+from abmll.common.config import LearningConfig
+from abmll.common.errors import ConfigError, nearest
 from abmll.language.scorer import OptionScorer
 from abmll.methods.abml import Abml
 from abmll.methods.abmll import Abmll

@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from abmll.adapter import Adapter
-from abmll.config import LearningConfig
-from abmll.errors import ConfigError
+from abmll.language.adapter import Adapter
+from abmll.common.config import LearningConfig
+from abmll.common.errors import ConfigError
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass
 from abmll.methods.descent import Descent

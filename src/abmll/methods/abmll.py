@@ -12,9 +12,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from abmll.adapter import Adapter
-from abmll.config import LearningConfig
-from abmll.errors import ConfigError
+from abmll.language.adapter import Adapter
+from abmll.common.config import LearningConfig
+from abmll.common.errors import ConfigError
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass
 from abmll.methods.loss import Loss, Watch, unwatched

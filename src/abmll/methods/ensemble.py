@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import torch
 
-from abmll.adapter import Adapter
+from abmll.language.adapter import Adapter
 from abmll.methods.lora import StructuredLora
 from abmll.methods.support import Support, continued, fit_members
-from abmll.tasks.sampler import sample_seed
+from abmll.tasks.order import sample_seed
 
 
 class Ensemble(StructuredLora):

@@ -14,8 +14,8 @@ from typing import ClassVar
 
 import torch
 
-from abmll.adapter import Adapter
-from abmll.errors import ConfigError
+from abmll.language.adapter import Adapter
+from abmll.common.errors import ConfigError
 from abmll.methods.lora import StructuredLora
 from abmll.methods.support import Support, continued
 

@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from abmll.adapter import Adapter
-from abmll.config import LearningConfig
+from abmll.language.adapter import Adapter
+from abmll.common.config import LearningConfig
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
 from abmll.methods.loss import Loss, Watch, unwatched

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from abmll.adapter import Adapter
-from abmll.errors import TrainingError
+from abmll.language.adapter import Adapter
+from abmll.common.errors import TrainingError
 from abmll.methods.optimizer import total_norm
 
 OUTER = "outer step"  # the last of a visit's steps, beside "step 1" to "step K"

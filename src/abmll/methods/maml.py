@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from abmll.adapter import Adapter
-from abmll.config import LearningConfig
+from abmll.language.adapter import Adapter
+from abmll.common.config import LearningConfig
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
 from abmll.methods.descent import Descent, norms, tied_to

@@ -7,7 +7,7 @@ training and its readout are ABMLL's own; samples of a prediction are spread ove
 
 from typing import ClassVar
 
-from abmll.adapter import Adapter
+from abmll.language.adapter import Adapter
 from abmll.methods.abmll import Abmll
 from abmll.methods.support import Support, continued, fit_members
 

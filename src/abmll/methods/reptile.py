@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import torch
 
-from abmll.adapter import Adapter
-from abmll.config import LearningConfig
-from abmll.errors import ConfigError
+from abmll.language.adapter import Adapter
+from abmll.common.config import LearningConfig
+from abmll.common.errors import ConfigError
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
 from abmll.methods.lora import StructuredLora

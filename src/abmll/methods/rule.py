@@ -18,8 +18,8 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from abmll.adapter import Adapter
-from abmll.config import LearningConfig
+from abmll.language.adapter import Adapter
+from abmll.common.config import LearningConfig
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass, Scores, nll
 from abmll.methods.loss import Loss, Watch, read_steps, unwatched

@@ -15,7 +15,7 @@ Nothing here is averaged or divided by a batch size; beta and gamma carry all th
 """
 
 from abmll.posterior.build import build_space
-from abmll.posterior.factors import Factors
+from abmll.posterior.stacks import Factors
 from abmll.posterior.output import OutputSpace
 from abmll.posterior.space import ActivationSpace, LayerUpdate, Noise, Prior, Recorder, Space
 from abmll.posterior.weight import WeightSpace

@@ -1,8 +1,8 @@
 """From the adapter's settings to its space."""
 
-from abmll.config import AdapterConfig
-from abmll.errors import ConfigError
-from abmll.posterior.dropout import DropoutSpace
+from abmll.common.config import AdapterConfig
+from abmll.common.errors import ConfigError
+from abmll.posterior.bernoulli import DropoutSpace
 from abmll.posterior.factor import FactorSpace
 from abmll.posterior.output import OutputSpace
 from abmll.posterior.space import Space

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from abmll.errors import ConfigError
-from abmll.posterior.factors import Factors
+from abmll.common.errors import ConfigError
+from abmll.posterior.stacks import Factors
 from abmll.posterior.noise import draw
 from abmll.posterior.numerics import differentiable_exp_excess
 from abmll.posterior.prior import gamma_constant, gaussian_constant

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from abmll.posterior.factors import Factors
+from abmll.posterior.stacks import Factors
 from abmll.posterior.numerics import differentiable_exp_excess
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from abmll.posterior.factors import Factors
+from abmll.posterior.stacks import Factors
 from abmll.posterior.space import Prior
 
 

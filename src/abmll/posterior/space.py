@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from abmll.errors import ConfigError
-from abmll.posterior.factors import Factors
+from abmll.common.errors import ConfigError
+from abmll.posterior.stacks import Factors
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Tasks: what they are, where they come from, how they become prompts, in which order they are visited. No torch here.
 
 Imported from their own modules, because they need NumPy or are rarely wanted: the order of visits
-(``abmll.tasks.sampler``), the download of BIG-bench (``abmll.tasks.bigbench``).
+(``abmll.tasks.order``), the download of BIG-bench (``abmll.tasks.bigbench``).
 """
 
 from abmll.tasks.example import Example

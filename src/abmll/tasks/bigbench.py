@@ -13,10 +13,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from abmll.download import IndexFile, fetch_from_index
-from abmll.errors import DataError
-from abmll.files import atomic_folder, cache_dir, sha256_file, write_json, write_text
-from abmll.progress import progress
+from abmll.common.download import IndexFile, fetch_from_index
+from abmll.common.errors import DataError
+from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_json, write_text
+from abmll.common.progress import progress
 from abmll.tasks.example import MAX_OPTIONS, Example
 from abmll.tasks.task import split_by_content
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
 
-from abmll.errors import DataError
+from abmll.common.errors import DataError
 
 Split = Literal["train", "test"]
 SIDES = get_args(Split)

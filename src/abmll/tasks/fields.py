@@ -17,7 +17,7 @@ import json
 import re
 from typing import Any
 
-from abmll.errors import DataError, nearest
+from abmll.common.errors import DataError, nearest
 from abmll.tasks.example import Example, Split
 from abmll.tasks.rows import Row
 

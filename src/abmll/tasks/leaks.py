@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from abmll.errors import DataError
+from abmll.common.errors import DataError
 from abmll.tasks.example import content_hash
 from abmll.tasks.task import Task
 

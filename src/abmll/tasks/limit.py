@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from abmll.tasks.sampler import permutation
+from abmll.tasks.order import permutation
 from abmll.tasks.task import Task
 
 

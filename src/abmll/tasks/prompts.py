@@ -4,8 +4,8 @@ import string
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from abmll.config import PromptConfig
-from abmll.errors import ConfigError
+from abmll.common.config import PromptConfig
+from abmll.common.errors import ConfigError
 from abmll.tasks.example import Example
 
 INSTRUCTIONS = {

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from abmll.errors import DataError
+from abmll.common.errors import DataError
 from abmll.tasks.example import MAX_OPTIONS, Example
 from abmll.tasks.fields import example_of, text_of
 from abmll.tasks.rows import CELLS_ARE_TEXT, Row, read_rows, stem_of, suffix_of

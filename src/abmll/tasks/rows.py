@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from abmll.errors import DataError, nearest
+from abmll.common.errors import DataError, nearest
 
 MAX_LINE_BYTES = 10 * 10**6
 MAX_JSON_BYTES = 200 * 10**6

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from abmll.errors import ConfigError, DataError, nearest
-from abmll.files import cache_dir
+from abmll.common.errors import ConfigError, DataError, nearest
+from abmll.common.files import cache_dir
 from abmll.tasks.bigbench import bigbench_dir
 from abmll.tasks.leaks import refuse_leaks
 from abmll.tasks.read import load_task, load_tasks
 from abmll.tasks.rows import SUFFIXES, stem_of, suffix_of
-from abmll.tasks.suite_file import CAPS, SuiteFile, read_suite, shipped_suites
+from abmll.tasks.definition import CAPS, SuiteFile, read_suite, shipped_suites
 from abmll.tasks.task import Task
 
 

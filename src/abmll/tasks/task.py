@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from abmll.errors import DataError
+from abmll.common.errors import DataError
 from abmll.tasks.example import Example, Split, content_hash
 from abmll.tasks.packed import PackedExamples
 

@@ -1,0 +1,68 @@
+"""What a verb says: results on stdout, everything else on stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def complain(text: str) -> None:
+    """One line on stderr, whatever the text has in it (a name out of a file may hold line breaks or terminal codes)."""
+    print(f"abmll: {one_line(text)}", file=sys.stderr)
+
+
+def announce(text: str) -> None:
+    """A line on stderr about what is going on."""
+    print(one_line(text), file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """A verb's result for other programs, on stdout; ValueError for NaN and infinities, which JSON does not have."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table for people, on stdout."""
+    from abmll.experiments.html.tables import render_table
+
+    print(render_table(headers, rows))
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """A verb's result for people, on stdout: one fact a line, the values below each other."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {one_line(value)}".rstrip())
+
+
+def in_words(seconds: float) -> str:
+    """A duration: "0.8 s", "12 s", "3 min 5 s", "2 h 7 min"."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def one_line(text: str) -> str:
+    """The text with a space for every character that is not printable."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things in words: "1 task", "2,000 tasks"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def cut_in_words(number: int, total: int) -> str:
+    """How many inputs were too long for the model, of which the middle was left out."""
+    return f"{number:,} of {count(total, 'input')} too long for the model, cut in the middle"
+
+
+def narrator(quiet: bool) -> Callable[[str], None]:
+    """`announce`, or its silence."""
+    return _silence if quiet else announce
+
+
+def _silence(text: str) -> None:
+    """What --quiet announces."""

@@ -1,0 +1,193 @@
+"""``abmll tasks``: list, show, check and fetch tasks. Nothing here needs a language model."""
+
+from collections import Counter
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from abmll.cli.console import complain, count, narrator, one_line, print_facts, print_json, print_table
+from abmll.cli.sources import COLLECTION, choose, read_tasks
+from abmll.common.config import PromptConfig
+from abmll.common.errors import AbmllError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from abmll.tasks import Task
+
+
+def ls(where: str | None = None, *, json: bool = False) -> None:
+    """List the tasks of a file, folder, collection or suite.
+
+    Args:
+        where: a file, a folder, hf:NAME, 'bigbench' once it is fetched, or a suite (name or YAML file);
+            without it, the suites and collections at hand
+        json: print JSON instead of a table
+    """
+    rows = _at_hand() if where is None else [_numbers(task) for task in read_tasks(where)]
+    if json:
+        print_json(rows)
+    elif where is None:
+        for row in rows:
+            print(f"{row['name']} ({row['kind']}): {row['description']}")
+    else:
+        print_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
+
+
+def show(
+    where: str,
+    *,
+    task: str | None = None,
+    limit: int = 2,
+    prompt: PromptConfig,
+    json: bool = False,
+) -> None:
+    """Show a task's numbers and its first examples as prompts, the right answer marked with '*'.
+
+    Args:
+        where: a file, a folder, hf:NAME, 'bigbench', the name of one of its tasks, or a suite
+        task: which one, where there are several
+        limit: how many examples to show
+        json: print JSON instead of text
+    """
+    from abmll.tasks import render
+
+    if limit < 0:
+        raise ConfigError(f"limit must not be negative, but is {limit}")
+    chosen = choose(read_tasks(where), task, where)
+    shown = [(example, render(example, chosen.name, prompt)) for example in chosen.examples[:limit]]
+    if json:
+        examples = [
+            {
+                "id": example.id,
+                "prompt": rendered.prefix + rendered.input + rendered.suffix,
+                "continuations": list(rendered.continuations),
+                "answer": example.answer,
+            }
+            for example, rendered in shown
+        ]
+        print_json({**_numbers(chosen), "examples": examples})
+        return
+    for name, value in _numbers(chosen).items():
+        print(f"{name:10}{_cell(value)}")
+    for example, rendered in shown:
+        print(f"\n--- {example.id}\n{rendered.prefix}{rendered.input}{rendered.suffix}")
+        for index, continuation in enumerate(rendered.continuations):
+            print(f"  {'*' if index == example.answer else ' '} {continuation!r}")
+
+
+def validate(*files: Path, answers: bool = True, json: bool = False) -> int:
+    """Check task files; every one is looked at, and the exit code is 2 if any cannot be used.
+
+    Args:
+        *files: task files, or folders of them
+        answers: every example must have its answer; with --no-answers a file of one task may lack them, as for
+            'abmll predict'
+        json: print JSON instead of a line per file
+    """
+    results = [_validated(path, answers) for path in files]
+    if json:
+        print_json(results)
+    for result in results:
+        if result["error"]:
+            complain(f"error: {result['error']}")
+        elif not json:
+            print(f"{result['file']}: ok, {count(result['tasks'], 'task')}, {count(result['examples'], 'example')}")
+    return 2 if any(result["error"] for result in results) else 0
+
+
+def fetch(
+    collection: Literal["bigbench"], *, archive: Path | None = None, quiet: bool = False, json: bool = False
+) -> None:
+    """Download a task collection into the cache and convert it; a second call finds it there.
+
+    Args:
+        collection: 'bigbench': the multiple-choice tasks of BIG-bench 1.0.0 (358 MB to download)
+        archive: use this source archive, downloaded by other means, instead of the network
+        quiet: say nothing but errors
+        json: print the summary as JSON
+    """
+    from abmll.tasks.bigbench import fetch_bigbench
+
+    folder = fetch_bigbench(narrator(quiet), quiet=quiet, sdist=archive)
+    tasks = len(list(folder.glob("*.jsonl")))
+    if json:
+        print_json({"collection": collection, "folder": str(folder), "tasks": tasks})
+    elif not quiet:
+        print_facts({"collection": f"{collection}, {count(tasks, 'task')}", "folder": str(folder)})
+
+
+def check_leaks(training: str, evaluation: str | None = None, *, json: bool = False) -> None:
+    """Refuse an overlap of training and evaluation tasks: names, families, or examples.
+
+    Args:
+        training: a suite; or, with EVALUATION, the training tasks (file, folder, collection)
+        evaluation: the evaluation tasks (file, folder, collection)
+        json: print JSON instead of a line per finding
+    """
+    from abmll.tasks import check_leaks as find_leaks
+    from abmll.tasks import load_suite
+
+    if evaluation is None:
+        suite = load_suite(training)
+        sides: tuple[Sequence[Task], Sequence[Task]] = suite.train, suite.evaluation
+    else:
+        sides = read_tasks(training), read_tasks(evaluation)
+    findings = find_leaks(*sides)
+    counts = f"{count(len(sides[0]), 'training task')} and {count(len(sides[1]), 'evaluation task')}"
+    if json:
+        print_json({"train": len(sides[0]), "evaluation": len(sides[1]), "leaks": findings})
+    elif not findings:
+        print(f"no leaks: {counts}")
+    else:
+        print("\n".join(map(one_line, findings)))
+    if findings:
+        found = count(len(findings), "leak")
+        raise DataError(f"{found} between {counts}; leave the tasks named above out of one side")
+
+
+def _at_hand() -> list[dict[str, Any]]:
+    """The shipped suites, and each collection with whether it is in the cache."""
+    import yaml
+
+    from abmll.tasks import shipped_suites
+    from abmll.tasks.bigbench import bigbench_dir
+
+    rows = []
+    for name in shipped_suites():
+        suite = yaml.safe_load((files("abmll.tasks") / "suites" / f"{name}.yaml").read_text(encoding="utf-8"))
+        rows.append({"name": name, "kind": "suite", "description": " ".join(suite["description"].split())})
+    folder = bigbench_dir()
+    state = f"{count(len(list(folder.glob('*.jsonl'))), 'task')} in {folder}" if folder.is_dir() else "not fetched yet"
+    return [*rows, {"name": COLLECTION, "kind": "collection", "description": state}]
+
+
+def _numbers(task: "Task") -> dict[str, Any]:
+    """A task in numbers; "constant" is the accuracy of always giving the commonest answer text."""
+    sizes = sorted({len(example.options) for example in task.examples})
+    answers = Counter(example.options[example.answer] for example in task.examples if example.answer is not None)
+    return {
+        "name": task.name,
+        "family": task.family,
+        "train": len(task.train),
+        "test": len(task.test),
+        "options": sizes,
+        "constant": max(answers.values()) / answers.total() if answers else None,
+    }
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return str(value[0]) if value[0] == value[-1] else f"{value[0]}-{value[-1]}"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _validated(path: Path, answers: bool) -> dict[str, Any]:
+    from abmll.tasks import load_task, load_tasks
+
+    try:
+        tasks = load_tasks(path) if answers else [load_task(path, require_answer=False)]
+    except AbmllError as error:
+        return {"file": str(path), "tasks": 0, "examples": 0, "error": str(error)}
+    return {"file": str(path), "tasks": len(tasks), "examples": sum(len(t.examples) for t in tasks), "error": None}

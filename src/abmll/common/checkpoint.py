@@ -1,0 +1,151 @@
+"""Folders of tensors and documents that are whole, checked by hash, and free of code: safetensors and JSON only."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from abmll.common.errors import CheckpointError
+from abmll.common.files import atomic_folder, sha256_file
+
+MANIFEST = "manifest.json"
+PREFIX = "checkpoint-"
+STATE = "state.json"
+DOCUMENT = "posterior.json"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a kind of folder must have, and what its user can do where it is damaged."""
+
+    format: str
+    tensors: tuple[str, ...]
+    remedy: str
+
+
+# The document's name tells the kind.
+LAYOUTS = {
+    STATE: Layout("abmll-checkpoint-1", ("theta", "optimizer_phi"), "delete the folder to fall back on an older one"),
+    DOCUMENT: Layout("abmll-posterior-2", ("phi",), "adapt to the task again"),
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What one folder holds: named groups of tensors (a file each) and one JSON document."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    document: dict[str, Any]
+
+
+def save_bundle(folder: Path, bundle: Bundle, document_name: str, overwrite: bool = False) -> None:
+    """Write ``bundle`` to ``folder`` atomically, with the sha256 of every file in its manifest.
+
+    ``document_name`` is one of ``LAYOUTS``; the document gets its format as one more key.
+    """
+    with atomic_folder(folder, overwrite=overwrite) as target:
+        for name, tensors in bundle.tensors.items():
+            contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+            (target / f"{name}.safetensors").write_bytes(save(contiguous, metadata={"format": "pt"}))
+        document = bundle.document | {"format": LAYOUTS[document_name].format}
+        text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        (target / document_name).write_text(text, encoding="utf-8")
+        hashes = {path.name: sha256_file(path) for path in sorted(target.iterdir())}
+        (target / MANIFEST).write_text(json.dumps({"sha256": hashes}, indent=1) + "\n", encoding="utf-8")
+
+
+def load_bundle(folder: Path, document_name: str) -> Bundle:
+    """Read a folder back: the files that its manifest lists, and no others.
+
+    Raises ``CheckpointError`` naming the file that is missing, truncated or altered, and what to do.
+    """
+    layout = LAYOUTS[document_name]
+    listed = _manifest(folder, layout.remedy)
+    if document_name not in listed:
+        raise CheckpointError(f"{folder / MANIFEST}: does not list {document_name}; is this another kind of folder?")
+    for group in layout.tensors:
+        if f"{group}.safetensors" not in listed:
+            raise CheckpointError(
+                f"{folder / MANIFEST}: does not list {group}.safetensors, so it is damaged; {layout.remedy}"
+            )
+    document, tensors = {}, {}
+    for path, data in _verified(folder, listed, layout.remedy):
+        try:
+            if path.name == document_name:
+                document = json.loads(data)
+            elif path.suffix == ".safetensors":
+                tensors[path.stem] = load(data)
+        except (ValueError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({error}); {layout.remedy}") from error
+    found = document.get("format")
+    if found != layout.format:
+        raise CheckpointError(
+            f"{folder / document_name}: its format is {found!r}, this version reads {layout.format!r}"
+        )
+    return Bundle(tensors, document)
+
+
+def _verified(folder: Path, listed: dict[str, str], remedy: str) -> Iterator[tuple[Path, bytes]]:
+    """Path and content of every listed file, checked against its hash."""
+    for name, digest in listed.items():
+        path = folder / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise CheckpointError(f"{path}: does not match its sha256 in {MANIFEST}, so it is damaged; {remedy}")
+        yield path, data
+
+
+def _manifest(folder: Path, remedy: str) -> dict[str, str]:
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder")
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: missing; {folder} is no checkpoint or posterior, or damaged: {remedy}"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: cannot be read, so it is damaged; {remedy}") from error
+    if not isinstance(listed, dict):
+        raise CheckpointError(f"{path}: lists no files, so it is damaged; {remedy}")
+    return listed
+
+
+def checkpoints(run: Path) -> dict[int, Path]:
+    """The checkpoints of a run folder by visit, oldest first."""
+    found = {
+        int(path.name[len(PREFIX) :]): path
+        for path in run.glob(f"{PREFIX}*")
+        if path.is_dir() and path.name[len(PREFIX) :].isdigit()
+    }
+    return dict(sorted(found.items()))
+
+
+def latest_checkpoint(run: Path) -> Path:
+    """The newest checkpoint. Raises ``CheckpointError`` where the folder is no run or has none yet."""
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such run folder")
+    found = checkpoints(run)
+    if not found:
+        raise CheckpointError(
+            f"{run}: no checkpoint in it; is it a run's folder? A run that stopped before its first checkpoint must be "
+            "started again, with --overwrite"
+        )
+    return found[max(found)]
+
+
+def keep_newest(run: Path, limit: int) -> None:
+    """Delete all but the ``limit`` newest checkpoints (at least 1)."""
+    for path in list(checkpoints(run).values())[:-limit]:
+        shutil.rmtree(path)

@@ -1,0 +1,253 @@
+"""Every setting of the project, its default and its one-line help: frozen dataclasses, no imports of torch.
+
+The command line makes its flags of these fields (``max_steps`` becomes ``--max-steps``), a YAML file uses the field
+names as keys, and the Python API takes the dataclasses themselves. Each of them refuses values that cannot be, with
+a ``ConfigError`` that names the field.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from abmll.common.validation import Checked, setting
+
+
+@dataclass(frozen=True)
+class PromptConfig(Checked):
+    """How an example becomes text, and what is scored; the same in training and in prediction."""
+
+    answer: Literal["letter", "text"] = setting("text", "score the options by their letter or by their text")
+    instruction: bool = setting(True, "start with the instruction line")
+    list_options: bool | None = setting(
+        None, "list the options in the prompt under 'Choices:' (default: for letters only)"
+    )
+    chat_template: bool = setting(False, "wrap the prompt in the model's chat template")
+    length_normalize: bool = setting(True, "divide an option's log-probability by its number of tokens")
+    max_length: int | None = setting(
+        None, "longest prompt plus options in tokens (default: the model's context)", at_least=1
+    )
+
+
+@dataclass(frozen=True)
+class AdapterConfig(Checked):
+    """Which layers carry a Gaussian LoRA adapter, and its form."""
+
+    r: int = setting(8, "rank of the mean update", at_least=1)
+    lora_alpha: float = setting(16.0, "the mean update is (lora_alpha / r) B A", above=0)
+    target_modules: tuple[str, ...] = setting(
+        ("q_proj", "v_proj"), "names of the layers to adapt (ends of module names), or 'all-linear'"
+    )
+    layers_to_transform: str | None = setting(
+        None, "decoder layers to adapt: '18-29', '0,5,7', 'top-12', 'top-third' or 'top-half' (default: all)"
+    )
+    layer_selection: Literal["depth", "similarity"] = setting(
+        "depth",
+        "what 'top' ranks the layers by: their depth, or how much they change their input on the training tasks",
+    )
+    space: Literal["weight", "output", "factor", "factor-a", "dropout"] = setting(
+        "weight",
+        "Gaussian over the weights, the layer's output, or A and B; factor-a and dropout are blob's and mc-dropout's",
+    )
+    sigma_rank: int = setting(1, "weight space: rank of the standard deviation's positive factors", at_least=1)
+    sigma_floor: float = setting(0.0, "weight space: constant c added to every standard deviation", at_least=0)
+    init_log_sigma: float = setting(
+        -5.0, "start of log sigma (weight and factor space), or of half the log variance (output)"
+    )
+    dropout_rate: float = setting(0.1, "dropout: share of the adapter's inputs that are dropped, below 1", at_least=0)
+
+
+@dataclass(frozen=True)
+class LearningConfig(Checked):
+    """The learning rule: one visit of a task is ``inner_steps`` steps on phi, then a step on theta."""
+
+    method: str = setting(
+        "abmll",
+        "learning rule: abmll, abmll-icl, reptile, fomaml, maml, abml, structured-lora, regular-lora, metaicl",
+    )
+    inner_steps: int = setting(5, "gradient steps on phi per task visit (K)", at_least=1)
+    per_device_train_batch_size: int = setting(4, "examples per gradient step", at_least=1)
+    learning_rate: float = setting(1e-3, "AdamW learning rate of phi's mean factors", at_least=0)
+    scale_learning_rate: float = setting(2e-2, "AdamW learning rate of phi's standard deviation factors", at_least=0)
+    outer_learning_rate: float = setting(2e-3, "AdamW learning rate of theta's mean factors", at_least=0)
+    outer_scale_learning_rate: float = setting(
+        2e-2, "AdamW learning rate of theta's standard deviation factors", at_least=0
+    )
+    weight_decay: float = setting(0.0, "AdamW weight decay, of the factors of log sigma too", at_least=0)
+    beta: float = setting(3e-5, "weight of KL(q(phi) || p(phi | theta))", at_least=0)
+    gamma: float = setting(1e-8, "weight of -log p(theta), shared out over the training tasks", at_least=0)
+    prior_std: float = setting(1.0, "standard deviation of the prior on theta's mean", above=0)
+    gamma_shape: float = setting(1.0, "a0 of the Gamma prior on 1 / sigma_theta^2", above=0)
+    gamma_rate: float = setting(0.01, "b0 of the Gamma prior on 1 / sigma_theta^2", above=0)
+    noise: Literal["local", "shared"] = setting(
+        "local", "training noise: independent per token, or one weight sample per batch"
+    )
+    noise_rank: int = setting(
+        8,
+        "random directions of the training noise (0: all of them, which costs a number per token and channel)",
+        at_least=0,
+    )
+    loss: Literal["options", "tokens"] = setting(
+        "options", "likelihood: softmax over the options' scores, or the answer's tokens over the whole vocabulary"
+    )
+    outer_batch: Literal["last", "query"] = setting(
+        "last",
+        "outer step on the last inner batch, or on a held-out one (ABMLL: where it reads a batch at all; FOMAML, MAML "
+        "and ABML always take a held-out one)",
+    )
+    outer_gradient: Literal["prior", "first-order"] = setting(
+        "prior", "theta learns from KL and prior only, or also from phi's gradient (d phi / d theta taken as identity)"
+    )
+    moments: Literal["persist", "reset"] = setting("persist", "phi's AdamW moments across task visits")
+    meta_batch: int = setting(1, "FOMAML, MAML, ABML: task visits whose gradients one outer step averages", at_least=1)
+    inner_sgd_rate: float = setting(
+        0.03, "FOMAML, MAML, ABML: rate of phi's plain gradient steps on the mean factors", at_least=0
+    )
+    inner_sgd_scale_rate: float = setting(
+        0.03, "ABML: rate of phi's plain gradient steps on the standard deviation factors", at_least=0
+    )
+    reptile_epsilon: float = setting(
+        0.5, "Reptile: share of the way to phi that theta goes after the first visit; falls linearly to 0", above=0
+    )
+    num_demonstrations: int = setting(
+        4, "ICL, MetaICL, ABMLL in context: labelled examples before every question", at_least=1
+    )
+    readout_tasks: int = setting(
+        32, "ABMLL: training tasks from which theta learns the prior of temperatures and biases (0: none)", at_least=0
+    )
+    readout_examples: int = setting(
+        20, "ABMLL: training examples that such a task is adapted to, and as many others to ask it", at_least=1
+    )
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = setting("constant", "schedule of every learning rate")
+    warmup_steps: int = setting(0, "task visits over which the learning rates rise from zero", at_least=0)
+    max_grad_norm: float = setting(0.0, "clip the gradient's norm (0: no clipping)", at_least=0)
+    seed: int = setting(0, "seed of initialisation, order of tasks and examples, and noise")
+
+
+@dataclass(frozen=True)
+class ContinueConfig(Checked):
+    """Methods that continue another one's run: abmll-mixture, blob, laplace, ensemble, mc-dropout."""
+
+    blob_prior_std: float = setting(0.2, "blob: standard deviation of the prior N(0, std^2) on A", above=0)
+    blob_init_log_sigma: float = setting(-6.3, "blob: start of the log standard deviation of A")
+    blob_kl_weight: float = setting(1e-3, "blob: weight of KL(q(A) || N(0, std^2))", at_least=0)
+    laplace_prior_precision: float | None = setting(
+        None, "laplace: precision of the prior on A and B (default: by the marginal likelihood)", above=0
+    )
+    ensemble_size: int = setting(5, "ensemble, abmll-mixture: members", at_least=2)
+    ensemble_spread: float = setting(
+        0.1, "ensemble: a member's A starts at theta's plus this share of a fresh random A", at_least=0
+    )
+    dropout_rate: float = setting(0.1, "mc-dropout: share of the adapter's inputs that are dropped", at_least=0)
+
+
+@dataclass(frozen=True)
+class ContinuedConfig(LearningConfig, ContinueConfig):
+    """The learning rule of a method that starts from another method's run."""
+
+
+@dataclass(frozen=True)
+class TrunkCacheConfig(Checked):
+    """Activations below the lowest adapted layer, kept on disk for other runs, seeds and methods."""
+
+    trunk_cache_dir: str | None = setting(None, "folder for them; any number of runs may share it (default: none)")
+    trunk_cache_disk_gb: float = setting(10.0, "size up to which the folder grows, in GB", at_least=0)
+
+
+@dataclass(frozen=True)
+class RunConfig(TrunkCacheConfig):
+    """How a training run proceeds and what it leaves on disk."""
+
+    max_steps: int = setting(100, "task visits (outer steps)", at_least=1)
+    save_steps: int = setting(20, "visits between checkpoints", at_least=1)
+    save_total_limit: int = setting(2, "checkpoints kept (the newest ones)", at_least=1)
+    trunk_cache_gb: float = setting(
+        2.0, "memory for activations below the lowest adapted layer, in GB (0: none)", at_least=0
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig, LearningConfig):
+    """All settings of a training run; ``output_dir`` is its folder."""
+
+    output_dir: str = setting("runs/abmll", "run folder")
+
+
+@dataclass(frozen=True)
+class AdaptConfig(Checked):
+    """Learning an unseen task from its examples."""
+
+    steps: int = setting(10, "gradient steps", at_least=0)
+    batch_size: int = setting(2, "examples per gradient step", at_least=1)
+
+
+@dataclass(frozen=True)
+class PredictConfig(Checked):
+    """Predicting with what was learned."""
+
+    predictive: Literal["samples", "linearized"] = setting(
+        "samples", "average over posterior samples, or over the scores' Gaussian to first order in the weights"
+    )
+    num_samples: int = setting(16, "posterior samples per prediction (0: at the posterior mean)", at_least=0)
+    prediction_noise: Literal["local", "shared"] = setting(
+        "shared", "prediction noise: one weight sample per batch, or independent per token"
+    )
+    prediction_noise_rank: int = setting(
+        16, "random directions of a weight sample (0: all of them, exact and several times slower)", at_least=0
+    )
+    readout: bool = setting(True, "answer with the task's temperature and option biases, where they were inferred")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(PredictConfig, AdaptConfig):
+    """Adapting to every evaluation task and measuring."""
+
+    adapt_examples: int | None = setting(
+        20, "training examples of each task to adapt to, unless the suite has a number", at_least=1
+    )
+    test_examples: int | None = setting(None, "test examples of each task to be judged by (default: all)", at_least=1)
+
+
+@dataclass(frozen=True)
+class ModelConfig(Checked):
+    """The frozen language model."""
+
+    model: str = setting("smollm2-135m", "smollm2-135m (embedded), a folder, or a Hugging Face model name")
+    dtype: Literal["auto", "bf16", "fp32"] = setting(
+        "auto", "precision of the frozen model (auto: bf16 where the processor has it in hardware)"
+    )
+    device: str = setting("auto", "cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
+
+
+@dataclass(frozen=True)
+class PlaceConfig(Checked):
+    """Where the language model of a run or posterior is loaded, if not as it was trained."""
+
+    model: str | None = setting(None, "folder or name of the language model, where it has moved since training")
+    dtype: Literal["auto", "bf16", "fp32"] = setting("auto", "precision of the language model (auto: as in training)")
+    device: str = setting("auto", "cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
+
+
+@dataclass(frozen=True)
+class EstimateConfig(Checked):
+    """The step whose cost is estimated, and the machine it would run on."""
+
+    model_config: str = setting(
+        "llama3-8b", "smollm2-135m, llama3-8b, qwen2-7b, llama3-70b, or a config.json or a folder with one"
+    )
+    r: int = setting(AdapterConfig.r, "rank of the mean update", at_least=1)
+    target_modules: tuple[str, ...] = setting(
+        AdapterConfig.target_modules, "names of the layers to adapt, or 'all-linear'"
+    )
+    layers_to_transform: str | None = setting(None, "decoder layers to adapt: '18-29', 'top-12' (default: all)")
+    per_device_train_batch_size: int = setting(
+        LearningConfig.per_device_train_batch_size, "examples per gradient step", at_least=1
+    )
+    sequence_length: int = setting(512, "tokens of an example, options included", at_least=2)
+    option_tokens: int = setting(4, "positions of an example at which ABMLL and MAML score option tokens", at_least=1)
+    inner_steps: int = setting(LearningConfig.inner_steps, "gradient steps per task visit (K)", at_least=1)
+    dtype: Literal["bf16", "fp32"] = setting("bf16", "precision of the frozen model")
+    attention: Literal["sdpa", "eager"] = setting(
+        "sdpa", "attention in one kernel, or with its matrix of weights in memory"
+    )
+    gpu: str = setting("80GB", "a100, h100, h200, or a memory such as 80GB (then with an A100's speed)")
+    peak_tflops: float | None = setting(None, "peak speed of the device in 10^12 operations a second", above=0)
+    efficiency: float = setting(0.4, "share of the peak speed that a step reaches", above=0)

@@ -1,0 +1,156 @@
+"""Files that are either whole or absent: write to a temporary sibling, flush it to the disk, rename it into place."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from abmll.common.errors import AbmllError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def cache_dir() -> Path:
+    """The user's cache: ``$ABMLL_CACHE``, else ``$XDG_CACHE_HOME/abmll``, else ``~/.cache/abmll``."""
+    if own := os.environ.get("ABMLL_CACHE"):
+        return Path(own).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "abmll"
+    return Path.home() / ".cache" / "abmll"
+
+
+@contextmanager
+def disk_errors(path: Path | str) -> Iterator[None]:
+    """Turn an ``OSError`` of writing ``path`` into an ``AbmllError``: one line with path, cause and remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise _explained(path, error) from error
+
+
+def _explained(path: Path | str, error: OSError) -> AbmllError:
+    if error.errno in _FULL:
+        remedy = "free some space or choose another folder"
+    elif error.errno in _FORBIDDEN:
+        remedy = "choose a folder you may write to"
+    else:
+        remedy = "check the path"
+    return AbmllError(f"cannot write {path}: {error.strerror or error}; {remedy}")
+
+
+def temporary_sibling(path: Path) -> Path:
+    """An unused hidden name in the folder of ``path``: only within one folder is a rename certain to be atomic."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
+    """A new file to write to, which becomes ``path`` when the block ends well and vanishes when it does not.
+
+    Its folder is created. Raises ``AbmllError`` (read-only or full disk).
+    """
+    path = Path(path)
+    temporary = temporary_sibling(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            remove(temporary)
+        _sync(path.parent)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically, creating its folder. Raises ``AbmllError`` (read-only or full disk)."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write ``text`` to ``path`` as UTF-8, atomically. Raises ``AbmllError`` (read-only or full disk)."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write ``value`` to ``path`` as indented JSON, atomically.
+
+    Raises ``ValueError`` for NaN and infinities, which JSON does not have, before anything is written.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary sibling folder that becomes ``path`` when the block ends well, and vanishes when it does not.
+
+    Args:
+        path: the folder to create; an empty one may be there already.
+        overwrite: replace what is there. Otherwise raises ``AbmllError``, before the block is entered.
+    """
+    path = Path(path)
+    if not overwrite and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise AbmllError(f"{path} exists already; choose another folder, or overwrite it")
+    temporary, retired = temporary_sibling(path), temporary_sibling(path)
+    try:
+        with disk_errors(path):
+            temporary.mkdir(parents=True)
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno not in _FULL | _FORBIDDEN:
+                raise  # the block's own affair, such as a file that it reads and that is not there
+            raise _explained(path, error) from error
+        with disk_errors(path):
+            for file in temporary.rglob("*"):
+                _sync(file)
+            _sync(temporary)
+            if path.exists():
+                os.replace(path, retired)
+            os.replace(temporary, path)
+            _sync(path.parent)
+    finally:
+        # A failure between the two renames leaves the old folder aside: put it back.
+        if retired.exists() and not path.exists():
+            os.replace(retired, path)
+        remove(temporary)
+        remove(retired)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all it holds; nothing happens where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(FileNotFoundError, NotADirectoryError):  # the latter: below a file there can be none
+            path.unlink()
+
+
+def sha256_file(path: Path | str) -> str:
+    """The SHA-256 of a file's bytes in hexadecimal, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Flush a file's bytes, or a folder's list of names, to the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,218 @@
+"""Computing a cell: train or find its run, adapt to the unseen tasks, measure, write the result.
+
+A workshop keeps what several cells share: the frozen model, the tasks, one scorer for every form of adapter and
+prompt, and the activations below the lowest adapted layer.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from abmll.experiments.cells import Cell, Training, save_cell
+from abmll.experiments.provenance import origin
+from abmll.experiments.added_calibration import Readouts
+from abmll.experiments.recalibration import Recalibration
+from abmll.experiments.trained import cost_of_run, no_cost, recall, train_once
+from abmll.common.config import (
+    AdapterConfig,
+    ContinuedConfig,
+    EvaluateConfig,
+    ModelConfig,
+    PromptConfig,
+    TrainConfig,
+    TrunkCacheConfig,
+)
+from abmll.common.errors import AbmllError, TrainingError
+from abmll.experiments.few_shot import evaluate_tasks
+from abmll.language.base import Base, load_base
+from abmll.language.layer_selection import choose_layers
+from abmll.language.activation_cache import TrunkCache, open_cache
+from abmll.language.meter import metered
+from abmll.methods import find_rule
+from abmll.model.meta_learner import AbmllModel
+from abmll.common.settings import flatten, pick
+from abmll.tasks.limit import limit_train
+from abmll.tasks.order import sample_seed
+from abmll.tasks.suite import Suite, load_suite
+from abmll.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a comparison lies and what it is of, in a form that another process can be given."""
+
+    folder: Path
+    suite: str
+    base: ModelConfig
+    trunks: TrunkCacheConfig
+    command: str
+    data_dir: Path | None = None
+    allow_missing: bool = False
+    validation: bool = False  # the validation tasks take the place of the evaluation tasks
+
+    def load_suite(self) -> Suite:
+        """The suite, checked for leaks. Raises ``DataError`` as ``load_suite`` and ``refuse_leaks``."""
+        suite = load_suite(self.suite, self.data_dir, allow_missing=self.allow_missing)
+        suite = suite.for_tuning() if self.validation else suite
+        suite.refuse_leaks()
+        return suite
+
+
+class Workshop:
+    """Computes cells of one comparison, one after the other."""
+
+    def __init__(self, place: Place, say: Callable[[str], None], quiet: bool) -> None:
+        self.place = place
+        self.say = say
+        self.quiet = quiet
+        self.models: dict[str, AbmllModel] = {}
+        self.caches: dict[str, TrunkCache | None] = {}
+        self.failed: dict[str, str] = {}  # training runs that could not be finished, and why
+        self.readouts = Readouts(quiet)
+        self.limited: tuple[tuple[int | None, int], Sequence[Task]] | None = None
+
+    @cached_property
+    def base(self) -> Base:
+        """The frozen model, loaded once; every scorer works on a twin of it."""
+        return load_base(self.place.base, self.say, self.quiet)
+
+    @cached_property
+    def suite(self) -> Suite:
+        """The tasks, read once."""
+        return self.place.load_suite()
+
+    def compute(self, cell: Cell) -> None:
+        """Write the result of a cell, unless it is there."""
+        path = cell.path(self.place.folder)
+        if path.exists():
+            return
+        model, training_cost = self.learned(cell)
+        settings = pick(EvaluateConfig, cell.settings)
+        if cell.settings["recalibrate"] == "readout":
+            settings = replace(settings, readout=True)
+        cache = self.cache(model, cell.settings)
+        lent = self.readouts.give(model, cell, settings, lambda: self._tasks_of(cell), cache)
+        for kind, more in lent.items():
+            training_cost[kind] = (training_cost[kind] or 0) + more
+        recalibration = Recalibration(cell.settings["recalibrate"], model, settings, self.suite.train, cell.seed, cache)
+        with metered(model.scorer) as cost:
+            evaluation = evaluate_tasks(
+                model,
+                self.suite.evaluation,
+                settings,
+                seed=cell.seed,
+                cache=cache,
+                quiet=self.quiet,
+                prune=cell.settings["prune"],
+                recalibrate=recalibration.of_task if recalibration.kind != "none" else None,
+                foreign_examples=cell.settings["foreign_examples"],
+            )
+        if cache is not None:
+            cache.flush()
+        readout = model.readout and asdict(model.readout) | {"inverse_temperatures": evaluation.inverse_temperatures}
+        document = {
+            **describe(cell),
+            **origin(self.place.command),
+            "missing": list(self.suite.missing),
+            "known_leaks": list(self.suite.known_leaks),
+            "base_fingerprint": self.base.fingerprint,
+            "cost": {"training": training_cost, "evaluation": asdict(cost) | evaluation.seconds},
+            "temperatures": recalibration.temperatures,
+            "readout": readout,
+            "truncated_prompts": evaluation.truncated,
+            "demonstrations_left_out": evaluation.left_out,
+            "tasks": evaluation.tasks,
+            "mean": evaluation.mean,
+            "pooled": evaluation.pooled,
+            "foreign": {"tasks": evaluation.foreign, "mean": evaluation.foreign_mean},
+        }
+        save_cell(path, document, evaluation.predictions)
+
+    def learned(self, cell: Cell) -> tuple[AbmllModel, dict[str, float | None]]:
+        """The model with the theta from which the cell's method meets an unseen task, and what that theta has cost."""
+        rule = find_rule(cell.spec.method)
+        learning = pick(ContinuedConfig, dict(cell.settings) | {"seed": cell.seed})
+        if cell.training is None:
+            model = self.model(cell.settings)
+            fresh = model.scorer.new_adapter(sample_seed(cell.seed, "init"))
+            model.learned(fresh, learning, len(self.suite.train))
+            return model, no_cost()
+        model, cost = self._train(cell.training, cell.settings["visits"])
+        if rule.continues is not None:
+            own = flatten(learning)
+            model = model.continue_as(own.pop("method"), **own)
+        return model, cost
+
+    def _train(self, training: Training, visits: int) -> tuple[AbmllModel, dict[str, float | None]]:
+        """The model with the theta of a run after so many visits, and what these have cost."""
+        settings = dict(training.settings) | flatten(self.place.trunks) | {"seed": training.seed}
+        folder = self.place.folder / "runs" / training.name
+        own: dict[str, Any] = {"method": training.method, "output_dir": str(folder)}
+        if len(training.kept_visits) > 1:
+            own["save_total_limit"] = settings["max_steps"]  # all of them
+        config = pick(TrainConfig, settings | own)
+        model = self.model(settings)
+        tasks = self.tasks(settings["limit_train"], training.seed)
+        cache = self.cache(model, settings)
+        if training.name in self.failed:
+            raise TrainingError(self.failed[training.name])
+        try:
+            train_once(model, tasks, config, cache, _say_nothing, self.quiet, training.kept_visits)
+            if visits != config.max_steps and not recall(model, config, len(tasks), visits):
+                raise TrainingError(f"{folder}: has no checkpoint after visit {visits}; delete the folder")
+            return model, cost_of_run(folder, visits)
+        except AbmllError as error:
+            self.failed[training.name] = str(error)
+            raise
+
+    def _tasks_of(self, cell: Cell) -> Sequence[Task]:
+        return self.tasks(cell.settings["limit_train"], cell.seed)
+
+    def tasks(self, limit: int | None, seed: int) -> Sequence[Task]:
+        """The training tasks, each with at most ``limit`` training examples; of the limits the last is kept."""
+        if self.limited is None or self.limited[0] != (limit, seed):
+            self.limited = (limit, seed), [limit_train(task, limit, seed) for task in self.suite.train]
+        return self.limited[1]
+
+    def model(self, settings: Mapping[str, Any]) -> AbmllModel:
+        """The model with adapters and prompts of these settings; its theta is whatever was last learned in it."""
+        adapter, prompt = pick(AdapterConfig, settings), pick(PromptConfig, settings)
+        key = json.dumps(flatten(adapter, prompt), sort_keys=True)
+        if key not in self.models:
+            chosen = choose_layers(self.base, adapter, prompt, self.suite.train, announce=self.say, quiet=self.quiet)
+            self.models[key] = AbmllModel(self.base.twin(), chosen, prompt)
+        return self.models[key]
+
+    def cache(self, model: AbmllModel, settings: Mapping[str, Any]) -> TrunkCache | None:
+        """Kept activations, shared by all models that compute the same ones."""
+        scorer = model.scorer
+        depth = 0 if scorer.trunk is None else len(scorer.trunk.blocks)
+        key = json.dumps([depth, scorer.packed, flatten(scorer.prompt)])
+        if key not in self.caches:
+            self.caches[key] = open_cache(
+                scorer.base, scorer.trunk, self.place.trunks, settings["trunk_cache_gb"], self.say
+            )
+        return self.caches[key]
+
+
+def describe(cell: Cell) -> dict[str, Any]:
+    """What was computed, as the result names it."""
+    return {
+        "suite": cell.suite,
+        "method": cell.spec.method,
+        "preset": cell.spec.preset,
+        "row": cell.row,
+        "label": cell.spec.label,
+        "seed": cell.seed,
+        "hash": cell.hash,
+        "is_main": cell.is_main,
+        "settings": dict(cell.settings),
+        "training": None if cell.training is None else asdict(cell.training) | {"name": cell.training.name},
+    }
+
+
+def _say_nothing(line: str) -> None:
+    """Of each of many runs: the progress bar says enough."""

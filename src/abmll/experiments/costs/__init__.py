@@ -1,0 +1,12 @@
+"""What a model and a method would cost, from the model's shape alone: parameters, bytes, operations, time.
+
+Reading order: gpus (memory and speed of a device), shapes (a model on torch's meta device, where weights have no
+memory), saved (what autograd keeps of a forward pass), flops (matrix products), methods (the four methods put
+together). Nothing is downloaded and nothing is measured here: every number follows from a formula in a docstring.
+"""
+
+from abmll.experiments.costs.gpus import Gpu, find_gpu
+from abmll.experiments.costs.totals import METHODS, Estimate, estimate_all
+from abmll.experiments.costs.shapes import SHAPES, Shape, load_shape
+
+__all__ = ["METHODS", "SHAPES", "Estimate", "Gpu", "Shape", "estimate_all", "find_gpu", "load_shape"]

@@ -1,0 +1,194 @@
+"""Bytes that autograd keeps of a forward pass until the backward pass has read them.
+
+Notation: N examples of T tokens, M = N T; d channels of the residual stream, q = heads x head size channels of the
+queries, f channels of the MLP, V entries of the vocabulary; w bytes a number of the frozen model (4 in fp32, 2 in
+bf16). Read off transformers' Llama block (norm, q k v, rotation, attention, o, norm, gate up, down) operation by
+operation; every count ends at the lowest adapted layer, below which nothing requires a gradient:
+
+- a frozen linear layer keeps nothing: its input gradient needs the weight alone;
+- rotation keeps the angles, which all blocks share;
+- residual additions keep nothing.
+
+A tensor that several operations keep is counted once.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from abmll.common.config import EstimateConfig, LearningConfig
+from abmll.experiments.costs.shapes import GATE_UP, OUT, QKV, Block, Linear, Shape
+
+FP32 = 4
+WIDTHS = {"bf16": 2, "fp32": 4}
+NOISE_RANK = LearningConfig.noise_rank  # m, random directions of ABMLL's training noise
+
+AdapterBytes = Callable[[Block, EstimateConfig], int]  # what the adapters of one block keep
+
+
+def tokens(config: EstimateConfig) -> int:
+    """M = N T."""
+    return config.per_device_train_batch_size * config.sequence_length
+
+
+def width(config: EstimateConfig) -> int:
+    """w, bytes of a number of the frozen model."""
+    return WIDTHS[config.dtype]
+
+
+def trunk_bytes(shape: Shape, config: EstimateConfig, adapters: AdapterBytes) -> int:
+    """All blocks, the final norm, and what the blocks share: cosine and sine of the angles, 2 M h w."""
+    shared = 2 * tokens(config) * shape.head_dim * width(config)
+    blocks = sum(block_bytes(shape, block, config) + adapters(block, config) for block in shape.read_back)
+    return blocks + norm_bytes(shape, config) + shared
+
+
+def scored_trunk_bytes(shape: Shape, config: EstimateConfig, adapters: AdapterBytes) -> int:
+    """``trunk_bytes`` where the last block's MLP computes the scored positions alone."""
+    last, few = shape.read_back[-1], replace(config, sequence_length=config.option_tokens)
+    linears = {name: linear for name, linear in last.linears.items() if linear.stage >= GATE_UP}
+    mlp = Block(linears, above=last.needs_input(GATE_UP))
+    wide, narrow = (mlp_bytes(shape, last, one) + adapters(mlp, one) for one in (config, few))
+    return trunk_bytes(shape, config, adapters) - wide + narrow
+
+
+def checkpoint_bytes(shape: Shape, config: EstimateConfig) -> int:
+    """With gradient checkpointing: the input of every block, M d w, and the final norm."""
+    return len(shape.read_back) * tokens(config) * shape.hidden * width(config) + norm_bytes(shape, config)
+
+
+def largest_block_bytes(shape: Shape, config: EstimateConfig, adapters: AdapterBytes) -> int:
+    """With gradient checkpointing: the one block that is being computed anew."""
+    return max(block_bytes(shape, block, config) + adapters(block, config) for block in shape.read_back)
+
+
+def block_bytes(shape: Shape, block: Block, config: EstimateConfig) -> int:
+    """One block without its adapters: two norms, attention, MLP, each as far as a gradient runs through it."""
+    first = norm_bytes(shape, config) if block.needs_input(QKV) else 0
+    second = norm_bytes(shape, config) if block.needs_input(GATE_UP) else 0
+    return first + attention_bytes(shape, block, config) + second + mlp_bytes(shape, block, config)
+
+
+def norm_bytes(shape: Shape, config: EstimateConfig) -> int:
+    """Root mean square norm, always in fp32: its input and the reciprocal root, M (d + 1) x 4 bytes."""
+    return tokens(config) * (shape.hidden + 1) * FP32
+
+
+def attention_bytes(shape: Shape, block: Block, config: EstimateConfig) -> int:
+    """Softmax(q k^T) v, with k and v repeated to the number of query heads.
+
+    In one kernel: q, k, v and the output, 4 M q w, the log of the softmax's denominator, M heads x 4, and the mask of
+    N examples in the model's dtype, M T w (a copy a block, as transformers hands it over).
+    Eagerly: q, k and v, and the weights, N heads T^2: the softmax in fp32 and, for a bf16 model, its copy in bf16.
+    In the lowest adapted block q is kept for k's gradient, k for q's, v for the weights', the weights for v's.
+    """
+    query, key, value = (block.needs_output(name) for name in ("q_proj", "k_proj", "v_proj"))
+    heads = tokens(config) * shape.width * width(config)
+    if config.attention == "sdpa":
+        mask = tokens(config) * config.sequence_length * width(config)
+        return (4 * heads + tokens(config) * shape.heads * FP32 + mask) * (query or key or value)
+    weights = tokens(config) * shape.heads * config.sequence_length
+    kept = heads * (query + key + (query or key)) + weights * FP32 * (query or key or value)
+    if width(config) != FP32:
+        kept += weights * width(config) * value
+    return kept
+
+
+def mlp_bytes(shape: Shape, block: Block, config: EstimateConfig) -> int:
+    """silu(gate) * up: gate's output for silu, silu's for up's gradient, up's for silu's, 3 M f w in all."""
+    gate, up = block.needs_output("gate_proj"), block.needs_output("up_proj")
+    return tokens(config) * shape.intermediate * width(config) * (2 * gate + up)
+
+
+def lora_bytes(block: Block, config: EstimateConfig) -> int:
+    """PEFT's adapters, mean only: each A keeps its input, d_in, and each B its own, r.
+
+    In bf16, under the Trainer's autocast, every layer makes a bf16 copy of its own, and one of its factors.
+    """
+    bf16 = config.dtype == "bf16"
+    channels = config.r * len(block.adapted) + _input_channels(block, config, shared=not bf16)
+    copies = sum(config.r * (linear.d_out + linear.d_in) for linear in block.adapted) * width(config) if bf16 else 0
+    return tokens(config) * width(config) * channels + copies
+
+
+def abmll_bytes(block: Block, config: EstimateConfig) -> int:
+    """ABMLL's adapters, in fp32 whatever the model: each A keeps its input, d_in, in fp32 a tensor a stage.
+
+    The noise's scale is one number a token. Beside it a layer keeps m random directions, and the r + m channels that
+    enter one product with [s B, noise].
+    """
+    inner = sum(config.r + 2 * NOISE_RANK + 1 for _ in block.adapted)
+    stages = {linear.stage: linear.d_in for linear in block.adapted}
+    inputs = stages.values() if config.dtype == "fp32" else [linear.d_in for linear in block.adapted]
+    return tokens(config) * FP32 * (inner + sum(inputs))
+
+
+def published_bytes(block: Block, config: EstimateConfig) -> int:
+    """The published algorithm's adapters, in the model's dtype: four branches on one input, and the KL's terms.
+
+    Each A keeps the common input, the two B that learn their r channels. Of the output's size, d_out, there are
+    thirteen tensors: the five activations that the divergence is taken over (two means, two log variances, the
+    sample), the normal numbers and phi's standard deviation, and for each of the two log densities a distance, its
+    square and a reciprocal variance.
+    """
+    inner = sum(2 * config.r + 13 * linear.d_out for linear in block.adapted)
+    return tokens(config) * width(config) * (inner + _input_channels(block, config, shared=True))
+
+
+def maml_bytes(block: Block, config: EstimateConfig) -> int:
+    """MAML's adapters, ABMLL's without the noise."""
+    noise = sum(2 * NOISE_RANK + 1 for _ in block.adapted)
+    return abmll_bytes(block, config) - tokens(config) * FP32 * noise
+
+
+def graph_bytes(shape: Shape, config: EstimateConfig) -> int:
+    """What a differentiable backward pass keeps beyond its forward pass, for the gradient of the gradient.
+
+    A block: three tensors a norm, 2 x 3 M d x 4; gradients and derivatives of silu(gate) * up, 6 M f w; the gradients
+    of the attention's output, M q w, of its weights before and after the softmax, M heads T (4 + w); of every
+    adapted layer's output and inner channels, M (d_out + r) x 4. Then the softmax of the scored positions.
+    """
+    block = 6 * shape.hidden * FP32 + (6 * shape.intermediate + shape.width) * width(config)
+    block += shape.heads * config.sequence_length * (FP32 + width(config))
+    adapters = sum((linear.d_out + config.r) * FP32 for linear in shape.adapted)
+    return tokens(config) * (len(shape.read_back) * block + adapters) + scored_bytes(shape, config)
+
+
+def _input_channels(block: Block, config: EstimateConfig, shared: bool) -> int:
+    """Channels of the adapters' inputs: one tensor a layer, or one a stage."""
+    if not shared:
+        return sum(linear.d_in for linear in block.adapted)
+    stages = {linear.stage: linear.d_in for linear in block.adapted}
+    # The attention kernel keeps its own output, which is o's input.
+    return sum(d_in for stage, d_in in stages.items() if not (stage == OUT and config.attention == "sdpa"))
+
+
+def factor_bytes(adapted: list[Linear], config: EstimateConfig) -> int:
+    """What ABMLL keeps whatever the number of tokens: sampled factors, and the closed-form divergence's.
+
+    [s B, noise] and the normal numbers in it, (r + 2 m) d_out x 4, and for the divergence [B - B', B'] and
+    [A; A - A'] after their scaling, 2 r (d_out + d_in) x 4, and six tensors of the size of sigma's factors.
+    """
+    sampled = sum((config.r + 2 * NOISE_RANK) * linear.d_out for linear in adapted)
+    divergence = sum((2 * config.r + 6) * (linear.d_out + linear.d_in) for linear in adapted)
+    return (sampled + divergence) * FP32
+
+
+def full_logits_bytes(shape: Shape, config: EstimateConfig) -> int:
+    """Logits of every token in a cross entropy, where its backward pass is widest: 3 M V x 4 bytes.
+
+    The log softmax that was kept, the gradient that reaches it, and the one that leaves it.
+    """
+    return 3 * tokens(config) * shape.vocab * FP32
+
+
+def scored_bytes(shape: Shape, config: EstimateConfig) -> int:
+    """Logits of the H scored positions, kept in fp32: H V x 4."""
+    return config.per_device_train_batch_size * config.option_tokens * shape.vocab * FP32
+
+
+def scored_logits_bytes(shape: Shape, config: EstimateConfig) -> int:
+    """Logits of the H scored positions, where the backward pass is widest: 4 H V x 4 bytes.
+
+    The logits, their gradient through the chosen entries, and through logsumexp the softmax and its product.
+    """
+    return 4 * scored_bytes(shape, config)

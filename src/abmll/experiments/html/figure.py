@@ -1,0 +1,118 @@
+"""One way to draw: matplotlib's SVG, made part of the page (its colours, its font, its light and dark)."""
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from abmll.experiments.html.tables import printable
+
+# Stand-ins that are unlike any colour matplotlib draws by itself; each becomes a CSS variable of the page, so that
+# one figure serves light, dark and print.
+INK, MUTED, GRID, PAPER = "#010203", "#010204", "#010205", "#010206"
+NUM_COLORS = 8
+_METHOD_COLORS = [f"#0102{16 + i:02x}" for i in range(NUM_COLORS)]
+_VARIABLES = {
+    **{INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--rule)", PAPER: "var(--paper)"},
+    **{color: f"var(--m{i})" for i, color in enumerate(_METHOD_COLORS)},
+}
+# 8 colours, 7 markers, 3 dashes: without a common factor, so that a ninth method looks like none of the first eight
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[Any, ...] = ((None, None), (5, 1.5), (2, 1.2))
+
+_STYLE: dict[Any, Any] = {
+    **{"svg.fonttype": "none", "text.parse_math": False, "font.size": 11, "text.color": INK, "axes.labelcolor": MUTED},
+    **{"axes.edgecolor": GRID, "axes.linewidth": 1, "axes.spines.top": False, "axes.spines.right": False},
+    **{"axes.spines.left": False, "axes.grid": True, "axes.grid.axis": "y", "grid.color": GRID, "grid.linewidth": 0.7},
+    **{"axes.axisbelow": True, "xtick.color": GRID, "xtick.labelcolor": MUTED, "ytick.color": GRID},
+    **{"ytick.labelcolor": MUTED, "ytick.left": False, "xtick.labelsize": 10, "ytick.labelsize": 10},
+    **{"axes.titlesize": 12.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.unicode_minus": True},
+}
+
+
+def color_of(method: int) -> str:
+    """The colour of the method with this index, the same in every figure and table."""
+    return _METHOD_COLORS[method % NUM_COLORS]
+
+
+def draw(name: str, size: tuple[float, float], title: str, description: str, paint: Callable[[Figure], object]) -> str:
+    """An inline ``<svg>`` of `size` CSS pixels, painted by `paint`; its text is part of the page and escaped.
+
+    `name` must be unique on the page. The result is a pure function of the arguments: no dates, no random ids.
+    """
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        # the browser has the fonts: matplotlib need not know a script to leave its text to the page
+        warnings.filterwarnings("ignore", message="(?s)Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
+        figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
+        paint(figure)
+        buffer = io.StringIO()
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    return _inline(buffer.getvalue(), name, size, title, description)
+
+
+def _inline(svg: str, name: str, size: tuple[float, float], title: str, description: str) -> str:
+    body = svg[svg.index("</defs>", svg.index("<style")) + len("</defs>") : svg.rindex("</svg>")]
+    body = re.sub("<[^>]*>", lambda tag: _adopt(tag[0], name), body)  # tags only: text is not ours to change
+    width, height = (f"{side:g}" for side in size)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
+        f'viewBox="0 0 {width} {height}" aria-labelledby="{name}-title {name}-desc">'
+        f'<title id="{name}-title">{escape(printable(title))}</title>'
+        f'<desc id="{name}-desc">{escape(printable(description))}</desc>{body}</svg>'
+    )
+
+
+def _adopt(tag: str, name: str) -> str:
+    """One tag of matplotlib's: the page's font, the page's colours, and ids that are unique on the page."""
+    tag = re.sub(r'^<g id="[^"]*"', "<g", tag)  # nothing refers to a group
+    tag = re.sub(r"font-family: [^;\"]*; ?", "", tag)
+    tag = re.sub(r"(id=\"|url\(#|href=\"#)", rf"\g<1>{name}-", tag)
+    return re.sub("#0102[0-9a-f]{2}", lambda color: _VARIABLES.get(color[0], color[0]), tag)
+
+
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """The positions moved as little as a sweep can so that they lie at least `gap` apart within [low, high]."""
+    order = np.argsort(positions, kind="stable")
+    gap = min(gap, (high - low) / max(len(positions) - 1, 1))
+    placed = np.clip(np.asarray(positions, dtype=float)[order], low, high)
+    for i in range(1, len(placed)):
+        placed[i] = max(placed[i], placed[i - 1] + gap)
+    if len(placed) and placed[-1] > high:
+        placed[-1] = high
+        for i in range(len(placed) - 2, -1, -1):
+            placed[i] = min(placed[i], placed[i + 1] - gap)
+    result = np.empty(len(placed))
+    result[order] = placed
+    return result.tolist()
+
+
+def label_ends(ax: Axes, ends: Sequence[tuple[float, str, int]], x: float, height: float) -> None:
+    """Write each (y, text, method) to the right of its line's end at `x`, moved apart where they would overlap.
+
+    `height` is the figure's, in points, of which the axes take about three quarters.
+    """
+    low, high = ax.get_ylim()
+    apart = spread([end[0] for end in ends], 13 / (0.75 * height) * (high - low), low, high)
+    for y, (_, text, method) in zip(apart, ends, strict=True):
+        ax.annotate(
+            printable(text), (x, y), (6, 0), textcoords="offset points", va="center", fontsize=10,
+            color=color_of(method), annotation_clip=False,
+        )  # fmt: skip
+
+
+def shorten(text: str, length: int) -> str:
+    """The text with its middle left out where it is longer than `length`."""
+    text = printable(text)
+    if len(text) <= length:
+        return text
+    tail = (length - 1) // 2
+    return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"

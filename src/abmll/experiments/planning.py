@@ -1,0 +1,137 @@
+"""The cells of a comparison, and which of them belong into one process one after the other."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from abmll.experiments.cells import Cell, Training, digest
+from abmll.experiments.budget import CURVES
+from abmll.experiments.method_spec import Spec, resolve
+from abmll.common.config import AdapterConfig, EvaluateConfig, LearningConfig, ModelConfig, PredictConfig, PromptConfig
+from abmll.common.errors import ConfigError
+from abmll.methods import find_rule
+from abmll.common.settings import flatten
+from abmll.tasks.example import Example
+from abmll.tasks.suite import Suite
+from abmll.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a comparison is made of.
+
+    ``shared`` has a value for every setting, with a tuple of values for those that make curves or rows; ``tuned``,
+    ``asked`` and ``own`` are those of ``resolve``.
+    """
+
+    specs: Sequence[Spec]
+    seeds: Sequence[int]
+    shared: Mapping[str, Any]
+    tuned: Mapping[str, Mapping[str, Any]]
+    asked: Mapping[str, Any]
+    own: Mapping[str, Mapping[str, Any]]
+
+
+def plan(suite: Suite, wishes: Wishes) -> list[Cell]:
+    """Every cell, seed by seed, so that a comparison that is stopped early has whole seeds."""
+    train, evaluation = _sha256(suite.train, "train"), _sha256(suite.evaluation, "train", "test")
+    cells = []
+    for seed, spec in product(wishes.seeds, wishes.specs):
+        values = _settings(spec, suite, wishes)
+        training = _training(spec, seed, suite, wishes, train)
+        point = main_point(values)
+        for settings in _variants(spec, values, point):
+            is_main = all(settings[name] == value for name, value in point.items())
+            cells.append(Cell(suite.name, spec, seed, settings, evaluation, training, is_main))
+    return cells
+
+
+def units(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells in groups that can be worked on at the same time: those of one training run stay together."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.hash if cell.training is None else cell.training.name, []).append(cell)
+    return list(groups.values())
+
+
+def main_point(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the values that make curves, those that the tables are of: the usual one, or else the one that costs most."""
+    usual = {"adapt_examples": values["usual_examples"], "num_samples": PredictConfig.num_samples, "prune": 0.0}
+    usual["visits"] = values["max_steps"]
+    own = {name: _tuple(values[name]) for name in CURVES}
+    costly = {"adapt_examples": max, "num_samples": max, "prune": min, "visits": max}
+    return {name: usual[name] if usual[name] in own[name] else costly[name](own[name]) for name in CURVES}
+
+
+def _settings(spec: Spec, suite: Suite, wishes: Wishes) -> dict[str, Any]:
+    named = {"adapt_examples": suite.adapt_examples, "test_examples": suite.test_examples}
+    caps = {key: value for key, value in named.items() if value is not None}
+    values = resolve(spec, wishes.shared, suite.prompt | caps, wishes.tuned, wishes.asked, wishes.own)
+    visits = judged_visits(values["visits"] or (), values["max_steps"], values["save_steps"])
+    return values | {"usual_examples": suite.adapt_examples or EvaluateConfig.adapt_examples, "visits": visits}
+
+
+def judged_visits(visits: Sequence[int], max_steps: int, save_steps: int) -> tuple[int, ...]:
+    """The visits after which a run is judged, its end among them. Raises ``ConfigError`` where nothing is kept."""
+    for visit in visits:
+        if visit > max_steps or (visit % save_steps and visit != max_steps):
+            raise ConfigError(
+                f"visits is {visit}, after which no checkpoint is written; use multiples of save_steps = {save_steps} "
+                f"up to max_steps = {max_steps}"
+            )
+    return tuple(sorted({*visits, max_steps}))
+
+
+def _variants(spec: Spec, values: Mapping[str, Any], point: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The settings at the tables' point and along each curve, where one setting varies; each recalibrated or not."""
+    points = [dict(point)]
+    for name in CURVES:
+        rule = find_rule(spec.method)
+        if name == "num_samples" and not rule.is_posterior:
+            continue  # nothing is sampled
+        if name == "visits" and not rule.is_trained and rule.continues is None:
+            continue  # nothing is trained
+        points += [{**point, name: value} for value in _tuple(values[name]) if value != point[name]]
+    fixed = {key: value for key, value in values.items() if key not in ("usual_examples", "seed")}
+    kinds = _tuple(values["recalibrate"])
+    if find_rule(spec.method).has_readout and values["readout"] and values["readout_tasks"]:
+        kinds = dict.fromkeys("none" if kind == "readout" else kind for kind in kinds)  # it is there
+    return [
+        fixed | chosen | {"recalibrate": recalibrate}
+        for recalibrate in kinds
+        for chosen in points
+        if recalibrate != "adaptation" or chosen["adapt_examples"] > 1  # a single example cannot be cut in halves
+    ]
+
+
+def _training(spec: Spec, seed: int, suite: Suite, wishes: Wishes, data: str) -> Training | None:
+    """The run that the method starts from, which may be another one's; None where nothing is trained."""
+    rule = find_rule(spec.method)
+    if rule.continues is None and not rule.is_trained:
+        return None
+    trained = spec if rule.continues is None else Spec(rule.continues, spec.preset)
+    values = _settings(trained, suite, wishes)
+    names = flatten(ModelConfig(), AdapterConfig(), PromptConfig(), LearningConfig()).keys() - {"seed", "device"}
+    names = (*names, "max_steps", "save_steps", "save_total_limit", "trunk_cache_gb", "limit_train")
+    kept = {name: values[name] for name in names}
+    return Training(trained.method, seed, kept, data, kept_visits=values["visits"])
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def _sha256(tasks: Sequence[Task], *sides: str) -> str:
+    """A hash of the names and of the examples on those sides, in order."""
+    hashed = hashlib.sha256()
+    for task in tasks:
+        for side in sides:
+            rows = [_content(example) for example in getattr(task, side)]
+            hashed.update(digest([task.name, side, rows]).encode())
+    return hashed.hexdigest()[:12]
+
+
+def _content(example: Example) -> list[Any]:
+    return [example.id, example.input, example.options, example.answer]

@@ -1,0 +1,147 @@
+"""Trunk activations kept: in memory for a run, and on disk for other runs, seeds and methods.
+
+A row is found by a hash of the tokens that the trunk reads. The answer, and the last tokens of the options, which are
+only ever predicted, play no part: the same question with another label shares its row.
+"""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from abmll.common.config import RunConfig, TrunkCacheConfig
+from abmll.language.base import Base
+from abmll.language.batch import Batch
+from abmll.language.encoding import Encoded
+from abmll.language.lower_blocks import Trunk
+from abmll.language.activation_store import TrunkStore
+
+
+class TrunkCache:
+    """Trunk activations of single examples, kept in memory up to a number of bytes; the longest unused leave first.
+
+    It belongs to one model and one choice of adapted layers: examples alone are its keys. With a ``store`` they are
+    read from disk where they are there, and written to it else; ``flush`` writes the last ones.
+    """
+
+    def __init__(self, max_bytes: int, store: TrunkStore | None = None) -> None:
+        self.max_bytes = max_bytes
+        self.store = store
+        self.num_bytes = 0
+        self.kept: OrderedDict[str, Tensor] = OrderedDict()
+
+    def attach(
+        self, batch: Batch, examples: Sequence[Encoded], compute: Callable[[Sequence[Encoded]], Sequence[Tensor]]
+    ) -> Batch:
+        """``batch`` with the trunk of its ``examples``; ``compute`` gives the (T, d) of each that is not kept."""
+        keys = [row_key(example) for example in examples]
+        rows = {key: self._lookup(key, batch.input_ids.device) for key in dict.fromkeys(keys)}
+        missing = {key: example for key, example in zip(keys, examples, strict=True) if rows[key] is None}
+        if missing:
+            for key, row in zip(missing, compute(list(missing.values())), strict=True):
+                rows[key] = row
+                if self.store is not None:
+                    self.store.put(key, row)
+                self._keep(key, row)
+        return batch.with_trunk([row for key in keys if (row := rows[key]) is not None])
+
+    def flush(self) -> None:
+        """Write to disk what is not there yet."""
+        if self.store is not None:
+            self.store.flush()
+
+    def _lookup(self, key: str, device: torch.device) -> Tensor | None:
+        if key in self.kept:
+            self.kept.move_to_end(key)
+            return self.kept[key]
+        row = None if self.store is None else self.store.get(key)
+        if row is None or row.device == device:
+            return row  # of the mapped file, which the operating system keeps in memory as long as there is room
+        row = row.to(device)
+        self._keep(key, row)
+        return row
+
+    def _keep(self, key: str, row: Tensor) -> None:
+        self.kept[key] = row
+        self.num_bytes += row.nbytes
+        while self.num_bytes > self.max_bytes:
+            self.num_bytes -= self.kept.popitem(last=False)[1].nbytes
+
+
+def row_key(example: Encoded) -> str:
+    """A hash of the tokens the trunk reads of an example, and of how they lie: prompt, then the options' but the last.
+
+    An option of one token (a letter) adds none.
+    """
+    read = [tuple(option[:-1]) for option in example.options if len(option) > 1]
+    return hashlib.sha256(repr((tuple(example.prompt), read)).encode()).hexdigest()
+
+
+def open_cache(
+    base: Base,
+    trunk: Trunk | None,
+    config: TrunkCacheConfig,
+    memory_gb: float = RunConfig.trunk_cache_gb,
+    announce: Callable[[str], None] = lambda line: None,
+) -> TrunkCache | None:
+    """The cache that ``config`` asks for, for a scorer's ``base`` and ``trunk``; None where it keeps nothing.
+
+    ``announce`` is told when the disk takes no more. Raises ``AbmllError`` where the folder cannot be made.
+    """
+    store = None
+    if config.trunk_cache_dir is not None and trunk is not None:
+        root = Path(config.trunk_cache_dir).expanduser()
+        limit = int(config.trunk_cache_disk_gb * 1e9)
+        store = TrunkStore(root, identity(base, len(trunk.blocks)), limit, announce)
+    return TrunkCache(int(memory_gb * 1e9), store) if memory_gb > 0 or store is not None else None
+
+
+@contextmanager
+def disk_cache(
+    base: Base, trunk: Trunk | None, config: TrunkCacheConfig, announce: Callable[[str], None] = lambda line: None
+) -> Iterator[TrunkCache | None]:
+    """The cache on disk for the time of a block, all written at its end; None where ``config`` names no folder.
+
+    What reads every example once, as predicting does, gains nothing from a cache in memory alone, and
+    ``AbmllModel.adapt`` makes its own.
+    """
+    cache = None if config.trunk_cache_dir is None else open_cache(base, trunk, config, announce=announce)
+    try:
+        yield cache
+    finally:
+        if cache is not None:
+            cache.flush()
+
+
+def identity(base: Base, depth: int) -> dict[str, Any]:
+    """All that the bits of a row depend on but its tokens: what computes the first ``depth`` blocks, and on what.
+
+    Weights and configuration of the model, precision, and the versions and kind of processor. The number of threads is
+    left out: sums split otherwise may differ in the last bit.
+    """
+    settings = base.model.config.to_dict()
+    passing = ("_name_or_path", "transformers_version", "dtype")
+    known = json.dumps({key: settings[key] for key in sorted(settings) if key not in passing}, default=str)
+    return {
+        "base_fingerprint": base.fingerprint,
+        "model_config": hashlib.sha256(known.encode()).hexdigest(),
+        "depth": depth,
+        "dtype": str(base.model.dtype),
+        "attention": str(base.model.config._attn_implementation),
+        "processor": _processor(base.model.device),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _processor(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type

@@ -1,0 +1,167 @@
+"""Linear layers with a Gaussian LoRA adapter beside them, and the one place that says what they compute now.
+
+A wrapped layer calls its base layer and adds the adapter's contribution; it never reads the base's weight, so that
+quantised bases work. Which Gaussian it uses is not stored in it: the model's ``Wiring`` binds an adapter for the time
+of one forward pass, and thousands of task posteriors can share one base.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from abmll.language.adapter import Adapter
+from abmll.common.errors import ConfigError
+from abmll.language.targets import Target, find_targets
+from abmll.posterior import ActivationSpace, LayerUpdate, Noise, Prior, Recorder, Space
+
+T = TypeVar("T")
+
+
+@dataclass
+class Trace:
+    """Inputs and outputs of the adapted layers in one forward pass, by name, for gradients with respect to outputs."""
+
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Tokens(Protocol):
+    """Which positions of a forward pass are tokens, and how many examples each stands for (see ``Batch``)."""
+
+    @property
+    def mask(self) -> Tensor | None: ...
+
+    @property
+    def counts(self) -> Tensor | None: ...
+
+
+@dataclass
+class ActivationTerms:
+    """Divergence and prior of output space, from the coefficients that a forward pass leaves behind."""
+
+    space: ActivationSpace
+    phi: Adapter
+    theta: Adapter
+    tokens: Tokens
+    recorders: dict[str, Recorder]
+    coefficients: dict[str, Tensor] = field(default_factory=dict)
+
+    def kl(self) -> Tensor:
+        """KL(q(phi) || p(phi | theta)), a scalar summed over layers, tokens and channels."""
+        return self._sum(lambda shape, *read: self.space.activation_kl(self.phi.stacks[shape], *read))
+
+    def negative_log_prior(self, prior: Prior) -> Tensor:
+        """-log p(theta), summed likewise."""
+        return self._sum(lambda shape, theta, *read: self.space.activation_negative_log_prior(theta, prior, *read))
+
+    def _sum(self, term: Callable[..., Tensor]) -> Tensor:
+        mask, counts = self.tokens.mask, self.tokens.counts
+        if counts is not None:
+            counts = counts.flatten() if mask is None else counts[mask]
+        sums = []
+        for shape, theta in self.theta.stacks.items():
+            layers = [self.coefficients[name] for name in self.theta.layers[shape]]
+            rows = [layer.flatten(0, 1) if mask is None else layer[mask] for layer in layers]
+            sums.append(term(shape, theta, torch.stack(rows), counts))
+        return torch.stack(sums).sum()
+
+
+@dataclass
+class Bound:
+    """What the wrapped layers compute at this moment: their updates by name, and what to collect."""
+
+    updates: dict[str, LayerUpdate]
+    terms: ActivationTerms | None
+    trace: Trace | None = None
+
+
+class Wiring:
+    """The link between one model's wrapped layers and the adapter they use now; with none bound, the bare model."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.bound: Bound | None = None
+
+    @contextmanager
+    def use(
+        self,
+        phi: Adapter | None,
+        tokens: Tokens,
+        noise: Noise | None = None,
+        theta: Adapter | None = None,
+        trace: Trace | None = None,
+    ) -> Iterator[ActivationTerms | None]:
+        """Bind ``phi`` (None: the bare model) for the forward passes inside, which read ``tokens``.
+
+        With ``theta`` in a space whose divergence needs activations, what it needs is collected; with ``trace``, the
+        layers' inputs and outputs are.
+        """
+        terms, before = None, self.bound
+        if phi is None:
+            self.bound = None
+        elif theta is not None and isinstance(self.space, ActivationSpace):
+            space = self.space
+            recorders = _by_name(phi, lambda shape: space.recorders(phi.stacks[shape], theta.stacks[shape], noise))
+            terms = ActivationTerms(space, phi, theta, tokens, recorders)
+            self.bound = Bound({}, terms, trace)
+        else:
+            self.bound = Bound(_by_name(phi, lambda shape: self.space.layers(phi.stacks[shape], noise)), None, trace)
+        try:
+            yield terms
+        finally:
+            self.bound = before
+
+
+def _by_name(phi: Adapter, made: Callable[[str], list[T]]) -> dict[str, T]:
+    """What ``made`` gives for each layer of a stack, by the layers' names."""
+    return {name: one for shape in phi.stacks for name, one in zip(phi.layers[shape], made(shape), strict=True)}
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer plus, while an adapter is bound, its Gaussian LoRA contribution."""
+
+    def __init__(self, base: nn.Module, name: str, wiring: Wiring) -> None:
+        super().__init__()
+        self.base = base
+        self.name = name
+        self.wiring = wiring
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, d_in) -> (N, T, d_out), in the base layer's dtype; the adapter itself computes in fp32."""
+        y = self.base(x)
+        bound = self.wiring.bound
+        if bound is None:
+            return y
+        if bound.terms is None:
+            y = y + bound.updates[self.name](x).to(y.dtype)
+        else:
+            # x is left attached: the input of this layer is a sample of phi's layers below, and their share of the
+            # divergence's gradient belongs to the expectation.
+            recorder = bound.terms.recorders[self.name]
+            coefficients = bound.terms.coefficients[self.name] = recorder.coefficients(x)
+            y = y + recorder.update(coefficients).to(y.dtype)
+        if bound.trace is not None:
+            bound.trace.inputs[self.name] = x.detach()
+            # The lowest layers' outputs depend on nothing that is learned: they begin the graph themselves.
+            bound.trace.outputs[self.name] = y if y.requires_grad else y.requires_grad_()
+        return y
+
+
+def adapt_linears(
+    model: nn.Module, target_modules: tuple[str, ...], layers_to_transform: str | None, wiring: Wiring
+) -> list[Target]:
+    """Freeze ``model`` and wrap its target layers in place; returns them in the model's order.
+
+    Raises ``ConfigError`` where they cannot be found, or where the model has been wrapped before.
+    """
+    if any(isinstance(module, AdaptedLinear) for module in model.modules()):
+        raise ConfigError("this model carries adapters already: share its scorer, or load the model once more")
+    model.requires_grad_(False)
+    targets = find_targets(model, target_modules, layers_to_transform)
+    for target in targets:
+        model.set_submodule(target.name, AdaptedLinear(model.get_submodule(target.name), target.name, wiring))
+    return targets

@@ -1,0 +1,201 @@
+"""TaskPosterior: what was learned of one task; adapter tensors and settings, never a copy of the base model."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from abmll.language.adapter import Adapter
+from abmll.model.averaging import average_update
+from abmll.common.checkpoint import DOCUMENT, Bundle, load_bundle, save_bundle
+from abmll.common.config import AdapterConfig, ModelConfig, PredictConfig, PromptConfig
+from abmll.common.errors import CheckpointError, ConfigError, DataError
+from abmll.model.interchange import export_merged, export_peft
+from abmll.language.base import load_base
+from abmll.language.scorer import OptionScorer
+from abmll.language.activation_cache import TrunkCache
+from abmll.posterior.calibration import Evidence
+from abmll.model.prediction import Prediction, entropy, predict_each
+from abmll.model.prequential import TaskReadout
+from abmll.common.settings import flatten, pick
+from abmll.tasks.order import sample_seed
+from abmll.tasks.task import Example
+
+
+@dataclass(frozen=True)
+class TaskPosterior:
+    """q(phi | D) of one task.
+
+    ``scorer`` is the language model it was learned on, shared by all posteriors; ``members`` are what was learned,
+    several adapters of equal weight for an ensemble or a mixture; ``is_posterior`` says whether their standard
+    deviations were learned, so that sampling means something; ``demonstrations`` are shown to the model before every
+    question; ``readout`` is what is believed of the task's temperature and option biases (None: nothing);
+    ``on_the_way`` what its examples were answered before each was learned, which is not saved.
+    """
+
+    scorer: OptionScorer
+    members: tuple[Adapter, ...]
+    task_name: str
+    is_posterior: bool
+    settings: dict[str, Any]
+    demonstrations: tuple[Example, ...] = ()
+    readout: TaskReadout | None = None
+    on_the_way: Evidence | None = None
+
+    @property
+    def phi(self) -> Adapter:
+        """What was learned, where it is one adapter. Raises ``ConfigError`` where it is several."""
+        if len(self.members) != 1:
+            raise ConfigError(f"this posterior has {len(self.members)} adapters; name one with member(number)")
+        return self.member(0)
+
+    def member(self, number: int) -> Adapter:
+        """Member ``number``, counted from 0. Raises ``ConfigError`` for one that does not exist."""
+        if not 0 <= number < len(self.members):
+            raise ConfigError(f"member is {number}; this posterior has {len(self.members)}, counted from 0")
+        return self.members[number]
+
+    def share(self, samples: int) -> int:
+        """How many of so many samples each member draws: rounded up, so that none is left out."""
+        return math.ceil(samples / len(self.members))
+
+    def predict(
+        self,
+        examples: Sequence[Example],
+        how: PredictConfig | None = None,
+        *,
+        samples: int | None = None,
+        noise: str | None = None,
+        predictive: str | None = None,
+        seed: int = 0,
+        cache: TrunkCache | None = None,
+        quiet: bool = True,
+    ) -> Prediction:
+        """Probabilities of the options of ``examples``, averaged over ``samples`` of the posterior (0: at its mean).
+
+        Several members are averaged over, each of them at its mean or over its ``share`` of the samples. A readout
+        is averaged over as well, unless no samples are asked for; it is then read at its mean.
+
+        ``how`` has all settings; ``samples``, ``noise`` and ``predictive`` overrule it. A posterior that was not
+        learned is read at its mean. Raises ``DataError`` where there is no example, ``ConfigError`` for settings that
+        cannot be.
+        """
+        if not examples:
+            raise DataError(f"task '{self.task_name}': no examples to predict")
+        overruled = {"num_samples": samples, "prediction_noise": noise, "predictive": predictive}
+        settings: dict[str, Any] = {name: value for name, value in overruled.items() if value is not None}
+        how = replace(how or PredictConfig(), **settings)
+        at_mean = how.predictive == "samples" and how.num_samples == 0
+        if not self.is_posterior:
+            how = replace(how, num_samples=0, predictive="samples")
+        how = replace(how, num_samples=self.share(how.num_samples))
+        if self.demonstrations:
+            cache = None  # nothing is kept of prompts that only this posterior's questions begin with
+        encoded, left_out = self.scorer.encoder.encode_demonstrated(examples, self.task_name, self.demonstrations)
+        read = partial(self.readout.read, examples, at_mean) if self.readout is not None and how.readout else None
+        shared: dict[str, Any] = {"cache": cache, "quiet": quiet, "read": read}
+        seeds = [sample_seed(seed, "member", number) if number else seed for number in range(len(self.members))]
+        members = list(zip(self.members, seeds, strict=True))
+        return replace(average(predict_each(self.scorer, members, encoded, how, **shared)), left_out=left_out)
+
+    def save_pretrained(self, folder: Path | str, overwrite: bool = False) -> None:
+        """Write the posterior to a folder: its tensors, its settings, their hashes."""
+        document = {
+            "task_name": self.task_name,
+            "is_posterior": self.is_posterior,
+            "members": len(self.members),
+            "demonstrations": [[one.input, one.options, one.answer] for one in self.demonstrations],
+            "readout": None if self.readout is None else self.readout.document(),
+            "base_fingerprint": self.scorer.base.fingerprint,
+            "settings": self.settings | self.scorer.settings(),
+        }
+        groups = {_group(number): phi.state_dict() for number, phi in enumerate(self.members)}
+        save_bundle(Path(folder), Bundle(groups, document), DOCUMENT, overwrite)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: Path | str,
+        *,
+        scorer: OptionScorer | None = None,
+        model: ModelConfig | None = None,
+        announce: Callable[[str], None] = lambda line: None,
+        quiet: bool = True,
+    ) -> "TaskPosterior":
+        """Read a folder written by ``save_pretrained``.
+
+        ``scorer`` shares a language model that is already loaded; ``model`` says where to load it from instead of
+        where it lay. Raises ``CheckpointError`` for a damaged folder, one that belongs to other weights, or a
+        ``scorer`` with other adapter or prompt settings.
+        """
+        path = Path(folder)
+        bundle = load_bundle(path, DOCUMENT)
+        document, settings = bundle.document, bundle.document["settings"]
+        if scorer is None:
+            base = load_base(model or pick(ModelConfig, settings), announce, quiet)
+            scorer = OptionScorer(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
+        scorer.refuse_other_base(document["base_fingerprint"], settings["model"], str(path))
+        # Read as settings: what this version has and the older one that wrote them had not is at its default.
+        saved = flatten(pick(AdapterConfig, settings), pick(PromptConfig, settings))
+        for key, value in flatten(scorer.adapter_config, scorer.prompt).items():
+            if saved[key] != value:
+                raise CheckpointError(
+                    f"{path}: was learned with {key} = {saved[key]}, the scorer has {value}; "
+                    "give one with the same settings, or none"
+                )
+        members = tuple(_member(scorer, bundle, path, number) for number in range(document.get("members", 1)))
+        shown = document.get("demonstrations", [])
+        demonstrations = tuple(
+            Example(str(number), text, tuple(options), answer) for number, (text, options, answer) in enumerate(shown)
+        )
+        readout = None if document.get("readout") is None else TaskReadout.of(document["readout"], path)
+        name, is_posterior = document["task_name"], document["is_posterior"]
+        return cls(scorer, members, name, is_posterior, settings, demonstrations, readout)
+
+    def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
+        """Write the posterior mean, or that of one ``member`` of several, as a plain LoRA adapter PEFT loads.
+
+        The mean of several members is the average of their updates, or what of it has their rank. Returns how far that
+        is from the average (``average_update``).
+        """
+        phi, lost = self._exported(member)
+        export_peft(self.scorer, phi, Path(folder), overwrite)
+        return lost
+
+    def export_merged(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
+        """Write the whole model with the posterior mean added into its weights; the rest as in ``export_peft``."""
+        phi, lost = self._exported(member)
+        export_merged(self.scorer, phi, Path(folder), overwrite)
+        return lost
+
+    def _exported(self, member: int | None) -> tuple[Adapter, float]:
+        return average_update(self.members) if member is None else (self.member(member), 0.0)
+
+
+def average(predictions: Sequence[Prediction]) -> Prediction:
+    """The equal mixture of several predictions of the same examples; the first itself where there is but one."""
+    first = predictions[0]
+    if len(predictions) == 1:
+        return first
+    probs = torch.stack([one.probs for one in predictions]).mean(0)
+    expected = torch.stack([one.expected_entropy for one in predictions]).mean(0)
+    return replace(first, probs=probs, entropy=entropy(probs), expected_entropy=expected)
+
+
+def _group(number: int) -> str:
+    """The name of a member's file: ``phi``, ``phi_2``, ``phi_3`` and so on."""
+    return f"phi_{number + 1}" if number else "phi"
+
+
+def _member(scorer: OptionScorer, bundle: Bundle, path: Path, number: int) -> Adapter:
+    """One member as it was saved."""
+    group = _group(number)
+    if group not in bundle.tensors:
+        raise CheckpointError(f"{path}: lacks {group}.safetensors, so it is damaged; adapt to the task again")
+    phi = scorer.new_adapter(0)
+    phi.load_state_dict(bundle.tensors[group], str(path / f"{group}.safetensors"))
+    return phi

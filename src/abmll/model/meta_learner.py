@@ -1,0 +1,245 @@
+"""AbmllModel: a language model with a meta-learned theta, ready to learn new tasks."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from abmll.language.adapter import Adapter
+from abmll.common.checkpoint import STATE, latest_checkpoint, load_bundle
+from abmll.common.config import (
+    AdaptConfig,
+    AdapterConfig,
+    ContinuedConfig,
+    LearningConfig,
+    ModelConfig,
+    PromptConfig,
+    TrunkCacheConfig,
+)
+from abmll.common.errors import ConfigError, DataError, TrainingError
+from abmll.language.base import Base, load_base
+from abmll.language.batch import Batch
+from abmll.language.layer_selection import choose_layers, refuse_open_choice
+from abmll.language.scorer import OptionScorer
+from abmll.language.activation_cache import TrunkCache, open_cache
+from abmll.methods import REGISTRY, Loss, Rule, Support, find_rule, learn, make_rule, num_batches
+from abmll.posterior.calibration import ReadoutPrior, before_examples
+from abmll.common.progress import progress
+from abmll.model.prequential import TaskReadout, evidence, infer_readout
+from abmll.model.run_folder import RunFolder
+from abmll.common.settings import flatten, pick, refuse_unknown
+from abmll.model.learned_task import TaskPosterior
+from abmll.tasks.order import adaptation_batches, demonstrations, sample_seed
+from abmll.tasks.task import Example, Task
+
+
+class AbmllModel:
+    """A frozen language model, its Gaussian LoRA layers, theta, and the learning rule that theta was made for."""
+
+    def __init__(self, base: Base, adapter: AdapterConfig, prompt: PromptConfig, seed: int = 0) -> None:
+        refuse_open_choice(adapter)
+        self.scorer = OptionScorer(base, adapter, prompt)
+        self.learning = LearningConfig(seed=seed)
+        self.num_tasks = 1
+        self.theta = self.scorer.new_adapter(sample_seed(seed, "init"))
+        self.readout: ReadoutPrior | None = None
+
+    @classmethod
+    def from_base(
+        cls,
+        model: str = ModelConfig.model,
+        *,
+        prompt: PromptConfig | None = None,
+        dtype: Any = "auto",
+        device: str = "auto",
+        seed: int = 0,
+        tasks: Sequence[Task] = (),
+        announce: Callable[[str], None] = lambda line: None,
+        quiet: bool = True,
+        **adapter: Any,
+    ) -> "AbmllModel":
+        """Load ``model`` and hang a fresh adapter on it; further keywords are ``AdapterConfig``'s fields.
+
+        ``tasks`` are those to be trained on: ``layer_selection="similarity"`` chooses the layers by them.
+
+        ``AbmllModel.from_base("smollm2-135m", r=8, target_modules=["q_proj", "v_proj"])``
+        """
+        if "target_modules" in adapter:
+            names = adapter["target_modules"]
+            adapter["target_modules"] = (names,) if isinstance(names, str) else tuple(names)
+        refuse_unknown((AdapterConfig,), adapter, "AbmllModel.from_base")
+        base = load_base(ModelConfig(model, dtype, device), announce, quiet)
+        prompt = prompt or PromptConfig()
+        chosen = choose_layers(base, pick(AdapterConfig, adapter), prompt, tasks, announce=announce, quiet=quiet)
+        return cls(base, chosen, prompt, seed)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        run: Path | str,
+        *,
+        model: ModelConfig | None = None,
+        announce: Callable[[str], None] = lambda line: None,
+        quiet: bool = True,
+    ) -> "AbmllModel":
+        """The model of a training run, with the theta of its newest checkpoint.
+
+        ``model`` says where to load the language model from instead of where it lay.
+        Raises ``CheckpointError`` where the run is damaged or was trained on other weights.
+        """
+        path = latest_checkpoint(Path(run))
+        bundle = load_bundle(path, STATE)
+        document, settings = bundle.document, bundle.document["settings"]
+        base = load_base(model or pick(ModelConfig, settings), announce, quiet)
+        loaded = cls(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
+        loaded.scorer.refuse_other_base(document["base_fingerprint"], settings["model"], str(path))
+        loaded.theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
+        readout = RunFolder(Path(run)).readout(document["visit"])
+        loaded.learned(loaded.theta, pick(LearningConfig, settings), document["num_tasks"], readout)
+        return loaded
+
+    def learned(
+        self, theta: Adapter, learning: LearningConfig, num_tasks: int, readout: ReadoutPrior | None = None
+    ) -> None:
+        """Take over a theta, the settings it was learned with, the number of its training tasks, and its readout."""
+        self.theta = theta.clone()
+        self.learning = learning
+        self.num_tasks = num_tasks
+        self.readout = readout
+
+    def adapt(
+        self,
+        examples: Sequence[Example],
+        *,
+        task_name: str = "task",
+        steps: int = AdaptConfig.steps,
+        batch_size: int = AdaptConfig.batch_size,
+        seed: int = 0,
+        cache: TrunkCache | None = None,
+        quiet: bool = True,
+    ) -> TaskPosterior:
+        """Learn an unseen task from labelled ``examples``: ``steps`` gradient steps from theta (arXiv 2508.14285).
+
+        ``task_name`` stands before every question in the prompt. Examples are passed over in a new order until the
+        steps are done. Theta stays as it is, and only adapter tensors are copied. In-context methods show some of the
+        examples before every question: other ones while adapting, and the same ones before all that is predicted.
+        ``cache`` keeps the activations below the adapters; without one they are kept until the end where examples are
+        met twice or more.
+        Raises ``DataError`` where there is no example or one without an answer, ``TrainingError`` where a loss term is
+        not finite.
+        """
+        AdaptConfig(steps, batch_size)
+        _refuse_unlabelled(examples, task_name)
+        encoded = self.scorer.encode(examples, task_name)
+        rule = make_rule(self.scorer, self.learning, self.num_tasks)
+        total = num_batches(rule, steps, len(encoded))
+        shown = self.learning.num_demonstrations if rule.demonstrations else 0
+        size = min(batch_size, len(encoded))
+        if cache is None and total * size >= 2 * len(encoded) and not shown:
+            cache = open_cache(self.scorer.base, self.scorer.trunk, TrunkCacheConfig())
+        asked: list[Sequence[int]] = []
+        told: list[Loss] = []
+        with progress(total, f"adapting to {task_name}", "step", quiet=quiet) as bar:
+
+            def read(chosen: Sequence[int]) -> Batch:
+                bar.update()
+                if not shown:
+                    return self.scorer.batch([encoded[index] for index in chosen], cache)
+                others = [examples[n] for n in demonstrations(seed, len(examples), shown, chosen, *chosen)]
+                asked = [examples[index] for index in chosen]
+                return self.scorer.batch(self.scorer.encoder.encode_demonstrated(asked, task_name, others)[0])
+
+            def batches(learner: int) -> Iterator[tuple[Batch, torch.Generator]]:
+                """Each step's batch, made when it is asked for, and the generator of its noise."""
+                own = sample_seed(seed, "learner", learner) if learner else seed
+                for step, chosen in enumerate(adaptation_batches(own, len(encoded), size, steps) if steps else []):
+                    generator = torch.Generator(self.scorer.device)
+                    generator.manual_seed(sample_seed(own, "adaptation noise", step))
+                    if not learner:
+                        asked.append(chosen)
+                    yield read(chosen), generator
+
+            try:
+                support = Support(encoded, seed, batches, lambda index: read([index]), told.append)
+                members = learn(rule, self._start(rule), support)
+            except TrainingError as error:
+                raise TrainingError(f"adapting to '{task_name}', {error}") from error
+        learned = {"adapt_steps": steps, "adapt_batch_size": batch_size, "adapt_examples": len(examples)}
+        settings = flatten(self.learning) | learned | {"adapt_seed": seed}
+        chosen = tuple(examples[index] for index in demonstrations(seed, len(examples), shown, ()))
+        given = [(step, loss.options) for step, loss in zip(asked, told, strict=True) if loss.options is not None]
+        answers = evidence(examples, given)
+        readout = None if self.readout is None else infer_readout(self.readout, examples, answers)
+        return TaskPosterior(self.scorer, members, task_name, rule.is_posterior, settings, chosen, readout, answers)
+
+    def continue_as(self, method: str, **settings: Any) -> "AbmllModel":
+        """The model of another method that starts from this theta; this one stays as it is.
+
+        It takes over the means; where it has the same kind of posterior, the standard deviations and the readout too.
+
+        Further keywords are ``ContinuedConfig``'s fields; the rest is as in this run. The language model's weights are
+        shared. The run's own method gives a model that differs in its settings at most.
+        Raises ``ConfigError`` for a method that does not continue this model's, and for unknown settings.
+        """
+        refuse_unknown((ContinuedConfig,), settings, "AbmllModel.continue_as")
+        rule, own = find_rule(method), self.learning.method
+        if method != own and rule.continues != own:
+            raise ConfigError(f"method: {_why_not(rule, own)}")
+        learning = pick(ContinuedConfig, flatten(self.learning) | settings | {"method": method})
+        model = copy.copy(self)
+        adapter = self.scorer.adapter_config
+        wanted = replace(adapter, space=rule.space or adapter.space)
+        if wanted.space == "dropout":
+            wanted = replace(wanted, dropout_rate=learning.dropout_rate)
+        if wanted != adapter:
+            model.scorer = OptionScorer(self.scorer.base.twin(), wanted, self.scorer.prompt)
+        theta = model.scorer.new_adapter(sample_seed(learning.seed, "init"))
+        for mean, learned in zip(theta.mean_tensors(), self.theta.mean_tensors(), strict=True):
+            mean.copy_(learned)
+        readout = self.readout if rule.has_readout else None
+        model.learned(self.theta if wanted == adapter else theta, learning, self.num_tasks, readout)
+        return model
+
+    def theta_as_posterior(self, task_name: str) -> TaskPosterior:
+        """Theta itself in the role of a task's posterior: what is believed of ``task_name`` before any example."""
+        rule = make_rule(self.scorer, self.learning, self.num_tasks)
+        readout = None if self.readout is None else TaskReadout(before_examples(self.readout))
+        settings = flatten(self.learning)
+        return TaskPosterior(self.scorer, (self._start(rule),), task_name, rule.is_posterior, settings, (), readout)
+
+    def _start(self, rule: Rule) -> Adapter:
+        """Where a new task starts: from theta, or for a rule that has none from a fresh adapter."""
+        if rule.is_trained or rule.continues:
+            return self.theta
+        return self.scorer.new_adapter(sample_seed(self.learning.seed, "init"))
+
+    def log_sigma(self) -> float:
+        """Theta's mean log standard deviation (output space: at input zero)."""
+        return mean_log_sigma(self.scorer, self.theta)
+
+
+def _why_not(rule: type[Rule], own: str) -> str:
+    """Why ``rule`` does not continue a run of the method ``own``."""
+    if rule.continues is not None:
+        return f"'{rule.name}' continues a run of '{rule.continues}', and this one is of '{own}'; train that one first"
+    able = [name for name, other in REGISTRY.items() if other.continues == own]
+    others = f"; those that do are {', '.join(able)}" if able else f"; no method continues one of '{own}'"
+    return f"'{rule.name}' does not continue another method's run{others}"
+
+
+def _refuse_unlabelled(examples: Sequence[Example], task_name: str) -> None:
+    if not examples:
+        raise DataError(f"task '{task_name}': no examples to adapt to")
+    for example in examples:
+        if example.answer is None:
+            raise DataError(f"task '{task_name}', example '{example.id}': has no answer to learn from")
+
+
+def mean_log_sigma(scorer: OptionScorer, adapter: Adapter) -> float:
+    """The mean log standard deviation over all adapted layers, each stack weighed by its number of layers."""
+    layers = {shape: len(names) for shape, names in adapter.layers.items()}
+    means = [count * scorer.space.log_sigma_mean(adapter.stacks[shape]).double() for shape, count in layers.items()]
+    return float(torch.stack(means).sum()) / sum(layers.values())

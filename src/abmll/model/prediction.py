@@ -1,0 +1,165 @@
+"""Predicting with an adapter: at its mean, averaged over samples of its posterior, or to first order in its weights."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abmll.language.adapter import Adapter
+from abmll.common.config import PredictConfig
+from abmll.common.errors import DataError
+from abmll.language.batch import Batch, batches_of_like_length, shared_prefix
+from abmll.language.encoding import Encoded
+from abmll.language.linearize import linearize
+from abmll.language.scorer import OptionScorer, Pass
+from abmll.language.activation_cache import TrunkCache
+from abmll.posterior import Noise
+from abmll.posterior.numerics import normal_points
+from abmll.common.progress import progress
+from abmll.tasks.order import sample_seed
+
+POINTS = 1024
+MAX_TOKENS = 2048
+Read = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is believed of N examples with at most C options; all in float64, entropies in nats.
+
+    At the mean the expected entropy equals the entropy and the mutual information is zero: a single set of weights
+    has nothing to disagree with. Samples are of the weights, and of the readout where there is one.
+    """
+
+    probs: Tensor  # (N, C), zero where an example has fewer options
+    num_options: Tensor  # (N,)
+    entropy: Tensor  # (N,) of the averaged probabilities: total uncertainty
+    expected_entropy: Tensor  # (N,) mean entropy of the samples: the doubt that each of them has by itself
+    truncated: int = 0  # examples whose input was too long and lost its middle
+    left_out: int = 0  # demonstrations that did not fit before an example, over all of them
+
+    @property
+    def answers(self) -> Tensor:
+        """(N,) index of the most probable option; the first of equals."""
+        return self.probs.argmax(-1)
+
+    @property
+    def mutual_information(self) -> Tensor:
+        """(N,) entropy minus expected entropy: how far the samples disagree. Never below zero but for rounding."""
+        return (self.entropy - self.expected_entropy).clamp(min=0.0)
+
+    def lists(self) -> list[list[float]]:
+        """The probabilities of each example's own options."""
+        return [row[:count].tolist() for row, count in zip(self.probs, self.num_options.tolist(), strict=True)]
+
+
+def predict(
+    scorer: OptionScorer,
+    phi: Adapter | None,
+    examples: Sequence[Encoded],
+    how: PredictConfig | None = None,
+    *,
+    seed: int = 0,
+    cache: TrunkCache | None = None,
+    max_tokens: int = MAX_TOKENS,
+    quiet: bool = True,
+    read: Read | None = None,
+) -> Prediction:
+    """Probabilities of every example's options under one adapter, or none (the bare model); see ``predict_each``."""
+    more: dict[str, Any] = {"cache": cache, "max_tokens": max_tokens, "quiet": quiet, "read": read}
+    return predict_each(scorer, [(phi, seed)], examples, how, **more)[0]
+
+
+@torch.no_grad()
+def predict_each(
+    scorer: OptionScorer,
+    members: Sequence[tuple[Adapter | None, int]],
+    examples: Sequence[Encoded],
+    how: PredictConfig | None = None,
+    *,
+    cache: TrunkCache | None = None,
+    max_tokens: int = MAX_TOKENS,
+    quiet: bool = True,
+    read: Read | None = None,
+) -> list[Prediction]:
+    """What each of several adapters says of the same examples; the trunk below them is computed once for all.
+
+    Args:
+        members: each adapter with the seed of its noise; None is the bare model.
+        how: average over samples or linearize; None predicts at the mean. A weight sample of rank above 0 is the same
+            for all examples, whatever batch they come in.
+        cache: trunk activations kept from earlier passes over the same examples.
+        max_tokens: tokens per batch, a prefix that is read once for all prompts counted once; examples of like length
+            share a batch. A quarter of it where gradients are needed.
+        read: what becomes of the samples' probabilities (S, N, C) of the examples at these N indices; there may be
+            more samples after it than before.
+
+    Raises ``DataError`` without examples.
+    """
+    if not examples:
+        raise DataError("there are no examples to predict")
+    how = how or PredictConfig(num_samples=0)
+    linearized = how.predictive == "linearized" and any(phi is not None for phi, _ in members)
+    width = max(len(example.options) for example in examples)
+    probs = torch.zeros(len(members), len(examples), width, dtype=torch.float64)
+    expected_entropy = torch.zeros(len(members), len(examples), dtype=torch.float64)
+    is_read_once = scorer.packed and cache is None and not linearized  # a cache keeps every example by itself
+    prefix = shared_prefix([one.prompt for one in examples]) if is_read_once else 0
+    with progress(len(members) * len(examples), "predicting", "example", quiet=quiet) as bar:
+        for chosen in batches_of_like_length(examples, max_tokens // 4 if linearized else max_tokens, prefix):
+            batch = scorer.batch([examples[i] for i in chosen], cache, share_prefix=not linearized)
+            batch = scorer.with_trunk(batch) if len(members) > 1 else batch
+            index = torch.tensor(chosen)
+            for number, (phi, seed) in enumerate(members):
+                if linearized and phi is not None:
+                    sampled = _linearized_probs(scorer, phi, batch)
+                else:
+                    sampled = _sampled_probs(scorer, phi, batch, how, seed)
+                sampled = sampled if read is None else read(sampled, index)
+                probs[number, index, : sampled.shape[-1]] = sampled.mean(0)
+                expected_entropy[number, index] = entropy(sampled).mean(0)
+                bar.update(len(chosen))
+    if not bool(torch.isfinite(probs).all()):
+        raise DataError(
+            "some probabilities are not numbers: the adapter's values are too large; adapt with lower rates"
+        )
+    counts = torch.tensor([len(example.options) for example in examples])
+    truncated = sum(example.truncated > 0 for example in examples)
+    return [
+        Prediction(own, counts, entropy(own), expected, truncated)
+        for own, expected in zip(probs, expected_entropy, strict=True)
+    ]
+
+
+def _sampled_probs(scorer: OptionScorer, phi: Adapter | None, batch: Batch, how: PredictConfig, seed: int) -> Tensor:
+    """Option probabilities (S, N, C) of one batch; the trunk below the adapters is computed once."""
+    if how.num_samples == 0 or phi is None:
+        return _probs(scorer.scores(batch, phi).options)[None]
+    batch = scorer.with_trunk(batch)
+    sampled = []
+    for number in range(how.num_samples):
+        generator = torch.Generator(scorer.device).manual_seed(sample_seed(seed, "prediction", number))
+        noise = Noise(how.prediction_noise, generator, batch.mask, how.prediction_noise_rank)
+        sampled.append(_probs(scorer.scores(batch, phi, Pass(noise)).options))
+    return torch.stack(sampled)
+
+
+def _linearized_probs(scorer: OptionScorer, phi: Adapter, batch: Batch) -> Tensor:
+    """Option probabilities (P, N, C) at ``POINTS`` places of the scores' Gaussian, spread evenly over it."""
+    scores, covariance = linearize(scorer, phi, scorer.with_trunk(batch))
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp(min=0.0).sqrt()[:, None, :]
+    leads = normal_points(covariance.shape[-1], POINTS).to(root) @ root.mT
+    first = leads.new_zeros(*leads.shape[:2], 1)
+    return _probs(scores + torch.cat([first, leads], dim=-1).transpose(0, 1))
+
+
+def _probs(scores: Tensor) -> Tensor:
+    return torch.softmax(scores.double(), -1).cpu()
+
+
+def entropy(probs: Tensor) -> Tensor:
+    """Entropy in nats over the last axis; zero probabilities contribute nothing."""
+    return torch.special.entr(probs).sum(-1)

@@ -1,0 +1,104 @@
+"""The readout of a task: inferred from what the model answered while it was being learned.
+
+While a task is learned, every batch is answered before it is learned from. These answers cost nothing, and none of them
+was seen before: they are the evidence for the task's inverse temperature and biases (prequential, Dawid 1984). What to
+expect before any evidence theta knows (``theta_readout.py``).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abmll.common.errors import CheckpointError
+from abmll.posterior.calibration import Evidence, Readout, ReadoutPrior, infer
+from abmll.tasks.task import Example
+
+Answers = tuple[Sequence[int], Tensor]  # which examples were asked, and the log-probabilities (N, C) of their options
+LEAST = math.log(torch.finfo(torch.float64).tiny)  # of an option that has been given no chance at all
+
+
+@dataclass(frozen=True)
+class TaskReadout:
+    """What is believed of a task's readout; ``labels`` are the options that have a bias, in its order."""
+
+    readout: Readout
+    labels: tuple[str, ...] = ()
+
+    def read(self, examples: Sequence[Example], at_mean: bool, probs: Tensor, index: Tensor) -> Tensor:
+        """``Readout.read`` for those of ``examples`` that ``index`` names."""
+        chosen = [examples[number] for number in index.tolist()]
+        return self.readout.read(probs, label_index(chosen, self.labels, probs.shape[-1]), at_mean)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"points": self.readout.points.tolist(), "labels": list(self.labels)}
+
+    @classmethod
+    def of(cls, document: dict[str, Any], where: Path) -> "TaskReadout":
+        """What ``document`` has said. Raises ``CheckpointError`` where it is no readout."""
+        try:
+            readout = Readout(torch.tensor(document["points"], dtype=torch.float64))
+            labels = tuple(map(str, document["labels"]))
+            if labels and len(labels) + 1 != len(readout.mean):
+                raise ValueError(f"{len(labels)} labels for {len(readout.mean) - 1} biases")
+            return cls(readout, labels)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{where}: its readout cannot be used ({error}); adapt to the task again") from error
+
+
+def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The options, where all examples have the same ones in whatever order; else none."""
+    first = examples[0].options
+    return tuple(first) if all(sorted(one.options) == sorted(first) for one in examples) else ()
+
+
+def label_index(examples: Sequence[Example], labels: Sequence[str], width: int) -> Tensor:
+    """(N, ``width``): where each option of each example stands among ``labels``; -1 if it does not."""
+    places = {label: place for place, label in enumerate(labels)}
+    index = torch.full((len(examples), width), -1)
+    for row, example in enumerate(examples):
+        for column, option in enumerate(example.options):
+            index[row, column] = places.get(option, -1)
+    return index
+
+
+def evidence(examples: Sequence[Example], given: Sequence[Answers], labels: Sequence[str] | None = None) -> Evidence:
+    """The answers that were ``given`` to ``examples``, options in the order of the ``labels`` (None: ``labels_of``).
+
+    An example that was asked several times counts with its first answer: afterwards it had been learned from.
+    """
+    labels = labels_of(examples) if labels is None else labels
+    width = max(len(example.options) for example in examples)
+    rows: dict[int, Tensor] = {}
+    for asked, logs in given:
+        for number, row in zip(asked, logs.double().cpu(), strict=True):
+            full = torch.full((width,), -torch.inf, dtype=torch.float64)
+            options = examples[number].options
+            for column, option in enumerate(options):
+                full[labels.index(option) if labels else column] = row[column].clamp(min=LEAST)
+            rows.setdefault(number, full)
+    answers = [_answer(examples[number], labels) for number in rows]
+    logs = torch.stack(list(rows.values())) if rows else torch.empty(0, width, dtype=torch.float64)
+    return Evidence(logs, torch.tensor(answers, dtype=torch.long), bool(labels))
+
+
+def infer_readout(prior: ReadoutPrior, examples: Sequence[Example], on_the_way: Evidence) -> TaskReadout:
+    """A task's readout from what its adaptation ``examples`` were answered; the prior itself without any evidence."""
+    return TaskReadout(infer(prior, on_the_way), labels_of(examples))
+
+
+def describe(readout: TaskReadout) -> str:
+    """The inverse temperature in a few words: at the mean, how far it is known, and whether it is any."""
+    slopes = readout.readout.points[:, 0]
+    silent = float((slopes == 0).double().mean())
+    return f"{float(slopes.mean()):.2f}, known to {float(slopes.std()):.2f}; zero with probability {silent:.2f}"
+
+
+def _answer(example: Example, labels: Sequence[str]) -> int:
+    assert example.answer is not None
+    return labels.index(example.options[example.answer]) if labels else example.answer

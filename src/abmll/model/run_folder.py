@@ -1,0 +1,169 @@
+"""A training run on disk: its resolved settings, its metrics line by line, its checkpoints."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from abmll.common.checkpoint import PREFIX, checkpoints
+from abmll.common.errors import CheckpointError, ConfigError
+from abmll.common.files import disk_errors, remove, write_json, write_text
+from abmll.posterior.calibration import ReadoutPrior
+
+CONFIG, METRICS, TIMING, CARD = "config.yaml", "metrics.jsonl", "timing.jsonl", "README.md"
+READOUT, READOUT_FORMAT = "readout.json", "abmll-readout-2"
+EVALUATION = ("metrics.json", "predictions.jsonl", "report.html")
+# What else a run replaced by another must not leave behind: it would be taken for the new run's.
+RESULTS = (CARD, READOUT, "report.html", *(f"evaluation/{name}" for name in EVALUATION))
+# Settings that may change between the parts of one run: they decide how long and where, not what is computed.
+FREE = {
+    "max_steps",
+    "save_steps",
+    "save_total_limit",
+    "output_dir",
+    "trunk_cache_gb",
+    "trunk_cache_dir",
+    "trunk_cache_disk_gb",
+    "readout_tasks",
+    "readout_examples",
+}
+
+
+def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Path) -> None:
+    """Raise ``ConfigError`` where a run with settings ``old`` would go on with ``new`` and compute something else."""
+    binding = new.keys() - FREE
+    if new["lr_scheduler_type"] != "constant":
+        binding |= {"max_steps"}  # the schedule's length
+    if _keeps_trunks(old) != _keeps_trunks(new):
+        # Activations computed alone and in a batch may differ in the last bit.
+        binding |= {"trunk_cache_gb", "trunk_cache_dir"}
+    for key, value in new.items():
+        if key in binding and old.get(key) != value:
+            raise ConfigError(
+                f"{where}: --resume with {key} = {value}, but the run has {key} = {old.get(key)}; "
+                "use the run's settings, or start a new run in another folder"
+            )
+
+
+def _keeps_trunks(settings: Mapping[str, Any]) -> bool:
+    return settings["trunk_cache_gb"] > 0 or settings.get("trunk_cache_dir") is not None
+
+
+class RunFolder:
+    """The files of one run in ``path``; each line of metrics belongs to one finished visit."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def refuse_taken(self, overwrite: bool) -> None:
+        """Raise ``ConfigError`` where the folder holds another run, or something that looks like one."""
+        holds_run = (self.path / CONFIG).exists()
+        if holds_run and not overwrite:
+            raise ConfigError(
+                f"{self.path}: holds a run already; continue it with --resume or replace it with --overwrite"
+            )
+        for path in self._of_a_run():
+            if path.exists() and not holds_run:
+                raise ConfigError(f"{self.path}: holds {path.name}, but no {CONFIG} of a run; choose another folder")
+
+    def start(self, settings: Mapping[str, Any], overwrite: bool) -> None:
+        """Claim the folder for a new run. Raises ``ConfigError`` as ``refuse_taken``."""
+        self.refuse_taken(overwrite)
+        with disk_errors(self.path):
+            for path in self._of_a_run():
+                remove(path)
+        self._claim(settings)
+
+    def _of_a_run(self) -> list[Path]:
+        """What a run leaves behind and another one must not find."""
+        return [*checkpoints(self.path).values(), *(self.path / name for name in (METRICS, TIMING, *RESULTS))]
+
+    def resume(self, settings: Mapping[str, Any], visit: int) -> None:
+        """Go on after ``visit``: drop the lines of later visits."""
+        kept = {name: [row for row in self.rows(name) if row["visit"] <= visit] for name in (METRICS, TIMING)}
+        for name, rows in kept.items():
+            write_text(self.path / name, "".join(json.dumps(row) + "\n" for row in rows))
+        self._claim(settings)
+
+    def _claim(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings, and clear away what a killed process left half written."""
+        write_text(self.path / CONFIG, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+        for unfinished in self.path.glob(f".{PREFIX}*.tmp"):
+            remove(unfinished)
+
+    def rows(self, name: str = METRICS) -> list[dict[str, Any]]:
+        """The whole lines of a JSON-lines file; a last line cut short by a crash is left out.
+
+        Raises ``CheckpointError`` where another line is no JSON.
+        """
+        path = self.path / name
+        if not path.exists():
+            return []
+        rows = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+            if line.endswith("\n"):
+                try:
+                    rows.append(json.loads(line))
+                except ValueError as error:
+                    raise CheckpointError(
+                        f"{path}:{number}: is not JSON; the file is damaged: delete that line"
+                    ) from error
+        return rows
+
+    def write_readout(
+        self, visit: int, prior: ReadoutPrior, settings: Mapping[str, int], cost: Mapping[str, float]
+    ) -> None:
+        """Keep theta's readout of after so many visits, under which settings it was learned, and what that took."""
+        document = {"format": READOUT_FORMAT, "visit": visit, "prior": asdict(prior)}
+        write_json(self.path / READOUT, document | {"settings": dict(settings), "cost": dict(cost)})
+
+    def readout(self, visit: int, settings: Mapping[str, int] | None = None) -> ReadoutPrior | None:
+        """theta's readout of after so many visits, learned under these ``settings`` if they are given; else None.
+
+        Raises ``CheckpointError`` for a damaged file.
+        """
+        document = self._readout()
+        if document is None or document.get("visit") != visit or settings not in (None, document.get("settings")):
+            return None
+        try:
+            return ReadoutPrior(**document["prior"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(error) from error
+
+    def cost(self, visits: int | None = None) -> dict[str, float]:
+        """Seconds, gradient steps, tokens and forward passes of all visits or the first so many, and their number.
+
+        All parts of an interrupted run count together, and what it took to learn the readout after these visits.
+        """
+        rows = self.rows(TIMING)[:visits]
+        document = self._readout() or {}
+        parts = [*rows, document["cost"]] if document.get("visit") == len(rows) else rows
+        kinds = ("seconds", "steps", "tokens", "forward_passes")
+        cost: dict[str, float] = {kind: sum(part.get(kind, 0) for part in parts) for kind in kinds}
+        return {"visits": len(rows), **cost}
+
+    def _readout(self) -> dict[str, Any] | None:
+        path = self.path / READOUT
+        if not path.is_file():
+            return None
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._damaged(error) from error
+        if not isinstance(document, dict) or document.get("format") != READOUT_FORMAT:
+            raise self._damaged("not of this version")
+        return document
+
+    def _damaged(self, reason: object) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path / READOUT}: cannot be used ({reason}); delete it, and --resume makes it again"
+        )
+
+    def append(self, name: str, row: Mapping[str, Any]) -> None:
+        """Add one line to a JSON-lines file."""
+        path = self.path / name
+        with disk_errors(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")

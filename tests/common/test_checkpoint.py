@@ -1,0 +1,218 @@
+"""Folders of tensors: whole or refused, replaced as one, nothing but safetensors and JSON."""
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save as to_bytes
+
+from abmll import checkpoint
+from abmll.common.checkpoint import (
+    DOCUMENT,
+    MANIFEST,
+    STATE,
+    Bundle,
+    checkpoints,
+    keep_newest,
+    latest_checkpoint,
+    load_bundle,
+    save_bundle,
+)
+from abmll.common.errors import AbmllError, CheckpointError
+
+BUNDLE = Bundle(
+    {
+        "theta": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(1.5, dtype=torch.float64)},
+        "optimizer_phi": {},
+    },
+    {"visit": 3, "settings": {"beta": 5e-10}},
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "checkpoint-3"
+    save_bundle(path, BUNDLE, STATE)
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rehash(folder: Path) -> None:
+    """What someone does who edits a checkpoint and makes its manifest fit again."""
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    del hashes[MANIFEST]
+    (folder / MANIFEST).write_text(json.dumps({"sha256": hashes}))
+
+
+def test_round_trip_is_exact(folder: Path) -> None:
+    loaded = load_bundle(folder, STATE)
+    assert loaded.document == {**BUNDLE.document, "format": "abmll-checkpoint-1"}
+    assert loaded.tensors.keys() == BUNDLE.tensors.keys()
+    for name, tensor in BUNDLE.tensors["theta"].items():
+        assert torch.equal(loaded.tensors["theta"][name], tensor)
+        assert loaded.tensors["theta"][name].dtype == tensor.dtype
+
+
+def test_only_safetensors_and_json(folder: Path) -> None:
+    assert sorted(contents(folder)) == [MANIFEST, "optimizer_phi.safetensors", STATE, "theta.safetensors"]
+    hashes = json.loads((folder / MANIFEST).read_text())["sha256"]
+    assert hashes == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.name != MANIFEST
+    }
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+@pytest.mark.parametrize("name", ["theta.safetensors", "optimizer_phi.safetensors", STATE])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (flip_a_bit, "does not match its sha256 in manifest.json, so it is damaged"),
+        (truncate, "does not match its sha256 in manifest.json, so it is damaged"),
+        (Path.unlink, "cannot be read (No such file or directory)"),
+    ],
+)
+def test_damage_is_named_with_its_remedy(folder: Path, name: str, damage: Callable[[Path], None], words: str) -> None:
+    damage(folder / name)
+    before = contents(folder)
+    with pytest.raises(CheckpointError) as caught:
+        load_bundle(folder, STATE)
+    assert str(caught.value) == f"{folder / name}: {words}; delete the folder to fall back on an older one"
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "cannot be read, so it is damaged; delete the folder"),
+        ('{"sha256": ', "cannot be read, so it is damaged; delete the folder"),
+        ("{}", "cannot be read, so it is damaged; delete the folder"),
+        ("[1]", "cannot be read, so it is damaged; delete the folder"),
+        ('{"sha256": 3}', "lists no files, so it is damaged; delete the folder"),
+        ('{"sha256": {}}', "does not list state.json; is this another kind of folder?"),
+        ('{"sha256": {"state.json": ""}}', "does not list theta.safetensors, so it is damaged; delete the folder"),
+    ],
+)
+def test_damaged_manifest(folder: Path, text: str, words: str) -> None:
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(CheckpointError, match=r"checkpoint-3/manifest\.json: ") as caught:
+        load_bundle(folder, STATE)
+    assert words in str(caught.value)
+
+
+def test_missing_manifest(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match=r"manifest\.json: missing; .* is no checkpoint or posterior, or damaged"):
+        load_bundle(folder, STATE)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing: no such folder"):
+        load_bundle(tmp_path / "nothing", STATE)
+
+
+def test_what_the_manifest_does_not_list_is_not_read(folder: Path) -> None:
+    (folder / "stranger.safetensors").write_bytes(b"no tensors at all")
+    assert "stranger" not in load_bundle(folder, STATE).tensors
+
+
+def test_another_kind_of_folder(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"does not list posterior\.json; is this another kind of folder\?"):
+        load_bundle(folder, DOCUMENT)
+    document = json.loads((folder / STATE).read_text())
+    (folder / STATE).write_text(json.dumps(document | {"format": "abmll-checkpoint-2"}))
+    rehash(folder)
+    with pytest.raises(CheckpointError, match=r"state\.json: its format is 'abmll-checkpoint-2', this version reads"):
+        load_bundle(folder, STATE)
+
+
+def test_no_tensors_under_a_matching_hash(folder: Path) -> None:
+    (folder / "theta.safetensors").write_bytes(b"nonsense")
+    rehash(folder)
+    with pytest.raises(CheckpointError, match=r"theta\.safetensors: cannot be read \(.*delete the folder"):
+        load_bundle(folder, STATE)
+
+
+def test_a_failing_write_leaves_the_old_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, written = contents(folder), []
+
+    def disk_fills_up(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(1)
+        return to_bytes(tensors, metadata)
+
+    monkeypatch.setattr(checkpoint, "save", disk_fills_up)
+    with pytest.raises(AbmllError, match=r"cannot write .*checkpoint-3: No space left on device; free some space"):
+        save_bundle(folder, BUNDLE, STATE, overwrite=True)
+    assert written
+    assert contents(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["checkpoint-3"]
+
+
+def test_an_interrupt_while_writing_leaves_the_old_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(folder)
+
+    def interrupted(*_: object, **__: object) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_bundle(folder, BUNDLE, STATE, overwrite=True)
+    assert contents(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["checkpoint-3"]
+
+
+def test_nothing_is_overwritten_unasked(folder: Path) -> None:
+    before = contents(folder)
+    with pytest.raises(AbmllError, match="checkpoint-3 exists already"):
+        save_bundle(folder, BUNDLE, STATE)
+    assert contents(folder) == before
+
+
+def test_numbers_that_json_lacks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        save_bundle(tmp_path / "x", Bundle({}, {"loss": float("nan")}), STATE)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    for name in ("checkpoint-2", "checkpoint-10", "checkpoint-9", "checkpoint-best", ".checkpoint-11.1-a.tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-12").write_text("a file")
+    return tmp_path
+
+
+def test_checkpoints_are_ordered_by_visit(run: Path) -> None:
+    assert list(checkpoints(run)) == [2, 9, 10]
+    assert latest_checkpoint(run) == run / "checkpoint-10"
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1, [10]), (2, [9, 10]), (3, [2, 9, 10]), (5, [2, 9, 10])])
+def test_keep_newest(run: Path, limit: int, kept: list[int]) -> None:
+    keep_newest(run, limit)
+    assert list(checkpoints(run)) == kept
+    assert (run / "checkpoint-best").is_dir()
+
+
+def test_no_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint in it; .* must be started again, with --overwrite"):
+        latest_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="nothing: no such run folder"):
+        latest_checkpoint(tmp_path / "nothing")

@@ -1,0 +1,111 @@
+"""Figures: their numbers, their text, and that they are part of the page."""
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from abmll.experiments.metrics import Outcomes
+from abmll.experiments.html import plots
+from abmll.experiments.html.figure import NUM_COLORS, color_of, shorten, spread
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture
+def each():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.3, 1, 300)
+    correct = (rng.random(300) < confidence).astype(float)
+    return Outcomes(confidence, correct, -np.log(confidence), 1 - confidence, np.full(300, 0.25))
+
+
+def texts(svg):
+    return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_reliability_writes_the_count_of_every_filled_bin(each):
+    svg = plots.reliability("ABMLL", each, 0, 60)
+    counts = np.histogram(each.confidence, bins=15, range=(0, 1))[0]
+    assert [t for t in texts(svg) if t.isdigit() and int(t) > 1] == [str(c) for c in counts if c]
+    assert "ABMLL" in texts(svg)
+
+
+def test_figures_are_deterministic_and_their_ids_belong_to_them(each):
+    one, again = (plots.reliability("ABMLL", each, 0, 60) for _ in range(2))
+    other = plots.reliability("ABMLL", each, 1, 60)
+    assert one == again
+    ids = [set(re.findall(r'id="([^"]+)"', svg)) for svg in (one, other)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    referred = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', one))
+    assert referred
+    assert referred <= ids[0]
+
+
+def test_figures_have_the_pages_colours_only_and_a_title(each):
+    svg = plots.risk_coverage_curves({"ABMLL": (0, each), "LoRA": (1, each)})
+    assert not re.search("#[0-9a-f]{6}", svg)
+    assert {"var(--m0)", "var(--m1)", "var(--muted)"} <= set(re.findall(r"var\(--\w+\)", svg))
+    root = ElementTree.fromstring(svg)
+    assert root.attrib["role"] == "img"
+    named = {e.attrib["id"]: e.text for e in root if e.tag in (f"{SVG}title", f"{SVG}desc")}
+    assert list(named) == root.attrib["aria-labelledby"].split()
+    assert all(named.values())
+
+
+def test_untrusted_names_are_text_and_not_markup_or_mathematics():
+    metrics = {"accuracy": 0.5, "majority": 0.4}
+    names = ["<script>alert(1)</script>", "cost $x_1 & $", "漢字 \x1b[2J", 'id="#010203"']
+    svg = plots.task_dots("accuracy", "Accuracy", {"A": (0, dict.fromkeys(names, metrics))}, "majority")
+    assert "<script" not in svg
+    assert {"cost $x_1 & $", 'id="#010203"', "漢字 \N{REPLACEMENT CHARACTER}[2J"} <= set(texts(svg))
+
+
+def test_curve_without_any_value_is_left_out():
+    visits, unknown = np.arange(1.0, 5), np.full(4, np.nan)
+    assert plots.training_curve("log_sigma", "log sigma", {"LoRA": (1, visits, unknown)}, 2) is None
+    both = {"LoRA": (1, visits, unknown), "ABMLL": (0, visits, visits)}
+    svg = plots.training_curve("log_sigma", "log sigma", both, 2)
+    assert svg is not None
+    assert "ABMLL" in texts(svg)
+    assert "LoRA" not in texts(svg)
+
+
+def test_smooth_is_a_centred_mean_that_shrinks_at_the_ends_and_skips_gaps():
+    assert plots.smooth(np.array([1.0, 2, 6, 4]), 3).tolist() == [1.5, 3, 4, 5]
+    assert plots.smooth(np.array([1.0, np.nan, 3]), 3).tolist() == [1, 2, 3]
+    assert plots.smooth(np.array([2.0, 4]), 1).tolist() == [2, 4]
+    assert np.isnan(plots.smooth(np.array([np.nan]), 5)).all()
+    assert len(plots.smooth(np.arange(3.0), 10)) == 3
+
+
+def test_wilson_interval_solves_its_equation():
+    rate, count, z = np.array([0.0, 0.3, 1.0]), np.array([5, 40, 1]), 1.96
+    for bound in plots.wilson_interval(rate, count):
+        # the bounds are the p whose own standard error puts the observed rate z away
+        assert (rate - bound) ** 2 == pytest.approx(z**2 * bound * (1 - bound) / count, abs=1e-12)
+
+
+def test_spread_keeps_order_gap_and_limits():
+    assert spread([0.5, 0.1, 0.52], 0.1, 0, 1) == pytest.approx([0.5, 0.1, 0.6])
+    assert spread([1.0, 1.0, 1.0], 0.2, 0, 1) == pytest.approx([0.6, 0.8, 1.0])
+    assert spread([0.5] * 4, 1.0, 0, 1) == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert spread([], 0.1, 0, 1) == []
+
+
+def test_shorten_keeps_both_ends():
+    assert shorten("unit_interpretation.lv0", 11) == "unit_….lv0" or len(shorten("unit_interpretation.lv0", 11)) == 11
+    assert shorten("short", 11) == "short"
+
+
+def test_ninth_method_shares_a_colour_and_not_its_line(each):
+    svg = plots.risk_coverage_curves({f"method {i}": (i, each) for i in range(9)})
+    lines = re.findall(r'clip-path="[^"]*" style="([^"]*var\(--m0\)[^"]*)"', svg)
+    assert len(lines) == len(set(lines)) == 2
+
+
+def test_methods_have_their_own_colours_until_these_run_out():
+    assert len({color_of(i) for i in range(NUM_COLORS)}) == NUM_COLORS
+    assert color_of(NUM_COLORS) == color_of(0)

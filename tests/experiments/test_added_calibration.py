@@ -1,0 +1,61 @@
+"""Priors learned for cells whose model has none: which cells share one, and what it is learned with."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from abmll.experiments.cells import Cell
+from abmll.experiments.added_calibration import Readouts
+from abmll.common.config import ContinuedConfig, EvaluateConfig
+from abmll.model.meta_learner import AbmllModel
+from abmll.posterior.calibration import ReadoutPrior
+from abmll.common.settings import pick
+from abmll.tasks import Task
+
+
+@pytest.fixture
+def give(
+    tiny_model: AbmllModel, toy_tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[ReadoutPrior | None, list[str]]]:
+    """A cell's prior, and the methods that the priors so far were learned with."""
+    readouts, taught = Readouts(quiet=True), list[str]()
+
+    def learn(model: AbmllModel, tasks: Any, **more: Any) -> ReadoutPrior:
+        taught.append(model.learning.method)
+        return replace(ReadoutPrior(), mean=float(len(taught)))
+
+    monkeypatch.setattr("abmll.experiments.added_calibration.learn_readout", learn)
+
+    def make(cell: Cell) -> tuple[ReadoutPrior | None, list[str]]:
+        tiny_model.learned(tiny_model.theta, pick(ContinuedConfig, dict(cell.settings) | {"seed": cell.seed}), 1)
+        readouts.give(tiny_model, cell, pick(EvaluateConfig, cell.settings), lambda: toy_tasks, None)
+        return tiny_model.readout, taught
+
+    return make
+
+
+def test_a_theta_from_midway_has_one_prior_for_abmll_and_its_mixture(
+    wanted: Callable[..., list[Cell]], give: Callable[..., tuple[ReadoutPrior | None, list[str]]]
+) -> None:
+    cells = wanted("abmll-mixture", "abmll", max_steps=20, save_steps=10, visits=(10,))
+    mixture, settings = cells[0], {"ensemble_size": 3}  # of the mixture alone
+    cells[0] = replace(mixture, settings={**mixture.settings, **settings})
+    midway = {cell.row: cell for cell in cells if cell.settings["visits"] == 10}
+    one, _ = give(midway["abmll-mixture"])
+    other, taught = give(midway["abmll"])
+    assert one == other is not None
+    assert taught == ["abmll"]
+    again, _ = give(replace(midway["abmll"], seed=1))
+    assert (again == one, taught) == (False, ["abmll"] * 2)
+
+
+def test_a_lent_prior_is_learned_with_the_method_that_it_is_lent_to(
+    wanted: Callable[..., list[Cell]], give: Callable[..., tuple[ReadoutPrior | None, list[str]]]
+) -> None:
+    given = [give(cell) for cell in wanted("structured-lora", "regular-lora", "ensemble", recalibrate=("readout",))]
+    assert all(prior is not None for prior, _ in given)
+    _, taught = given[-1]
+    assert taught == ["structured-lora", "regular-lora", "ensemble"]
+    assert give(wanted("reptile")[0]) == (None, ["structured-lora", "regular-lora", "ensemble"])  # not asked for

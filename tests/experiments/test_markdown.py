@@ -1,0 +1,136 @@
+"""Tables: the right numbers in the right places, in three formats, escaped, with everything a reader has to know."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from abmll.experiments.markdown import against_reference, headline, latex, markdown, notes, write_tables
+
+METRICS = ("accuracy", "nll", "brier", "ece", "aurc", "auroc")
+
+
+def row(label: str, value: float, error: float | None, differences: dict[str, Any] | None) -> dict[str, Any]:
+    names = ("accuracy", "nll", "brier", "ece", "pooled_ece")
+    statistics: dict[str, Any] = {"intervals": {name: [value, value - 0.1, value + 0.1] for name in names}}
+    if differences is not None:
+        statistics["differences"] = dict.fromkeys(names, differences)
+    return {
+        "label": label,
+        "seeds": [0, 1],
+        "mean": dict.fromkeys(METRICS, value) | {"num_tasks": 2, "num_examples": 1000, "majority": 0.5, "chance": 0.25},
+        "mean_errors": dict.fromkeys(METRICS, error),
+        "pooled": {"ece": value / 2},
+        "pooled_errors": {"ece": error},
+        "ranks": {"accuracy": 1.5, "nll": 2.0},
+        "statistics": statistics,
+        "machines": ["auto, torch 2", "cuda, torch 2"] if label == "ABMLL" else ["auto, torch 2"],
+        "task_ranks": {"accuracy": {"some_task": 1.5}},
+        "cost": {"seconds": 61.4, "gradient_steps": 600, "tokens": 12345},
+        "tasks": {"some_task": {"accuracy": value, "nll": value}},
+        "truncated_prompts": 1,
+        "demonstrations_left_out": 7,
+    }
+
+
+@pytest.fixture
+def comparison() -> dict[str, Any]:
+    difference = {"value": -0.1, "low": -0.15, "high": 0.05, "p": 0.0123}
+    return {
+        "suite": "toys",
+        "seeds": [0, 1],
+        "reference": "abmll",
+        "equal_nll": 1.25,
+        "missing": ["lost_task"],
+        "known_leaks": ["sick"],
+        "failures": [{"method": "maml", "seed": 1, "error": "too short"}],
+        "methods": {"abmll": row("ABMLL", 0.6, 0.01, None), "lora": row("LoRA & co | x", 0.5, 0.02, difference)},
+    }
+
+
+def test_the_headline(comparison: dict[str, Any]) -> None:
+    grid = headline(comparison)
+    assert grid.headings[:3] == ["Method", "Accuracy ↑", "NLL ↓"]
+    ours, other = grid.rows
+    assert ours[:3] == ["ABMLL", "**0.600 ± 0.010**", "0.600 ± 0.010"]
+    assert other[:3] == ["LoRA & co | x", "0.500 ± 0.020", "**0.500 ± 0.020**"]
+    assert ours[5] == "0.300 ± 0.010 [0.500, 0.700]"  # pooled ECE
+    assert other[5] == "**0.250 ± 0.020** [0.400, 0.600]"
+    assert ours[-2:] == ["1.5 / 2.0", "2"]
+
+
+def test_a_method_that_lacks_seeds_is_not_the_best(comparison: dict[str, Any]) -> None:
+    comparison["methods"]["one"] = row("One seed", 0.9, None, None) | {"seeds": [0]}
+    ours, _, one = headline(comparison).rows
+    assert (ours[1], one[1]) == ("**0.600 ± 0.010**", "0.900")
+
+
+def test_one_seed_has_no_error(comparison: dict[str, Any]) -> None:
+    comparison["methods"] = {"abmll": row("ABMLL", 0.6, None, None)}
+    assert headline(comparison).rows[0][1] == "0.600"
+    assert against_reference(comparison) is None
+
+
+def test_differences(comparison: dict[str, Any]) -> None:
+    grid = against_reference(comparison)
+    assert grid is not None
+    assert grid.title.startswith("Minus ABMLL")
+    assert grid.rows == [["LoRA & co | x", *["\u22120.100 [\u22120.150, +0.050], 0.012"] * 5]]
+    assert against_reference(comparison | {"reference": None}) is None
+
+
+def test_notes_say_what_is_missing_leaky_cut_and_failed(comparison: dict[str, Any]) -> None:
+    text = "\n".join(notes(comparison))
+    for said in (
+        "2 unseen tasks, 1,000 questions",
+        "lost_task",
+        "sick",
+        "too long and were cut in the middle, over all seeds: 1 (ABMLL, LoRA & co | x).",
+        "left out: 7 (ABMLL, LoRA & co | x).",
+        "ABMLL: seeds on different machines (auto, torch 2 and cuda, torch 2), so without",
+        "NLL of equal probabilities 1.250",
+        "maml, seed 1, failed",
+    ):
+        assert said in text
+
+
+def test_methods_that_were_cut_alike_are_counted_together(comparison: dict[str, Any]) -> None:
+    ours, other = comparison["methods"].values()
+    comparison["methods"] |= {str(number): ours for number in range(4)} | {"last": other | {"truncated_prompts": 1200}}
+    text = "\n".join(notes(comparison))
+    assert "over all seeds: 1 (each of 6 methods); 1,200 (LoRA & co | x)." in text
+
+
+def test_markdown_and_latex_are_escaped(comparison: dict[str, Any]) -> None:
+    grid = headline(comparison)
+    text = markdown(comparison, [grid])
+    assert "| LoRA & co \\| x | 0.500 ± 0.020 | **0.500 ± 0.020** |" in text
+    tex = latex(grid, notes(comparison))
+    assert r"LoRA \& co | x & 0.500 $\pm$ 0.020 & \textbf{0.500 $\pm$ 0.020}" in tex
+    assert tex.count(r"\\") == 3
+    assert all(line.startswith("%") for line in tex.split(r"\begin{tabular}")[0].splitlines())
+
+
+def test_files(comparison: dict[str, Any], tmp_path: Path) -> None:
+    assert [path.name for path in write_tables(comparison, tmp_path)] == [
+        "table.md",
+        "table.csv",
+        "tasks.csv",
+        "table.tex",
+    ]
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    [nll] = [one for one in rows if (one["method"], one["metric"]) == ("lora", "nll")]
+    assert [float(nll[name]) for name in ("mean", "standard_error", "difference", "p", "rank")] == [
+        0.5,
+        0.02,
+        -0.1,
+        0.0123,
+        2.0,
+    ]
+    [pooled] = [one for one in rows if (one["method"], one["metric"]) == ("abmll", "pooled_ece")]
+    assert (float(pooled["mean"]), float(pooled["low"]), pooled["difference"], pooled["rank"]) == (0.3, 0.5, "", "")
+    tasks = list(csv.DictReader((tmp_path / "tasks.csv").read_text().splitlines()))
+    assert [one["task"] for one in tasks] == ["some_task", "lost_task"] * 2
+    assert [one["accuracy_rank"] for one in tasks] == ["1.5", ""] * 2
+    assert {one["missing_tasks"] for one in rows} == {"lost_task"}

@@ -1,0 +1,204 @@
+"""MetaTrainer: it learns, and it writes what it says."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from abmll import AbmllModel, MetaTrainer, TrainConfig
+from abmll.common.checkpoint import STATE, checkpoints, load_bundle
+from abmll.common.config import LearningConfig, PromptConfig
+from abmll.methods import Loss
+from abmll.model.prediction import Prediction
+from abmll.tasks import Example, Task
+
+MakeTrainer = Callable[..., MetaTrainer]
+
+
+# -- learning -----------------------------------------------------------------------------------------------------
+
+
+def letters_task(name: str, seed: int, size: int = 60) -> Task:
+    """Words of a and b are called yes, words of y and z no: learnable in a few visits, the same rule everywhere."""
+    rng = random.Random(f"letters {seed}")
+    examples = []
+    for index in range(size):
+        answer = rng.randrange(2)
+        word = rng.choice(("ab", "yz")[answer]) * rng.randrange(6, 10)
+        examples.append(Example(str(index), word, ("yes", "no"), answer))
+    return Task(name, tuple(examples))
+
+
+def nll(prediction: Prediction, questions: Sequence[Example]) -> float:
+    chosen = [float(row[question.answer]) for row, question in zip(prediction.probs, questions, strict=True)]
+    return -sum(math.log(one) for one in chosen) / len(chosen)
+
+
+def accuracy(prediction: Prediction, questions: Sequence[Example]) -> float:
+    right = zip(prediction.answers.tolist(), questions, strict=True)
+    return sum(answer == question.answer for answer, question in right) / len(questions)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("method", ["abmll", "structured-lora"])
+def test_training_learns_what_the_tasks_share(tiny_llama: Path, tmp_path: Path, method: str, seed: int) -> None:
+    prompt = PromptConfig(instruction=False, list_options=False, answer="text")
+    adapter: dict[str, Any] = {"r": 4, "target_modules": ["v_proj", "down_proj"], "init_log_sigma": -6.0}
+    model = AbmllModel.from_base(str(tiny_llama), prompt=prompt, dtype="fp32", **adapter)
+    config = TrainConfig(
+        method=method,
+        max_steps=24,
+        inner_steps=3,
+        learning_rate=2e-3,
+        scale_learning_rate=5e-3,
+        outer_learning_rate=3e-3,
+        outer_scale_learning_rate=5e-3,
+        output_dir=str(tmp_path / "run"),
+        seed=seed,
+    )
+    trainer = MetaTrainer(model, [letters_task(f"train{number}", number) for number in range(3)], config)
+    trainer.train()
+    losses = [row["nll"] for row in trainer.folder.rows()]
+    assert sum(losses[-4:]) / 4 < sum(losses[:4]) / 4 - 0.05
+    unseen = letters_task("unseen", 99)
+    adapted = model.adapt(unseen.train, task_name="unseen", steps=10, batch_size=8, seed=seed)
+    for samples in (0, 4):
+        assert accuracy(adapted.predict(unseen.test, samples=samples), unseen.test) > 0.9  # chance is half
+    # The same steps from a fresh adapter get less far.
+    model.learned(model.theta, replace(model.learning, method="pretrained-adapted"), 1)
+    fresh = model.adapt(unseen.train, task_name="unseen", steps=10, batch_size=8, seed=seed)
+    from_theta, from_fresh = (one.predict(unseen.test, samples=0) for one in (adapted, fresh))
+    assert nll(from_theta, unseen.test) < nll(from_fresh, unseen.test) - 0.05
+
+
+# -- what is written ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_what_it_says(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer(max_steps=5, save_steps=2)
+    result = trainer.train()
+    run = tmp_path / "run"
+    assert (result.folder, result.visits, result.gradient_steps) == (run, 5, 5 * 3)
+    assert list(checkpoints(run)) == [4, 5]  # every second visit and the last, the two newest kept
+    names = {path.name for path in run.rglob("*") if path.is_file()}
+    tensors = {"theta.safetensors", "optimizer_phi.safetensors", "optimizer_theta.safetensors"}
+    documents = {"config.yaml", "metrics.jsonl", "timing.jsonl", "README.md", "state.json", "manifest.json"}
+    documents |= {"readout.json"}
+    assert names == documents | tensors
+    card = (run / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---")[1])["base_model"] == trainer.settings()["model"]
+    assert all(task.name in card for task in trainer.visits.tasks)
+    assert f"{sum(row['nll'] for row in trainer.folder.rows()[-3:]) / 3:.3f} nats" in card
+    timing = trainer.folder.rows("timing.jsonl")
+    assert [row["visit"] for row in timing] == [1, 2, 3, 4, 5]
+    assert sum(row["tokens"] for row in timing) == result.tokens
+    kinds = {"visit", "seconds", "tokens", "steps", "forward_passes", "demonstrations_left_out"}
+    assert all(row.keys() == kinds for row in timing)
+
+
+def test_metrics_are_those_of_the_visits(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    inner: list[Loss] = []
+    outer: list[Loss] = []
+    step, close = trainer.rule.inner_step, trainer.rule.outer_step
+
+    def inner_step(*args: Any) -> Loss:
+        inner.append(step(*args))
+        return inner[-1]
+
+    def outer_step(*args: Any) -> Loss | None:
+        last = close(*args)
+        assert last is not None
+        outer.append(last)
+        return last
+
+    vars(trainer.rule).update(inner_step=inner_step, outer_step=outer_step)
+    trainer.train()
+    rows = trainer.folder.rows()
+    keys = "visit task nll accuracy loss kl prior grad_norm outer_grad_norm log_sigma"
+    assert all(list(row) == keys.split() for row in rows)
+    assert [row["visit"] for row in rows] == [1, 2, 3]
+    assert sorted(row["task"] for row in rows) == ["toy0", "toy1", "toy2"]
+    for visit, row in enumerate(rows):
+        two = inner[2 * visit : 2 * visit + 2]
+        assert row["nll"] == pytest.approx(sum(float(loss.nll) for loss in two) / 4)  # per example: 2 batches of 2
+        assert row["accuracy"] == sum(int(loss.correct) for loss in two) / 4
+        assert (row["grad_norm"], row["outer_grad_norm"]) == (float(two[-1].grad_norm), float(outer[visit].grad_norm))
+        assert (row["kl"], row["prior"]) == (float(outer[visit].kl), float(outer[visit].prior))
+        beta, gamma = trainer.config.beta, trainer.config.gamma
+        assert row["loss"] == pytest.approx(beta * row["kl"] + gamma / 3 * row["prior"])
+    assert rows[-1]["log_sigma"] == pytest.approx(trainer.model.log_sigma())
+
+
+def test_methods_without_a_posterior_have_no_sigma_and_no_divergence(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(method="structured-lora")
+    assert trainer.train().gradient_steps == 3 * 2
+    for row in trainer.folder.rows():
+        assert (row["kl"], row["prior"], row["log_sigma"], row["outer_grad_norm"]) == (0.0, 0.0, None, 0.0)
+    assert {path.name for path in (trainer.folder.path / "checkpoint-3").glob("optimizer*")} == {
+        "optimizer_phi.safetensors"
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "outer_batch"),
+    [
+        ({"outer_gradient": "first-order"}, 1),
+        ({"outer_gradient": "first-order", "outer_batch": "query"}, 2),
+        ({"method": "structured-lora", "outer_batch": "query"}, 2),
+    ],
+)
+def test_the_outer_step_gets_the_last_or_the_query_batch(
+    make_trainer: MakeTrainer, settings: dict[str, Any], outer_batch: int
+) -> None:
+    trainer = make_trainer(**settings, max_steps=1)
+    close, seen = trainer.rule.outer_step, []
+
+    def outer_step(*args: Any) -> Loss | None:
+        seen.append(args[1])
+        return close(*args)
+
+    vars(trainer.rule).update(outer_step=outer_step)
+    trainer.train()
+    drawn = list(trainer.visits.batches(0))
+    assert len(drawn) == outer_batch + 1
+    [batch] = seen
+    assert torch.equal(batch.input_ids, drawn[outer_batch].input_ids)
+
+
+def test_tokens_count_what_the_model_read(make_trainer: MakeTrainer) -> None:
+    def tokens(**settings: Any) -> tuple[int, list[int]]:
+        trainer = make_trainer(**settings, max_steps=1)
+        read = trainer.train(overwrite=True).tokens
+        return read, [batch.num_tokens for batch in trainer.visits.batches(0)]
+
+    read, batches = tokens()
+    assert read == sum(batches)  # the outer step needs no forward pass
+    read, batches = tokens(outer_gradient="first-order")
+    assert read == sum(batches) + batches[-1]
+
+
+def test_the_trained_theta_is_in_the_model_and_on_disk(make_trainer: MakeTrainer, tiny_model: AbmllModel) -> None:
+    trainer = make_trainer()
+    trainer.train()
+    saved = load_bundle(trainer.folder.path / "checkpoint-3", STATE)
+    for name, tensor in tiny_model.theta.state_dict().items():
+        assert torch.equal(saved.tensors["theta"][name], tensor)
+    assert tiny_model.num_tasks == 3
+    assert tiny_model.learning == LearningConfig(inner_steps=2, per_device_train_batch_size=2)
+    assert not any(tensor.requires_grad for _, tensor in tiny_model.theta.named_tensors())
+
+
+def test_describe_counts_what_will_learn(make_trainer: MakeTrainer, tiny_model: AbmllModel) -> None:
+    count = tiny_model.theta.num_parameters()
+    assert f"ABMLL: 3 tasks, 144 training examples; {2 * count:,} trainable numbers in 3 layers" in (
+        make_trainer().describe()
+    )
+    means = sum(tensor.numel() for tensor in tiny_model.theta.mean_tensors())
+    assert f"{means:,} trainable" in make_trainer(method="structured-lora").describe()
