@@ -23,8 +23,8 @@ CELLS: dict[str, Cell] = {
     "memory-posteriors": lambda bench: peaks.posteriors(bench, Setting()),
     "steps-qv": lambda bench: training.steps(bench, Setting()),
     "steps-all": lambda bench: training.steps(bench, Setting(ALL)),
-    "visits-qv": lambda bench: training.visits(bench, Setting(batch_size=2, inner_steps=2)),
-    "trunk": lambda bench: training.cached_trunk(bench, Setting(), TOP),
+    "episodes-qv": lambda bench: training.episodes(bench, Setting(batch_size=2, inner_steps=2)),
+    "lower-blocks": lambda bench: training.cached_lower(bench, Setting(), TOP),
     "floor-qv": lambda bench: floors.floor(bench, Setting()),
     "floor-all": lambda bench: floors.floor(bench, Setting(ALL)),
     "predict-full": lambda bench: predicting.prediction(bench, Setting(), FULL_WAYS, FULL_TARGETS),
@@ -45,7 +45,7 @@ CELLS: dict[str, Cell] = {
 EXTRA: dict[str, Cell] = {
     "steps-qv-other": lambda bench: training.other_precision(bench, _small(bench, QV)),
     "steps-all-other": lambda bench: training.other_precision(bench, _small(bench, ALL)),
-    "visits-all": lambda bench: training.visits(bench, Setting(ALL, batch_size=2)),
+    "episodes-all": lambda bench: training.episodes(bench, Setting(ALL, batch_size=2)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Everything that trains, behind one interface: a step and a task visit on the n-th batch of the same workload.
+"""Everything that trains, behind one interface: a step and an episode on the n-th batch of the same workload.
 
 A peer is one function here, and one line in ``PEERS`` where every cell on training is to have it.
 """
@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 
 from abmll.common.config import AdapterConfig, ContinuedConfig, TrainConfig
+from abmll.language.activation_cache import ActivationCache
 from abmll.language.encoding import Encoded
-from abmll.language.activation_cache import TrunkCache
 from abmll.methods import Loss, make_rule, read_steps
 from abmll.model.meta_learner import AbmllModel
 from abmll.training.trainer import MetaTrainer
@@ -22,7 +22,7 @@ from benchmarks.published import Published
 
 QV = ("q_proj", "v_proj")
 ALL = ("all-linear",)
-NUMBERS = 12  # visits whose batches are at hand: warm-up and repetitions need no more
+NUMBERS = 12  # episodes whose batches are at hand: warm-up and repetitions need no more
 LABELS = {QV: "q+v", ALL: "all-linear"}
 
 
@@ -61,59 +61,59 @@ class Contender(Protocol):
     """One that trains on the workload."""
 
     def step(self, number: int) -> object:
-        """One gradient step on the first batch of visit ``number``."""
+        """One gradient step on the first batch of episode ``number``."""
         ...
 
-    def visit(self, number: int) -> object:
-        """The whole task visit ``number``."""
+    def episode(self, number: int) -> object:
+        """The whole episode ``number``."""
         ...
 
 
 class Ours:
-    """ABMLL (or a rule of its family) as ``abmll train`` runs it: the trainer's own rule, visits and generators."""
+    """ABMLL (or a rule of its family) as ``abmll train`` runs it: the trainer's own rule, episodes and generators."""
 
-    def __init__(self, bench: Bench, setting: Setting, *, cache: TrunkCache | None = None, **changes: Any) -> None:
+    def __init__(self, bench: Bench, setting: Setting, *, cache: ActivationCache | None = None, **changes: Any) -> None:
         adapter = {key: changes.pop(key) for key in ("space", "sigma_rank") if key in changes}
         self.model = AbmllModel(bench.base(setting.dtype), setting.adapter(**adapter), bench.workload.prompt)
         self.trainer = MetaTrainer(self.model, bench.workload.train, setting.train(**changes), cache)
-        self.rule, self.visits = self.trainer.rule, self.trainer.visits
+        self.rule, self.episodes = self.trainer.rule, self.trainer.episodes
         self.state = self.rule.init(self.model.theta)
-        self.visits.prepare(NUMBERS)  # abmll train, too, makes the tokens before the first visit
+        self.episodes.prepare(NUMBERS)  # abmll train, too, makes the tokens before the first episode
 
     def step(self, number: int) -> Loss:
-        batch = next(self.visits.batches(number))
-        return self.rule.inner_step(self.state, batch, self.visits.generator(number, 0), 1.0)
+        batch = next(self.episodes.batches(number))
+        return self.rule.inner_step(self.state, batch, self.episodes.generator(number, 0), 1.0)
 
-    def visit(self, number: int) -> object:
+    def episode(self, number: int) -> object:
         return read_steps(self.trainer.learn(self.state, number), "theta", self.state.theta)
 
 
 class Peer:
     """A peer on the batches that ``ours`` draws, in tokens made beforehand, as ABMLL's are."""
 
-    def __init__(self, ours: Ours, step: Callable[[Sequence[Encoded]], object], visit: Callable[..., object]) -> None:
+    def __init__(self, ours: Ours, step: Callable[[Sequence[Encoded]], object], episode: Callable[..., object]) -> None:
         self.batches = [batches_of(ours, number) for number in range(NUMBERS)]
         self._step = step
-        self._visit = visit
+        self._episode = episode
 
     def step(self, number: int) -> object:
         return self._step(self.batches[number][0])
 
-    def visit(self, number: int) -> object:
+    def episode(self, number: int) -> object:
         return self.learn(self.batches[number])
 
     def learn(self, batches: Sequence[Sequence[Encoded]]) -> object:
-        """A visit of other batches."""
-        return self._visit(batches)
+        """An episode of other batches."""
+        return self._episode(batches)
 
 
 def batches_of(ours: Ours, number: int) -> list[list[Encoded]]:
-    """The examples in tokens of each batch of a visit below ``NUMBERS``."""
-    visits, scorer = ours.visits, ours.model.scorer
-    name = visits.name(number)
+    """The examples in tokens of each batch of an episode below ``NUMBERS``."""
+    episodes, scorer = ours.episodes, ours.model.scorer
+    name = episodes.name(number)
     return [
-        scorer.encode([visits.examples[task][index] for task, index in pairs], name)
-        for pairs in visits.examples_of(number)
+        scorer.encode([episodes.examples[task][index] for task, index in pairs], name)
+        for pairs in episodes.examples_of(number)
     ]
 
 
@@ -138,7 +138,7 @@ def plain_lora(bench: Bench, setting: Setting, ours: Ours) -> Peer:
         plain = PlainLora(
             base.model, base.tokenizer, modules=setting.modules, r=setting.r, alpha=setting.alpha, layers=setting.layers
         )
-        return Peer(ours, plain.step, plain.visit)
+        return Peer(ours, plain.step, plain.episode)
 
     return faster_attention(make)
 
@@ -152,13 +152,13 @@ def published(bench: Bench, setting: Setting, ours: Ours) -> Peer:
         torch.manual_seed(0)
         num_tasks = len(bench.workload.train)
         one = Published(model, modules=setting.modules, layers=setting.layers, num_tasks=num_tasks)
-        return Peer(ours, one.inner_step, one.visit)
+        return Peer(ours, one.inner_step, one.episode)
 
     return faster_attention(make)
 
 
 def blob(bench: Bench, setting: Setting, ours: Ours) -> Peer:
-    """B3: our own BLoB, which is fitted to one task; its steps on the batches of a visit."""
+    """B3: our own BLoB, which is fitted to one task; its steps on the batches of an episode."""
     model = AbmllModel(bench.base(setting.dtype), setting.adapter(space="factor-a"), bench.workload.prompt)
     rule = make_rule(model.scorer, ContinuedConfig(method="blob"), len(bench.workload.train))
     state, generator = rule.init(model.theta), torch.Generator(model.scorer.device).manual_seed(0)
@@ -170,7 +170,7 @@ def blob(bench: Bench, setting: Setting, ours: Ours) -> Peer:
 
 
 def maml(bench: Bench, setting: Setting) -> Ours:
-    """B4: our own MAML, second order, on visits of its own: a query batch ends each of them."""
+    """B4: our own MAML, second order, on episodes of its own: a query batch ends each of them."""
     return Ours(bench, setting, method="maml")
 
 

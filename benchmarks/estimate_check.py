@@ -16,13 +16,13 @@ from dataclasses import asdict, replace
 import torch
 
 from abmll.common.config import AdapterConfig, EstimateConfig, LearningConfig, ModelConfig, PromptConfig
+from abmll.common.settings import pick
 from abmll.experiments.costs import load_shape
 from abmll.experiments.costs.totals import abmll, lora, published
 from abmll.language.base import Base, load_base
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import make_rule
-from abmll.common.settings import pick
 from benchmarks.memory import peak_bytes, resident_bytes
 from benchmarks.plain_lora import PlainLora
 from benchmarks.published import Published
@@ -108,7 +108,7 @@ def _abmll(base: Base, config: EstimateConfig, examples: list[Encoded]) -> None:
     scorer = OptionScorer(base, AdapterConfig(r=config.r, target_modules=config.target_modules), PromptConfig())
     rule = make_rule(scorer, LearningConfig(), num_tasks=1)
     state = rule.init(scorer.new_adapter(0))
-    rule.begin_visit(state, done=0.0)
+    rule.begin_episode(state, done=0.0)
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
         rule.inner_step(state, scorer.batch(examples), generator, rate=1.0)
@@ -117,11 +117,11 @@ def _abmll(base: Base, config: EstimateConfig, examples: list[Encoded]) -> None:
 
 def _lora(base: Base, config: EstimateConfig, examples: list[Encoded]) -> None:
     plain = PlainLora(base.model, base.tokenizer, modules=config.target_modules, r=config.r, alpha=2.0 * config.r)
-    plain.visit([examples, examples])
+    plain.episode([examples, examples])
 
 
 def _published(base: Base, config: EstimateConfig, examples: list[Encoded]) -> None:
-    Published(base.model, modules=config.target_modules).visit([examples, examples])
+    Published(base.model, modules=config.target_modules).episode([examples, examples])
 
 
 TAKE = {"abmll": _abmll, "lora": _lora, "published": _published}

@@ -28,11 +28,11 @@ Measured = Mapping[str, tuple[float, float]]  # by measure, a value and its stan
 
 
 def doubt(name: str) -> Callable[[Figure], None]:
-    """What the posterior doubts against what is hard, task by task, and foreign inputs told apart."""
+    """What the posterior doubts against what is hard, task by task, and out-of-distribution inputs told apart."""
 
     def paint(figure: Figure) -> None:
         found = read(RESULTS / name)["methods"]
-        spread, trust, foreign = _panels(figure, 3)
+        spread, trust, ood = _panels(figure, 3)
         for marker, method in zip(MARKERS, ("abmll@weights-only", "abmll"), strict=False):
             rows = [one for seed in found[method]["doubt"] for one in seed.values()]
             error, information = ([one[key] for one in rows] for key in ("error", "mutual_information"))
@@ -45,7 +45,7 @@ def doubt(name: str) -> Callable[[Figure], None]:
         trust.scatter(excess, inverse, label=f"rank correlation {_rank_correlation(excess, inverse):.2f}")
         trust.set(title="1 / T inferred from 20 examples", xlabel="NLL above that of the labels alone, nats")
         trust.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
-        _foreign(foreign, found)
+        _ood(ood, found)
 
     return paint
 
@@ -54,15 +54,15 @@ def _rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
     return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
 
 
-def _foreign(panel: Axes, methods: Rows) -> None:
+def _ood(panel: Axes, methods: Rows) -> None:
     for place, row in enumerate(methods.values()):
         for key, color in (("entropy", "tab:blue"), ("mutual_information", "tab:orange")):
-            value = row["foreign"]["mean"][key]
+            value = row["out_of_distribution"]["mean"][key]
             if value is not None:
                 panel.plot(value, place, "o", color=color, label=key.replace("_", " ") if place == 0 else None)
     panel.axvline(0.5, color="0.6", linewidth=1)
     panel.set_yticks(range(len(methods)), [row["label"] for row in methods.values()], fontsize=6)
-    panel.set(title="Foreign inputs told apart, AUROC")
+    panel.set(title="Out-of-distribution inputs told apart, AUROC")
     panel.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
 
 
@@ -75,7 +75,7 @@ def cost(name: str) -> Callable[[Figure], None]:
             _panels(figure, 2), ("forward_passes", "seconds"), ("forward passes", "seconds"), strict=True
         ):
             for number, row in enumerate(found.values()):
-                parts = [row["cost"][key], row["cost"][f"judging_{key}"]]
+                parts = [row["cost"][key], row["cost"][f"evaluation_{key}"]]
                 spent = math.nan if None in parts else sum(parts)  # not drawn; the legend keeps its place
                 panel.scatter(spent, row["mean"]["nll"], marker=MARKERS[number % len(MARKERS)], label=row["label"])
             _plain_log(panel, (50, 100, 200, 500, 1000, 2000))

@@ -5,7 +5,7 @@
 
 Twelve of the suite's training tasks are learned from, six judge; the evaluation tasks are not touched. A cell is one
 choice of layers with one seed, runs in a process of its own and leaves one JSON file: what is there is not run again.
-Every choice gets the same visits, examples, adaptation steps and questions under a seed. Needs the embedded model and
+Every choice gets the same episodes, examples, adaptation steps and questions under a seed. Needs the embedded model and
 the tasks in the cache ('abmll demo' or 'abmll tasks fetch bigbench').
 """
 
@@ -39,7 +39,7 @@ CHOICES = {
 }
 TARGETS = ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 METRICS = ("accuracy", "nll", "ece", "aurc")
-WARM_VISITS = 4
+WARM_EPISODES = 4
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, required=True, help="folder of the cells' files")
     parser.add_argument("--choices", default=",".join(CHOICES), help="choices of layers, of: " + ", ".join(CHOICES))
     parser.add_argument("--seeds", default="0,1")
-    parser.add_argument("--visits", type=int, default=36)  # each of the twelve tasks three times
+    parser.add_argument("--episodes", type=int, default=36)  # each of the twelve tasks three times
     parser.add_argument("--test-examples", type=int, default=40)
     parser.add_argument("--commit", default="", help="noted in the cells' files")
     parser.add_argument("--table", action="store_true", help="print the table of the finished cells and stop")
@@ -70,14 +70,14 @@ def run_cell(cell: str, given: argparse.Namespace) -> None:
     import torch
 
     from abmll.common.config import AdapterConfig, EvaluateConfig, ModelConfig, PromptConfig, TrainConfig
-    from abmll.experiments.few_shot import evaluate_tasks, versions
     from abmll.common.files import write_json
+    from abmll.common.settings import flatten, pick
+    from abmll.experiments.few_shot import evaluate_tasks, versions
+    from abmll.language.activation_cache import ActivationCache
     from abmll.language.base import load_base
     from abmll.language.layer_selection import choose_layers
     from abmll.language.targets import parse_layers
-    from abmll.language.activation_cache import TrunkCache
     from abmll.model.meta_learner import AbmllModel
-    from abmll.common.settings import flatten, pick
     from abmll.tasks import load_suite
     from abmll.training.trainer import MetaTrainer
 
@@ -86,8 +86,8 @@ def run_cell(cell: str, given: argparse.Namespace) -> None:
     layers, selection = CHOICES[name]
     suite = load_suite("bigbench-demo")
     learned = [task for task in suite.train if task.name not in VALIDATION]
-    judging = [task for task in suite.train if task.name in VALIDATION]
-    assert (len(learned), len(judging)) == (12, 6)
+    evaluation = [task for task in suite.train if task.name in VALIDATION]
+    assert (len(learned), len(evaluation)) == (12, 6)
     prompt = pick(PromptConfig, suite.prompt)
     base = load_base(ModelConfig(), lambda line: None, quiet=True)
     started = time.process_time()
@@ -97,19 +97,19 @@ def run_cell(cell: str, given: argparse.Namespace) -> None:
     model = AbmllModel(base, adapter, prompt, int(seed))
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(
-            max_steps=given.visits, save_steps=given.visits, seed=int(seed), output_dir=f"{folder}/run"
+            max_steps=given.episodes, save_steps=given.episodes, seed=int(seed), output_dir=f"{folder}/run"
         )
-        cache = TrunkCache(10**10)  # large enough to keep everything
+        cache = ActivationCache(10**10)  # large enough to keep everything
         peak_loaded = peak_memory()
         cold = train(MetaTrainer(model, learned, config, cache))
         peak_training = peak_memory()
         settings = EvaluateConfig(adapt_examples=20, test_examples=given.test_examples, num_samples=0)
         started = time.process_time()
-        evaluation = evaluate_tasks(model, judging, settings, seed=int(seed), quiet=True)
+        evaluation = evaluate_tasks(model, evaluation, settings, seed=int(seed), quiet=True)
         evaluation_seconds = time.process_time() - started
-        # The first visits once more: their trunks are all in the cache now.
-        again = replace(config, max_steps=min(WARM_VISITS, given.visits), output_dir=f"{folder}/again")
-        warm = train(MetaTrainer(model, learned, again, cache)) if model.scorer.trunk else cold
+        # The first episodes once more: their activations are all in the cache now.
+        again = replace(config, max_steps=min(WARM_EPISODES, given.episodes), output_dir=f"{folder}/again")
+        warm = train(MetaTrainer(model, learned, again, cache)) if model.scorer.lower_blocks else cold
     blocks = base.model.config.get_text_config().num_hidden_layers
     document = {
         "choice": name,
@@ -117,11 +117,11 @@ def run_cell(cell: str, given: argparse.Namespace) -> None:
         "layers": sorted(parse_layers(adapter.layers_to_transform, blocks)),
         "mean": evaluation.mean,
         "tasks": evaluation.tasks,
-        "seconds_per_visit": {"cold": cold, "warm": warm},
+        "seconds_per_episode": {"cold": cold, "warm": warm},
         "selection_seconds": selection_seconds,
         "evaluation_seconds": evaluation_seconds,
         "peak_memory_bytes": {"loaded": peak_loaded, "training": peak_training},
-        "trunk_cache_bytes": cache.num_bytes,
+        "activation_cache_bytes": cache.num_bytes,
         "settings": model.scorer.settings() | flatten(config, settings) | {"output_dir": None},
         "versions": versions(),
         "commit": given.commit,
@@ -130,10 +130,10 @@ def run_cell(cell: str, given: argparse.Namespace) -> None:
 
 
 def train(trainer: Any) -> dict[str, Any]:
-    """Run a trainer; the wall-clock seconds of each visit and the mean processor seconds, which wait for nobody."""
+    """Run a trainer; the wall-clock seconds of each episode and the mean processor seconds, which wait for nobody."""
     started = time.process_time()
     result = trainer.train(quiet=True)
-    processor = (time.process_time() - started) / result.visits
+    processor = (time.process_time() - started) / result.episodes
     return {"wall": [row["seconds"] for row in trainer.folder.rows("timing.jsonl")], "processor": processor}
 
 
@@ -145,7 +145,7 @@ def peak_memory() -> int:
 
 def table(folder: Path, choices: list[str]) -> str:
     """The finished cells as a table: mean and range over the seeds, cost in processor seconds of one thread."""
-    head = ["layers", "which", "seeds", *METRICS, "s / visit", "s / visit, trunk kept", "peak MB"]
+    head = ["layers", "which", "seeds", *METRICS, "s / episode", "s / episode, lower_blocks kept", "peak MB"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for choice in choices:
         cells = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{choice}_seed*.json"))]
@@ -166,7 +166,7 @@ def _row(choice: str, cells: list[dict[str, Any]]) -> list[str]:
         _spans(cells[0]["layers"]),
         str(len(cells)),
         *(spread([cell["mean"][metric] for cell in cells]) for metric in METRICS),
-        *(f"{mean(cell['seconds_per_visit'][kind]['processor'] for cell in cells):.2f}" for kind in ("cold", "warm")),
+        *(f"{mean(cell['seconds_per_episode'][kind]['processor'] for cell in cells):.2f}" for kind in ("cold", "warm")),
         f"{peak / 1e6:.0f}",
     ]
 

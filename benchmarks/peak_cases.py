@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig, TrainConfig
+from abmll.common.settings import pick
 from abmll.language.base import Base, load_base
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import make_rule
 from abmll.model.meta_learner import AbmllModel
-from abmll.common.settings import pick
 from abmll.tasks import load_task, load_tasks
 from abmll.training.trainer import MetaTrainer
 from benchmarks.memory import peak_bytes, resident_bytes
@@ -42,7 +42,7 @@ def ours(settings: Settings) -> dict[str, int]:
     rule = make_rule(scorer, TrainConfig(output_dir="unused"), settings["num_tasks"])
     state = rule.init(scorer.new_adapter(0))
     batches = _examples(settings)
-    rule.begin_visit(state, done=0.0)
+    rule.begin_episode(state, done=0.0)
     generator = torch.Generator(scorer.device).manual_seed(0)
     batch = None
     for examples in batches:
@@ -59,26 +59,26 @@ def plain_lora(settings: Settings) -> dict[str, int]:
 
     base = _base(settings, attention="sdpa")
     modules, r, alpha = tuple(settings["modules"]), settings["r"], settings["alpha"]
-    PlainLora(base.model, base.tokenizer, modules=modules, r=r, alpha=alpha).visit(_examples(settings))
+    PlainLora(base.model, base.tokenizer, modules=modules, r=r, alpha=alpha).episode(_examples(settings))
     return {"peak": peak_bytes(settings["device"])}
 
 
 def published(settings: Settings) -> dict[str, int]:
-    """The published algorithm: one task visit."""
+    """The published algorithm: one episode."""
     from benchmarks.published import Published
 
     model = _base(settings, attention="sdpa").model
     one = Published(model, modules=tuple(settings["modules"]), num_tasks=settings["num_tasks"])
-    one.visit(_examples(settings))
+    one.episode(_examples(settings))
     return {"peak": peak_bytes(settings["device"])}
 
 
 def tasks(settings: Settings) -> dict[str, int]:
-    """``abmll train`` on a folder of tasks, for a few visits."""
+    """``abmll train`` on a folder of tasks, for a few episodes."""
     model = AbmllModel(_base(settings), _adapter(settings), pick(PromptConfig, settings["prompt"]))
     with tempfile.TemporaryDirectory() as folder:
-        sizes = {"max_steps": settings["visits"], "inner_steps": 2, "per_device_train_batch_size": 2}
-        config = TrainConfig(output_dir=str(Path(folder) / "run"), save_steps=settings["visits"], **sizes)
+        sizes = {"max_steps": settings["episodes"], "inner_steps": 2, "per_device_train_batch_size": 2}
+        config = TrainConfig(output_dir=str(Path(folder) / "run"), save_steps=settings["episodes"], **sizes)
         MetaTrainer(model, load_tasks(settings["folder"]), config).train()
     return {"peak": peak_bytes(settings["device"])}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from abmll.common.settings import flatten
-from abmll.tasks.order import task_of_visit
+from abmll.tasks.order import task_of_episode
 from benchmarks.bench import Bench
 from benchmarks.contenders import NUMBERS, Ours, Setting, batches_of
 from benchmarks.data import numbered, write_task
@@ -18,7 +18,7 @@ from benchmarks.pairs import Spread
 from benchmarks.rows import Row, compared
 
 REPETITIONS = 1  # each is a fresh process that loads the model
-TASKS, ROWS, VISITS = (10, 100, 1000), 25, 3
+TASKS, ROWS, EPISODES = (10, 100, 1000), 25, 3
 HELD = 60  # adapted posteriors
 
 
@@ -48,8 +48,8 @@ def training(bench: Bench, setting: Setting) -> list[Row]:
 
 
 def tasks(bench: Bench, setting: Setting) -> list[Row]:
-    """Peak memory of ``abmll train`` with 10, 100 and 1000 tasks of 25 rows; the visits read the same rows in each."""
-    shared = _settings(bench, setting) | {"visits": VISITS, "prompt": flatten(bench.workload.prompt)}
+    """Peak memory of ``abmll train`` with 10, 100 and 1000 tasks of 25 rows; the episodes read the same rows in each."""
+    shared = _settings(bench, setting) | {"episodes": EPISODES, "prompt": flatten(bench.workload.prompt)}
     rounds: dict[int, list[float]] = {count: [] for count in TASKS}
     with tempfile.TemporaryDirectory() as folder:
         folders = {count: task_folder(bench, Path(folder) / str(count), count) for count in TASKS}
@@ -108,11 +108,11 @@ def _examples(bench: Bench, setting: Setting) -> Iterator[str]:
 
 
 def task_folder(bench: Bench, folder: Path, count: int) -> Path:
-    """``count`` task files cut from real tasks; those visited first have the same rows whatever the count."""
+    """``count`` task files cut from real tasks; those that come first have the same rows whatever the count."""
     folder.mkdir()
     source = numbered(bench.workload.train)
-    visited = [task_of_visit(0, visit, count) for visit in range(VISITS)]
-    others = sorted(set(range(count)) - set(visited))
-    for position in [*visited, *others]:
+    taken_up = [task_of_episode(0, episode, count) for episode in range(EPISODES)]
+    others = sorted(set(range(count)) - set(taken_up))
+    for position in [*taken_up, *others]:
         write_task(folder / f"task-{position:04}.jsonl", islice(source, ROWS))
     return folder

@@ -68,7 +68,7 @@ class PlainLora:
         self.prepared.zero_grad()
         return loss
 
-    def visit(self, batches: Sequence[Sequence[Encoded]]) -> None:
+    def episode(self, batches: Sequence[Sequence[Encoded]]) -> None:
         """A step on each batch; plain LoRA has no outer step."""
         for batch in batches:
             self.step(batch)

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from abmll.common.files import write_json, write_text
 from abmll.experiments.cells import load_predictions
 from abmll.experiments.markdown import Grid, against_reference, cost, grid_markdown, headline, notes
-from abmll.common.files import write_json, write_text
 from benchmarks.machine import ROOT
 
 DOCUMENT = ROOT / "docs" / "results.md"
@@ -69,7 +69,7 @@ def doubt(path: Path) -> dict[str, dict[str, float | None]]:
     Frequencies are those of the answers' indices among the questions asked, which nobody can know beforehand.
     """
     cell = json.loads(path.read_text(encoding="utf-8"))
-    inverse = (cell["readout"] or {}).get("inverse_temperatures", {})  # cells of other readouts have none
+    inverse = (cell["calibration"] or {}).get("inverse_temperatures", {})  # cells of other calibrations have none
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in load_predictions(path):
         rows.setdefault(row["task"], []).append(row)

@@ -3,7 +3,7 @@
 Every adapted layer has four low-rank branches on its input x: mean and log variance of phi, mean and log variance of
 theta. The layer's output is W0 x plus a sample of N(mu_phi(x), sigma_phi^2(x)). The divergence is one sample's
 log q - log p, summed over layers, tokens (padding too) and channels, from the activations that the layers keep. A task
-visit copies theta into phi, takes K AdamW steps on phi, and runs one more forward pass for an AdamW step on theta.
+episode copies theta into phi, takes K AdamW steps on phi, and runs one more forward pass for an AdamW step on theta.
 Logits are computed for the whole vocabulary at every position.
 
 Where the descriptions leave a choice, the cheaper reading is taken: while one of the two adapters learns the other
@@ -134,14 +134,14 @@ class Published:
         self.inner = torch.optim.AdamW(self.phi, lr=self.settings.inner_rate, fused=True)
         self.outer = torch.optim.AdamW(self.theta, lr=self.settings.outer_rate, fused=True)
 
-    def visit(self, batches: Sequence[Sequence[Encoded]]) -> None:
+    def episode(self, batches: Sequence[Sequence[Encoded]]) -> None:
         """phi <- theta, a step on phi for each batch, then a step on theta on the last of them."""
-        self.begin_visit()
+        self.begin_episode()
         for batch in batches:
             self.inner_step(batch)
         self.outer_step(batches[-1])
 
-    def begin_visit(self) -> None:
+    def begin_episode(self) -> None:
         """phi <- theta; the moments of phi's AdamW persist."""
         with torch.no_grad():
             for phi, theta in zip(self.phi, self.theta, strict=True):

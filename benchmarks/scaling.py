@@ -28,7 +28,7 @@ def layers(bench: Bench, setting: Setting) -> list[Row]:
     """An inner step, nothing cached, against the number of adapted layers from the top down."""
     depth = bench.base().model.config.get_text_config().num_hidden_layers
     counts = [count for count in LAYERS if count < depth] + [depth]
-    made = {count: Ours(bench, replace(setting, layers=f"top-{count}"), trunk_cache_gb=0) for count in counts}
+    made = {count: Ours(bench, replace(setting, layers=f"top-{count}"), activation_cache_gb=0) for count in counts}
     rounds = bench.rounds({str(count): ours.step for count, ours in made.items()})
     return [_row("adapted layers", rounds, setting.label(bench))]
 

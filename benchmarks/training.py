@@ -1,4 +1,4 @@
-"""Cells on training: one inner step and one task visit beside the peers', and what the posterior adds to a step."""
+"""Cells on training: one inner step and one episode beside the peers', and what the posterior adds to a step."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from abmll.common.config import LearningConfig
-from abmll.language.activation_cache import TrunkCache
+from abmll.language.activation_cache import ActivationCache
 from abmll.posterior import Prior
 from benchmarks.bench import Bench
 from benchmarks.contenders import ALL, BLOB, MAML, PEERS, QV, Contender, Ours, Setting, blob, maml
@@ -29,8 +29,8 @@ def steps(bench: Bench, setting: Setting) -> list[Row]:
     if setting.modules == ALL:
         contenders["rank 4"] = Ours(bench, setting, sigma_rank=4)
     rounds = bench.rounds(_steps(contenders) | {"terms": lambda number: divergences_and_prior(ours)})
-    steps_of_visit = [setting.inner_steps * seconds for seconds in rounds.seconds["weight"]]
-    rounds = Rounds({**rounds.seconds, "K steps": steps_of_visit})
+    steps_of_episode = [setting.inner_steps * seconds for seconds in rounds.seconds["weight"]]
+    rounds = Rounds({**rounds.seconds, "K steps": steps_of_episode})
     label = setting.label(bench)
     rows = []
     for space in SPACES:
@@ -40,24 +40,24 @@ def steps(bench: Bench, setting: Setting) -> list[Row]:
         rows.append(timed(f"inner step, {space} space / posterior off ({label})", rounds, space, "off", target))
     rows.append(timed(f"posterior off / {PLAIN} ({label})", rounds, "off", PLAIN))
     rows.append(timed(f"inner step, weight space / {BLOB} ({label})", rounds, "weight", BLOB))
-    name = f"KL and prior of a visit / its K = {setting.inner_steps} inner steps, weight space ({label})"
+    name = f"KL and prior of an episode / its K = {setting.inner_steps} inner steps, weight space ({label})"
     rows.append(timed(name, rounds, "terms", "K steps", 0.03))
     if setting.modules == ALL:
         rows.append(timed(f"inner step, sigma of rank 4 / rank 1 ({label})", rounds, "rank 4", "weight", 1.5))
     return rows
 
 
-def visits(bench: Bench, setting: Setting) -> list[Row]:
-    """One whole task visit: K inner steps and the outer one."""
+def episodes(bench: Bench, setting: Setting) -> list[Row]:
+    """One whole episode: K inner steps and the outer one."""
     contenders = _spaces(bench, setting) | _peers(bench, setting)
     contenders[MAML] = maml(bench, setting)
-    rounds = bench.rounds({name: contender.visit for name, contender in contenders.items()})
+    rounds = bench.rounds({name: contender.episode for name, contender in contenders.items()})
     label = f"K = {setting.inner_steps}, batches of {setting.batch_size}, {setting.label(bench)}"
     rows = []
     for space in SPACES:
-        rows.append(timed(f"task visit, {space} space / {PLAIN}, K steps ({label})", rounds, space, PLAIN))
-        rows.append(timed(f"task visit, {space} space / {PUBLISHED} ({label})", rounds, space, PUBLISHED, 0.40))
-    rows.append(timed(f"task visit, weight space / {MAML} ({label})", rounds, "weight", MAML))
+        rows.append(timed(f"episode, {space} space / {PLAIN}, K steps ({label})", rounds, space, PLAIN))
+        rows.append(timed(f"episode, {space} space / {PUBLISHED} ({label})", rounds, space, PUBLISHED, 0.40))
+    rows.append(timed(f"episode, weight space / {MAML} ({label})", rounds, "weight", MAML))
     return rows
 
 
@@ -70,26 +70,30 @@ def other_precision(bench: Bench, setting: Setting) -> list[Row]:
     return [timed(name, rounds, "weight", PLAIN, 0.70)]
 
 
-def cached_trunk(bench: Bench, setting: Setting, top: str) -> list[Row]:
+def cached_lower(bench: Bench, setting: Setting, top: str) -> list[Row]:
     """Adapters in the top layers only, the activations below them kept from an earlier pass / full depth."""
     full = Ours(bench, setting)
     upper = Setting(setting.modules, top, setting.r, setting.alpha, setting.batch_size, setting.inner_steps)
-    cached = Ours(bench, upper, cache=TrunkCache(2_000_000_000))
-    fresh = Ours(bench, upper, trunk_cache_gb=0)
+    cached = Ours(bench, upper, cache=ActivationCache(2_000_000_000))
+    fresh = Ours(bench, upper, activation_cache_gb=0)
     for number in range(1 + bench.repetitions):
-        next(cached.visits.batches(number))  # fills the cache
+        next(cached.episodes.batches(number))  # fills the cache
     rounds = bench.rounds(_steps({"full": full, "cached": cached, "fresh": fresh}))
     label = setting.label(bench)
     return [
         timed(
-            f"inner step, {top} of the layers with cached trunk / full depth ({label})", rounds, "cached", "full", 0.30
+            f"inner step, {top} of the layers with cached lower_blocks / full depth ({label})",
+            rounds,
+            "cached",
+            "full",
+            0.30,
         ),
         timed(f"inner step, {top} of the layers without a cache / full depth ({label})", rounds, "fresh", "full"),
     ]
 
 
 def divergences_and_prior(ours: Ours) -> None:
-    """All divergences of a visit, and the prior, forward and backward: K for phi's steps, then theta's own."""
+    """All divergences of an episode, and the prior, forward and backward: K for phi's steps, then theta's own."""
     space, config = ours.model.scorer.space, ours.trainer.config
     phi, theta = ours.state.phi.stacks, ours.state.theta.stacks
     learned = [[tensor for factors in stacks.values() for tensor in factors] for stacks in (phi, theta)]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from abmll.common.config import PromptConfig
-from abmll.language.encoding import Encoded
 from abmll.common.settings import pick
+from abmll.language.encoding import Encoded
 from abmll.tasks import Example, Task, load_suite
 from abmll.tasks.bigbench import fetch_bigbench
 

@@ -108,7 +108,7 @@ def toy_tasks() -> list[Task]:
 
 @pytest.fixture
 def make_trainer(tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> Callable[..., MetaTrainer]:
-    """A trainer of a few short visits in ``run``; keywords are settings."""
+    """A trainer of a few short episodes in ``run``; keywords are settings."""
 
     def make(**settings: Any) -> MetaTrainer:
         short: dict[str, Any] = {"max_steps": 3, "inner_steps": 2, "per_device_train_batch_size": 2}

@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
             "commit": "abc+",
             "tasks": {"t": {"accuracy": 0.75, "nll": 0.6}},
         }
-        cell["readout"] = {"inverse_temperatures": {"t": 0.4}} if name == "abmll" else None
+        cell["calibration"] = {"inverse_temperatures": {"t": 0.4}} if name == "abmll" else None
         (cells / f"{name}.json").write_text(json.dumps(cell))
         rows = [{"task": "t", "answer": answer, "mutual_information": 0.1 * answer} for answer in (0, 1, 1, 0)]
         (cells / f"{name}.predictions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
         "reference": "abmll",
         "missing": [],
         "known_leaks": [],
-        "equal_nll": None,
+        "uniform_nll": None,
         "failures": [],
         "methods": {"abmll": row("ABMLL", 0.6), "reptile": row("Reptile | x", 0.5)},
     }

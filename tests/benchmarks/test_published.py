@@ -115,9 +115,9 @@ def test_loss_is_answers_cross_entropy_plus_weighted_divergence(published: Publi
     torch.testing.assert_close(published.inner_step(examples), nll + 0.3 * divergence, rtol=1e-4, atol=1e-3)
 
 
-def test_visit_copies_theta_and_inner_steps_move_phi_alone(published: Published, examples: list[Encoded]) -> None:
+def test_episode_copies_theta_and_inner_steps_move_phi_alone(published: Published, examples: list[Encoded]) -> None:
     theta = [tensor.detach().clone() for tensor in published.theta]
-    published.begin_visit()
+    published.begin_episode()
     assert all(map(torch.equal, published.phi, published.theta))
     published.inner_step(examples)
     assert all(map(torch.equal, published.theta, theta))
@@ -147,7 +147,7 @@ def test_outer_step_moves_theta_alone_by_divergence_and_prior(published: Publish
         torch.testing.assert_close(tensor.detach(), start - LOUD.outer_rate * gradient.sign(), rtol=0, atol=1e-7)
 
 
-def test_visit_is_six_gradient_steps(published: Published, examples: list[Encoded]) -> None:
-    published.visit([examples] * 5)
+def test_episode_is_six_gradient_steps(published: Published, examples: list[Encoded]) -> None:
+    published.episode([examples] * 5)
     assert {int(state["step"]) for state in published.inner.state.values()} == {5}
     assert {int(state["step"]) for state in published.outer.state.values()} == {1}

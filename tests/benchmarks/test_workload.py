@@ -13,13 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from abmll.common.config import PromptConfig
 from abmll.language.encoding import Encoded
 from abmll.tasks import Task, load_task
-from abmll.tasks.order import batches_of_visit, task_of_visit
+from abmll.tasks.order import batches_of_episode, task_of_episode
 from benchmarks import training
 from benchmarks.bench import Bench
 from benchmarks.contenders import ALL, PEERS, QV, Contender, Ours, Setting, batches_of
 from benchmarks.data import numbered, padding, write_task
 from benchmarks.floors import scored_positions, step_cost
-from benchmarks.peaks import ROWS, VISITS, task_folder
+from benchmarks.peaks import EPISODES, ROWS, task_folder
 from benchmarks.workload import Workload, cut_to, padded
 
 # PEFT asks transformers for a name that transformers has renamed.
@@ -44,15 +44,15 @@ def test_twin_shares_weights_but_no_modules(bench: Bench) -> None:
     assert model.config._attn_implementation == "eager"
 
 
-def test_peers_read_the_examples_of_abmlls_own_visits(bench: Bench) -> None:
+def test_peers_read_the_examples_of_abmlls_own_episodes(bench: Bench) -> None:
     ours = Ours(bench, SETTING)
     tasks = sorted(bench.workload.train, key=lambda task: task.name)
     for number in range(5):
-        task = tasks[task_of_visit(0, number, len(tasks))]
-        drawn = batches_of_visit(0, number, len(task.train), 2, 2)
+        task = tasks[task_of_episode(0, number, len(tasks))]
+        drawn = batches_of_episode(0, number, len(task.train), 2, 2)
         expected = [ours.model.scorer.encode([task.train[index] for index in batch], task.name) for batch in drawn]
         assert batches_of(ours, number) == expected
-        for batch, examples in zip(ours.visits.batches(number), expected, strict=True):
+        for batch, examples in zip(ours.episodes.batches(number), expected, strict=True):
             assert batch.answers.tolist() == [example.answer for example in examples]
 
 
@@ -63,16 +63,16 @@ def test_peers_step_on_those_examples(bench: Bench, monkeypatch: pytest.MonkeyPa
     peer: Contender = PEERS["PEFT LoRA + Trainer"](bench, SETTING, ours)
     read.clear()
     peer.step(3)
-    peer.visit(4)
+    peer.episode(4)
     assert read == [batches_of(ours, 3)[0], *batches_of(ours, 4)]
 
 
-def test_visit_learns_phi_and_theta(bench: Bench) -> None:
+def test_episode_learns_phi_and_theta(bench: Bench) -> None:
     ours = Ours(bench, SETTING)
     before = ours.state.theta.clone()
     ours.step(0)
     assert all(map(torch.equal, before.mean_tensors(), ours.state.theta.mean_tensors()))
-    ours.visit(0)
+    ours.episode(0)
     assert not all(map(torch.equal, before.mean_tensors(), ours.state.theta.mean_tensors()))
 
 
@@ -128,14 +128,14 @@ def test_numbered_examples_are_distinct_and_survive_the_file(tmp_path: Path, toy
     assert len({example.input for example in task.examples}) == len(task.train) == 400
 
 
-def test_visits_read_the_same_rows_whatever_the_number_of_tasks(bench: Bench, tmp_path: Path) -> None:
+def test_episodes_read_the_same_rows_whatever_the_number_of_tasks(bench: Bench, tmp_path: Path) -> None:
     read = []
     for count in (5, 20):
         folder = task_folder(bench, tmp_path / str(count), count)
         files = sorted(folder.iterdir())
         assert len(files) == count
         assert all(len(file.read_text().splitlines()) == ROWS for file in files)
-        read.append([files[task_of_visit(0, visit, count)].read_text() for visit in range(VISITS)])
+        read.append([files[task_of_episode(0, episode, count)].read_text() for episode in range(EPISODES)])
     assert read[0] == read[1]
 
 
@@ -149,7 +149,7 @@ def test_peak_memory_counts_what_was_given_back() -> None:
     assert peaks[1] - peaks[0] == pytest.approx(300_000_000, rel=0.05)
 
 
-def test_every_row_of_a_comparison_of_visits(bench: Bench) -> None:
-    rows = training.visits(bench, Setting(QV, r=2, batch_size=2, inner_steps=2))
+def test_every_row_of_a_comparison_of_episodes(bench: Bench) -> None:
+    rows = training.episodes(bench, Setting(QV, r=2, batch_size=2, inner_steps=2))
     assert len(rows) == 5
     assert all(row.ratio > 0 for row in rows)

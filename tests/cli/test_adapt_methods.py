@@ -14,7 +14,12 @@ from abmll.methods import REGISTRY
 
 
 def trained(model: Any, tasks: Any, folder: Path, method: str) -> Path:
-    settings: dict[str, Any] = {"max_steps": 2, "inner_steps": 2, "per_device_train_batch_size": 2, "readout_tasks": 2}
+    settings: dict[str, Any] = {
+        "max_steps": 2,
+        "inner_steps": 2,
+        "per_device_train_batch_size": 2,
+        "calibration_tasks": 2,
+    }
     MetaTrainer(model, tasks, TrainConfig(output_dir=str(folder), method=method, **settings)).train()
     return folder
 
@@ -91,9 +96,9 @@ def test_a_posterior_is_sampled(
         (["--method", "blub"], "method: unknown 'blub'; Did you mean 'blob'?"),
         (
             ["--ensemble-size", "3"],
-            "ensemble_size: regular-lora does not heed it; leave it out, or use --method abmll-",
+            "ensemble_size: regular-lora does not read it; leave it out, or use --method abmll-",
         ),
-        (["--method", "blob", "--dropout-rate", ".3"], "dropout_rate: blob does not heed it; leave it out, or use"),
+        (["--method", "blob", "--dropout-rate", ".3"], "dropout_rate: blob does not read it; leave it out, or use"),
         (["--method", "mc-dropout", "--dropout-rate", "1"], "dropout_rate is 1.0: give a number of 0 or more and"),
     ],
 )
@@ -115,15 +120,15 @@ def test_a_mixture_that_nobody_named_refuses_what_it_does_not_heed(
     adapt = ["adapt", str(run), "--task", str(task), "--output-dir", str(tmp_path / "new"), "--steps", "1", "--quiet"]
     assert entry([*adapt, "--ensemble-spread", ".5"]) == 2
     assert (
-        "ensemble_spread: abmll-mixture does not heed it; leave it out, or use --method ensem"
+        "ensemble_spread: abmll-mixture does not read it; leave it out, or use --method ensem"
         in capsys.readouterr().err
     )
     assert entry([*adapt, "--method", "abmll", "--ensemble-size", "3"]) == 2
-    assert "ensemble_size: abmll does not heed it" in capsys.readouterr().err
+    assert "ensemble_size: abmll does not read it" in capsys.readouterr().err
     assert entry([*adapt, "--ensemble-size", "3"]) == 0
 
 
 def test_every_setting_is_heeded_by_the_methods_that_name_it() -> None:
-    heeding = {name: rule.heeds for name, rule in REGISTRY.items() if rule.heeds}
-    assert {name for names in heeding.values() for name in names} == {field.name for field in fields(ContinueConfig)}
-    assert heeding.keys() == {name for name, rule in REGISTRY.items() if rule.continues is not None}
+    reading = {name: rule.settings_read for name, rule in REGISTRY.items() if rule.settings_read}
+    assert {name for names in reading.values() for name in names} == {field.name for field in fields(ContinueConfig)}
+    assert reading.keys() == {name for name, rule in REGISTRY.items() if rule.base_method is not None}

@@ -125,7 +125,7 @@ def test_an_older_checkpoint_is_there_to_fall_back_on(work: Any, abmll: Call) ->
     assert "delete the folder to fall back on an older one" in abmll(command).err
     shutil.rmtree("run/checkpoint-2")
     assert abmll(command).code == 0
-    assert [json.loads(line)["visit"] for line in Path("run/metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    assert [json.loads(line)["episode"] for line in Path("run/metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
 def test_damaged_metrics(work: Any, refused: Call) -> None:

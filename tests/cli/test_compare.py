@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from abmll.experiments.cell_runner import Workshop
+from abmll.experiments.cell_runner import CellRunner
 from abmll.methods import REGISTRY, find_rule
 
 # what laplace-torch imports uses torch.jit.script
@@ -63,9 +63,9 @@ def test_every_method_of_the_registry(base: str, abmll: Call) -> None:
         assert len(row["predictions"]) == 1
         assert set(row["statistics"]["intervals"]) == {"accuracy", "nll", "brier", "ece", "pooled_ece"}
         assert ("differences" in row["statistics"]) == (name != "abmll")
-        trained = find_rule(name).is_trained or find_rule(name).continues
+        trained = find_rule(name).is_trained or find_rule(name).base_method
         assert (row["cost"]["gradient_steps"] > 0) == bool(trained)
-        assert row["cost"]["judging_forward_passes"] > 0
+        assert row["cost"]["evaluation_forward_passes"] > 0
     ranks = [row["ranks"]["nll"] for row in found["methods"].values()]
     assert sum(ranks) == pytest.approx(len(methods) * (len(methods) + 1) / 2)
     # methods that continue regular LoRA share its runs
@@ -85,12 +85,12 @@ def test_a_finished_cell_is_never_computed_again(base: str, abmll: Call, monkeyp
     which = "--methods pretrained,structured-lora --seeds 0,1"
     assert abmll(base, which).code == 0
     before = {path: path.stat().st_mtime_ns for path in Path("out/cells").rglob("*")}
-    monkeypatch.setattr(Workshop, "learned", lambda *_: pytest.fail("computed a finished cell again"))
+    monkeypatch.setattr(CellRunner, "learned", lambda *_: pytest.fail("computed a finished cell again"))
     assert abmll(base, which).code == 0
     assert {path: path.stat().st_mtime_ns for path in Path("out/cells").rglob("*")} == before
     found = comparison()
     assert found["seeds"] == [0, 1]
-    assert found["equal_nll"] == pytest.approx(math.log(2))
+    assert found["uniform_nll"] == pytest.approx(math.log(2))
     for row in found["methods"].values():
         values = [cell["mean"]["nll"] for cell in cells_of().values() if cell["label"] == row["label"]]
         assert row["mean"]["nll"] == pytest.approx(sum(values) / 2)
@@ -129,38 +129,38 @@ def test_curves_pruning_and_recalibration(base: str, abmll: Call) -> None:
     assert len(list(Path("out/runs").iterdir())) == 2
 
 
-def test_the_readout_is_abmll_s_own_and_lent_to_others(base: str, abmll: Call) -> None:
+def test_the_calibration_is_abmll_s_own_and_lent_to_others(base: str, abmll: Call) -> None:
     methods = "abmll,abmll@weights-only,structured-lora,pretrained-adapted,icl"
-    code, out, err = abmll(base, f"--methods {methods} --seeds 0 --recalibrate none,readout", FEW)
+    code, out, err = abmll(base, f"--methods {methods} --seeds 0 --recalibrate none,calibration", FEW)
     assert (code, err) == (0, "")
     lent = ["abmll@weights-only", "structured-lora", "pretrained-adapted", "icl"]
-    assert list(comparison()["methods"]) == ["abmll", *(row for name in lent for row in (name, f"{name}+readout"))]
-    assert "Structured LoRA + readout" in out
+    assert list(comparison()["methods"]) == ["abmll", *(row for name in lent for row in (name, f"{name}+calibration"))]
+    assert "Structured LoRA + calibration" in out
     cells = {cell["row"]: cell for cell in cells_of().values()}
     assert len(list(Path("out/runs").iterdir())) == 2  # ABMLL's serves both presets
     for row, cell in cells.items():
-        readout = cell["readout"] or {"inverse_temperatures": {}}
-        assert (readout["inverse_temperatures"].keys() == cell["tasks"].keys()) == (
-            row == "abmll" or row.endswith("+readout")
+        calibration = cell["calibration"] or {"inverse_temperatures": {}}
+        assert (calibration["inverse_temperatures"].keys() == cell["tasks"].keys()) == (
+            row == "abmll" or row.endswith("+calibration")
         )
-    assert cells["abmll"]["mean"]["nll"] == cells["abmll@weights-only+readout"]["mean"]["nll"]
+    assert cells["abmll"]["mean"]["nll"] == cells["abmll@weights-only+calibration"]["mean"]["nll"]
     for row in lent:
-        assert cells[row]["mean"]["nll"] != cells[f"{row}+readout"]["mean"]["nll"]
+        assert cells[row]["mean"]["nll"] != cells[f"{row}+calibration"]["mean"]["nll"]
 
 
-def test_runs_are_judged_on_the_way_and_asked_what_they_were_not_meant_for(base: str, abmll: Call) -> None:
-    more = "--save-steps 1 --visits 1 --foreign-examples 4"
+def test_runs_are_judged_prequential_and_asked_what_they_were_not_meant_for(base: str, abmll: Call) -> None:
+    more = "--save-steps 1 --episodes 1 --ood-examples 4"
     code, _, err = abmll(base, "--methods abmll,structured-lora,blob --seeds 0,1", FEW, more)
     assert (code, err) == (0, "")
     found = comparison()["methods"]
     for key, row in found.items():
-        assert [point["value"] for point in row["curves"]["visits"]] == [1, 2]
-        assert 0 <= row["foreign"]["mean"]["entropy"] <= 1
-        assert (row["foreign"]["mean"]["mutual_information"] is None) == (key == "structured-lora")
-        assert row["cost"]["visits"] == 2
+        assert [point["value"] for point in row["curves"]["episodes"]] == [1, 2]
+        assert 0 <= row["out_of_distribution"]["mean"]["entropy"] <= 1
+        assert (row["out_of_distribution"]["mean"]["mutual_information"] is None) == (key == "structured-lora")
+        assert row["cost"]["episodes"] == 2
     assert len(list(Path("out/runs").iterdir())) == 6  # blob continues a run of its own method
     page = Path("out/report.html").read_text()
-    assert "Over training: task visits" in page
+    assert "Over training: episodes" in page
     assert "never meant for" in page
 
 
@@ -188,7 +188,7 @@ def test_a_method_that_fails_leaves_the_others_alone(base: str, abmll: Call) -> 
         base, "--methods structured-lora,pretrained --seeds 0 --override structured-lora.inner_steps=50"
     )
     assert code == 2
-    assert "training examples, but a visit takes 50 batches of 4" in err
+    assert "training examples, but an episode takes 50 batches of 4" in err
     assert "structured-lora, seed 0, failed: " in out
     assert list(comparison()["methods"]) == ["pretrained"]
 
@@ -237,13 +237,13 @@ def statistics() -> dict[str, Any]:
 def test_what_was_known_of_predictions_outlives_them(base: str, abmll: Call) -> None:
     """A method that is added later leaves the others' intervals what a comparison of all of them would say."""
     assert abmll(base, "--methods abmll,structured-lora,pretrained --seeds 0").code == 0
-    wanted, equal_nll = statistics(), comparison()["equal_nll"]
+    wanted, uniform_nll = statistics(), comparison()["uniform_nll"]
     assert abmll(base, "--methods abmll,structured-lora --seeds 0").code == 0
     [lost] = Path("out/cells").rglob("structured-lora*.predictions.jsonl")
     lost.unlink()
     assert abmll(base, "--methods structured-lora,abmll,pretrained --seeds 0").code == 0
     assert statistics() == wanted
-    assert comparison()["equal_nll"] == equal_nll
+    assert comparison()["uniform_nll"] == uniform_nll
 
 
 def test_statistics_of_other_numbers_are_not_kept(base: str, abmll: Call) -> None:
@@ -266,12 +266,12 @@ def test_statistics_of_other_numbers_are_not_kept(base: str, abmll: Call) -> Non
     assert "comparison.json: damaged" in err
 
 
-def test_a_mixture_has_the_readout_that_abmll_has_midway_too(base: str, abmll: Call) -> None:
-    assert abmll(base, "--methods abmll,abmll-mixture --seeds 0 --visits 1 --save-steps 1 --max-steps 2").code == 0
+def test_a_mixture_has_the_calibration_that_abmll_has_midway_too(base: str, abmll: Call) -> None:
+    assert abmll(base, "--methods abmll,abmll-mixture --seeds 0 --episodes 1 --save-steps 1 --max-steps 2").code == 0
     priors: dict[int, list[Any]] = {}
     for cell in cells_of().values():
         known = ("mean", "std", "bias_std")
-        priors.setdefault(cell["settings"]["visits"], []).append([cell["readout"][name] for name in known])
+        priors.setdefault(cell["settings"]["episodes"], []).append([cell["calibration"][name] for name in known])
     assert set(priors) == {1, 2}
     for one, other in priors.values():
         assert one == other
@@ -320,7 +320,7 @@ def test_ctrl_c_says_how_to_go_on(base: str, abmll: Call, monkeypatch: pytest.Mo
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Workshop, "compute", interrupted)
+    monkeypatch.setattr(CellRunner, "compute", interrupted)
     code, out, err = abmll(base, "--methods pretrained --seeds 0 --quiet")
     assert (code, out) == (130, "")
     assert err == "abmll: interrupted: out: run the same command to go on; what is finished is kept\n"
@@ -329,7 +329,7 @@ def test_ctrl_c_says_how_to_go_on(base: str, abmll: Call, monkeypatch: pytest.Mo
 PROGRAM = "import sys\nfrom abmll.cli.main import entry\nif __name__ == '__main__': sys.exit(entry())"
 
 
-def visits() -> dict[str, int]:
+def episodes() -> dict[str, int]:
     """How far each training run is."""
     files = Path("out/runs").glob("*/timing.jsonl")
     return {path.parent.name: len(path.read_text().splitlines()) for path in files}
@@ -349,15 +349,15 @@ def test_a_killed_comparison_goes_on(base: str, abmll: Call, tmp_path: Path) -> 
     finally:
         process.kill()
         process.wait()
-    begun = visits()
+    begun = episodes()
     assert max(begun.values()) >= 3
-    time.sleep(0.5)  # a visit takes a twentieth of it
-    now = visits()
+    time.sleep(0.5)  # an episode takes a twentieth of it
+    now = episodes()
     time.sleep(0.5)
-    assert visits() == now  # no process goes on without the first one
+    assert episodes() == now  # no process goes on without the first one
     assert not cells_of()
     assert abmll(long, "1").code == 0
-    assert set(visits().values()) == {12}
+    assert set(episodes().values()) == {12}
     broken = cells_of()
     assert abmll(long, "1 --output-dir whole").code == 0
     assert {name: cell["tasks"] for name, cell in broken.items()} == {

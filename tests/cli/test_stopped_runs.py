@@ -20,9 +20,9 @@ Call = Callable[..., Any]
 RUN = "--output-dir out --save-steps 1 --max-steps 4"
 
 
-def visits_of(folder: str) -> list[int]:
+def episodes_of(folder: str) -> list[int]:
     path = Path(folder, "metrics.jsonl")
-    return [json.loads(line)["visit"] for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line)["episode"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def leftovers(root: Path) -> list[Path]:
@@ -44,15 +44,15 @@ def test_a_loss_that_is_no_number(
 
     def broken(*arguments: Any) -> torch.Tensor:
         calls.append(arguments)
-        return honest(*arguments) * (float("nan") if len(calls) > 5 else 1)  # in the second step of the third visit
+        return honest(*arguments) * (float("nan") if len(calls) > 5 else 1)  # in the second step of the third episode
 
     with monkeypatch.context() as patch:
         patch.setattr(rule, "nll", broken)
         code, out, err = abmll(work.train, RUN, "--quiet")
     assert (code, out) == (2, "")
-    assert err.startswith("abmll: error: visit 3, task 'toy")
+    assert err.startswith("abmll: error: episode 3, task 'toy")
     assert err.endswith("': step 2: the loss term 'nll' is nan; lower the learning rates\n")
-    assert visits_of("out") == [1, 2]
+    assert episodes_of("out") == [1, 2]
     assert abmll(work.train, RUN, "--resume").code == 0
     assert Path("out/checkpoint-4/theta.safetensors").read_bytes() == uninterrupted
 
@@ -60,7 +60,7 @@ def test_a_loss_that_is_no_number(
 def test_learning_rates_beyond_all_measure(work: Any, abmll: Call) -> None:
     code, _, err = abmll(work.train, RUN, "--learning-rate 1e30 --quiet")
     assert code == 2
-    assert err.startswith("abmll: error: visit 1, task 'toy")
+    assert err.startswith("abmll: error: episode 1, task 'toy")
     assert "the loss term '" in err
     assert err.count("\n") == 1
 
@@ -68,7 +68,7 @@ def test_learning_rates_beyond_all_measure(work: Any, abmll: Call) -> None:
 def test_parameters_that_do_not_move(work: Any, abmll: Call) -> None:
     code, _, err = abmll(work.train, RUN, "--outer-learning-rate 0 --outer-scale-learning-rate 0 --quiet")
     assert code == 2
-    assert "': the mean of theta did not move in the first visit; are the learning rates zero?\n" in err
+    assert "': the mean of theta did not move in the first episode; are the learning rates zero?\n" in err
     assert not list(Path("out").glob("checkpoint-*"))
 
 
@@ -76,7 +76,7 @@ def test_a_disk_that_fills_up(work: Any, abmll: Call, uninterrupted: bytes, monk
     honest = os.fsync
 
     def full(descriptor: int) -> None:
-        if visits_of("out")[2:]:  # the third visit is learned, and about to be saved
+        if episodes_of("out")[2:]:  # the third episode is learned, and about to be saved
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         honest(descriptor)
 
@@ -88,7 +88,7 @@ def test_a_disk_that_fills_up(work: Any, abmll: Call, uninterrupted: bytes, monk
     assert err.endswith("No space left on device; free some space or choose another folder\n")
     assert leftovers(work.root) == []
     assert abmll(work.train, RUN, "--resume").code == 0
-    assert visits_of("out") == [1, 2, 3, 4]
+    assert episodes_of("out") == [1, 2, 3, 4]
     assert Path("out/checkpoint-4/theta.safetensors").read_bytes() == uninterrupted
 
 
@@ -154,14 +154,14 @@ def test_ctrl_c_in_the_middle_of_a_run(work: Any, abmll: Call) -> None:
         process.kill()
     assert process.returncode == 130, err
     last = err.splitlines()[-1]
-    prefix = "abmll: interrupted: out: run the same command with --resume to go on from visit "
+    prefix = "abmll: interrupted: out: run the same command with --resume to go on from episode "
     assert last.startswith(prefix)
     assert "Traceback" not in err
     assert out == ""
-    visit = int(last.removeprefix(prefix))
-    assert visit >= 3
-    assert Path(f"out/checkpoint-{visit}").is_dir()
-    end = visit + 2
+    episode = int(last.removeprefix(prefix))
+    assert episode >= 3
+    assert Path(f"out/checkpoint-{episode}").is_dir()
+    end = episode + 2
     assert abmll(endless.replace("100000", str(end)), "--resume").code == 0
-    assert visits_of("out") == list(range(1, end + 1))
+    assert episodes_of("out") == list(range(1, end + 1))
     assert leftovers(work.root) == []

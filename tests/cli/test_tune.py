@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from abmll.cli.tune import _in_words
-from abmll.compare import tune
-from abmll.experiments.ranges import SPACES, in_range, search_space
-from abmll.experiments.method_spec import KINDS, Spec, defaults
-from abmll.experiments.search import Trial
-from abmll.experiments.cell_runner import Workshop
 from abmll.common.errors import AbmllError
+from abmll.experiments import search as tune
+from abmll.experiments.cell_runner import CellRunner
+from abmll.experiments.method_spec import KINDS, Spec, defaults
+from abmll.experiments.ranges import SPACES, in_range, search_space
+from abmll.experiments.search import Trial
 from abmll.methods import REGISTRY
 
 Call = Callable[..., Any]
@@ -54,22 +54,22 @@ def test_trials_are_equal_in_number_judged_on_validation_tasks_and_read_by_compa
     assert {cell["suite"] for cell in cells} == {"mine-validation"}
     assert all(list(cell["tasks"]) == ["toy2"] for cell in cells)
     assert abmll(f"compare {command} --methods abmll --seeds 0 --settings tuned/settings.json").code == 0
-    [judged] = [json.loads(path.read_text()) for path in Path("runs/compare/cells").rglob("*.json")]
-    assert {name: judged["settings"][name] for name in found["methods"]["abmll"]} == found["methods"]["abmll"]
+    [evaluated] = [json.loads(path.read_text()) for path in Path("runs/compare/cells").rglob("*.json")]
+    assert {name: evaluated["settings"][name] for name in found["methods"]["abmll"]} == found["methods"]["abmll"]
 
 
 def test_a_stopped_tuning_goes_on(command: str, abmll: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     tuning = f"tune {command} --methods reptile --trials 4"
-    compute, computed = Workshop.compute, []
+    compute, computed = CellRunner.compute, []
 
-    def stopped(self: Workshop, cell: Any) -> None:
+    def stopped(self: CellRunner, cell: Any) -> None:
         if len(computed) == 2:
             raise KeyboardInterrupt
         computed.append(cell.hash)
         compute(self, cell)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Workshop, "compute", stopped)
+        patch.setattr(CellRunner, "compute", stopped)
         code, _, err = abmll(tuning, "--output-dir tuned")
     assert code == 130
     assert err.endswith("tuned: run the same command to go on; what is finished is kept\n")

@@ -70,16 +70,18 @@ def test_train_leaves_a_run_folder(work: Any, abmll: Call) -> None:
         path.name for path in Path("mine").iterdir()
     }
     rows, costs = jsonl("mine/metrics.jsonl"), jsonl("mine/timing.jsonl")
-    assert [row["visit"] for row in rows] == [1, 2, 3, 4]
+    assert [row["episode"] for row in rows] == [1, 2, 3, 4]
     assert {row["task"] for row in rows} == {"toy0", "toy1", "toy2"}
     assert rows[0].keys() >= {"nll", "accuracy", "kl", "prior", "loss", "grad_norm", "log_sigma"}
     shown = facts(out)
     nll = sum(row["nll"] for row in rows[-3:]) / 3
-    assert shown["visits"] == "4, of 3 tasks"
-    assert shown["gradient steps"] == "42"  # two inner steps and an outer one a visit; ten a task for the readout
-    costs.append(json.loads(Path("mine/readout.json").read_text())["cost"])
+    assert shown["episodes"] == "4, of 3 tasks"
+    assert (
+        shown["gradient steps"] == "42"
+    )  # two inner steps and an outer one an episode; ten a task for the calibration
+    costs.append(json.loads(Path("mine/calibration.json").read_text())["cost"])
     assert shown["tokens"] == f"{sum(cost['tokens'] for cost in costs):,}"
-    assert shown["NLL"] == f"{nll:.3f} nats per training example, on average over the last 3 visits"
+    assert shown["NLL"] == f"{nll:.3f} nats per training example, on average over the last 3 episodes"
     assert shown["report"] == "mine/report.html"
     settings = yaml.safe_load(Path("mine/config.yaml").read_text())
     assert (settings["max_steps"], settings["r"], settings["model"]) == (4, 2, str(work.model))
@@ -91,7 +93,7 @@ def test_train_resumed_is_train_uninterrupted(work: Any, abmll: Call) -> None:
     two = f"{work.train} --save-steps 1 --output-dir two"
     assert abmll(two, "--max-steps", "1").code == 0
     summary = json.loads(abmll(two, "--max-steps", "3", "--resume", "--json").out)
-    assert (summary["visits"], summary["gradient_steps"]) == (3, 9 + 30)  # the part before --resume included
+    assert (summary["episodes"], summary["gradient_steps"]) == (3, 9 + 30)  # the part before --resume included
     for name in ("metrics.jsonl", "checkpoint-3/theta.safetensors", "checkpoint-3/optimizer_phi.safetensors"):
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
 
@@ -108,7 +110,7 @@ def test_train_takes_a_suites_tasks_and_prompt(work: Any, abmll: Call) -> None:
 def test_train_reports_what_it_cut(work: Any, abmll: Call) -> None:
     command = f"{work.train} --no-instruction --max-length 27 --max-steps 1"
     out = abmll(command, "--output-dir", "short").out
-    assert facts(out)["NLL"].endswith(" nats per training example, in the last visit")
+    assert facts(out)["NLL"].endswith(" nats per training example, in the last episode")
     assert facts(out)["truncated"] == "8 of 8 inputs too long for the model, cut in the middle"
     assert json.loads(abmll(command, "--output-dir", "again", "--json").out)["truncated"] == 8
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save as to_bytes
 
-from abmll import checkpoint
+from abmll.common import checkpoint
 from abmll.common.checkpoint import (
     DOCUMENT,
     MANIFEST,
@@ -29,7 +29,7 @@ BUNDLE = Bundle(
         "theta": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(1.5, dtype=torch.float64)},
         "optimizer_phi": {},
     },
-    {"visit": 3, "settings": {"beta": 5e-10}},
+    {"episode": 3, "settings": {"beta": 5e-10}},
 )
 
 
@@ -199,7 +199,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_checkpoints_are_ordered_by_visit(run: Path) -> None:
+def test_checkpoints_are_ordered_by_episode(run: Path) -> None:
     assert list(checkpoints(run)) == [2, 9, 10]
     assert latest_checkpoint(run) == run / "checkpoint-10"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from abmll import download
+from abmll.common import download
 from abmll.common.download import fetch_from_index
 from abmll.common.errors import AbmllError
 

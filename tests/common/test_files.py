@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from abmll import files
+from abmll.common import files
 from abmll.common.errors import AbmllError
 from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_bytes, write_json, write_text
 

@@ -54,7 +54,7 @@ def learned(make_trainer: MakeTrainer) -> Callable[..., list[torch.Tensor]]:
 
 
 def test_every_learning_setting_changes_what_is_learned(learned: Callable[..., list[torch.Tensor]]) -> None:
-    assert CHANGES.keys() | OWN.keys() | set(READOUT) == {field.name for field in fields(LearningConfig)}
+    assert CHANGES.keys() | OWN.keys() | set(CALIBRATION) == {field.name for field in fields(LearningConfig)}
     base = learned()
     assert all(torch.equal(one, other) for one, other in zip(base, learned(), strict=True))
     ignored = [
@@ -73,7 +73,7 @@ OWN: dict[str, tuple[str, Any]] = {
     "reptile_epsilon": ("reptile", 0.25),
     "num_demonstrations": ("metaicl", 2),
 }
-READOUT = ("readout_tasks", "readout_examples")  # of what is learned once theta is: see test_readout.py
+CALIBRATION = ("calibration_tasks", "calibration_examples")  # of what is learned once theta is: see test_calibration.py
 
 
 @pytest.mark.parametrize("setting", OWN)
@@ -90,16 +90,16 @@ def test_every_run_setting_counts(make_trainer: MakeTrainer, tmp_path: Path) -> 
         "max_steps",
         "save_steps",
         "save_total_limit",
-        "trunk_cache_gb",
-        "trunk_cache_dir",
-        "trunk_cache_disk_gb",
+        "activation_cache_gb",
+        "activation_cache_dir",
+        "activation_cache_disk_gb",
     }
     trainer = make_trainer(
-        output_dir=str(tmp_path / "other"), max_steps=6, save_steps=2, save_total_limit=3, trunk_cache_gb=1e-6
+        output_dir=str(tmp_path / "other"), max_steps=6, save_steps=2, save_total_limit=3, activation_cache_gb=1e-6
     )
-    assert trainer.train().visits == 6
+    assert trainer.train().episodes == 6
     assert list(checkpoints(tmp_path / "other")) == [2, 4, 6]
-    cache = trainer.visits.cache
+    cache = trainer.episodes.cache
     assert cache is not None
     assert cache.max_bytes == 1000
-    assert make_trainer(trunk_cache_gb=0.0).visits.cache is None
+    assert make_trainer(activation_cache_gb=0.0).episodes.cache is None

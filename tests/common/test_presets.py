@@ -4,11 +4,11 @@ from dataclasses import fields
 
 import pytest
 
-from abmll import config
-from abmll.common.validation import Checked
+from abmll.common import config
 from abmll.common.errors import ConfigError
 from abmll.common.presets import PRESETS, fill, preset
 from abmll.common.settings import pick
+from abmll.common.validation import Checked
 
 KINDS: list[type[Checked]] = [
     config.AdapterConfig,

@@ -11,12 +11,12 @@ def test_no_bar_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_forced_bar_shows_description_and_unit(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(progress(range(3), "Working", unit="visit", force=True)) == [0, 1, 2]
+    assert list(progress(range(3), "Working", unit="episode", force=True)) == [0, 1, 2]
     out, err = capsys.readouterr()
     assert out == ""
     assert "Working: 100%" in err
     assert "3/3" in err
-    assert "visit" in err
+    assert "episode" in err
 
 
 def test_quiet_wins(capsys: pytest.CaptureFixture[str]) -> None:

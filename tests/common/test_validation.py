@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from abmll import config
-from abmll.common.validation import Checked
+from abmll.common import config
 from abmll.common.errors import ConfigError
+from abmll.common.validation import Checked
 
 GROUPS: list[type[Checked]] = [
     kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, Checked) and kind != Checked
@@ -70,8 +70,8 @@ REFUSED: list[tuple[type[Checked], str, Any, str]] = [
     (config.LearningConfig, "inner_sgd_scale_rate", -0.1, "a finite number of 0 or more"),
     (config.LearningConfig, "reptile_epsilon", 0.0, "a finite number above 0"),
     (config.LearningConfig, "num_demonstrations", 0, "a whole number of 1 or more"),
-    (config.LearningConfig, "readout_tasks", -1, "a whole number of 0 or more"),
-    (config.LearningConfig, "readout_examples", 0, "a whole number of 1 or more"),
+    (config.LearningConfig, "calibration_tasks", -1, "a whole number of 0 or more"),
+    (config.LearningConfig, "calibration_examples", 0, "a whole number of 1 or more"),
     (config.LearningConfig, "outer_batch", "first", "'last' or 'query'"),
     (config.LearningConfig, "outer_gradient", "second-order", "'prior' or 'first-order'"),
     (config.LearningConfig, "moments", "keep", "'persist' or 'reset'"),
@@ -89,9 +89,9 @@ REFUSED: list[tuple[type[Checked], str, Any, str]] = [
     (config.RunConfig, "max_steps", 0, "a whole number of 1 or more"),
     (config.RunConfig, "save_steps", 0, "a whole number of 1 or more"),
     (config.RunConfig, "save_total_limit", 0, "a whole number of 1 or more"),
-    (config.RunConfig, "trunk_cache_gb", -1.0, "a finite number of 0 or more"),
-    (config.TrunkCacheConfig, "trunk_cache_dir", "", "none or a text"),
-    (config.TrunkCacheConfig, "trunk_cache_disk_gb", -1.0, "a finite number of 0 or more"),
+    (config.RunConfig, "activation_cache_gb", -1.0, "a finite number of 0 or more"),
+    (config.ActivationCacheConfig, "activation_cache_dir", "", "none or a text"),
+    (config.ActivationCacheConfig, "activation_cache_disk_gb", -1.0, "a finite number of 0 or more"),
     (config.TrainConfig, "output_dir", "", "a text"),
     (config.TrainConfig, "beta", -1.0, "a finite number of 0 or more"),
     (config.TrainConfig, "save_steps", 0, "a whole number of 1 or more"),
@@ -127,7 +127,13 @@ def test_impossible_values_are_refused_by_name(group: type[Checked], name: str, 
 
 def test_every_bounded_or_chosen_setting_has_a_case() -> None:
     tested = {name for _, name, _, _ in REFUSED}
-    free = {"list_options", "chat_template", "length_normalize", "readout", "device"}  # plain true or false, and text
+    free = {
+        "list_options",
+        "chat_template",
+        "length_normalize",
+        "use_calibration",
+        "device",
+    }  # plain true or false, and text
     assert {field.name for group in GROUPS for field in fields(group)} - tested == free
 
 
@@ -136,7 +142,7 @@ ACCEPTED: list[tuple[type[Checked], dict[str, Any]]] = [
     (config.LearningConfig, {"beta": 0, "gamma": 0.0, "learning_rate": 0, "seed": -3, "max_grad_norm": 1}),
     (config.EvaluateConfig, {"adapt_examples": None, "test_examples": 1, "steps": 0, "num_samples": 0}),
     (config.PromptConfig, {"max_length": None}),
-    (config.RunConfig, {"trunk_cache_gb": 0}),
+    (config.RunConfig, {"activation_cache_gb": 0}),
 ]
 
 

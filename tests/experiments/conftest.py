@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from abmll.experiments.cells import Cell
-from abmll.experiments.budget import BudgetConfig, JudgingConfig
-from abmll.experiments.planning import Wishes, plan
-from abmll.experiments.method_spec import defaults, parse_specs
 from abmll.common.settings import flatten
+from abmll.experiments.budget import BudgetConfig, EvaluationGrid
+from abmll.experiments.cells import Cell
+from abmll.experiments.method_spec import defaults, parse_specs
+from abmll.experiments.planning import ComparisonConfig, plan
 from abmll.tasks import Task
 from abmll.tasks.suite import Suite
 
@@ -20,8 +20,8 @@ def wanted(toy_tasks: list[Task]) -> Callable[..., list[Cell]]:
     suite = Suite("toys", "", tuple(toy_tasks[:2]), (toy_tasks[2],), adapt_examples=7)
 
     def make(*methods: str, seeds: tuple[int, ...] = (0,), suite: Suite = suite, **asked: Any) -> list[Cell]:
-        shared = defaults() | flatten(BudgetConfig(), JudgingConfig())
-        return plan(suite, Wishes(parse_specs(methods), seeds, shared, {}, asked, {}))
+        shared = defaults() | flatten(BudgetConfig(), EvaluationGrid())
+        return plan(suite, ComparisonConfig(parse_specs(methods), seeds, shared, {}, asked, {}))
 
     make.suite = suite  # pyright: ignore[reportFunctionMemberAccess]
     return make

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from abmll.compare import runs
 from abmll.common.config import AdapterConfig, EvaluateConfig, ModelConfig, TrainConfig
+from abmll.experiments import trained as runs
 from abmll.experiments.demonstration import METHODS, Demo, DemoSettings
 from abmll.tasks import Task
 from abmll.tasks.suite import Suite
 
 SETTINGS = DemoSettings(
     AdapterConfig(r=2, layers_to_transform="1", target_modules=("q_proj",)),
-    TrainConfig(max_steps=1, inner_steps=1, per_device_train_batch_size=2, readout_tasks=1, readout_examples=2),
+    TrainConfig(max_steps=1, inner_steps=1, per_device_train_batch_size=2, calibration_tasks=1, calibration_examples=2),
     EvaluateConfig(adapt_examples=4, test_examples=3, steps=1, num_samples=5),
 )
 

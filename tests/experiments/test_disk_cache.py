@@ -1,4 +1,4 @@
-"""Training, adapting and predicting with a trunk cache on disk: the same bits, cold, warm or without."""
+"""Training, adapting and predicting with a lower_blocks cache on disk: the same bits, cold, warm or without."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from abmll import AbmllModel, MetaTrainer, TrainConfig
-from abmll.common.config import EvaluateConfig, TrunkCacheConfig
-from abmll.experiments.few_shot import evaluate_tasks
+from abmll.common.config import ActivationCacheConfig, EvaluateConfig
 from abmll.common.files import sha256_file
-from abmll.language.encoding import Encoded
+from abmll.experiments.few_shot import evaluate_tasks
 from abmll.language.activation_cache import disk_cache
+from abmll.language.encoding import Encoded
 from abmll.tasks import Task
 
 
@@ -38,15 +38,15 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 @pytest.fixture
 def computed(tiny_model: AbmllModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A number for every time that the trunk computes."""
+    """A number for every time that the lower blocks computes."""
     calls: list[int] = []
-    whole = tiny_model.scorer.trunk_output
+    whole = tiny_model.scorer.lower_output
 
     def count(batch: Any) -> torch.Tensor:
         calls.append(len(calls))
         return whole(batch)
 
-    monkeypatch.setattr(tiny_model.scorer, "trunk_output", count)
+    monkeypatch.setattr(tiny_model.scorer, "lower_output", count)
     return calls
 
 
@@ -56,7 +56,7 @@ def test_training_gives_the_same_bits_cold_warm_and_without_a_disk_cache(
 ) -> None:
     plain = train()
     assert computed
-    there: dict[str, Any] = {"trunk_cache_dir": str(tmp_path / "trunks"), "trunk_cache_gb": memory}
+    there: dict[str, Any] = {"activation_cache_dir": str(tmp_path / "activations"), "activation_cache_gb": memory}
     computed.clear()
     assert_same(train(**there), plain)
     assert computed
@@ -68,7 +68,7 @@ def test_training_gives_the_same_bits_cold_warm_and_without_a_disk_cache(
 def test_another_seed_or_method_computes_only_what_no_run_has_read(
     train: Callable[..., Any], computed: list[int], tmp_path: Path
 ) -> None:
-    there: dict[str, Any] = {"trunk_cache_dir": str(tmp_path / "trunks")}
+    there: dict[str, Any] = {"activation_cache_dir": str(tmp_path / "activations")}
     train(**there, max_steps=12)
     computed.clear()
     train(**there, max_steps=12, method="structured-lora")
@@ -80,25 +80,27 @@ def test_another_seed_or_method_computes_only_what_no_run_has_read(
     assert shared < len(computed)
 
 
-def test_an_interrupted_run_leaves_its_trunks(tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_its_lower_outputs(
+    tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path
+) -> None:
     config = TrainConfig(
         max_steps=2,
         inner_steps=2,
         per_device_train_batch_size=3,
         output_dir=str(tmp_path / "run"),
-        trunk_cache_dir=str(tmp_path / "trunks"),
+        activation_cache_dir=str(tmp_path / "activations"),
     )
     trainer = MetaTrainer(tiny_model, toy_tasks, config)
-    batches = trainer.visits.batches
+    batches = trainer.episodes.batches
 
-    def interrupted(visit: int) -> Any:
-        yield next(batches(visit))
+    def interrupted(episode: int) -> Any:
+        yield next(batches(episode))
         raise KeyboardInterrupt
 
-    vars(trainer.visits)["batches"] = interrupted
+    vars(trainer.episodes)["batches"] = interrupted
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    assert len(list(tmp_path.glob("trunks/trunk-*/*.safetensors"))) == 1
+    assert len(list(tmp_path.glob("activations/activations-*/*.safetensors"))) == 1
 
 
 def test_evaluation_gives_the_same_numbers_cold_and_warm(
@@ -108,19 +110,19 @@ def test_evaluation_gives_the_same_numbers_cold_and_warm(
     scorer, results = tiny_model.scorer, []
     for _ in range(2):
         computed.clear()
-        with disk_cache(scorer.base, scorer.trunk, TrunkCacheConfig(str(tmp_path))) as cache:
+        with disk_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig(str(tmp_path))) as cache:
             results.append(evaluate_tasks(tiny_model, toy_tasks, config, cache=cache).predictions)
     assert computed == []
     assert results[0] == results[1]
 
 
 def test_reading_leaves_the_files_as_they_are(train: Callable[..., Any], tmp_path: Path) -> None:
-    there: dict[str, Any] = {"trunk_cache_dir": str(tmp_path / "trunks")}
+    there: dict[str, Any] = {"activation_cache_dir": str(tmp_path / "activations")}
     train(**there)
-    files = {path: sha256_file(path) for path in tmp_path.glob("trunks/*/*")}
+    files = {path: sha256_file(path) for path in tmp_path.glob("activations/*/*")}
     assert len(files) == 2
     train(**there)
-    assert {path: sha256_file(path) for path in tmp_path.glob("trunks/*/*")} == files
+    assert {path: sha256_file(path) for path in tmp_path.glob("activations/*/*")} == files
 
 
 def _refuse(examples: Sequence[Encoded]) -> list[torch.Tensor]:
@@ -130,11 +132,11 @@ def _refuse(examples: Sequence[Encoded]) -> list[torch.Tensor]:
 def test_what_was_computed_for_a_batch_is_read_for_it(tiny_model: AbmllModel, tmp_path: Path) -> None:
     scorer = tiny_model.scorer
     one, two = Encoded((5, 6, 7), ((8, 9), (10, 11)), 0), Encoded((5, 6, 7, 8, 9), ((8,), (10, 11, 12)), 1)
-    with disk_cache(scorer.base, scorer.trunk, TrunkCacheConfig(str(tmp_path))) as cache:
+    with disk_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig(str(tmp_path))) as cache:
         together = scorer.batch([one, two], cache)
-    with disk_cache(scorer.base, scorer.trunk, TrunkCacheConfig(str(tmp_path))) as cache:
+    with disk_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig(str(tmp_path))) as cache:
         assert cache is not None
         again = cache.attach(scorer.batch([one, two]), [one, two], _refuse)
-    assert together.trunk is not None
-    assert again.trunk is not None
-    assert torch.equal(together.trunk, again.trunk)
+    assert together.lower is not None
+    assert again.lower is not None
+    assert torch.equal(together.lower, again.lower)

@@ -14,10 +14,17 @@ import abmll
 from abmll import AbmllModel
 from abmll.common.config import EvaluateConfig, LearningConfig
 from abmll.common.errors import DataError
-from abmll.experiments.few_shot import Evaluation, choose_examples, evaluate_tasks, prediction_rows, save_evaluation, versions
-from abmll.language.activation_cache import TrunkCache
+from abmll.experiments.few_shot import (
+    Evaluation,
+    choose_examples,
+    evaluate_tasks,
+    prediction_rows,
+    save_evaluation,
+    versions,
+)
 from abmll.experiments.metrics import evaluate_task
-from abmll.posterior.calibration import ReadoutPrior
+from abmll.language.activation_cache import ActivationCache
+from abmll.posterior.calibration import CalibrationPrior
 from abmll.tasks import Example, Task
 
 CONFIG = EvaluateConfig(steps=2, batch_size=2, num_samples=3, adapt_examples=4, test_examples=5)
@@ -26,8 +33,8 @@ CONFIG = EvaluateConfig(steps=2, batch_size=2, num_samples=3, adapt_examples=4, 
 @pytest.fixture
 def evaluate(tiny_model: AbmllModel, toy_tasks: list[Task]) -> Callable[..., Evaluation]:
     def run(method: str = "abmll", seed: int = 0, **settings: Any) -> Evaluation:
-        readout = ReadoutPrior(0.5) if method == "abmll" else None
-        tiny_model.learned(tiny_model.theta, LearningConfig(method=method), 3, readout)
+        calibration = CalibrationPrior(0.5) if method == "abmll" else None
+        tiny_model.learned(tiny_model.theta, LearningConfig(method=method), 3, calibration)
         return evaluate_tasks(tiny_model, toy_tasks[:2], replace(CONFIG, **settings), seed=seed)
 
     return run
@@ -91,7 +98,7 @@ def test_every_setting_of_evaluation_counts(evaluate: Callable[..., Evaluation])
         "prediction_noise": "local",
         "prediction_noise_rank": 3,
         "predictive": "linearized",
-        "readout": False,
+        "use_calibration": False,
         "adapt_examples": 5,
         "test_examples": 4,
     }
@@ -100,7 +107,7 @@ def test_every_setting_of_evaluation_counts(evaluate: Callable[..., Evaluation])
 
 
 def test_a_cache_changes_nothing_but_rounding(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
-    cache = TrunkCache(10**8)
+    cache = ActivationCache(10**8)
     with_cache, without = (
         evaluate_tasks(tiny_model, toy_tasks[:1], CONFIG, cache=one).tasks["toy0"]["nll"] for one in (cache, None)
     )

@@ -41,7 +41,7 @@ def comparison() -> dict[str, Any]:
         "suite": "toys",
         "seeds": [0, 1],
         "reference": "abmll",
-        "equal_nll": 1.25,
+        "uniform_nll": 1.25,
         "missing": ["lost_task"],
         "known_leaks": ["sick"],
         "failures": [{"method": "maml", "seed": 1, "error": "too short"}],
@@ -89,7 +89,7 @@ def test_notes_say_what_is_missing_leaky_cut_and_failed(comparison: dict[str, An
         "too long and were cut in the middle, over all seeds: 1 (ABMLL, LoRA & co | x).",
         "left out: 7 (ABMLL, LoRA & co | x).",
         "ABMLL: seeds on different machines (auto, torch 2 and cuda, torch 2), so without",
-        "NLL of equal probabilities 1.250",
+        "NLL of the uniform prediction 1.250",
         "maml, seed 1, failed",
     ):
         assert said in text

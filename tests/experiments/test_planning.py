@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from abmll.experiments.cells import Cell, load_cell, load_predictions, predictions_path, save_cell
-from abmll.experiments.budget import JudgingConfig
-from abmll.experiments.planning import units
-from abmll.experiments.method_spec import Spec, defaults, parse_specs, resolve
 from abmll.common.errors import CheckpointError, ConfigError
+from abmll.experiments.budget import EvaluationGrid
+from abmll.experiments.cells import Cell, load_cell, load_predictions, predictions_path, save_cell
+from abmll.experiments.method_spec import Spec, defaults, parse_specs, resolve
+from abmll.experiments.planning import units
 from abmll.methods import REGISTRY, find_rule
 from abmll.tasks.suite import Suite
 
@@ -78,7 +78,7 @@ def test_what_a_hash_depends_on(change: dict[str, Any], retrained: bool, wanted:
     assert (one.training.name != other.training.name) == retrained
 
 
-@pytest.mark.parametrize("change", [{"save_steps": 3}, {"device": "cpu"}, {"trunk_cache_gb": 0.0}])
+@pytest.mark.parametrize("change", [{"save_steps": 3}, {"device": "cpu"}, {"activation_cache_gb": 0.0}])
 def test_what_it_does_not_depend_on(change: dict[str, Any], wanted: Callable[..., list[Cell]]) -> None:
     assert wanted("abmll")[0].hash == wanted("abmll", **change)[0].hash
 
@@ -88,14 +88,14 @@ def test_other_data_make_another_cell(wanted: Callable[..., list[Cell]]) -> None
     [cell] = wanted("abmll")
     shorter = tuple(replace(task, examples=tuple(task.examples)[1:]) for task in suite.train)
     [trained] = wanted("abmll", suite=replace(suite, train=shorter))
-    [judged] = wanted("abmll", suite=replace(suite, evaluation=(replace(suite.evaluation[0], name="other"),)))
-    assert len({cell.hash, trained.hash, judged.hash}) == 3
+    [evaluated] = wanted("abmll", suite=replace(suite, evaluation=(replace(suite.evaluation[0], name="other"),)))
+    assert len({cell.hash, trained.hash, evaluated.hash}) == 3
     assert cell.training != trained.training
-    assert cell.training == judged.training
+    assert cell.training == evaluated.training
 
 
 def test_methods_that_continue_a_run_share_it_and_stay_together(wanted: Callable[..., list[Cell]]) -> None:
-    continued = [name for name, rule in REGISTRY.items() if rule.continues == "regular-lora"]
+    continued = [name for name, rule in REGISTRY.items() if rule.base_method == "regular-lora"]
     cells = wanted("regular-lora", *continued, "abmll", "pretrained")
     groups = [[cell.spec.method for cell in unit] for unit in units(cells)]
     assert groups == [["regular-lora", *continued], ["abmll"], ["pretrained"]]
@@ -111,21 +111,21 @@ def test_curves_vary_one_thing_at_a_time(wanted: Callable[..., list[Cell]]) -> N
     )
     points = [tuple(cell.point().values()) for cell in cells if cell.row == "abmll"]
     varied = [(7, 4, 0.0), (1, 4, 0.0), (20, 4, 0.0), (7, 0, 0.0), (7, 4, 0.2)]
-    assert points == [(*point, 100) for point in varied]  # at the end of 100 visits
+    assert points == [(*point, 100) for point in varied]  # at the end of 100 episodes
     assert [cell.point()["adapt_examples"] for cell in cells if cell.row == "abmll+adaptation"] == [7, 20, 7, 7]
     assert [cell.is_main for cell in cells] == [True, False, False, False, False, True, False, False, False]
     assert len(units(cells)) == 1
 
 
-def test_a_readout_of_its_own_is_not_lent(wanted: Callable[..., list[Cell]]) -> None:
+def test_a_calibration_of_its_own_is_not_lent(wanted: Callable[..., list[Cell]]) -> None:
     def rows(method: str, **more: Any) -> list[str]:
         return [cell.row for cell in wanted(method, **more)]
 
-    assert rows("abmll", recalibrate=["none", "readout"]) == ["abmll"]
-    assert rows("abmll", recalibrate=["readout"]) == ["abmll"]
-    assert rows("abmll", recalibrate=["readout"], readout_tasks=0) == ["abmll+readout"]
-    assert rows("abmll@weights-only", recalibrate=["readout"]) == ["abmll@weights-only+readout"]
-    assert rows("reptile", recalibrate=["none", "readout"]) == ["reptile", "reptile+readout"]
+    assert rows("abmll", recalibrate=["none", "calibration"]) == ["abmll"]
+    assert rows("abmll", recalibrate=["calibration"]) == ["abmll"]
+    assert rows("abmll", recalibrate=["calibration"], calibration_tasks=0) == ["abmll+calibration"]
+    assert rows("abmll@weights-only", recalibrate=["calibration"]) == ["abmll@weights-only+calibration"]
+    assert rows("reptile", recalibrate=["none", "calibration"]) == ["reptile", "reptile+calibration"]
 
 
 def test_a_cell_on_disk(wanted: Callable[..., list[Cell]], tmp_path: Path) -> None:
@@ -158,26 +158,30 @@ def test_a_cell_on_disk(wanted: Callable[..., list[Cell]], tmp_path: Path) -> No
 )
 def test_values_that_cannot_be(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        JudgingConfig(**values)
+        EvaluationGrid(**values)
     assert message in str(caught.value)
 
 
-def test_a_run_is_judged_after_earlier_visits_too(wanted: Callable[..., list[Cell]]) -> None:
-    cells = wanted("structured-lora", "blob", "pretrained", max_steps=40, save_steps=10, visits=(10, 30))
-    found = [(cell.row, cell.settings["visits"], cell.is_main) for cell in cells]
-    judged = [(10, False), (30, False), (40, True)]
+def test_a_run_is_judged_after_earlier_episodes_too(wanted: Callable[..., list[Cell]]) -> None:
+    cells = wanted("structured-lora", "blob", "pretrained", max_steps=40, save_steps=10, episodes=(10, 30))
+    found = [(cell.row, cell.settings["episodes"], cell.is_main) for cell in cells]
+    evaluated = [(10, False), (30, False), (40, True)]
     for row in ("structured-lora", "blob"):
-        assert sorted(rest for name, *rest in found if name == row) == sorted(map(list, judged))
+        assert sorted(rest for name, *rest in found if name == row) == sorted(map(list, evaluated))
     assert [rest for name, *rest in found if name == "pretrained"] == [[40, True]]
-    assert len(units(cells)) == 3  # of one run, all its visits
-    assert {cell.training.kept_visits for cell in cells if cell.training} == {(10, 30, 40)}
+    assert len(units(cells)) == 3  # of one run, all its episodes
+    assert {cell.training.kept_episodes for cell in cells if cell.training} == {(10, 30, 40)}
     plain = wanted("structured-lora", max_steps=40, save_steps=10)[0]
     assert plain.hash in [cell.hash for cell in cells]
     assert plain.training is not None
-    assert plain.training.kept_visits == (40,)
+    assert plain.training.kept_episodes == (40,)
 
 
-@pytest.mark.parametrize("visits", [(15,), (50,)])
-def test_visits_without_a_checkpoint_are_refused(wanted: Callable[..., list[Cell]], visits: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match=rf"visits is {visits[0]}.*multiples of save_steps = 10 up to max_steps = 40"):
-        wanted("structured-lora", max_steps=40, save_steps=10, visits=visits)
+@pytest.mark.parametrize("episodes", [(15,), (50,)])
+def test_episodes_without_a_checkpoint_are_refused(
+    wanted: Callable[..., list[Cell]], episodes: tuple[int, ...]
+) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"episodes is {episodes[0]}.*multiples of save_steps = 10 up to max_steps = 40"
+    ):
+        wanted("structured-lora", max_steps=40, save_steps=10, episodes=episodes)

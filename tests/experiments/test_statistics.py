@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from abmll.experiments.bootstrap import METRICS, bootstrap, difference, interval, make_sample
-from abmll.experiments.statistics import estimate, rank, task_ranks
 from abmll.experiments.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
+from abmll.experiments.statistics import estimate, rank, task_ranks
 
 
 def test_mean_and_standard_error() -> None:
@@ -52,16 +52,16 @@ def test_what_is_observed_are_the_metrics_of_the_project() -> None:
     for m, method in enumerate("ab"):
         wanted: dict[str, list[float]] = {name: [] for name in METRICS}
         for seed in range(2):
-            believed = {
+            predictions = {
                 str(t): Predictions(
                     [row["probs"] for row in task[method][seed]], [r["answer"] for r in task[method][seed]]
                 )
                 for t, task in enumerate(tasks)
             }
-            means = mean_over_tasks({name: evaluate_task(*one) for name, one in believed.items()})
+            means = mean_over_tasks({name: evaluate_task(*one) for name, one in predictions.items()})
             for name in METRICS[:-1]:
                 wanted[name].append(means[name])
-            wanted["pooled_ece"].append(pooled(believed)["ece"])
+            wanted["pooled_ece"].append(pooled(predictions)["ece"])
         for name in METRICS:
             assert observed[name][m] == pytest.approx(np.mean(wanted[name]), abs=1e-12)
 

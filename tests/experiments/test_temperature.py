@@ -11,8 +11,8 @@ from torch import Tensor
 from abmll import AbmllModel
 from abmll.common.config import AdaptConfig, PredictConfig
 from abmll.common.errors import DataError
-from abmll.model.prediction import Prediction, entropy
 from abmll.experiments.temperature import Unseen, adaptation_temperature, fit_temperature, meta_temperature, tempered
+from abmll.model.prediction import Prediction, entropy
 from abmll.tasks import Example, Task
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from abmll import AbmllModel
-from abmll.experiments.trained import cost_of_run, recall, train_once
 from abmll.common.config import TrainConfig
+from abmll.experiments.trained import cost_of_run, recall, train_once
 from abmll.language.meter import metered
 from abmll.tasks import Task
 from abmll.training.trainer import MetaTrainer
@@ -27,7 +27,7 @@ def test_a_finished_run_is_read_and_one_of_other_settings_is_replaced(
 ) -> None:
     said: list[str] = []
     cost = train_once(tiny_model, toy_tasks, config, None, said.append, quiet=True)
-    assert (cost["visits"], cost["gradient_steps"], cost["forward_passes"]) == (2, 4, 4)
+    assert (cost["episodes"], cost["gradient_steps"], cost["forward_passes"]) == (2, 4, 4)
     assert cost["tokens"]
     theta = dict(tiny_model.theta.named_tensors())
     fresh = tiny_model.scorer.new_adapter(5)
@@ -46,19 +46,19 @@ def test_a_finished_run_is_read_and_one_of_other_settings_is_replaced(
 def test_an_interrupted_run_goes_on(
     tiny_model: AbmllModel, toy_tasks: list[Task], config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    visit = MetaTrainer._visit
+    episode = MetaTrainer._episode
 
     def stopped(self: MetaTrainer, state: object, number: int) -> object:
         if number == 1:
             raise KeyboardInterrupt
-        return visit(self, state, number)  # pyright: ignore[reportArgumentType]
+        return episode(self, state, number)  # pyright: ignore[reportArgumentType]
 
     with monkeypatch.context() as patch:
-        patch.setattr(MetaTrainer, "_visit", stopped)
+        patch.setattr(MetaTrainer, "_episode", stopped)
         with pytest.raises(KeyboardInterrupt):
             train_once(tiny_model, toy_tasks, config, None, lambda _: None, quiet=True)
     said: list[str] = []
-    assert train_once(tiny_model, toy_tasks, config, None, said.append, quiet=True)["visits"] == 2
+    assert train_once(tiny_model, toy_tasks, config, None, said.append, quiet=True)["episodes"] == 2
     assert said[0].endswith(", going on")
     assert cost_of_run(Path(config.output_dir))["gradient_steps"] == 4
 
@@ -92,11 +92,11 @@ def test_the_peak_is_of_the_block(tiny_model: AbmllModel) -> None:
     assert large.peak_memory_mb - after.peak_memory_mb > 100
 
 
-def test_the_theta_after_an_earlier_visit_is_that_of_a_shorter_run(
+def test_the_theta_after_an_earlier_episode_is_that_of_a_shorter_run(
     tiny_model: AbmllModel, toy_tasks: list[Task], config: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(config, max_steps=3, save_total_limit=3)
-    train_once(tiny_model, toy_tasks, config, None, lambda _: None, quiet=True, visits=(1, 3))
+    train_once(tiny_model, toy_tasks, config, None, lambda _: None, quiet=True, episodes=(1, 3))
     final = tiny_model.theta
     assert recall(tiny_model, config, len(toy_tasks), 1)
     early = tiny_model.theta
@@ -105,7 +105,7 @@ def test_the_theta_after_an_earlier_visit_is_that_of_a_shorter_run(
     train_once(tiny_model, toy_tasks, short, None, lambda _: None, quiet=True)
     assert all(map(torch.equal, early.mean_tensors(), tiny_model.theta.mean_tensors()))
     whole = cost_of_run(Path(config.output_dir))
-    assert cost_of_run(Path(config.output_dir), 1)["visits"] == 1
+    assert cost_of_run(Path(config.output_dir), 1)["episodes"] == 1
     assert cost_of_run(Path(config.output_dir), 3) == whole
     assert not recall(tiny_model, replace(config, learning_rate=0.5), len(toy_tasks), 1)
     assert not recall(tiny_model, config, len(toy_tasks), 7)
@@ -119,7 +119,7 @@ def test_a_run_that_has_deleted_a_checkpoint_is_replaced_where_that_is_wanted(
     assert not recall(tiny_model, config, len(toy_tasks), 1)
     said: list[str] = []
     config = replace(config, save_total_limit=3)
-    train_once(tiny_model, toy_tasks, config, None, said.append, quiet=True, visits=(1, 3))
+    train_once(tiny_model, toy_tasks, config, None, said.append, quiet=True, episodes=(1, 3))
     assert len(said) == 1
     assert not said[0].endswith(", going on")
     assert recall(tiny_model, config, len(toy_tasks), 1)

@@ -8,9 +8,9 @@ from functools import partial
 
 import pytest
 
-from abmll.experiments.workers import work_through
 from abmll.common.errors import AbmllError
 from abmll.common.files import disk_errors
+from abmll.experiments.workers import work_through
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig
+from abmll.language.adapter import Adapter
 from abmll.language.base import load_base
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer

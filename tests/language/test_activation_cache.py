@@ -1,4 +1,4 @@
-"""Kept trunk activations: found by what was read, within their bytes, and the same bits wherever they come from."""
+"""Kept Activations: found by what was read, within their bytes, and the same bits wherever they come from."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from abmll.language.adapter import Adapter
-from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig, TrunkCacheConfig
+from abmll.common.config import ActivationCacheConfig, AdapterConfig, ModelConfig, PromptConfig
 from abmll.common.errors import AbmllError
+from abmll.language.activation_cache import ActivationCache, disk_cache, identity, open_cache, row_key
+from abmll.language.activation_store import ActivationStore
+from abmll.language.adapter import Adapter
 from abmll.language.base import load_base
 from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
-from abmll.language.activation_cache import TrunkCache, disk_cache, identity, open_cache, row_key
-from abmll.language.activation_store import TrunkStore
 
 TOP: dict[str, Any] = {"layers_to_transform": "2-3", "target_modules": ("q_proj", "v_proj"), "init_log_sigma": -2.0}
 
 
 @pytest.fixture
 def scorer(make_scorer: Callable[..., OptionScorer], deep_llama: Path) -> OptionScorer:
-    """Four blocks, of which the lower two are the trunk."""
+    """Four blocks, of which the lower two are the lower blocks."""
     return make_scorer(deep_llama, **TOP)
 
 
@@ -32,8 +32,8 @@ def adapter(scorer: OptionScorer, randomize: Any) -> Adapter:
     return randomize(scorer.new_adapter(0))
 
 
-def on_disk(scorer: OptionScorer, folder: Path, memory_gb: float = 1.0) -> TrunkCache:
-    cache = open_cache(scorer.base, scorer.trunk, TrunkCacheConfig(str(folder)), memory_gb)
+def on_disk(scorer: OptionScorer, folder: Path, memory_gb: float = 1.0) -> ActivationCache:
+    cache = open_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig(str(folder)), memory_gb)
     assert cache is not None
     return cache
 
@@ -45,11 +45,11 @@ def test_the_cache_keeps_to_its_bytes_and_forgets_the_longest_unused(
 
     def compute(examples: Sequence[Encoded]) -> list[torch.Tensor]:
         computed.extend(examples)
-        return [scorer.trunk_output(scorer.batch([example]))[0] for example in examples]
+        return [scorer.lower_output(scorer.batch([example]))[0] for example in examples]
 
     sizes = {example: len(example) * 32 * 4 for example in ragged}  # tokens x width x bytes
     first, second, third, fourth = ragged
-    cache = TrunkCache(sizes[first] + sizes[second] + sizes[third])
+    cache = ActivationCache(sizes[first] + sizes[second] + sizes[third])
 
     def read(*examples: Encoded) -> None:
         cache.attach(scorer.batch(examples), examples, compute)
@@ -71,15 +71,15 @@ def scorer_of(model: Path, dtype: Any) -> OptionScorer:
 
 
 @pytest.mark.parametrize("keeps_bits", [True, False])
-def test_the_trunk_is_packed_only_where_that_changes_no_bit(
+def test_the_lower_blocks_is_packed_only_where_that_changes_no_bit(
     deep_llama: Path, ragged: list[Encoded], monkeypatch: pytest.MonkeyPatch, keeps_bits: bool
 ) -> None:
     """Two batches of two: the first is computed both ways, the second as the first has shown."""
     scorer = scorer_of(deep_llama, "bf16")
-    alone = [scorer.trunk_output(scorer.batch([one]))[0] for one in ragged]
+    alone = [scorer.lower_output(scorer.batch([one]))[0] for one in ragged]
     together = {2: torch.cat(alone[:2]), 3: torch.cat(alone[2:])}
     read: list[int] = []
-    output = scorer.trunk_output
+    output = scorer.lower_output
 
     def count(batch: Batch) -> torch.Tensor:
         read.append(len(batch.answers))
@@ -88,8 +88,8 @@ def test_the_trunk_is_packed_only_where_that_changes_no_bit(
         row = together[2 if len(read) == 1 else 3]
         return (row if keeps_bits else row + 1e-3)[None]
 
-    monkeypatch.setattr(scorer, "trunk_output", count)
-    cache = TrunkCache(10**9)
+    monkeypatch.setattr(scorer, "lower_output", count)
+    cache = ActivationCache(10**9)
     for part in (ragged[:2], ragged[2:]):
         scorer.batch(part, cache)
     assert read == [2, 1, 1, 2] if keeps_bits else [2, 1, 1, 1, 1]
@@ -99,17 +99,17 @@ def test_the_trunk_is_packed_only_where_that_changes_no_bit(
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_a_row_is_to_the_bit_what_it_is_alone(deep_llama: Path, ragged: list[Encoded], dtype: Any) -> None:
-    scorer, cache = scorer_of(deep_llama, dtype), TrunkCache(10**9)
+    scorer, cache = scorer_of(deep_llama, dtype), ActivationCache(10**9)
     for part in (ragged[:2], ragged[2:]):
         scorer.batch(part, cache)
     for one in ragged:
-        assert torch.equal(cache.kept[row_key(one)], scorer.trunk_output(scorer.batch([one]))[0])
+        assert torch.equal(cache.kept[row_key(one)], scorer.lower_output(scorer.batch([one]))[0])
 
 
 def test_a_cache_that_can_hold_nothing_still_answers(
     scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]
 ) -> None:
-    cache = TrunkCache(100)
+    cache = ActivationCache(100)
     batch = scorer.batch(ragged, cache)
     assert (cache.num_bytes, len(cache.kept)) == (0, 0)
     full = scorer.scores(scorer.batch(ragged), adapter).options
@@ -117,7 +117,7 @@ def test_a_cache_that_can_hold_nothing_still_answers(
 
 
 def test_cached_activations_are_the_same_bits_in_any_company(scorer: OptionScorer, ragged: list[Encoded]) -> None:
-    alone, together = TrunkCache(10**9), TrunkCache(10**9)
+    alone, together = ActivationCache(10**9), ActivationCache(10**9)
     for example in ragged:
         scorer.batch([example], alone)
     scorer.batch(ragged, together)
@@ -138,11 +138,11 @@ QUESTION = Encoded(PROMPT, OPTIONS, 0)
         Encoded(PROMPT, ((8, 9), (11, 12, 13)), 0),  # an option of one token is not read at all
     ],
 )
-def test_what_the_trunk_does_not_read_shares_a_row(other: Encoded, scorer: OptionScorer) -> None:
+def test_what_the_lower_blocks_does_not_read_shares_a_row(other: Encoded, scorer: OptionScorer) -> None:
     assert row_key(other) == row_key(QUESTION)
-    cache = TrunkCache(10**9)
-    assert torch.equal(trunks(scorer, cache, [QUESTION]), trunks(scorer, TrunkCache(10**9), [other]))
-    assert torch.equal(trunks(scorer, cache, [other]), trunks(scorer, TrunkCache(10**9), [other]))
+    cache = ActivationCache(10**9)
+    assert torch.equal(activations(scorer, cache, [QUESTION]), activations(scorer, ActivationCache(10**9), [other]))
+    assert torch.equal(activations(scorer, cache, [other]), activations(scorer, ActivationCache(10**9), [other]))
     assert len(cache.kept) == 1
 
 
@@ -158,14 +158,14 @@ def test_what_the_trunk_does_not_read_shares_a_row(other: Encoded, scorer: Optio
         Encoded(PROMPT, ((8, 9), (11, 9), (12, 9)), 0),
     ],
 )
-def test_what_the_trunk_reads_otherwise_has_a_row_of_its_own(other: Encoded) -> None:
+def test_what_the_lower_blocks_reads_otherwise_has_a_row_of_its_own(other: Encoded) -> None:
     assert row_key(other) != row_key(QUESTION)
 
 
-def trunks(scorer: OptionScorer, cache: TrunkCache, examples: list[Encoded]) -> torch.Tensor:
-    trunk = scorer.batch(examples, cache).trunk
-    assert trunk is not None
-    return trunk
+def activations(scorer: OptionScorer, cache: ActivationCache, examples: list[Encoded]) -> torch.Tensor:
+    lower_blocks = scorer.batch(examples, cache).lower
+    assert lower_blocks is not None
+    return lower_blocks
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -173,16 +173,16 @@ def test_rows_from_the_disk_are_the_bits_that_were_computed(
     dtype: str, make_scorer: Callable[..., OptionScorer], deep_llama: Path, ragged: list[Encoded], tmp_path: Path
 ) -> None:
     scorer = make_scorer(deep_llama, dtype, **TOP)
-    computed = trunks(scorer, TrunkCache(10**9), ragged)
+    computed = activations(scorer, ActivationCache(10**9), ragged)
     first = on_disk(scorer, tmp_path)
-    assert torch.equal(trunks(scorer, first, ragged), computed)
+    assert torch.equal(activations(scorer, first, ragged), computed)
     first.flush()
     second = on_disk(scorer, tmp_path)
     batch = scorer.batch(ragged)
     read = second.attach(batch, ragged, _refuse)
-    assert read.trunk is not None
-    assert read.trunk.dtype == computed.dtype
-    assert torch.equal(read.trunk, computed)
+    assert read.lower is not None
+    assert read.lower.dtype == computed.dtype
+    assert torch.equal(read.lower, computed)
     assert not second.kept  # the mapped file holds them already
 
 
@@ -194,7 +194,7 @@ def test_another_process_finds_what_was_written_meanwhile(
     scorer: OptionScorer, ragged: list[Encoded], tmp_path: Path
 ) -> None:
     writer, reader = on_disk(scorer, tmp_path), on_disk(scorer, tmp_path)
-    trunks(scorer, writer, ragged)
+    activations(scorer, writer, ragged)
     writer.flush()
     reader.attach(scorer.batch(ragged), ragged, _refuse)
 
@@ -203,24 +203,24 @@ def test_without_memory_the_rows_not_written_yet_are_not_computed_again(
     scorer: OptionScorer, ragged: list[Encoded], tmp_path: Path
 ) -> None:
     cache = on_disk(scorer, tmp_path, memory_gb=0.0)
-    computed = trunks(scorer, cache, ragged)
-    again = cache.attach(scorer.batch(ragged), ragged, _refuse).trunk
+    computed = activations(scorer, cache, ragged)
+    again = cache.attach(scorer.batch(ragged), ragged, _refuse).lower
     assert again is not None
     assert torch.equal(again, computed)
     assert cache.num_bytes == 0
 
 
 def test_nothing_is_kept_where_nothing_is_asked_for(scorer: OptionScorer) -> None:
-    assert open_cache(scorer.base, scorer.trunk, TrunkCacheConfig(), 0.0) is None
-    with disk_cache(scorer.base, scorer.trunk, TrunkCacheConfig()) as cache:
+    assert open_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig(), 0.0) is None
+    with disk_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig()) as cache:
         assert cache is None
 
 
-def test_without_a_trunk_no_folder_is_made(
+def test_without_a_lower_blocks_no_folder_is_made(
     make_scorer: Callable[..., OptionScorer], deep_llama: Path, tmp_path: Path
 ) -> None:
     scorer = make_scorer(deep_llama, layers_to_transform="0,3")
-    with disk_cache(scorer.base, scorer.trunk, TrunkCacheConfig(str(tmp_path / "cache"))) as cache:
+    with disk_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig(str(tmp_path / "cache"))) as cache:
         assert cache is not None
         assert cache.store is None
     assert list(tmp_path.iterdir()) == []
@@ -230,7 +230,7 @@ def test_a_disk_cache_is_written_when_its_block_is_left_by_an_error(
     scorer: OptionScorer, ragged: list[Encoded], tmp_path: Path
 ) -> None:
     def interrupted() -> None:
-        with disk_cache(scorer.base, scorer.trunk, TrunkCacheConfig(str(tmp_path))) as cache:
+        with disk_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig(str(tmp_path))) as cache:
             scorer.batch(ragged, cache)
             raise KeyboardInterrupt
 
@@ -241,7 +241,7 @@ def test_a_disk_cache_is_written_when_its_block_is_left_by_an_error(
 
 def test_a_folder_that_cannot_be_made_is_refused_at_once(scorer: OptionScorer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(AbmllError, match=r"^cannot write .*file/trunk-[^\n]*$"):
+    with pytest.raises(AbmllError, match=r"^cannot write .*file/activations-[^\n]*$"):
         on_disk(scorer, tmp_path / "file")
 
 
@@ -254,7 +254,9 @@ def test_the_folder_tells_apart_what_computes_other_bits(make_scorer: Any, deep_
     rotated = make_scorer.fresh(deep_llama, **TOP)
     rotated.base.model.config.rms_norm_eps = 1e-3  # the same weights, another computation
     scorers = [scorer, deeper, halved, other, rotated]
-    folders = [TrunkStore(tmp_path, identity(one.base, len(one.trunk.blocks)), 10**9).folder for one in scorers]
+    folders = [
+        ActivationStore(tmp_path, identity(one.base, len(one.lower_blocks.blocks)), 10**9).folder for one in scorers
+    ]
     assert len(set(folders)) == len(scorers)
     same = make_scorer.fresh(deep_llama, **TOP | {"target_modules": ("up_proj",), "r": 3})
-    assert TrunkStore(tmp_path, identity(same.base, len(same.trunk.blocks)), 10**9).folder == folders[0]
+    assert ActivationStore(tmp_path, identity(same.base, len(same.lower_blocks.blocks)), 10**9).folder == folders[0]

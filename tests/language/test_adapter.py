@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from abmll.language.adapter import Adapter
 from abmll.common.errors import CheckpointError
+from abmll.language.adapter import Adapter
 from abmll.posterior import Space, WeightSpace
 from abmll.posterior.output import OutputSpace
 

@@ -103,7 +103,7 @@ def test_logits_that_a_family_scales_or_caps(
 ) -> None:
     folder = make_folder(family, **config)
     scorer = make_scorer(folder, layers_to_transform="2,3")
-    scores = scorer.scores(scorer.with_trunk(scorer.batch(ragged)), None)
+    scores = scorer.scores(scorer.with_lower(scorer.batch(ragged)), None)
     assert_equal(scores.options, oracle(folder, ragged))
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from abmll.language.activation_cache import ActivationCache
 from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
+from abmll.language.lower_blocks import SkippableBlock
 from abmll.language.scorer import OptionScorer, Pass, nll
-from abmll.language.lower_blocks import TrunkBlock
-from abmll.language.activation_cache import TrunkCache
 from abmll.posterior import Noise
 
 TOP = {"layers_to_transform": "2-3", "target_modules": ("q_proj", "v_proj"), "init_log_sigma": -2.0}
@@ -23,7 +23,7 @@ TOP = {"layers_to_transform": "2-3", "target_modules": ("q_proj", "v_proj"), "in
 
 @pytest.fixture
 def scorer(make_scorer: Callable[..., OptionScorer], deep_llama: Path) -> OptionScorer:
-    """Four blocks, of which the lower two are the trunk."""
+    """Four blocks, of which the lower two are the lower blocks."""
     return make_scorer(deep_llama, **TOP)
 
 
@@ -37,7 +37,7 @@ def counted(scorer: OptionScorer) -> Iterator[Counter[int]]:
     """How often each decoder block computes inside."""
     calls: Counter[int] = Counter()
     blocks: Any = scorer.base.model.base_model.layers
-    inner = [block.block if isinstance(block, TrunkBlock) else block for block in blocks]
+    inner = [block.block if isinstance(block, SkippableBlock) else block for block in blocks]
 
     def count(index: int) -> Callable[..., None]:
         return lambda *args: calls.update([index])
@@ -51,18 +51,18 @@ def counted(scorer: OptionScorer) -> Iterator[Counter[int]]:
 
 
 def variants(scorer: OptionScorer, examples: list[Encoded]) -> dict[str, Any]:
-    """The same batch: read in full, with its trunk computed for all, and from single examples' trunks."""
-    cache = TrunkCache(10**9)
+    """The same batch: read in full, with its lower_blocks computed for all, and from single examples' activations."""
+    cache = ActivationCache(10**9)
     return {
         "full": scorer.batch(examples),
-        "computed": scorer.with_trunk(scorer.batch(examples)),
+        "computed": scorer.with_lower(scorer.batch(examples)),
         "missed": scorer.batch(examples, cache),
         "cached": scorer.batch(examples, cache),
     }
 
 
 @pytest.mark.parametrize("kind", ["bare", "mean", "local", "shared"])
-def test_a_replayed_trunk_gives_the_scores_of_the_full_pass(
+def test_a_replayed_lower_blocks_gives_the_scores_of_the_full_pass(
     kind: Any, scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]
 ) -> None:
     results = {}
@@ -73,7 +73,7 @@ def test_a_replayed_trunk_gives_the_scores_of_the_full_pass(
         torch.testing.assert_close(results[name], results["full"], rtol=2e-5, atol=2e-5, msg=name)
 
 
-def test_a_replayed_trunk_gives_the_gradient_of_the_full_pass(
+def test_a_replayed_lower_blocks_gives_the_gradient_of_the_full_pass(
     scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]
 ) -> None:
     gradients = {}
@@ -86,11 +86,13 @@ def test_a_replayed_trunk_gives_the_gradient_of_the_full_pass(
         torch.testing.assert_close(gradients[name], gradients["full"], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_a_replayed_trunk_is_not_computed_again(scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]) -> None:
+def test_a_replayed_lower_blocks_is_not_computed_again(
+    scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]
+) -> None:
     with counted(scorer) as calls:
         scorer.scores(scorer.batch(ragged), adapter)
     assert calls == {0: 1, 1: 1, 2: 1, 3: 1}
-    cache = TrunkCache(10**9)
+    cache = ActivationCache(10**9)
     with counted(scorer) as calls:
         batch = scorer.batch(ragged, cache)
     assert calls[1] == len(ragged)
@@ -99,7 +101,7 @@ def test_a_replayed_trunk_is_not_computed_again(scorer: OptionScorer, adapter: A
             scorer.scores(batch, adapter)
         scorer.scores(scorer.batch(ragged[::-1], cache), adapter)
     assert calls == {2: 4, 3: 4}
-    assert scorer.with_trunk(batch) is batch
+    assert scorer.with_lower(batch) is batch
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_a_replayed_trunk_is_not_computed_again(scorer: OptionScorer, adapter: A
         (False, 1, 1000, 3),
     ],
 )
-def test_batches_of_one_beginning_have_its_trunk_read_once(
+def test_batches_of_one_beginning_have_its_lower_blocks_read_once(
     scorer: OptionScorer,
     adapter: Adapter,
     ragged: list[Encoded],
@@ -135,32 +137,32 @@ def test_batches_of_one_beginning_have_its_trunk_read_once(
     assert len(batches) == 3
     for batch, group in zip(batches, groups, strict=True):
         alone = scorer.batch(group)
-        assert batch.trunk is not None
+        assert batch.lower is not None
         assert torch.equal(batch.input_ids, alone.input_ids)
         given, wanted = (scorer.scores(one, adapter) for one in (batch, alone))
         torch.testing.assert_close(given.options, wanted.options, rtol=1e-5, atol=1e-5)
     assert list(scorer.batches([])) == []
 
 
-def test_batches_without_a_trunk_are_what_they_are_alone(
+def test_batches_without_a_lower_blocks_are_what_they_are_alone(
     make_scorer: Callable[..., OptionScorer], deep_llama: Path, ragged: list[Encoded]
 ) -> None:
     scorer = make_scorer(deep_llama)
     [one, other] = scorer.batches([ragged[:2], ragged[2:]])
-    assert (one.trunk, other.trunk) == (None, None)
+    assert (one.lower, other.lower) == (None, None)
     assert torch.equal(other.input_ids, scorer.batch(ragged[2:]).input_ids)
 
 
-def test_with_the_first_layer_adapted_there_is_no_trunk(
+def test_with_the_first_layer_adapted_there_is_no_lower_blocks(
     make_scorer: Callable[..., OptionScorer], deep_llama: Path, ragged: list[Encoded]
 ) -> None:
     scorer = make_scorer(deep_llama, layers_to_transform="0,3")
-    assert scorer.trunk is None
-    batch = scorer.batch(ragged, TrunkCache(10**9))
-    assert batch.trunk is None
-    assert scorer.with_trunk(batch) is batch
-    with pytest.raises(ValueError, match="no trunk"):
-        scorer.trunk_output(batch)
+    assert scorer.lower_blocks is None
+    batch = scorer.batch(ragged, ActivationCache(10**9))
+    assert batch.lower is None
+    assert scorer.with_lower(batch) is batch
+    with pytest.raises(ValueError, match="no lower_blocks"):
+        scorer.lower_output(batch)
 
 
 def test_a_model_whose_blocks_cannot_be_skipped_is_read_in_full(
@@ -168,21 +170,21 @@ def test_a_model_whose_blocks_cannot_be_skipped_is_read_in_full(
 ) -> None:
     folder = make_folder("gptj", n_embd=32, n_head=4, n_layer=3, rotary_dim=8)  # its blocks return tuples
     scorer = make_scorer(folder, layers_to_transform="2")
-    assert scorer.trunk is None
-    scores = scorer.scores(scorer.batch(ragged, TrunkCache(10**9)), None).options
+    assert scorer.lower_blocks is None
+    scores = scorer.scores(scorer.batch(ragged, ActivationCache(10**9)), None).options
     expected = oracle(folder, ragged)
     assert scores[1, :3].tolist() == pytest.approx(expected[1], rel=2e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gemma"])
-def test_every_family_has_a_trunk_that_changes_nothing(
+def test_every_family_has_a_lower_blocks_that_changes_nothing(
     family: str, make_scorer: Callable[..., OptionScorer], ragged: list[Encoded], randomize: Any
 ) -> None:
     scorer = make_scorer(family, layers_to_transform="1")
     adapter = randomize(scorer.new_adapter(0))
     full = scorer.scores(scorer.batch(ragged), adapter).options
-    replayed = scorer.scores(scorer.batch(ragged, TrunkCache(10**9)), adapter).options
-    assert scorer.batch(ragged, TrunkCache(10**9)).trunk is not None
+    replayed = scorer.scores(scorer.batch(ragged, ActivationCache(10**9)), adapter).options
+    assert scorer.batch(ragged, ActivationCache(10**9)).lower is not None
     torch.testing.assert_close(replayed, full, rtol=2e-5, atol=2e-5)
 
 
@@ -208,27 +210,27 @@ def test_an_exception_in_the_middle_of_a_pass_leaves_no_trace(
     scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]
 ) -> None:
     full = scorer.scores(scorer.batch(ragged), adapter).options
-    batch = scorer.with_trunk(scorer.batch(ragged))
+    batch = scorer.with_lower(scorer.batch(ragged))
     blocks: Any = scorer.base.model.base_model.layers
-    with breaking(blocks[2]), pytest.raises(Broken):  # above the trunk, while it is replayed
+    with breaking(blocks[2]), pytest.raises(Broken):  # above the lower blocks, while it is replayed
         scorer.scores(batch, adapter)
     torch.testing.assert_close(scorer.scores(scorer.batch(ragged[::-1]), adapter).options.flip(0)[:, :2], full[:, :2])
-    with breaking(blocks[1]), pytest.raises(Broken):  # in the trunk, while it is recorded
-        scorer.trunk_output(batch)
-    assert scorer.trunk is not None
-    assert not any(block.replay is not None or block.skip or block.is_asked for block in scorer.trunk.blocks)
+    with breaking(blocks[1]), pytest.raises(Broken):  # in the lower blocks, while it is recorded
+        scorer.lower_output(batch)
+    assert scorer.lower_blocks is not None
+    assert not any(block.replay is not None or block.skip or block.is_asked for block in scorer.lower_blocks.blocks)
     torch.testing.assert_close(scorer.scores(scorer.batch(ragged), adapter).options, full)
 
 
-def test_blocks_above_the_trunk_are_not_computed_for_it(scorer: OptionScorer, ragged: list[Encoded]) -> None:
+def test_blocks_above_the_lower_blocks_are_not_computed_for_it(scorer: OptionScorer, ragged: list[Encoded]) -> None:
     blocks: Any = scorer.base.model.base_model.layers
     with breaking(blocks[2]):
-        scorer.trunk_output(scorer.batch(ragged))
+        scorer.lower_output(scorer.batch(ragged))
 
 
-def test_a_trunk_block_answers_for_the_block_in_it() -> None:
+def test_a_lower_blocks_block_answers_for_the_block_in_it() -> None:
     block: Any = nn.Linear(2, 2)
-    wrapped: Any = TrunkBlock(block)
+    wrapped: Any = SkippableBlock(block)
     block.attention_type = "sliding_attention"
     assert wrapped.attention_type == "sliding_attention"
     with pytest.raises(AttributeError, match="no_such_thing"):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from abmll.language.wiring import Trace
 from abmll.language.encoding import Encoded
 from abmll.language.scored_rows import ScoredRows
 from abmll.language.scorer import OptionScorer, Pass
+from abmll.language.wiring import Trace
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from abmll import AbmllModel
-from abmll.language.adapter import Adapter
 from abmll.common.config import AdapterConfig, PromptConfig
+from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer, Pass, Scores
 from abmll.posterior import Factors, WeightSpace

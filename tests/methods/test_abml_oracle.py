@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Gamma, Normal, kl_divergence
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig
 from abmll.common.errors import ConfigError
+from abmll.language.adapter import Adapter
 from abmll.language.scorer import Pass
 from abmll.methods import Loss, State, make_rule
 from abmll.posterior import Factors, Noise
@@ -71,11 +71,11 @@ def batches(toy_batch: Any) -> list[Any]:
     return [toy_batch(normal(1, 5, SIZES[0], seed=k), normal(1, 5, SIZES[-1], seed=100 + k)) for k in range(K + 1)]
 
 
-def visit(scorer: Any, theta: Adapter, batches: list[Any], **settings: Any) -> tuple[State, Loss]:
-    """One visit of a rule whose meta-batch it does not complete, so that theta keeps its gradient."""
+def episode(scorer: Any, theta: Adapter, batches: list[Any], **settings: Any) -> tuple[State, Loss]:
+    """One episode of a rule whose meta-batch it does not complete, so that theta keeps its gradient."""
     rule = make_rule(scorer, LearningConfig(**{**SETTINGS, "meta_batch": 2, **settings}), NUM_TASKS)
     state = rule.init(theta)
-    rule.begin_visit(state, done=0.0)
+    rule.begin_episode(state, done=0.0)
     for k in range(K):
         rule.inner_step(state, batches[k], torch.Generator().manual_seed(k), 1.0)
     loss = rule.outer_step(state, batches[K], torch.Generator().manual_seed(K), 1.0)
@@ -104,7 +104,7 @@ def test_outer_gradient_against_finite_differences(
     scorer: Any, theta: Adapter, batches: list[Any], noise: tuple[Any, int]
 ) -> None:
     """Through the inner steps, the divergence's two sides, the noise and the prior: every entry of theta."""
-    state, loss = visit(scorer, theta, batches, noise=noise[0], noise_rank=noise[1])
+    state, loss = episode(scorer, theta, batches, noise=noise[0], noise_rank=noise[1])
     assert float(loss.total) == pytest.approx(outer_loss(scorer, theta, batches, noise), rel=1e-9)
     size = 1e-5
     for (name, tensor), (_, learned) in zip(theta.named_tensors(), state.theta.named_tensors(), strict=True):
@@ -124,7 +124,7 @@ def test_outer_gradient_against_finite_differences(
 
 def test_the_whole_task_is_read_once_more(scorer: Any, theta: Adapter, batches: list[Any]) -> None:
     """What it costs is told: K + 1 passes in the outer step, over all examples of the task."""
-    state, loss = visit(scorer, theta, batches)
+    state, loss = episode(scorer, theta, batches)
     assert (loss.passes, loss.size, loss.tokens) == (K + 1, 5 * (K + 1), 5 * (K + 1))
     assert state.support == []
 

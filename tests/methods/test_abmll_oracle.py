@@ -1,4 +1,4 @@
-"""ABMLL's visits against a dense re-implementation: every d_out x d_in matrix written out, plain torch AdamW.
+"""ABMLL's episodes against a dense re-implementation: every d_out x d_in matrix written out, plain torch AdamW.
 
 The noise is drawn from generators of the same seeds in the same order, so that the two agree step by step.
 """
@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributions import Gamma, Normal, kl_divergence
 from transformers import AutoModelForCausalLM
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig
+from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import make_rule
@@ -68,7 +68,7 @@ class DenseAbmll:
         ]
         return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
 
-    def visit(self, batches: Sequence[Sequence[Encoded]], seeds: Sequence[int]) -> None:
+    def episode(self, batches: Sequence[Sequence[Encoded]], seeds: Sequence[int]) -> None:
         with torch.no_grad():
             for name, layer in self.phi.items():
                 for factor, tensor in layer.items():
@@ -203,7 +203,7 @@ def compare(
     make_theta: Callable[[OptionScorer], Adapter],
     draw_examples: Callable[..., list[Encoded]],
 ) -> Compare:
-    """Two visits of both implementations; how far phi and theta are apart afterwards.
+    """Two episodes of both implementations; how far phi and theta are apart afterwards.
 
     ``oracle`` changes settings of the oracle alone, ``num_tasks`` the rule's M.
     """
@@ -222,16 +222,16 @@ def compare(
         dense = DenseAbmll(tiny_llama, theta, dense_config, space, scorer.space.scaling)
         # Below d_in tokens the shared sample is drawn in another, equally distributed, way.
         shortest = 50 if config.noise == "shared" else 4
-        for visit in range(2):
+        for episode in range(2):
             count = K + (config.outer_batch == "query")
-            batches = [draw_examples(4, seed=10 * visit + k, shortest=shortest) for k in range(count)]
-            seeds = [100 * visit + k for k in range(K + 1)]
-            rule.begin_visit(state, done=0.0)
+            batches = [draw_examples(4, seed=10 * episode + k, shortest=shortest) for k in range(count)]
+            seeds = [100 * episode + k for k in range(K + 1)]
+            rule.begin_episode(state, done=0.0)
             for k in range(K):
                 rule.inner_step(state, scorer.batch(batches[k]), torch.Generator().manual_seed(seeds[k]), rate=1.0)
             generator = torch.Generator().manual_seed(seeds[K])
             rule.outer_step(state, scorer.batch(batches[-1]), generator, rate=1.0)
-            dense.visit(batches, seeds)
+            dense.episode(batches, seeds)
         return distance(state.phi, dense.phi, start), distance(state.theta, dense.theta, start)
 
     return run
@@ -253,7 +253,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_visits_equal_the_dense_oracle(compare: Compare, case: str) -> None:
+def test_episodes_equal_the_dense_oracle(compare: Compare, case: str) -> None:
     phi, theta = compare(*CASES[case])
     assert max(phi.values()) < 1e-4, phi
     assert max(theta.values()) < 1e-4, theta

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import ContinuedConfig
+from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer

@@ -9,7 +9,7 @@ import torch
 
 from abmll import AbmllModel, MetaTrainer, TaskPosterior, TrainConfig
 from abmll.common.config import LearningConfig, PromptConfig
-from abmll.language.activation_cache import TrunkCache
+from abmll.language.activation_cache import ActivationCache
 from abmll.methods import REGISTRY
 from abmll.model.prediction import predict
 from abmll.tasks import Example, Task
@@ -53,7 +53,7 @@ def test_every_question_is_asked_behind_the_same_examples_of_those_adapted_to(
     assert set(posterior.demonstrations) <= set(support)
     prompted, left_out = model.scorer.encoder.encode_demonstrated(questions, task.name, posterior.demonstrations)
     wanted = predict(model.scorer, posterior.phi, prompted)
-    given = posterior.predict(questions, samples=0, cache=TrunkCache(10**9))
+    given = posterior.predict(questions, samples=0, cache=ActivationCache(10**9))
     torch.testing.assert_close(given.probs, wanted.probs)
     assert given.left_out == left_out == 0
     bare = predict(model.scorer, posterior.phi, model.scorer.encode(questions, task.name))
@@ -119,7 +119,7 @@ def test_training_reads_demonstrations_and_resumes_bit_for_bit(
             method=method, output_dir=str(tmp_path / folder), max_steps=steps, save_steps=2, inner_steps=2
         )
         trainer = MetaTrainer(tiny_model, toy_tasks, replace(config, num_demonstrations=2))
-        assert trainer.visits.shown == 2
+        assert trainer.episodes.shown == 2
         trainer.train(resume=resume)
         return tiny_model.theta.state_dict()
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import ContinuedConfig, LearningConfig
 from abmll.common.errors import ConfigError
+from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
 from abmll.language.linearize import linearize

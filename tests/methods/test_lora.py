@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from abmll import AbmllModel, MetaTrainer
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig, PromptConfig, TrainConfig
 from abmll.common.errors import ConfigError
+from abmll.language.adapter import Adapter
 from abmll.methods import make_rule
 from abmll.tasks import Example, Task
 from abmll.tasks.order import sample_seed
@@ -35,7 +35,7 @@ def model(tiny_llama: Path) -> AbmllModel:
 
 @pytest.fixture
 def train(model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> Callable[..., MetaTrainer]:
-    """Three visits of a method on the toy tasks."""
+    """Three episodes of a method on the toy tasks."""
 
     def run(method: str, **settings: Any) -> MetaTrainer:
         config = TrainConfig(
@@ -82,7 +82,7 @@ class PeftLoop:
         assert isinstance(module.weight, Tensor)
         return module.weight
 
-    def visit(self, batches: list[list[tuple[Task, Example]]]) -> None:
+    def episode(self, batches: list[list[tuple[Task, Example]]]) -> None:
         if self.moments == "reset":
             self.optimizer = self.adamw()
         for batch in batches:
@@ -113,9 +113,9 @@ class PeftLoop:
         return (apart / gone) ** 0.5
 
 
-def rows_of(trainer: MetaTrainer, visit: int) -> list[list[tuple[Task, Example]]]:
-    visits = trainer.visits
-    return [[(visits.tasks[t], visits.examples[t][i]) for t, i in batch] for batch in visits.examples_of(visit)]
+def rows_of(trainer: MetaTrainer, episode: int) -> list[list[tuple[Task, Example]]]:
+    episodes = trainer.episodes
+    return [[(episodes.tasks[t], episodes.examples[t][i]) for t, i in batch] for batch in episodes.examples_of(episode)]
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ def rows_of(trainer: MetaTrainer, visit: int) -> list[list[tuple[Task, Example]]
 def test_equals_a_plain_peft_loop(
     train: Callable[..., MetaTrainer], model: AbmllModel, tiny_llama: Path, method: str, settings: dict[str, Any]
 ) -> None:
-    """K consecutive steps a visit on the very same examples, nothing reset in between but moments if so set."""
+    """K consecutive steps an episode on the very same examples, nothing reset in between but moments if so set."""
     start = model.scorer.new_adapter(sample_seed(0, "init"))
     trainer = train(method, **settings)
     loop = PeftLoop(tiny_llama, start, settings.get("moments", "persist"))
-    for visit in range(3):
-        loop.visit(rows_of(trainer, visit))
+    for episode in range(3):
+        loop.episode(rows_of(trainer, episode))
     assert loop.distance(model.theta, start) < 1e-3
 
 
@@ -147,7 +147,7 @@ def test_adapting_equals_a_plain_peft_loop(
     loop = PeftLoop(tiny_llama, model.theta)
     posterior = model.adapt(examples, task_name="unseen", steps=4, batch_size=3)
     task = Task("unseen", examples)
-    loop.visit([[(task, example) for example in examples] for _ in range(4)])  # in any order: the loss is a sum
+    loop.episode([[(task, example) for example in examples] for _ in range(4)])  # in any order: the loss is a sum
     assert loop.distance(posterior.phi, model.theta) < 1e-3
     assert not posterior.is_posterior
 
@@ -162,10 +162,10 @@ def test_standard_deviations_stay_as_they_were(train: Callable[..., MetaTrainer]
 
 def test_structured_and_abmll_draw_the_same_examples(train: Callable[..., MetaTrainer]) -> None:
     structured, abmll = train("structured-lora"), train("abmll")
-    for visit in range(6):
-        assert structured.visits.examples_of(visit) == abmll.training.episodes.examples_of(visit)
-        assert structured.visits.name(visit) == abmll.training.episodes.name(visit)
-        assert len(structured.visits.examples_of(visit)) == 2
+    for episode in range(6):
+        assert structured.episodes.examples_of(episode) == abmll.episodes.examples_of(episode)
+        assert structured.episodes.name(episode) == abmll.episodes.name(episode)
+        assert len(structured.episodes.examples_of(episode)) == 2
     assert [row["tokens"] for row in structured.folder.rows("timing.jsonl")] == [
         row["tokens"] for row in abmll.folder.rows("timing.jsonl")
     ]
@@ -175,7 +175,10 @@ def test_regular_draws_from_the_union(train: Callable[..., MetaTrainer], toy_tas
     trainer = train("regular-lora")
     num_examples = sum(len(task.train) for task in toy_tasks)
     drawn = [
-        pair for visit in range(num_examples // 8) for batch in trainer.visits.examples_of(visit) for pair in batch
+        pair
+        for episode in range(num_examples // 8)
+        for batch in trainer.episodes.examples_of(episode)
+        for pair in batch
     ]
     assert len(set(drawn)) == len(drawn)  # every example once before any comes again
     assert len({task for task, _ in drawn[:8]}) > 1
@@ -201,7 +204,7 @@ def test_pretrained_adapted_starts_from_a_fresh_adapter(
     examples = toy_tasks[0].train[:2]
     posterior = model.adapt(examples, task_name="unseen", steps=3)
     loop = PeftLoop(tiny_llama, fresh)
-    loop.visit([[(Task("unseen", examples), example) for example in examples]] * 3)
+    loop.episode([[(Task("unseen", examples), example) for example in examples]] * 3)
     assert loop.distance(posterior.phi, fresh) < 1e-3
     for name, tensor in model.theta_as_posterior("unseen").phi.named_tensors():
         assert torch.equal(tensor, dict(fresh.named_tensors())[name])

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig
+from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import make_rule

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig
 from abmll.common.errors import ConfigError
+from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
 from abmll.language.packing import install_packing, remove_packing
 from abmll.language.scorer import OptionScorer
@@ -25,11 +25,11 @@ MakeTheta = Callable[[OptionScorer], Adapter]
 Draw = Callable[..., list[Encoded]]
 
 
-def visited(scorer: OptionScorer, theta: Adapter, drawn: Sequence[list[Encoded]], method: str) -> State:
-    """The state after one visit of a rule whose meta-batch it does not complete, so that theta keeps its gradient."""
+def one_episode(scorer: OptionScorer, theta: Adapter, drawn: Sequence[list[Encoded]], method: str) -> State:
+    """The state after one episode of a rule whose meta-batch it does not complete, so that theta keeps its gradient."""
     rule = make_rule(scorer, LearningConfig(method=method, inner_steps=K, inner_sgd_rate=RATE, meta_batch=2), 1)
     state = rule.init(theta)
-    rule.begin_visit(state, done=0.0)
+    rule.begin_episode(state, done=0.0)
     for k in range(K):
         rule.inner_step(state, scorer.batch(drawn[k]), torch.Generator().manual_seed(k), 1.0)
     rule.outer_step(state, scorer.batch(drawn[K]), torch.Generator().manual_seed(K), 1.0)
@@ -104,7 +104,7 @@ def test_equals_a_plain_loop(
     scorer.packed = packed
     theta = make_theta(scorer)
     drawn = [draw_examples(3, seed=k) for k in range(K + 1)]
-    ours = by_layer(visited(scorer, theta, drawn, method))
+    ours = by_layer(one_episode(scorer, theta, drawn, method))
     start = {name: tensor for name, tensor in theta.state_dict().items() if "mean" in name}
     plain = PlainMaml(tiny_llama, scorer.space.scaling)
     theirs, other = (plain.gradient(start, drawn, create_graph == (method == "maml")) for create_graph in (True, False))
@@ -123,7 +123,7 @@ def test_fused_attention_is_differentiated_twice(
     model.set_attn_implementation("sdpa")
     assert install_packing(model)
     theta, drawn = make_theta(eager), [draw_examples(3, seed=k) for k in range(K + 1)]
-    expected, found = (gradients_of(visited(scorer, theta, drawn, "maml")) for scorer in (eager, fused))
+    expected, found = (gradients_of(one_episode(scorer, theta, drawn, "maml")) for scorer in (eager, fused))
     assert apart(found, expected) < 1e-4
 
 
@@ -135,7 +135,7 @@ class Saved:
 
 
 @pytest.mark.parametrize("method", ["maml", "abml"])
-def test_the_graph_is_freed_after_the_visit(
+def test_the_graph_is_freed_after_the_episode(
     make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, method: str
 ) -> None:
     scorer = make_scorer()
@@ -147,7 +147,7 @@ def test_the_graph_is_freed_after_the_visit(
         saved.append(weakref.ref(one := Saved(tensor.detach())))
         return one
 
-    rule.begin_visit(state, done=0.0)
+    rule.begin_episode(state, done=0.0)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one.tensor):
         for k in range(K):
             rule.inner_step(state, batch, torch.Generator().manual_seed(k), 1.0)
@@ -165,10 +165,10 @@ def test_no_step_before_the_meta_batch_is_whole(
     rule = make_rule(scorer, LearningConfig(method=method, meta_batch=3), 1)
     state = rule.init(make_theta(scorer))
     moved = []
-    for visit in range(6):
+    for episode in range(6):
         before = state.theta.clone()
-        rule.begin_visit(state, done=0.0)
-        rule.inner_step(state, scorer.batch(draw_examples(2, seed=visit)), torch.Generator(), 1.0)
+        rule.begin_episode(state, done=0.0)
+        rule.inner_step(state, scorer.batch(draw_examples(2, seed=episode)), torch.Generator(), 1.0)
         rule.outer_step(state, scorer.batch(draw_examples(2, seed=9)), torch.Generator(), 1.0)
         moved.append(not all(map(torch.equal, before.mean_tensors(), state.theta.mean_tensors())))
     assert moved == [False, False, True] * 2
@@ -176,7 +176,9 @@ def test_no_step_before_the_meta_batch_is_whole(
 
 @pytest.mark.parametrize("method", ["abmll", "structured-lora", "reptile"])
 def test_a_meta_batch_that_nothing_gathers_is_refused(make_scorer: MakeScorer, method: str) -> None:
-    with pytest.raises(ConfigError, match=f"meta_batch is 2, but {method} takes one visit at a time; use meta_batch 1"):
+    with pytest.raises(
+        ConfigError, match=f"meta_batch is 2, but {method} takes one episode at a time; use meta_batch 1"
+    ):
         make_rule(make_scorer(), LearningConfig(method=method, meta_batch=2), 1)
 
 

@@ -1,4 +1,4 @@
-"""Reptile, FOMAML and MAML on a two-layer network against the same visits written out in plain torch, in float64.
+"""Reptile, FOMAML and MAML on a two-layer network against the same episodes written out in plain torch, in float64.
 
 The oracle holds theta as one flat vector. MAML's gradient is the textbook's product of dense matrices,
 (I - alpha H_0) ... (I - alpha H_K-1) g, with g the query's gradient at phi_K and H_k the Hessian of inner loss k.
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import hessian
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig
+from abmll.language.adapter import Adapter
 from abmll.methods import State, make_rule
 from abmll.posterior import Factors
 
@@ -39,10 +39,10 @@ def base_weights() -> list[Tensor]:
     return [normal(d_out, d_in, seed=10 + d_in) for d_in, d_out in pairwise(SIZES)]
 
 
-def data_of(visit: int) -> list[Data]:
+def data_of(episode: int) -> list[Data]:
     """K support batches and a query batch of one task."""
     return [
-        (normal(6, SIZES[0], seed=1000 * visit + k), normal(6, SIZES[-1], seed=1000 * visit + 100 + k))
+        (normal(6, SIZES[0], seed=1000 * episode + k), normal(6, SIZES[-1], seed=1000 * episode + 100 + k))
         for k in range(K + 1)
     ]
 
@@ -108,20 +108,20 @@ def theta(scorer: Any) -> Adapter:
 
 @pytest.fixture
 def run(scorer: Any, theta: Adapter, toy_batch: Any) -> Callable[..., State]:
-    """The state after some visits of a method."""
+    """The state after some episodes of a method."""
 
-    def visits(method: str, count: int, **settings: Any) -> State:
+    def episodes(method: str, count: int, **settings: Any) -> State:
         rule = make_rule(scorer, LearningConfig(**{"method": method, **SETTINGS, **settings}), 1)
         state = rule.init(theta)
-        for visit in range(count):
-            batches = [toy_batch(x[None], y[None]) for x, y in data_of(visit)]
-            rule.begin_visit(state, done=visit / count)
+        for episode in range(count):
+            batches = [toy_batch(x[None], y[None]) for x, y in data_of(episode)]
+            rule.begin_episode(state, done=episode / count)
             for k in range(K):
                 rule.inner_step(state, batches[k], torch.Generator(), 1.0)
             rule.outer_step(state, batches[K], torch.Generator(), 1.0)
         return state
 
-    return visits
+    return episodes
 
 
 def adamw(flat: Tensor, rate: float) -> torch.optim.AdamW:
@@ -134,11 +134,11 @@ def test_reptile(run: Callable[..., State], theta: Adapter, moments: str) -> Non
     start = flat_of(theta)
     phi = start.clone().requires_grad_()
     optimizer = adamw(phi, SETTINGS["learning_rate"])
-    for visit, epsilon in enumerate((0.5, 0.375, 0.25, 0.125)):
+    for episode, epsilon in enumerate((0.5, 0.375, 0.25, 0.125)):
         phi.data.copy_(start)
         if moments == "reset":
             optimizer = adamw(phi, SETTINGS["learning_rate"])
-        for support in data_of(visit)[:-1]:
+        for support in data_of(episode)[:-1]:
             phi.grad = gradient(phi, support)
             optimizer.step()
         start = start + epsilon * (phi.detach() - start)
@@ -155,8 +155,8 @@ def test_maml(run: Callable[..., State], theta: Adapter, method: str, meta_batch
     optimizer = adamw(start, SETTINGS["outer_learning_rate"])
     for first in range(0, 4, meta_batch):
         found = [
-            maml_gradient(start.detach(), data_of(visit), method == "maml")
-            for visit in range(first, first + meta_batch)
+            maml_gradient(start.detach(), data_of(episode), method == "maml")
+            for episode in range(first, first + meta_batch)
         ]
         start.grad = torch.stack(found).mean(0)
         optimizer.step()

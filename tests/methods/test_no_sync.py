@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig
+from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import make_rule
@@ -83,7 +83,7 @@ def test_steps_wait_for_nothing(
     learning: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in ("numerics", "tiled"):
+    for module in ("numerics", "any_rank"):
         monkeypatch.setattr(f"abmll.posterior.{module}.on_host", lambda tensor: False)
     scorer = make_scorer(**adapter)
     rule = make_rule(scorer, LearningConfig(method=method, **learning), 2)
@@ -91,6 +91,6 @@ def test_steps_wait_for_nothing(
     batch, generator = scorer.batch(draw_examples(3)), torch.Generator().manual_seed(0)
     with _NoReadingOps(), _NoReadingCalls():
         for _ in range(2):
-            rule.begin_visit(state, done=0.0)
+            rule.begin_episode(state, done=0.0)
             rule.inner_step(state, batch, generator, 1.0)
             rule.outer_step(state, batch, generator, 1.0)

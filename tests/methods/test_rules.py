@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig
 from abmll.common.errors import CheckpointError, ConfigError, TrainingError
+from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import REGISTRY, Loss, State, find_rule, make_rule, read_steps
@@ -60,14 +60,14 @@ def test_adapting_leaves_theta_alone(
 
 
 @pytest.mark.parametrize("method", [name for name, rule in REGISTRY.items() if rule.is_trained])
-def test_a_visit_teaches_theta_and_leaves_no_graph(
+def test_a_episode_teaches_theta_and_leaves_no_graph(
     make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, method: str
 ) -> None:
     scorer = make_scorer(space=REGISTRY[method].space or "weight")
     rule = make_rule(scorer, LearningConfig(method=method), 1)
     start = make_theta(scorer)
     before, state = values(start), rule.init(start)
-    rule.begin_visit(state, done=0.0)
+    rule.begin_episode(state, done=0.0)
     steps = {
         f"step {k}": rule.inner_step(state, scorer.batch(draw_examples(2, seed=k)), generator(k), 1.0) for k in (1, 2)
     }
@@ -85,25 +85,25 @@ def test_a_visit_teaches_theta_and_leaves_no_graph(
 def test_a_rule_goes_on_from_its_theta_and_moments(
     make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, method: str
 ) -> None:
-    """Between visits nothing else may be needed: it is all that a checkpoint holds."""
+    """Between episodes nothing else may be needed: it is all that a checkpoint holds."""
     scorer = make_scorer(space=REGISTRY[method].space or "weight")
     rule = make_rule(scorer, LearningConfig(method=method), 1)
 
-    def visit(state: State, number: int) -> None:
-        rule.begin_visit(state, done=number / 3)
+    def episode(state: State, number: int) -> None:
+        rule.begin_episode(state, done=number / 3)
         for step in range(3):
             act = rule.outer_step if step == 2 else rule.inner_step
             act(state, scorer.batch(draw_examples(2, seed=3 * number + step)), generator(step), 1.0)
 
     whole = rule.init(make_theta(scorer))
-    visit(whole, 0)
+    episode(whole, 0)
     again = rule.init(whole.theta)
     for mine, theirs in ((again.inner, whole.inner), (again.outer, whole.outer)):
         if mine is not None and theirs is not None:
             mine.load_tensors(theirs.tensors(), "here")
     for state in (whole, again):
-        visit(state, 1)
-        visit(state, 2)
+        episode(state, 1)
+        episode(state, 2)
     assert same(values(whole.theta), values(again.theta))
 
 
@@ -117,7 +117,7 @@ def test_inner_steps_move_phi_alone_and_the_outer_step_theta_alone(
     state = rule.init(make_theta(scorer))
     batch = scorer.batch(draw_examples(2))
     theta, phi = values(state.theta), values(state.phi)
-    rule.begin_visit(state, done=0.0)
+    rule.begin_episode(state, done=0.0)
     rule.inner_step(state, batch, generator(), 1.0)
     assert same(values(state.theta), theta)
     assert not same(values(state.phi), phi)
@@ -136,7 +136,7 @@ def test_in_weight_space_theta_learns_of_the_batch_through_phi_alone(
     for seed in (1, 2):
         rule = make_rule(scorer, LearningConfig(outer_gradient=outer_gradient), 1)  # pyright: ignore[reportArgumentType]
         state = rule.init(make_theta(scorer))
-        rule.begin_visit(state, done=0.0)
+        rule.begin_episode(state, done=0.0)
         rule.inner_step(state, scorer.batch(draw_examples(2)), generator(), 1.0)
         loss = rule.outer_step(state, scorer.batch(draw_examples(3, seed=seed)), generator(), 1.0)
         assert loss is not None
@@ -161,7 +161,7 @@ def test_moments_persist_or_are_reset(
     rule = make_rule(scorer, LearningConfig(method=method, moments=moments), 1)  # pyright: ignore[reportArgumentType]
     state = rule.init(scorer.new_adapter(0))
     for _ in range(2):
-        rule.begin_visit(state, done=0.0)
+        rule.begin_episode(state, done=0.0)
         rule.inner_step(state, scorer.batch(draw_examples(2)), generator(), 1.0)
     assert state.inner is not None
     assert {float(value) for name, value in state.inner.tensors().items() if name.endswith(".step")} == {steps}

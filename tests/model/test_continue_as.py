@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from abmll import AbmllModel, TaskPosterior
-from abmll.model.averaging import average_update
 from abmll.common.config import ContinuedConfig, LearningConfig
 from abmll.common.errors import CheckpointError, ConfigError
+from abmll.model.averaging import average_update
 from abmll.model.prediction import Prediction, entropy
 from abmll.tasks import Task
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from abmll import AbmllModel
-from abmll.language.adapter import Adapter
 from abmll.common.errors import AbmllError, ConfigError
-from abmll.model.interchange import export_merged, export_peft, plain_state
-from abmll.language.wiring import AdaptedLinear, Wiring
+from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
+from abmll.language.lower_blocks import SkippableBlock
 from abmll.language.scorer import OptionScorer
-from abmll.language.lower_blocks import TrunkBlock
+from abmll.language.wiring import AdaptedLinear, Wiring
+from abmll.model.interchange import export_merged, export_peft, plain_state
 from abmll.posterior import WeightSpace
 
 # PEFT 0.21 asks transformers 5.23 for an attribute under its old name; any other warning is an error.
@@ -252,7 +252,7 @@ def test_names_lose_the_steps_through_wrappers_and_no_others() -> None:
 
     plain, wrapped = build(), build()
     wrapped.load_state_dict(plain.state_dict())
-    wrapped.base.block[0] = TrunkBlock(wrapped.base.block[0])
+    wrapped.base.block[0] = SkippableBlock(wrapped.base.block[0])
     layers = wrapped.base.block[1]
     layers["base"] = AdaptedLinear(layers["base"], "base.block.1.base", Wiring(WeightSpace(1.0)))
     assert "base.block.0.block.0.weight" in wrapped.state_dict()

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 from abmll import AbmllModel, MetaTrainer, TaskPosterior, TrainConfig
 from abmll.common.config import AdapterConfig, LearningConfig, ModelConfig, PromptConfig
 from abmll.common.errors import CheckpointError, ConfigError, DataError, TrainingError
+from abmll.language.activation_cache import ActivationCache
 from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
-from abmll.language.activation_cache import TrunkCache
 from abmll.model.prediction import Prediction
 from abmll.tasks import Example, Task
 
@@ -54,20 +54,20 @@ def test_adapting_is_a_pure_function_of_its_seed(tiny_model: AbmllModel, toy_tas
     assert not all(torch.equal(one, other) for one, other in zip(phi(1), phi(2), strict=True))
 
 
-def test_examples_that_are_met_again_are_read_by_the_trunk_once(
+def test_examples_that_are_met_again_are_read_by_the_lower_blocks_once(
     tiny_model: AbmllModel, toy_tasks: list[Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    rows = tiny_model.scorer._trunk_rows
-    monkeypatch.setattr(tiny_model.scorer, "_trunk_rows", lambda missing: read.append(len(missing)) or rows(missing))
+    rows = tiny_model.scorer._lower_rows
+    monkeypatch.setattr(tiny_model.scorer, "_lower_rows", lambda missing: read.append(len(missing)) or rows(missing))
     tiny_model.adapt(toy_tasks[0].train[:5], steps=2, batch_size=2)
     assert sum(read) == 0
     tiny_model.continue_as("abmll-mixture", ensemble_size=3).adapt(toy_tasks[0].train[:5], steps=4, batch_size=2)
     assert sum(read) == 5
 
 
-def test_a_trunk_cache_changes_nothing_but_rounding(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
-    cache = TrunkCache(10**8)
+def test_a_activation_cache_changes_nothing_but_rounding(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
+    cache = ActivationCache(10**8)
     examples = toy_tasks[0].train[:5]
     without = tiny_model.adapt(examples, steps=3, batch_size=2)  # too few are met again for a cache of its own
     for kept in (0, 5):
@@ -167,7 +167,7 @@ def test_each_adapted_task_costs_one_adapter(tiny_model: AbmllModel, toy_tasks: 
         for count in range(1, 6):
             posteriors.append(tiny_model.adapt(examples, task_name=str(count), steps=2))
             posteriors[-1].predict(examples, samples=2)
-            answers = posteriors[-1].on_the_way
+            answers = posteriors[-1].prequential
             evidence = [answers.log_probs, answers.answers]  # a number an option and one an example
             more = len(adapter_tensors) + len(evidence), adapter_bytes + sum(tensor.nbytes for tensor in evidence)
             del answers, evidence

@@ -10,16 +10,16 @@ import torch
 from abmll import AbmllModel, TaskPosterior
 from abmll.common.config import LearningConfig, PredictConfig
 from abmll.common.errors import ConfigError
-from abmll.posterior.calibration import ReadoutPrior
 from abmll.model.prediction import Prediction, entropy, predict, predict_each
+from abmll.posterior.calibration import CalibrationPrior
 from abmll.tasks import Task
 
-PRIOR = ReadoutPrior(0.4, 0.5, 0.6)
+PRIOR = CalibrationPrior(0.4, 0.5, 0.6)
 
 
 @pytest.fixture
 def trained(tiny_model: AbmllModel) -> AbmllModel:
-    """What a run of ABMLL leaves: B away from zero, a sigma that matters, a readout."""
+    """What a run of ABMLL leaves: B away from zero, a sigma that matters, a calibration."""
     theta = tiny_model.theta.clone()
     generator = torch.Generator().manual_seed(3)
     for stack in theta.stacks.values():
@@ -36,10 +36,10 @@ def posterior(trained: AbmllModel, toy_tasks: list[Task]) -> TaskPosterior:
     return model.adapt(toy_tasks[0].train[:6], task_name="toy", steps=3, batch_size=2, seed=5)
 
 
-def test_theta_and_readout_are_the_run_s_own(trained: AbmllModel) -> None:
+def test_theta_and_calibration_are_the_run_s_own(trained: AbmllModel) -> None:
     model = trained.continue_as("abmll-mixture")
     assert model.scorer is trained.scorer
-    assert model.readout == PRIOR
+    assert model.calibration_prior == PRIOR
     for (_, one), (_, other) in zip(model.theta.named_tensors(), trained.theta.named_tensors(), strict=True):
         assert torch.equal(one, other)
 
@@ -53,16 +53,19 @@ def test_the_first_component_is_abmll_s_posterior_and_the_others_have_other_orde
         assert torch.equal(one, other)
     tensors = [member.mean_tensors()[0] for member in posterior.members]
     assert not any(torch.equal(tensors[one], tensors[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
-    assert posterior.readout is not None
-    assert alone.readout is not None
-    assert torch.equal(posterior.readout.readout.mean, alone.readout.readout.mean)
+    assert posterior.calibration is not None
+    assert alone.calibration is not None
+    assert torch.equal(posterior.calibration.calibration.mean, alone.calibration.calibration.mean)
 
 
 def test_its_probabilities_are_the_average_over_components_that_differ(
     posterior: TaskPosterior, toy_tasks: list[Task]
 ) -> None:
     """Sampled by hand, one component after the other; no component and no mean alone would do."""
-    questions, how = toy_tasks[0].test[:6], PredictConfig(num_samples=400, prediction_noise="shared", readout=False)
+    questions, how = (
+        toy_tasks[0].test[:6],
+        PredictConfig(num_samples=400, prediction_noise="shared", use_calibration=False),
+    )
     encoded = posterior.scorer.encode(questions, "toy")
     each = [predict(posterior.scorer, phi, encoded, how, seed=seed) for seed, phi in enumerate(posterior.members)]
     expected = torch.stack([one.probs for one in each]).mean(0)

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from abmll import AbmllModel
-from abmll.language.adapter import Adapter
 from abmll.common.config import PredictConfig, PromptConfig
 from abmll.common.errors import DataError
+from abmll.language.activation_cache import ActivationCache
+from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import Pass
-from abmll.language.activation_cache import TrunkCache
-from abmll.posterior import Noise
 from abmll.model.prediction import entropy, predict, predict_each
+from abmll.posterior import Noise
 from abmll.tasks.order import sample_seed
 
 PROMPT = PromptConfig(instruction=False, list_options=False, length_normalize=False)
@@ -102,7 +102,7 @@ def draw(
 ) -> Tensor:
     """(S, C): the samples over which ``predict`` averages for a single example."""
     scorer = model.scorer
-    batch = scorer.with_trunk(scorer.batch([example]))
+    batch = scorer.with_lower(scorer.batch([example]))
     rows = []
     for number in range(samples):
         generator = torch.Generator().manual_seed(sample_seed(seed, "prediction", number))
@@ -112,7 +112,7 @@ def draw(
 
 
 @pytest.mark.parametrize("how", [sampled(0), sampled(3), PredictConfig(predictive="linearized")])
-def test_several_adapters_answer_as_each_of_them_alone_over_one_trunk(
+def test_several_adapters_answer_as_each_of_them_alone_over_one_lower_blocks(
     how: PredictConfig, model: AbmllModel, examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = model.theta.clone()
@@ -121,8 +121,10 @@ def test_several_adapters_answer_as_each_of_them_alone_over_one_trunk(
     members = [(model.theta, 3), (other, 4), (None, 0)]
     alone = [predict(model.scorer, phi, examples, how, seed=seed) for phi, seed in members]
     computed: list[int] = []
-    trunk = model.scorer.trunk_output
-    monkeypatch.setattr(model.scorer, "trunk_output", lambda batch: computed.append(len(batch.answers)) or trunk(batch))
+    lower_blocks = model.scorer.lower_output
+    monkeypatch.setattr(
+        model.scorer, "lower_output", lambda batch: computed.append(len(batch.answers)) or lower_blocks(batch)
+    )
     together = predict_each(model.scorer, members, examples, how)
     assert sum(computed) == len(examples)
     for one, own in zip(together, alone, strict=True):
@@ -169,7 +171,7 @@ def test_the_seed_decides_and_nothing_else_does(model: AbmllModel, examples: lis
     torch.manual_seed(99)
     assert torch.equal(probs(1), first)
     assert (probs(2) - first).abs().max() > 1e-3
-    cache = TrunkCache(10**8)
+    cache = ActivationCache(10**8)
     torch.testing.assert_close(probs(1, cache=cache), first, rtol=0, atol=1e-5)
     torch.testing.assert_close(probs(1, cache=cache), first, rtol=0, atol=1e-5)
 

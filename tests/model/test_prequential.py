@@ -1,4 +1,4 @@
-"""The readout of a task: its evidence is what was answered before it was learned; it goes wherever theta and phi go."""
+"""The calibration of a task: its evidence is what was answered before it was learned; it goes wherever theta and phi go."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,15 +14,15 @@ from abmll import AbmllModel, MetaTrainer, TaskPosterior, TrainConfig
 from abmll.common.config import EvaluateConfig, LearningConfig, PredictConfig, PromptConfig
 from abmll.common.errors import CheckpointError
 from abmll.methods import find_rule, make_rule
-from abmll.posterior.calibration import Evidence, ReadoutPrior, before_examples, infer
-from abmll.model.prequential import LEAST, TaskReadout, evidence, infer_readout, label_index, labels_of
+from abmll.model.prequential import LEAST, TaskCalibration, evidence, infer_calibration, label_index, labels_of
+from abmll.posterior.calibration import CalibrationPrior, Evidence, before_examples, infer
 from abmll.tasks import Example, Task
 from abmll.tasks.order import adaptation_batches, sample_seed
-from abmll.training.empirical_bayes import learn_readout
+from abmll.training.empirical_bayes import learn_calibration_prior
 
 SHORT = PromptConfig(instruction=False, list_options=False, answer="text")
-PRIOR = ReadoutPrior(0.4, 0.5, 0.6)
-PLAIN = PredictConfig(num_samples=2, readout=False)
+PRIOR = CalibrationPrior(0.4, 0.5, 0.6)
+PLAIN = PredictConfig(num_samples=2, use_calibration=False)
 READ = PredictConfig(num_samples=2)
 
 
@@ -71,7 +71,7 @@ def test_what_was_answered_before_each_step_is_the_evidence(tiny_model: AbmllMod
     """Against the rule's own steps, each preceded by a look at what it would answer."""
     toy_task = toy_tasks[0]
     model, support = tiny_model, list(toy_task.train)[:6]
-    model.readout = PRIOR
+    model.calibration_prior = PRIOR
     posterior = model.adapt(support, task_name=toy_task.name, steps=3, batch_size=2, seed=4)
     rule = make_rule(model.scorer, model.learning, 1)
     state, given = rule.init(model.theta), []
@@ -84,10 +84,10 @@ def test_what_was_answered_before_each_step_is_the_evidence(tiny_model: AbmllMod
         torch.testing.assert_close(loss.options.exp().sum(-1), torch.ones(2))
         given.append((chosen, loss.options))
         rule.inner_step(state, batch, generators[1], 1.0)
-    wanted = infer_readout(PRIOR, support, evidence(support, given))
-    assert posterior.readout is not None
-    assert posterior.readout.labels == wanted.labels == toy_task.train[0].options
-    torch.testing.assert_close(posterior.readout.readout.points, wanted.readout.points)
+    wanted = infer_calibration(PRIOR, support, evidence(support, given))
+    assert posterior.calibration is not None
+    assert posterior.calibration.labels == wanted.labels == toy_task.train[0].options
+    torch.testing.assert_close(posterior.calibration.calibration.points, wanted.calibration.points)
 
 
 def test_a_prediction_is_read_unless_it_is_not_to_be(
@@ -95,8 +95,8 @@ def test_a_prediction_is_read_unless_it_is_not_to_be(
 ) -> None:
     model, support, asked = tiny_model, list(toy_tasks[0].train)[:6], list(toy_tasks[0].test)
     bare = model.adapt(support, steps=2, seed=1)
-    assert bare.readout is None
-    model.readout = PRIOR
+    assert bare.calibration is None
+    model.calibration_prior = PRIOR
     posterior = model.adapt(support, steps=2, seed=1)
     plain = posterior.predict(asked, PLAIN)
     assert torch.equal(plain.probs, bare.predict(asked, READ).probs)
@@ -114,35 +114,35 @@ def test_held_out_examples_of_other_options_take_the_labels_away(tiny_model: Abm
     """Half of a task's examples have a third option; the other half has not, and may be all that is adapted to."""
     wider = [replace(one, options=(*one.options, "maybe")) for one in toy_tasks[0].train]
     task = replace(toy_tasks[0], examples=tuple(wider[:3] + list(toy_tasks[0].train[3:])))
-    found = [learn_readout(tiny_model, [task], num_tasks=1, num_examples=3, seed=seed) for seed in range(4)]
+    found = [learn_calibration_prior(tiny_model, [task], num_tasks=1, num_examples=3, seed=seed) for seed in range(4)]
     assert all(math.isfinite(one.mean) for one in found)
 
 
 def test_theta_alone_answers_with_the_prior(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
     model = tiny_model
-    model.readout = PRIOR
+    model.calibration_prior = PRIOR
     posterior = model.theta_as_posterior(toy_tasks[0].name)
-    assert posterior.readout is not None
-    assert torch.equal(posterior.readout.readout.points, before_examples(PRIOR).points)
-    assert posterior.readout.labels == ()
+    assert posterior.calibration is not None
+    assert torch.equal(posterior.calibration.calibration.points, before_examples(PRIOR).points)
+    assert posterior.calibration.labels == ()
 
 
 def test_rules_that_take_no_step_keep_the_prior(toy_tasks: list[Task]) -> None:
     support = list(toy_tasks[0].train)[:4]
-    found = infer_readout(PRIOR, support, evidence(support, []))
+    found = infer_calibration(PRIOR, support, evidence(support, []))
     labelled = infer(PRIOR, evidence(support, []))
     assert found.labels == toy_tasks[0].train[0].options
-    assert torch.equal(found.readout.points, labelled.points)
+    assert torch.equal(found.calibration.points, labelled.points)
     document = found.document()
-    assert TaskReadout.of(document, Path("p")).document() == document
+    assert TaskCalibration.of(document, Path("p")).document() == document
     for damaged in ({"labels": ["yes"]}, {"points": [0.0]}, {"points": [[-1.0, 0.0, 0.0]]}, {"points": "x"}):
-        with pytest.raises(CheckpointError, match="p: its readout cannot be used"):
-            TaskReadout.of(document | damaged, Path("p"))
-    with pytest.raises(CheckpointError, match="p: its readout cannot be used"):
-        TaskReadout.of({}, Path("p"))
+        with pytest.raises(CheckpointError, match="p: its calibration cannot be used"):
+            TaskCalibration.of(document | damaged, Path("p"))
+    with pytest.raises(CheckpointError, match="p: its calibration cannot be used"):
+        TaskCalibration.of({}, Path("p"))
 
 
-def test_theta_s_readout_is_learned_from_held_out_examples(
+def test_theta_s_calibration_is_learned_from_held_out_examples(
     tiny_model: AbmllModel, toy_tasks: list[Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
@@ -153,10 +153,12 @@ def test_theta_s_readout_is_learned_from_held_out_examples(
         return adapt(examples, **more)
 
     monkeypatch.setattr(tiny_model, "adapt", spy)
-    learn = partial(learn_readout, tiny_model, toy_tasks, num_tasks=2, num_examples=3, how=EvaluateConfig(steps=1))
+    learn = partial(
+        learn_calibration_prior, tiny_model, toy_tasks, num_tasks=2, num_examples=3, how=EvaluateConfig(steps=1)
+    )
     found = learn(seed=1)
     assert seen == [(3, 1), (3, 1)]
-    assert found != ReadoutPrior()
+    assert found != CalibrationPrior()
     assert learn(seed=1) == found
     assert learn(seed=2) != found
 
@@ -166,43 +168,43 @@ def run(model: AbmllModel, tasks: list[Task], folder: Path, **more: Any) -> Meta
     return MetaTrainer(model, tasks, TrainConfig(output_dir=str(folder), **settings))
 
 
-def test_a_run_leaves_its_readout_at_its_end(tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> None:
-    trainer = run(tiny_model, toy_tasks, tmp_path / "run", save_steps=1, readout_examples=3, readout_tasks=2)
+def test_a_run_leaves_its_calibration_at_its_end(tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> None:
+    trainer = run(tiny_model, toy_tasks, tmp_path / "run", save_steps=1, calibration_examples=3, calibration_tasks=2)
     trainer.train()
-    assert trainer.model.readout is not None
-    assert AbmllModel.from_pretrained(tmp_path / "run").readout == trainer.model.readout
-    visits, whole = trainer.folder.cost(1), trainer.folder.cost()
-    assert (visits["steps"], whole["steps"]) == (3, 2 * 3 + 2 * 10)
+    assert trainer.model.calibration_prior is not None
+    assert AbmllModel.from_pretrained(tmp_path / "run").calibration_prior == trainer.model.calibration_prior
+    episodes, whole = trainer.folder.cost(1), trainer.folder.cost()
+    assert (episodes["steps"], whole["steps"]) == (3, 2 * 3 + 2 * 10)
     assert whole["forward_passes"] > 2 * 2 + 20
-    again = run(tiny_model, toy_tasks, tmp_path / "again", readout_examples=3, readout_tasks=2)
+    again = run(tiny_model, toy_tasks, tmp_path / "again", calibration_examples=3, calibration_tasks=2)
     again.train()
-    assert again.model.readout == trainer.model.readout
+    assert again.model.calibration_prior == trainer.model.calibration_prior
 
 
 def test_a_finished_run_is_handed_over_once_more(
     make_model: Callable[[], AbmllModel], toy_tasks: list[Task], tmp_path: Path
 ) -> None:
-    settings: dict[str, Any] = {"readout_examples": 3, "readout_tasks": 2}
+    settings: dict[str, Any] = {"calibration_examples": 3, "calibration_tasks": 2}
     first = run(make_model(), toy_tasks, tmp_path / "run", **settings)
     first.train()
-    kept = (tmp_path / "run" / "readout.json").read_bytes()
+    kept = (tmp_path / "run" / "calibration.json").read_bytes()
     again = run(make_model(), toy_tasks, tmp_path / "run", **settings)
     again.train(resume=True)
-    assert (again.model.readout, again.model.num_tasks) == (first.model.readout, 3)
+    assert (again.model.calibration_prior, again.model.num_tasks) == (first.model.calibration_prior, 3)
     for (_, one), (_, other) in zip(first.model.theta.named_tensors(), again.model.theta.named_tensors(), strict=True):
         assert torch.equal(one, other)
-    assert (tmp_path / "run" / "readout.json").read_bytes() == kept  # not learned again
-    other = run(make_model(), toy_tasks, tmp_path / "run", **settings | {"readout_examples": 4})
+    assert (tmp_path / "run" / "calibration.json").read_bytes() == kept  # not learned again
+    other = run(make_model(), toy_tasks, tmp_path / "run", **settings | {"calibration_examples": 4})
     other.train(resume=True)
-    assert other.model.readout != first.model.readout
-    (tmp_path / "run" / "readout.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"readout.json: cannot be used .*--resume makes it again"):
+    assert other.model.calibration_prior != first.model.calibration_prior
+    (tmp_path / "run" / "calibration.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"calibration.json: cannot be used .*--resume makes it again"):
         AbmllModel.from_pretrained(tmp_path / "run")
 
 
-def test_going_on_as_its_own_method_keeps_the_readout(tiny_model: AbmllModel) -> None:
-    tiny_model.readout = PRIOR
-    assert tiny_model.continue_as("abmll").readout == PRIOR
+def test_going_on_as_its_own_method_keeps_the_calibration(tiny_model: AbmllModel) -> None:
+    tiny_model.calibration_prior = PRIOR
+    assert tiny_model.continue_as("abmll").calibration_prior == PRIOR
 
 
 METHODS = ("structured-lora", "maml", "abml", "reptile", "abmll-icl", "abmll-mixture", "ensemble", "laplace", "blob")
@@ -223,22 +225,22 @@ def test_every_rule_that_takes_steps_is_heard_once_per_example(
 
     monkeypatch.setattr("abmll.model.meta_learner.evidence", spy)
     model, support = make_model(), list(toy_tasks[0].train)[:6]
-    if (other := find_rule(method).continues) is not None:
+    if (other := find_rule(method).base_method) is not None:
         model.learned(model.theta, LearningConfig(method=other), 1)
         model = model.continue_as(method)
     else:
         model.learned(model.theta, LearningConfig(method=method, num_demonstrations=1), 1)
-    model.readout = PRIOR
+    model.calibration_prior = PRIOR
     model.adapt(support, steps=3, batch_size=2, seed=4)
     assert [list(asked) for asked, _ in heard] == [list(one) for one in adaptation_batches(4, 6, 2, 3)]
     assert all(logs.shape == (2, 2) for _, logs in heard)
 
 
-@pytest.mark.parametrize("settings", [{"readout_tasks": 0}, {"method": "structured-lora"}])
-def test_a_run_without_a_readout_has_none(
+@pytest.mark.parametrize("settings", [{"calibration_tasks": 0}, {"method": "structured-lora"}])
+def test_a_run_without_a_calibration_has_none(
     tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     trainer = run(tiny_model, toy_tasks, tmp_path / "run", **settings)
     trainer.train()
-    assert trainer.model.readout is None
-    assert AbmllModel.from_pretrained(tmp_path / "run").readout is None
+    assert trainer.model.calibration_prior is None
+    assert AbmllModel.from_pretrained(tmp_path / "run").calibration_prior is None

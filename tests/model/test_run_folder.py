@@ -9,20 +9,20 @@ import yaml
 
 from abmll.common.config import TrainConfig
 from abmll.common.errors import AbmllError, CheckpointError, ConfigError
-from abmll.model.run_folder import METRICS, TIMING, RunFolder, refuse_other_run
 from abmll.common.settings import flatten
+from abmll.model.run_folder import METRICS, TIMING, RunFolder, refuse_other_run
 
 SETTINGS = flatten(TrainConfig())
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    """A run with three visits, two checkpoints, a report and an evaluation."""
+    """A run with three episodes, two checkpoints, a report and an evaluation."""
     run = RunFolder(tmp_path / "run")
     run.start(SETTINGS, overwrite=False)
-    for visit in (1, 2, 3):
-        run.append(METRICS, {"visit": visit})
-        run.append(TIMING, {"visit": visit})
+    for episode in (1, 2, 3):
+        run.append(METRICS, {"episode": episode})
+        run.append(TIMING, {"episode": episode})
     for name in (
         "checkpoint-1/state.json",
         "checkpoint-2/state.json",
@@ -81,24 +81,24 @@ def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
 
 def test_resuming_drops_later_lines_and_leftovers(folder: RunFolder) -> None:
     with (folder.path / METRICS).open("a") as file:
-        file.write('{"visit": 4, "nl')  # the process was killed while it wrote
+        file.write('{"episode": 4, "nl')  # the process was killed while it wrote
     leftover = folder.path / ".checkpoint-3.17-abc.tmp"
     leftover.mkdir()
     other = folder.path / ".mine.tmp"
     other.write_text("mine")
-    folder.resume(SETTINGS | {"max_steps": 7}, visit=2)
-    assert (folder.path / METRICS).read_text() == '{"visit": 1}\n{"visit": 2}\n'
-    assert (folder.path / TIMING).read_text() == '{"visit": 1}\n{"visit": 2}\n'
+    folder.resume(SETTINGS | {"max_steps": 7}, episode=2)
+    assert (folder.path / METRICS).read_text() == '{"episode": 1}\n{"episode": 2}\n'
+    assert (folder.path / TIMING).read_text() == '{"episode": 1}\n{"episode": 2}\n'
     assert not leftover.exists()
     assert other.exists()
     assert yaml.safe_load((folder.path / "config.yaml").read_text())["max_steps"] == 7
 
 
 def test_a_damaged_line_is_named(folder: RunFolder) -> None:
-    (folder.path / METRICS).write_text('{"visit": 1}\n{"visit\n{"visit": 3}\n')
+    (folder.path / METRICS).write_text('{"episode": 1}\n{"episode\n{"episode": 3}\n')
     before = (folder.path / TIMING).read_bytes()
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl:2: is not JSON; the file is damaged: delete that line"):
-        folder.resume(SETTINGS, visit=2)
+        folder.resume(SETTINGS, episode=2)
     assert (folder.path / TIMING).read_bytes() == before
 
 
@@ -118,7 +118,7 @@ def test_rows_are_json_without_nan(folder: RunFolder) -> None:
         {"seed": 1},
         {"inner_steps": 4},
         {"method": "structured-lora"},
-        {"trunk_cache_gb": 0.0},
+        {"activation_cache_gb": 0.0},
         {"lr_scheduler_type": "linear"},
         {"gamma": None},
     ],
@@ -136,9 +136,9 @@ def test_a_run_goes_on_as_it_began(change: dict[str, Any]) -> None:
         {"max_steps": 200},
         {"save_steps": 7, "save_total_limit": 9},
         {"output_dir": "elsewhere"},
-        {"trunk_cache_gb": 1.0},
-        {"trunk_cache_dir": "/somewhere", "trunk_cache_disk_gb": 3.0},
-        {"trunk_cache_dir": "/somewhere", "trunk_cache_gb": 0.0},
+        {"activation_cache_gb": 1.0},
+        {"activation_cache_dir": "/somewhere", "activation_cache_disk_gb": 3.0},
+        {"activation_cache_dir": "/somewhere", "activation_cache_gb": 0.0},
     ],
 )
 def test_how_long_and_where_may_change(change: dict[str, Any]) -> None:
@@ -147,11 +147,11 @@ def test_how_long_and_where_may_change(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("where", [None, "/somewhere"])
 def test_activations_kept_on_disk_alone_are_kept(where: str | None) -> None:
-    old = SETTINGS | {"trunk_cache_gb": 0.0, "trunk_cache_dir": where}
+    old = SETTINGS | {"activation_cache_gb": 0.0, "activation_cache_dir": where}
     refuse_other_run(old, old, Path("runs/x"))
     other = None if where else "/somewhere"
-    with pytest.raises(ConfigError, match=f"--resume with trunk_cache_dir = {other}, but the run has"):
-        refuse_other_run(old, old | {"trunk_cache_dir": other}, Path("runs/x"))
+    with pytest.raises(ConfigError, match=f"--resume with activation_cache_dir = {other}, but the run has"):
+        refuse_other_run(old, old | {"activation_cache_dir": other}, Path("runs/x"))
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])

@@ -11,7 +11,7 @@ from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.common.checkpoint import PREFIX
 from abmll.common.config import LearningConfig, PredictConfig, PromptConfig
 from abmll.methods import REGISTRY, find_rule
-from abmll.posterior.calibration import ReadoutPrior
+from abmll.posterior.calibration import CalibrationPrior
 from abmll.tasks import Task
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -44,7 +44,7 @@ def test_both_devices_learn_and_predict_the_same(
         posterior = model.adapt(toy_tasks[0].train[:6], steps=4, batch_size=2)
         assert all(one.device.type == device for one in posterior.phi.mean_tensors())
         mean = posterior.predict(toy_tasks[0].test[:8])
-        model.learned(model.theta, LearningConfig(), 3, ReadoutPrior(0.4, 0.5, 0.6))
+        model.learned(model.theta, LearningConfig(), 3, CalibrationPrior(0.4, 0.5, 0.6))
         linear = model.theta_as_posterior("toy").predict(toy_tasks[0].test[:8], PredictConfig(predictive="linearized"))
         found.append((mean.probs.cpu(), linear.probs.cpu(), linear.mutual_information.cpu()))
     for one, other in zip(*found, strict=True):
@@ -68,7 +68,7 @@ def test_every_method_trains_adapts_and_goes_on(
     """An interrupted run ends where one that was not interrupted does."""
     space = find_rule(method).space
     model = make(tiny_llama, "cuda", **({} if space is None else {"space": space}))
-    settings: dict[str, Any] = {"inner_steps": 2, "per_device_train_batch_size": 2, "readout_tasks": 2}
+    settings: dict[str, Any] = {"inner_steps": 2, "per_device_train_batch_size": 2, "calibration_tasks": 2}
     config = TrainConfig(method=method, output_dir=str(tmp_path), max_steps=4, save_steps=2, **settings)
     MetaTrainer(model, toy_tasks, config).train()
     whole = model.theta.state_dict()
@@ -80,12 +80,12 @@ def test_every_method_trains_adapts_and_goes_on(
     assert posterior.predict(toy_tasks[0].test[:8], samples=2).probs.isfinite().all()
 
 
-@pytest.mark.parametrize("method", [name for name, rule in REGISTRY.items() if rule.continues])
+@pytest.mark.parametrize("method", [name for name, rule in REGISTRY.items() if rule.base_method])
 def test_every_method_continues_a_run(tiny_llama: Path, toy_tasks: list[Task], method: str) -> None:
     if method == "laplace":
         pytest.importorskip("laplace")
     model = make(tiny_llama, "cuda")
-    other = find_rule(method).continues
+    other = find_rule(method).base_method
     assert other is not None
     model.learned(model.theta, LearningConfig(method=other), 3)
     posterior = model.continue_as(method).adapt(toy_tasks[0].train[:6], steps=2, batch_size=2)

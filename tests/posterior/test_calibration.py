@@ -1,4 +1,4 @@
-"""The readout against dense grids, importance sampling, Monte Carlo, and populations it was drawn from."""
+"""The calibration against dense grids, importance sampling, Monte Carlo, and populations it was drawn from."""
 
 import math
 
@@ -9,26 +9,26 @@ from torch import Tensor
 from abmll.posterior.calibration import (
     COUNT_BEFORE,
     UNKNOWN,
+    Calibration,
+    CalibrationPrior,
     Evidence,
-    Readout,
-    ReadoutPrior,
     before_examples,
     infer,
     learn_prior,
 )
 
-PRIOR = ReadoutPrior(mean=0.6, std=0.4, bias_std=0.8)
+PRIOR = CalibrationPrior(mean=0.6, std=0.4, bias_std=0.8)
 
 
 def world(count: int, slope: float, biases: list[float], seed: int = 0, labelled: bool = True) -> Evidence:
-    """Answers drawn as the model of the readout has it, of scores that are log-probabilities."""
+    """Answers drawn as the model of the calibration has it, of scores that are log-probabilities."""
     generator = torch.Generator().manual_seed(seed)
     logs = torch.log_softmax(2 * torch.randn(count, len(biases), generator=generator, dtype=torch.float64), -1)
     chance = torch.softmax(slope * logs + torch.tensor(biases, dtype=torch.float64), -1)
     return Evidence(logs, torch.multinomial(chance, 1, generator=generator)[:, 0], labelled)
 
 
-def draws_of_the_prior(prior: ReadoutPrior, num_biases: int, count: int) -> Tensor:
+def draws_of_the_prior(prior: CalibrationPrior, num_biases: int, count: int) -> Tensor:
     """(count, 1 + L): zero or from the Gaussian above zero, then the biases."""
     generator = torch.Generator().manual_seed(7)
     slopes = prior.mean + prior.std * torch.randn(4 * count, generator=generator, dtype=torch.float64)
@@ -38,7 +38,7 @@ def draws_of_the_prior(prior: ReadoutPrior, num_biases: int, count: int) -> Tens
     return torch.cat([slopes[:, None], biases], -1)
 
 
-def importance(prior: ReadoutPrior, evidence: Evidence, count: int = 60_000) -> tuple[Tensor, Tensor]:
+def importance(prior: CalibrationPrior, evidence: Evidence, count: int = 60_000) -> tuple[Tensor, Tensor]:
     """Draws of the prior, and what each weighs after the evidence."""
     draws = draws_of_the_prior(prior, evidence.num_biases, count)
     biases = draws[:, None, 1:] if evidence.is_labelled else 0.0
@@ -61,11 +61,11 @@ def test_the_posterior_against_importance_sampling(slope: float, labelled: bool)
 
 
 def test_much_evidence_finds_the_truth() -> None:
-    found = infer(ReadoutPrior(), world(20_000, 0.7, [0.6, -0.6]))
+    found = infer(CalibrationPrior(), world(20_000, 0.7, [0.6, -0.6]))
     assert found.inverse_temperature == pytest.approx(0.7, rel=0.05)
     assert float(found.mean[1] - found.mean[2]) == pytest.approx(1.2, abs=0.06)
     assert found.points[:, 0].var() < 1e-3
-    nothing = infer(ReadoutPrior(), world(20_000, 0.0, [0.6, -0.6]))
+    nothing = infer(CalibrationPrior(), world(20_000, 0.0, [0.6, -0.6]))
     assert nothing.inverse_temperature < 0.01
 
 
@@ -80,7 +80,7 @@ def test_without_evidence_the_prior_remains() -> None:
 
 def test_scores_that_speak_against_the_answers_say_nothing() -> None:
     logs = torch.log(torch.tensor([[0.95, 0.05]] * 40, dtype=torch.float64))
-    found = infer(ReadoutPrior(), Evidence(logs, torch.ones(40, dtype=torch.long), False))
+    found = infer(CalibrationPrior(), Evidence(logs, torch.ones(40, dtype=torch.long), False))
     assert float((found.points[:, 0] == 0).double().mean()) == 0.5
     assert 0 < found.inverse_temperature < 0.05
 
@@ -114,7 +114,7 @@ def test_probabilities_that_have_underflown_are_survived() -> None:
 def test_options_that_some_examples_lack_survive_answers_that_are_certain_and_wrong() -> None:
     logs = torch.tensor([[-150.0, 0.0, -torch.inf], [-150.0, 0.0, -1.0]] * 10, dtype=torch.float64)
     evidence = Evidence(logs, torch.zeros(20, dtype=torch.long), False)
-    found = infer(ReadoutPrior(), evidence)
+    found = infer(CalibrationPrior(), evidence)
     assert found.inverse_temperature < 0.1
     assert learn_prior([evidence]).mean < 1
 
@@ -122,20 +122,20 @@ def test_options_that_some_examples_lack_survive_answers_that_are_certain_and_wr
 def test_what_is_no_belief_is_refused() -> None:
     for points in (torch.zeros(2), torch.empty(0, 2), torch.tensor([[0.1, torch.nan]]), torch.tensor([[-0.1, 0.0]])):
         with pytest.raises(ValueError, match=r"points of shape|not finite, or its inverse temperature negative"):
-            Readout(points.double())
+            Calibration(points.double())
     for values in ((math.nan, 1.0, 1.0), (-0.1, 1.0, 1.0), (0.0, 0.0, 1.0), (0.0, 1.0, math.inf)):
         with pytest.raises(ValueError, match="is no prior"):
-            ReadoutPrior(*values)
+            CalibrationPrior(*values)
 
 
 def test_many_samples_of_the_weights_need_fewer_places() -> None:
-    readout = infer(PRIOR, world(10, 0.5, [0.7, 0.0, -0.7]))
+    calibration = infer(PRIOR, world(10, 0.5, [0.7, 0.0, -0.7]))
     probs = torch.tensor([[[0.7, 0.2, 0.1]]], dtype=torch.float64)
     label = torch.tensor([[0, 1, 2]])
-    assert len(readout.read(probs, label)) == 64
-    many = readout.read(probs.expand(1024, 1, 3), label)
+    assert len(calibration.read(probs, label)) == 64
+    many = calibration.read(probs.expand(1024, 1, 3), label)
     assert len(many) == 1024 * 16
-    torch.testing.assert_close(many.mean(0), readout.read(probs, label).mean(0), rtol=0, atol=0.02)
+    torch.testing.assert_close(many.mean(0), calibration.read(probs, label).mean(0), rtol=0, atol=0.02)
 
 
 def test_reading_is_the_average_over_the_posterior() -> None:
@@ -153,19 +153,19 @@ def test_reading_is_the_average_over_the_posterior() -> None:
 
 
 def test_at_the_mean_there_is_one_place() -> None:
-    readout = Readout(torch.tensor([[0.4, 0.1], [0.6, 0.5]]).double())
-    read = readout.read(torch.tensor([[[0.9, 0.1]]]), torch.tensor([[0, -1]]), at_mean=True)
+    calibration = Calibration(torch.tensor([[0.4, 0.1], [0.6, 0.5]]).double())
+    read = calibration.read(torch.tensor([[[0.9, 0.1]]]), torch.tensor([[0, -1]]), at_mean=True)
     scores = torch.tensor([math.log(0.9) / 2 + 0.3, math.log(0.1) / 2])
     torch.testing.assert_close(read, torch.softmax(scores, 0).double()[None, None], rtol=1e-5, atol=0)
 
 
 def test_a_certain_inverse_temperature_of_one_reads_what_is_there() -> None:
     probs = torch.tensor([[[0.7, 0.2, 0.1]]], dtype=torch.float64)
-    torch.testing.assert_close(Readout(torch.ones(1, 1).double()).read(probs)[0], probs[0])
+    torch.testing.assert_close(Calibration(torch.ones(1, 1).double()).read(probs)[0], probs[0])
 
 
 def test_a_prior_is_learned_from_what_was_drawn_from_it() -> None:
-    truth = ReadoutPrior(mean=0.6, std=0.4, bias_std=1.2)
+    truth = CalibrationPrior(mean=0.6, std=0.4, bias_std=1.2)
     generator = torch.Generator().manual_seed(3)
     draws = torch.randn(300, 4, generator=generator, dtype=torch.float64)
     tasks = [
@@ -192,14 +192,14 @@ def test_a_task_of_which_nothing_is_known_is_answered_with_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     logs = torch.log_softmax(3 * torch.randn(20, 4, generator=generator, dtype=torch.float64), -1)
     answers = torch.randint(4, (20,), generator=generator)
-    found = infer(ReadoutPrior(1.0, 0.3), Evidence(logs, answers, False))
+    found = infer(CalibrationPrior(1.0, 0.3), Evidence(logs, answers, False))
     assert float((found.points[:, 0] == 0).double().mean()) > 0.95
     read = found.read(logs.exp()[None]).mean(0)
     assert float(read.max()) < 0.3 < 0.9 < float(logs.exp().max())
 
 
 def test_few_tasks_leave_the_default_its_weight() -> None:
-    default = ReadoutPrior()
+    default = CalibrationPrior()
     assert learn_prior([]) == default
     one = learn_prior([world(2_000, 0.1, [0.0, 0.0], labelled=False)])
     assert one.mean == pytest.approx((COUNT_BEFORE + 0.1) / (COUNT_BEFORE + 1), rel=0.05)

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from abmll.posterior import Factors, Prior, WeightSpace
-from abmll.posterior.kl import rank_one_kl
 from abmll.posterior.any_rank import tiled_kl
+from abmll.posterior.kl import rank_one_kl
 from abmll.posterior.tiles import row_tiles
 
 SCALING = 2.0

@@ -7,33 +7,33 @@ import pytest
 
 from abmll.tasks.order import (
     adaptation_batches,
-    batches_of_visit,
+    batches_of_episode,
     permutation,
     sample_seed,
-    task_of_visit,
+    task_of_episode,
     union_batches,
 )
 
 
 def test_every_task_comes_once_an_epoch_in_changing_orders() -> None:
-    epochs = [[task_of_visit(3, visit, 7) for visit in range(7 * e, 7 * e + 7)] for e in range(20)]
+    epochs = [[task_of_episode(3, episode, 7) for episode in range(7 * e, 7 * e + 7)] for e in range(20)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len(set(map(tuple, epochs))) > 15
-    assert epochs[0] != [task_of_visit(4, visit, 7) for visit in range(7)]
+    assert epochs[0] != [task_of_episode(4, episode, 7) for episode in range(7)]
 
 
-def test_a_visit_repeats_no_example_before_all_have_come() -> None:
-    batches = batches_of_visit(0, 5, num_examples=10, batch_size=2, num_batches=5)
+def test_a_episode_repeats_no_example_before_all_have_come() -> None:
+    batches = batches_of_episode(0, 5, num_examples=10, batch_size=2, num_batches=5)
     assert [len(batch) for batch in batches] == [2] * 5
     assert sorted(chain(*batches)) == list(range(10))
-    longer = batches_of_visit(0, 5, num_examples=10, batch_size=4, num_batches=5)
+    longer = batches_of_episode(0, 5, num_examples=10, batch_size=4, num_batches=5)
     assert list(chain(*longer))[:10] == list(chain(*batches))
     assert Counter(chain(*longer)) == dict.fromkeys(range(10), 2)
-    assert batches != batches_of_visit(0, 6, num_examples=10, batch_size=2, num_batches=5)
+    assert batches != batches_of_episode(0, 6, num_examples=10, batch_size=2, num_batches=5)
 
 
 def test_fewer_examples_than_a_batch_holds_come_again() -> None:
-    assert Counter(chain(*batches_of_visit(0, 0, 2, batch_size=4, num_batches=2))) == {0: 4, 1: 4}
+    assert Counter(chain(*batches_of_episode(0, 0, 2, batch_size=4, num_batches=2))) == {0: 4, 1: 4}
 
 
 def test_adaptation_passes_over_the_examples() -> None:
@@ -45,15 +45,15 @@ def test_adaptation_passes_over_the_examples() -> None:
 
 def test_the_union_is_walked_through_once_an_epoch() -> None:
     sizes = [3, 0, 4, 5]
-    visits = [union_batches(0, visit, sizes, batch_size=2, num_batches=3) for visit in range(4)]
-    pairs = [pair for batches in visits for batch in batches for pair in batch]
+    episodes = [union_batches(0, episode, sizes, batch_size=2, num_batches=3) for episode in range(4)]
+    pairs = [pair for batches in episodes for batch in batches for pair in batch]
     everything = [(task, example) for task, size in enumerate(sizes) for example in range(size)]
     assert sorted(pairs[:12]) == sorted(pairs[12:]) == everything
     assert pairs[:12] != pairs[12:]
 
 
-def test_a_visit_of_the_union_may_span_more_than_an_epoch() -> None:
-    first, second = (union_batches(0, visit, [2, 1], batch_size=4, num_batches=1)[0] for visit in (0, 1))
+def test_a_episode_of_the_union_may_span_more_than_an_epoch() -> None:
+    first, second = (union_batches(0, episode, [2, 1], batch_size=4, num_batches=1)[0] for episode in (0, 1))
     assert sorted(first[:3]) == sorted(first[3:] + second[:2]) == [(0, 0), (0, 1), (1, 0)]
 
 
@@ -80,4 +80,4 @@ def test_permutations_are_uniform() -> None:
 @pytest.mark.parametrize("arguments", [(0, 0, 0, 2, 2), (0, 0, 5, 0, 2), (0, 0, 5, 2, 0)])
 def test_nothing_to_draw_from_is_a_mistake(arguments: tuple[int, int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
-        batches_of_visit(*arguments)
+        batches_of_episode(*arguments)

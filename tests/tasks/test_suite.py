@@ -10,9 +10,9 @@ import yaml
 
 from abmll.common.config import PromptConfig
 from abmll.common.errors import ConfigError, DataError
+from abmll.tasks.definition import read_suite
 from abmll.tasks.limit import limit_train
 from abmll.tasks.suite import load_suite, shipped_suites
-from abmll.tasks.definition import read_suite
 
 Write = Callable[..., Path]
 Question = Callable[..., dict[str, Any]]
@@ -144,7 +144,7 @@ def test_bigbench_must_have_been_fetched() -> None:
         load_suite("bigbench-demo")
 
 
-SHIPPED = Path(__file__).parents[2] / "src" / "abmll" / "suites"
+SHIPPED = Path(__file__).parents[2] / "src" / "abmll" / "tasks" / "suites"
 
 
 def lists_of(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a visit reads, and which tasks cannot be visited."""
+"""What an episode reads, and which tasks cannot be learned from."""
 
 from dataclasses import replace
 from functools import partial
@@ -11,52 +11,52 @@ import torch
 from abmll import AbmllModel
 from abmll.common.config import LearningConfig, PromptConfig
 from abmll.common.errors import DataError
+from abmll.language.activation_cache import ActivationCache
 from abmll.language.batch import Batch
 from abmll.language.encoded_store import kept
-from abmll.language.activation_cache import TrunkCache
 from abmll.tasks import Example, Task
-from abmll.training.episodes import Visits
+from abmll.training.episodes import Episodes
 
 CONFIG = LearningConfig(inner_steps=2, per_device_train_batch_size=3)
 
 
-def make(model: AbmllModel, tasks: list[Task], episodes: Any = "task", **settings: Any) -> Visits:
-    return Visits(model.scorer, tasks, replace(CONFIG, **settings), episodes)
+def make(model: AbmllModel, tasks: list[Task], draws_from: Any = "task", **settings: Any) -> Episodes:
+    return Episodes(model.scorer, tasks, replace(CONFIG, **settings), draws_from)
 
 
 def test_tasks_are_taken_by_name_whatever_their_order(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
     one, other = make(tiny_model, toy_tasks), make(tiny_model, toy_tasks[::-1])
     assert one.sha256() == other.sha256()
-    assert [one.name(visit) for visit in range(6)] == [other.name(visit) for visit in range(6)]
-    assert {one.name(visit) for visit in range(3)} == {"toy0", "toy1", "toy2"}
+    assert [one.name(episode) for episode in range(6)] == [other.name(episode) for episode in range(6)]
+    assert {one.name(episode) for episode in range(3)} == {"toy0", "toy1", "toy2"}
 
 
 def test_batches_are_the_drawn_examples_in_tokens(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
-    visits = make(tiny_model, toy_tasks)
-    drawn, batches = visits.examples_of(4), list(visits.batches(4))
+    episodes = make(tiny_model, toy_tasks)
+    drawn, batches = episodes.examples_of(4), list(episodes.batches(4))
     assert [len(batch.answers) for batch in batches] == [3, 3]
     for pairs, batch in zip(drawn, batches, strict=True):
-        examples = [visits.examples[task][index] for task, index in pairs]
-        wanted = tiny_model.scorer.batch(tiny_model.scorer.encode(examples, visits.name(4)))
+        examples = [episodes.examples[task][index] for task, index in pairs]
+        wanted = tiny_model.scorer.batch(tiny_model.scorer.encode(examples, episodes.name(4)))
         assert torch.equal(batch.input_ids, wanted.input_ids)
         assert torch.equal(batch.answers, wanted.answers)
     assert len({index for pairs in drawn for _, index in pairs}) == 6  # no example twice
 
 
-@pytest.mark.parametrize("episodes", ["task", "union"])
+@pytest.mark.parametrize("draws_from", ["task", "union"])
 def test_preparing_makes_the_tokens_of_what_is_drawn_and_of_nothing_else(
-    tiny_model: AbmllModel, toy_tasks: list[Task], episodes: str
+    tiny_model: AbmllModel, toy_tasks: list[Task], draws_from: str
 ) -> None:
-    visits, fresh = (make(tiny_model, toy_tasks, episodes, inner_steps=3) for _ in range(2))
+    episodes, fresh = (make(tiny_model, toy_tasks, draws_from, inner_steps=3) for _ in range(2))
     for count in (1, 5, 100):
-        visits.prepare(count)
-        drawn = {pair for visit in range(count) for pairs in visits.examples_of(visit) for pair in pairs}
-        assert {*visits.encoded} == drawn
+        episodes.prepare(count)
+        drawn = {pair for episode in range(count) for pairs in episodes.examples_of(episode) for pair in pairs}
+        assert {*episodes.encoded} == drawn
         for task, index in drawn:
-            example, name = visits.examples[task][index], visits.tasks[task].name
-            assert visits.encoded[task, index] == tiny_model.scorer.encoder.encode(example, name)
-    assert len(visits.encoded) == sum(len(task.train) for task in toy_tasks)  # a hundred visits read everything
-    for one, other in zip(visits.batches(3), fresh.batches(3), strict=True):  # prepared or not
+            example, name = episodes.examples[task][index], episodes.tasks[task].name
+            assert episodes.encoded[task, index] == tiny_model.scorer.encoder.encode(example, name)
+    assert len(episodes.encoded) == sum(len(task.train) for task in toy_tasks)  # a hundred episodes read everything
+    for one, other in zip(episodes.batches(3), fresh.batches(3), strict=True):  # prepared or not
         assert torch.equal(one.input_ids, other.input_ids)
 
 
@@ -96,36 +96,41 @@ def test_an_example_too_long_is_refused_with_its_file(tiny_model: AbmllModel, to
 
 
 def test_only_training_examples_are_drawn(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
-    for episodes in ("task", "union"):
-        visits = make(tiny_model, toy_tasks, episodes)
-        drawn = {visits.examples[t][i] for visit in range(40) for pairs in visits.examples_of(visit) for t, i in pairs}
+    for draws_from in ("task", "union"):
+        episodes = make(tiny_model, toy_tasks, draws_from)
+        drawn = {
+            episodes.examples[t][i]
+            for episode in range(40)
+            for pairs in episodes.examples_of(episode)
+            for t, i in pairs
+        }
         assert drawn <= {example for task in toy_tasks for example in task.train}
         assert not drawn & {example for task in toy_tasks for example in task.test}
 
 
 def test_a_query_batch_is_one_more_without_common_examples(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
     drawn = make(tiny_model, toy_tasks, outer_batch="query").examples_of(0)
-    assert drawn == Visits(tiny_model.scorer, toy_tasks, CONFIG, "task", needs_query=True).examples_of(0)
+    assert drawn == Episodes(tiny_model.scorer, toy_tasks, CONFIG, "task", needs_query=True).examples_of(0)
     assert [len(pairs) for pairs in drawn] == [3, 3, 3]
     assert not {*drawn[2]} & {*drawn[0], *drawn[1]}
     assert drawn[:2] == make(tiny_model, toy_tasks).examples_of(0)
 
 
-def test_noise_differs_between_steps_visits_and_seeds(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
-    def first(visit: int, step: int, seed: int = 0) -> float:
-        return float(torch.randn((), generator=make(tiny_model, toy_tasks, seed=seed).generator(visit, step)))
+def test_noise_differs_between_steps_episodes_and_seeds(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
+    def first(episode: int, step: int, seed: int = 0) -> float:
+        return float(torch.randn((), generator=make(tiny_model, toy_tasks, seed=seed).generator(episode, step)))
 
     assert first(1, 2) == first(1, 2)
     assert len({first(0, 0), first(0, 1), first(1, 0), first(0, 0, seed=1)}) == 4
 
 
-def test_a_trunk_cache_holds_each_example_once(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
-    cache = TrunkCache(10**8)
-    visits = Visits(tiny_model.scorer, toy_tasks, CONFIG, "task", cache)
-    visits.prepare(2)
-    for visit in (0, 0, 1):
-        assert all(batch.trunk is not None for batch in visits.batches(visit))
-    assert len(cache.kept) == len(visits.encoded) == 12
+def test_a_activation_cache_holds_each_example_once(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
+    cache = ActivationCache(10**8)
+    episodes = Episodes(tiny_model.scorer, toy_tasks, CONFIG, "task", cache)
+    episodes.prepare(2)
+    for episode in (0, 0, 1):
+        assert all(batch.lower is not None for batch in episodes.batches(episode))
+    assert len(cache.kept) == len(episodes.encoded) == 12
 
 
 @pytest.mark.parametrize("change", ["name", "input", "options", "answer", "fewer"])
@@ -161,7 +166,7 @@ def example(number: int, **changes: Any) -> Example:
         ([], "no training tasks; give at least one"),
         (
             [Task("small", tuple(example(n) for n in range(5)), source="small.jsonl")],
-            "small.jsonl: 5 training examples, but a visit takes 2 batches of 3; lower inner_steps or per_device_",
+            "small.jsonl: 5 training examples, but an episode takes 2 batches of 3; lower inner_steps or per_device_",
         ),
         (
             [Task("t", (example(0, answer=None), *(example(n) for n in range(1, 9))))],
@@ -177,21 +182,21 @@ def test_unusable_tasks_are_refused(tiny_model: AbmllModel, tasks: list[Task], w
 
 
 def test_small_tasks_do_in_a_union_but_not_none_at_all(tiny_model: AbmllModel) -> None:
-    visits = make(tiny_model, [Task("small", (example(0), example(1)))], "union")
-    assert len(visits.examples_of(0)) == 2
+    episodes = make(tiny_model, [Task("small", (example(0), example(1)))], "union")
+    assert len(episodes.examples_of(0)) == 2
     with pytest.raises(DataError, match="the training tasks have no training examples"):
         make(tiny_model, [Task("tests", (example(0, split="test"),))], "union")
 
 
-def test_demonstrations_are_other_examples_of_the_task_the_same_for_a_whole_visit(
+def test_demonstrations_are_other_examples_of_the_task_the_same_for_a_whole_episode(
     tiny_model: AbmllModel, toy_tasks: list[Task]
 ) -> None:
-    visits = Visits(tiny_model.scorer, toy_tasks, CONFIG, "task", shown=2)
+    episodes = Episodes(tiny_model.scorer, toy_tasks, CONFIG, "task", shown=2)
     seen = set()
-    for visit in range(6):
-        task = visits.tasks[visits.examples_of(visit)[0][0][0]]
-        asked = {task.train[index].input for pairs in visits.examples_of(visit) for _, index in pairs}
-        [shown] = {_shown(tiny_model, batch) for batch in visits.batches(visit)}
+    for episode in range(6):
+        task = episodes.tasks[episodes.examples_of(episode)[0][0][0]]
+        asked = {task.train[index].input for pairs in episodes.examples_of(episode) for _, index in pairs}
+        [shown] = {_shown(tiny_model, batch) for batch in episodes.batches(episode)}
         assert len(shown) == 2
         answers = {example.input: example.options[example.answer or 0] for example in task.train}
         for text in shown:
@@ -202,7 +207,7 @@ def test_demonstrations_are_other_examples_of_the_task_the_same_for_a_whole_visi
             assert answers[question] == answer
         seen.add(shown)
     assert len(seen) > 3
-    assert visits.left_out == 0
+    assert episodes.left_out == 0
 
 
 def _shown(model: AbmllModel, batch: Batch) -> tuple[str, ...]:
@@ -214,7 +219,7 @@ def _shown(model: AbmllModel, batch: Batch) -> tuple[str, ...]:
 
 def test_demonstrations_that_do_not_fit_are_counted(tiny_llama: Path, toy_tasks: list[Task]) -> None:
     model = AbmllModel.from_base(str(tiny_llama), prompt=PromptConfig(instruction=False, max_length=90))
-    visits = Visits(model.scorer, toy_tasks, CONFIG, "task", shown=5)
-    [first, *_] = visits.batches(0)
-    assert visits.left_out > 0
+    episodes = Episodes(model.scorer, toy_tasks, CONFIG, "task", shown=5)
+    [first, *_] = episodes.batches(0)
+    assert episodes.left_out > 0
     assert 1 <= len(_shown(model, first)) < 5

@@ -37,7 +37,7 @@ def results(folder: Path) -> dict[str, bytes]:
 
 # -- a real process, really killed ----------------------------------------------------------------------------------
 
-VISITS, SAVE, KILL_AFTER = 18, 5, 7
+EPISODES, SAVE, KILL_AFTER = 18, 5, 7
 SCRIPT = f"""
 import sys, time
 import torch
@@ -49,17 +49,17 @@ model_folder, tasks, output_dir, mode = sys.argv[1:]
 
 
 class Slow(MetaTrainer):
-    def _visit(self, *args):
+    def _episode(self, *args):
         time.sleep(0.05)  # so that the signal finds it at work
-        return super()._visit(*args)
+        return super()._episode(*args)
 
 
 prompt = PromptConfig(instruction=False, list_options=False, answer="text")
 model = AbmllModel.from_base(model_folder, prompt=prompt, r=2, target_modules=["v_proj"], layers_to_transform="1")
-config = TrainConfig(output_dir=output_dir, max_steps={VISITS}, save_steps={SAVE}, inner_steps=2,
-                     per_device_train_batch_size=2, moments="persist", trunk_cache_gb=0.1)
+config = TrainConfig(output_dir=output_dir, max_steps={EPISODES}, save_steps={SAVE}, inner_steps=2,
+                     per_device_train_batch_size=2, moments="persist", activation_cache_gb=0.1)
 trainer = (Slow if mode == "slow" else MetaTrainer)(model, load_tasks(tasks), config)
-assert trainer.visits.cache is not None and model.scorer.trunk is not None
+assert trainer.episodes.cache is not None and model.scorer.lower_blocks is not None
 trainer.train(resume=mode == "resume")
 """
 
@@ -97,7 +97,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
         errors = child.communicate()[1].decode()
     assert child.returncode == -signal.SIGKILL, errors
     reached = num_lines(killed / "metrics.jsonl")
-    assert KILL_AFTER <= reached < VISITS, errors
+    assert KILL_AFTER <= reached < EPISODES, errors
     # The run was beyond its last checkpoint.
     assert max(checkpoints(killed)) < reached
     monkeypatch.setattr(sys, "argv", command("whole", "straight"))
@@ -105,8 +105,8 @@ def test_a_killed_run_goes_on_bit_for_bit(
     subprocess.run([sys.executable, *command("killed", "resume")], check=True, timeout=300, capture_output=True)
     whole = tmp_path / "whole"
     assert results(killed) == results(whole)
-    assert num_lines(killed / "metrics.jsonl") == num_lines(killed / "timing.jsonl") == VISITS
-    states = [json.loads((run / f"checkpoint-{VISITS}" / "state.json").read_text()) for run in (killed, whole)]
+    assert num_lines(killed / "metrics.jsonl") == num_lines(killed / "timing.jsonl") == EPISODES
+    states = [json.loads((run / f"checkpoint-{EPISODES}" / "state.json").read_text()) for run in (killed, whole)]
     for state in states:
         del state["settings"]["output_dir"]
     assert states[0] == states[1]
@@ -127,12 +127,12 @@ def make_trainer(tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) 
     return make
 
 
-def interrupt(trainer: MetaTrainer, visit: int) -> None:
-    """Run until Ctrl-C comes in the middle of ``visit`` (from 1)."""
+def interrupt(trainer: MetaTrainer, episode: int) -> None:
+    """Run until Ctrl-C comes in the middle of ``episode`` (from 1)."""
     step, calls = trainer.rule.inner_step, iter(range(10**6))
 
     def inner_step(*args: Any) -> Loss:
-        if next(calls) == 2 * visit - 1:
+        if next(calls) == 2 * episode - 1:
             raise KeyboardInterrupt
         return step(*args)
 
@@ -148,7 +148,7 @@ def interrupt(trainer: MetaTrainer, visit: int) -> None:
         {"outer_gradient": "first-order", "outer_batch": "query"},
         {"lr_scheduler_type": "cosine", "warmup_steps": 2, "noise": "shared"},
         {"method": "structured-lora"},
-        {"method": "regular-lora", "trunk_cache_gb": 0.0},
+        {"method": "regular-lora", "activation_cache_gb": 0.0},
         {"method": "reptile"},
         {"method": "fomaml", "meta_batch": 2, "weight_decay": 0.1},
         {"method": "maml", "meta_batch": 2},
@@ -159,9 +159,9 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     make_trainer: Callable[..., MetaTrainer], tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     make_trainer("whole", **settings).train()
-    interrupt(make_trainer("stopped", **settings), visit=4)
+    interrupt(make_trainer("stopped", **settings), episode=4)
     done = make_trainer("stopped", **settings).train(resume=True)
-    assert done.visits == 6
+    assert done.episodes == 6
     assert results(tmp_path / "stopped") == results(tmp_path / "whole")
 
 
@@ -184,9 +184,9 @@ def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stopped(make_trainer: Callable[..., MetaTrainer], stopped_once: Path, tmp_path: Path) -> Path:
-    """A run with checkpoints of visits 2 and 4 and a line of visit 5."""
+    """A run with checkpoints of episodes 2 and 4 and a line of episode 5."""
     if not stopped_once.exists():
-        interrupt(make_trainer("made"), visit=6)
+        interrupt(make_trainer("made"), episode=6)
         shutil.move(tmp_path / "made", stopped_once)
     shutil.copytree(stopped_once, tmp_path / "run")
     return tmp_path / "run"
@@ -216,7 +216,10 @@ def test_the_run_to_resume_is_there(make_trainer: Callable[..., MetaTrainer], st
         ({"beta": 2e-6}, "--resume with beta = 2e-06, but the run has beta = 3e-05; use the run's settings"),
         ({"seed": 1}, "--resume with seed = 1, but the run has seed = 0"),
         ({"method": "structured-lora"}, "--resume with method = structured-lora, but the run has method = abmll"),
-        ({"trunk_cache_gb": 0.0}, "--resume with trunk_cache_gb = 0.0, but the run has trunk_cache_gb = 2.0"),
+        (
+            {"activation_cache_gb": 0.0},
+            "--resume with activation_cache_gb = 0.0, but the run has activation_cache_gb = 2.0",
+        ),
         ({"max_steps": 3}, "max_steps is 3, but"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The learning rates' factor over the visits."""
+"""The learning rates' factor over the episodes."""
 
 import pytest
 
@@ -8,14 +8,14 @@ from abmll.training.schedule import rate
 
 def rates(max_steps: int, **settings: object) -> list[float]:
     config = LearningConfig(**settings)  # pyright: ignore[reportArgumentType]
-    return [rate(config, visit, max_steps) for visit in range(max_steps)]
+    return [rate(config, episode, max_steps) for episode in range(max_steps)]
 
 
 def test_constant() -> None:
     assert rates(3) == [1.0, 1.0, 1.0]
 
 
-def test_linear_falls_towards_zero_after_the_last_visit() -> None:
+def test_linear_falls_towards_zero_after_the_last_episode() -> None:
     assert rates(4, lr_scheduler_type="linear") == [1.0, 0.75, 0.5, 0.25]
 
 
@@ -23,7 +23,7 @@ def test_cosine() -> None:
     assert rates(3, lr_scheduler_type="cosine") == pytest.approx([1.0, 0.75, 0.25])
 
 
-def test_warmup_rises_from_the_first_visit_on_and_is_followed_by_the_schedule() -> None:
+def test_warmup_rises_from_the_first_episode_on_and_is_followed_by_the_schedule() -> None:
     expected = [1 / 3, 2 / 3, 1.0, 0.5]
     assert rates(4, lr_scheduler_type="linear", warmup_steps=2) == pytest.approx(expected)
     assert rates(4, warmup_steps=2) == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0])

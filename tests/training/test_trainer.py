@@ -25,7 +25,7 @@ MakeTrainer = Callable[..., MetaTrainer]
 
 
 def letters_task(name: str, seed: int, size: int = 60) -> Task:
-    """Words of a and b are called yes, words of y and z no: learnable in a few visits, the same rule everywhere."""
+    """Words of a and b are called yes, words of y and z no: learnable in a few episodes, the same rule everywhere."""
     rng = random.Random(f"letters {seed}")
     examples = []
     for index in range(size):
@@ -84,25 +84,25 @@ def test_a_run_leaves_what_it_says(make_trainer: MakeTrainer, tmp_path: Path) ->
     trainer = make_trainer(max_steps=5, save_steps=2)
     result = trainer.train()
     run = tmp_path / "run"
-    assert (result.folder, result.visits, result.gradient_steps) == (run, 5, 5 * 3)
-    assert list(checkpoints(run)) == [4, 5]  # every second visit and the last, the two newest kept
+    assert (result.folder, result.episodes, result.gradient_steps) == (run, 5, 5 * 3)
+    assert list(checkpoints(run)) == [4, 5]  # every second episode and the last, the two newest kept
     names = {path.name for path in run.rglob("*") if path.is_file()}
     tensors = {"theta.safetensors", "optimizer_phi.safetensors", "optimizer_theta.safetensors"}
     documents = {"config.yaml", "metrics.jsonl", "timing.jsonl", "README.md", "state.json", "manifest.json"}
-    documents |= {"readout.json"}
+    documents |= {"calibration.json"}
     assert names == documents | tensors
     card = (run / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(card.split("---")[1])["base_model"] == trainer.settings()["model"]
-    assert all(task.name in card for task in trainer.visits.tasks)
+    assert all(task.name in card for task in trainer.episodes.tasks)
     assert f"{sum(row['nll'] for row in trainer.folder.rows()[-3:]) / 3:.3f} nats" in card
     timing = trainer.folder.rows("timing.jsonl")
-    assert [row["visit"] for row in timing] == [1, 2, 3, 4, 5]
+    assert [row["episode"] for row in timing] == [1, 2, 3, 4, 5]
     assert sum(row["tokens"] for row in timing) == result.tokens
-    kinds = {"visit", "seconds", "tokens", "steps", "forward_passes", "demonstrations_left_out"}
+    kinds = {"episode", "seconds", "tokens", "steps", "forward_passes", "demonstrations_left_out"}
     assert all(row.keys() == kinds for row in timing)
 
 
-def test_metrics_are_those_of_the_visits(make_trainer: MakeTrainer) -> None:
+def test_metrics_are_those_of_the_episodes(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
     inner: list[Loss] = []
     outer: list[Loss] = []
@@ -121,16 +121,16 @@ def test_metrics_are_those_of_the_visits(make_trainer: MakeTrainer) -> None:
     vars(trainer.rule).update(inner_step=inner_step, outer_step=outer_step)
     trainer.train()
     rows = trainer.folder.rows()
-    keys = "visit task nll accuracy loss kl prior grad_norm outer_grad_norm log_sigma"
+    keys = "episode task nll accuracy loss kl prior grad_norm outer_grad_norm log_sigma"
     assert all(list(row) == keys.split() for row in rows)
-    assert [row["visit"] for row in rows] == [1, 2, 3]
+    assert [row["episode"] for row in rows] == [1, 2, 3]
     assert sorted(row["task"] for row in rows) == ["toy0", "toy1", "toy2"]
-    for visit, row in enumerate(rows):
-        two = inner[2 * visit : 2 * visit + 2]
+    for episode, row in enumerate(rows):
+        two = inner[2 * episode : 2 * episode + 2]
         assert row["nll"] == pytest.approx(sum(float(loss.nll) for loss in two) / 4)  # per example: 2 batches of 2
         assert row["accuracy"] == sum(int(loss.correct) for loss in two) / 4
-        assert (row["grad_norm"], row["outer_grad_norm"]) == (float(two[-1].grad_norm), float(outer[visit].grad_norm))
-        assert (row["kl"], row["prior"]) == (float(outer[visit].kl), float(outer[visit].prior))
+        assert (row["grad_norm"], row["outer_grad_norm"]) == (float(two[-1].grad_norm), float(outer[episode].grad_norm))
+        assert (row["kl"], row["prior"]) == (float(outer[episode].kl), float(outer[episode].prior))
         beta, gamma = trainer.config.beta, trainer.config.gamma
         assert row["loss"] == pytest.approx(beta * row["kl"] + gamma / 3 * row["prior"])
     assert rows[-1]["log_sigma"] == pytest.approx(trainer.model.log_sigma())
@@ -166,7 +166,7 @@ def test_the_outer_step_gets_the_last_or_the_query_batch(
 
     vars(trainer.rule).update(outer_step=outer_step)
     trainer.train()
-    drawn = list(trainer.visits.batches(0))
+    drawn = list(trainer.episodes.batches(0))
     assert len(drawn) == outer_batch + 1
     [batch] = seen
     assert torch.equal(batch.input_ids, drawn[outer_batch].input_ids)
@@ -176,7 +176,7 @@ def test_tokens_count_what_the_model_read(make_trainer: MakeTrainer) -> None:
     def tokens(**settings: Any) -> tuple[int, list[int]]:
         trainer = make_trainer(**settings, max_steps=1)
         read = trainer.train(overwrite=True).tokens
-        return read, [batch.num_tokens for batch in trainer.visits.batches(0)]
+        return read, [batch.num_tokens for batch in trainer.episodes.batches(0)]
 
     read, batches = tokens()
     assert read == sum(batches)  # the outer step needs no forward pass

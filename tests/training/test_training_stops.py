@@ -31,8 +31,8 @@ def test_an_existing_run_is_neither_continued_nor_replaced_unasked(make_trainer:
 def test_learning_rates_of_zero_are_noticed(make_trainer: MakeTrainer, method: str, zero: str) -> None:
     rates = {f"{zero}learning_rate": 0.0, f"{zero}scale_learning_rate": 0.0}
     trainer = make_trainer(method=method, **rates)
-    unmoved = f"the mean of {'theta' if zero else 'phi'} did not move in the first visit; are the learning"
-    with pytest.raises(TrainingError, match=rf"^visit 1, task 'toy\d': {unmoved}"):
+    unmoved = f"the mean of {'theta' if zero else 'phi'} did not move in the first episode; are the learning"
+    with pytest.raises(TrainingError, match=rf"^episode 1, task 'toy\d': {unmoved}"):
         trainer.train()
     assert list(checkpoints(trainer.folder.path)) == []
 
@@ -57,18 +57,18 @@ def test_a_loss_that_is_no_number_stops_the_run(make_trainer: MakeTrainer, metho
     trainer = make_trainer(method=method, max_steps=4, save_steps=1)
     whole = {path: path.read_bytes() for path in (trainer.folder.path / "checkpoint-2").iterdir()}
     next(trainer.model.scorer.base.model.parameters()).data.fill_(torch.nan)
-    name = trainer.visits.name(2)
+    name = trainer.episodes.name(2)
     with pytest.raises(TrainingError) as caught:
         trainer.train(resume=True)
-    wanted = f"visit 3, task '{name}': step 1: the loss term 'nll' is nan; lower the learning rates"
+    wanted = f"episode 3, task '{name}': step 1: the loss term 'nll' is nan; lower the learning rates"
     assert str(caught.value) == wanted
     assert {path: path.read_bytes() for path in (trainer.folder.path / "checkpoint-2").iterdir()} == whole
     load_bundle(trainer.folder.path / "checkpoint-2", STATE)
     assert len(trainer.folder.rows()) == 2
 
 
-def test_a_learning_rate_that_blows_up_names_term_visit_and_task(make_trainer: MakeTrainer) -> None:
-    words = r"^visit 1, task 'toy\d': step 2: the loss term '(nll|kl)' is (nan|inf); lower the learning rates$"
+def test_a_learning_rate_that_blows_up_names_term_episode_and_task(make_trainer: MakeTrainer) -> None:
+    words = r"^episode 1, task 'toy\d': step 2: the loss term '(nll|kl)' is (nan|inf); lower the learning rates$"
     with pytest.raises(TrainingError, match=words):
         make_trainer(learning_rate=1e30).train()
 
@@ -83,17 +83,19 @@ def test_a_theta_that_is_not_finite_is_never_saved(make_trainer: MakeTrainer) ->
         return loss
 
     vars(trainer.rule).update(outer_step=outer_step)
-    with pytest.raises(TrainingError, match=r"visit 1, task 'toy\d': theta's \w+\.mean_A is not finite after the step"):
+    with pytest.raises(
+        TrainingError, match=r"episode 1, task 'toy\d': theta's \w+\.mean_A is not finite after the step"
+    ):
         trainer.train()
     assert list(checkpoints(trainer.folder.path)) == []
 
 
-def interrupt_at(trainer: MetaTrainer, visit: int) -> None:
-    """Ctrl-C in the middle of a visit."""
+def interrupt_at(trainer: MetaTrainer, episode: int) -> None:
+    """Ctrl-C in the middle of an episode."""
     step, calls = trainer.rule.inner_step, iter(range(10**6))
 
     def inner_step(*args: Any) -> Loss:
-        if next(calls) == 2 * visit + 1:
+        if next(calls) == 2 * episode + 1:
             raise KeyboardInterrupt
         return step(*args)
 
@@ -102,10 +104,10 @@ def interrupt_at(trainer: MetaTrainer, visit: int) -> None:
 
 def test_ctrl_c_says_where_to_resume(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     trainer = make_trainer(max_steps=6, save_steps=2)
-    interrupt_at(trainer, visit=5)
+    interrupt_at(trainer, episode=5)
     with pytest.raises(KeyboardInterrupt) as caught:
         trainer.train()
-    assert str(caught.value) == f"{tmp_path / 'run'}: run the same command with --resume to go on from visit 4"
+    assert str(caught.value) == f"{tmp_path / 'run'}: run the same command with --resume to go on from episode 4"
     assert len(trainer.folder.rows()) == 5
     assert make_trainer(max_steps=6, save_steps=2).train(resume=True).gradient_steps == 2 * 3
     assert len(trainer.folder.rows()) == 6
@@ -113,7 +115,7 @@ def test_ctrl_c_says_where_to_resume(make_trainer: MakeTrainer, tmp_path: Path) 
 
 def test_ctrl_c_before_the_first_checkpoint_says_so(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     trainer = make_trainer()
-    interrupt_at(trainer, visit=0)
+    interrupt_at(trainer, episode=0)
     with pytest.raises(KeyboardInterrupt) as caught:
         trainer.train()
     wanted = f"{tmp_path / 'run'}: run the same command with --overwrite: no checkpoint was due yet"
@@ -123,7 +125,7 @@ def test_ctrl_c_before_the_first_checkpoint_says_so(make_trainer: MakeTrainer, t
 def test_tasks_and_settings_are_checked_before_anything_is_written(
     make_trainer: MakeTrainer, tiny_model: AbmllModel, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match="48 training examples, but a visit takes 2 batches of 30"):
+    with pytest.raises(DataError, match="48 training examples, but an episode takes 2 batches of 30"):
         make_trainer(per_device_train_batch_size=30)
     with pytest.raises(ConfigError, match=r"method: unknown 'abmmll'; Did you mean 'abmll'\?"):
         make_trainer(method="abmmll")
@@ -146,4 +148,4 @@ def test_quiet_is_quiet(make_trainer: MakeTrainer, capsys: pytest.CaptureFixture
     capsys.readouterr()
     trainer.train()
     assert capsys.readouterr() == ("", "")
-    assert json.loads((trainer.folder.path / "metrics.jsonl").read_text())["visit"] == 1
+    assert json.loads((trainer.folder.path / "metrics.jsonl").read_text())["episode"] == 1

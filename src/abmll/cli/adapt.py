@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from abmll.cli.console import count, cut_in_words, narrator, print_facts, print_json
-from abmll.common.config import AdaptConfig, ContinueConfig, PlaceConfig, TrunkCacheConfig
+from abmll.common.config import ActivationCacheConfig, AdaptConfig, ContinueConfig, PlaceConfig
 from abmll.common.errors import DataError
 
 
@@ -18,7 +18,7 @@ def adapt(
     task_name: str | None = None,
     preset: str = "default",
     place: PlaceConfig,
-    trunks: TrunkCacheConfig,
+    activations: ActivationCacheConfig,
     seed: int = 0,
     overwrite: bool = False,
     quiet: bool = False,
@@ -54,7 +54,7 @@ def adapt(
         raise DataError(f"{task}: no training examples, every row has 'split': 'test'; mark some as 'train'")
     check_folder(output_dir, overwrite, "posterior")
     meta = load_learner(run, method, continued, place, quiet)
-    with disk_cache(meta.scorer.base, meta.scorer.trunk, trunks, narrator(quiet)) as cache:
+    with disk_cache(meta.scorer.base, meta.scorer.lower_blocks, activations, narrator(quiet)) as cache:
         posterior = meta.adapt(
             examples,
             task_name=loaded.name,
@@ -71,7 +71,9 @@ def adapt(
         "members": len(posterior.members),
         "examples": len(examples),
         "truncated": sum(one.truncated > 0 for one in meta.scorer.encode(examples, loaded.name)),
-        "inverse_temperature": None if posterior.readout is None else posterior.readout.readout.inverse_temperature,
+        "inverse_temperature": None
+        if posterior.calibration is None
+        else posterior.calibration.calibration.inverse_temperature,
         "steps": settings.steps,
         "output_dir": str(output_dir),
     }
@@ -86,8 +88,8 @@ def adapt(
         }
         if len(posterior.members) > 1:
             facts["members"] = f"{len(posterior.members)}, of so many steps each"
-        if posterior.readout is not None:
-            facts["inverse temperature"] = describe(posterior.readout)
+        if posterior.calibration is not None:
+            facts["inverse temperature"] = describe(posterior.calibration)
         if summary["truncated"]:
             facts["truncated"] = cut_in_words(summary["truncated"], len(examples))
         print_facts(facts)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from abmll.cli.console import count, in_words, narrator, print_json, print_table
 from abmll.cli.values import from_texts, kind_of
-from abmll.experiments.budget import REFERENCE, BudgetConfig, JudgingConfig
-from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig, TrunkCacheConfig
+from abmll.common.config import ActivationCacheConfig, AdapterConfig, ModelConfig, PromptConfig
 from abmll.common.errors import AbmllError, ConfigError, nearest
+from abmll.experiments.budget import REFERENCE, BudgetConfig, EvaluationGrid
 
 if TYPE_CHECKING:
+    from abmll.experiments.cell_runner import ResultFolder
     from abmll.experiments.cells import Cell
-    from abmll.experiments.cell_runner import Place
 
 
 def compare(
@@ -28,8 +28,8 @@ def compare(
     adapter: AdapterConfig,
     prompt: PromptConfig,
     budget: BudgetConfig,
-    judging: JudgingConfig,
-    trunks: TrunkCacheConfig,
+    evaluation: EvaluationGrid,
+    activations: ActivationCacheConfig,
     settings: Path | None = None,
     override: tuple[str, ...] = (),
     reference: str | None = None,
@@ -63,20 +63,22 @@ def compare(
         json: print comparison.json instead of tables
     """
     from abmll.cli.places import check_folder
-    from abmll.experiments.planning import plan
+    from abmll.experiments.cell_runner import ResultFolder
     from abmll.experiments.execution import compute
-    from abmll.experiments.summary import summarize
-    from abmll.experiments.markdown import against_reference, headline, notes, write_tables
-    from abmll.experiments.cell_runner import Place
     from abmll.experiments.html import write_report
+    from abmll.experiments.markdown import against_reference, headline, notes, write_tables
+    from abmll.experiments.planning import plan
+    from abmll.experiments.summary import summarize
 
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}; use 1 or more")
     check_folder(output_dir, overwrite=True)  # its own earlier results
-    place = Place(output_dir, suite, base, trunks, command_line(), data_dir, allow_missing)
-    wishes = make_wishes(methods, seeds, (base, adapter, prompt, budget, judging), explicit, settings, override)
+    place = ResultFolder(output_dir, suite, base, activations, command_line(), data_dir, allow_missing)
+    wanted = comparison_config(
+        methods, seeds, (base, adapter, prompt, budget, evaluation), explicit, settings, override
+    )
     loaded = place.load_suite()
-    cells = plan(loaded, wishes)
+    cells = plan(loaded, wanted)
     if reference is not None:
         refuse_reference(reference, {cell.row for cell in cells})
     if dry_run:
@@ -88,7 +90,7 @@ def compare(
         raise KeyboardInterrupt(f"{output_dir}: run the same command to go on; what is finished is kept") from None
     comparison = summarize(cells, output_dir, loaded, failures, reference or REFERENCE)
     if not comparison["methods"]:
-        raise AbmllError(f"{output_dir}: no method could be judged: {failures[0].error}")
+        raise AbmllError(f"{output_dir}: no method could be evaluated: {failures[0].error}")
     written = [*write_tables(comparison, output_dir), write_report(output_dir)]
     if json:
         print_json(comparison)
@@ -108,7 +110,7 @@ def refuse_reference(reference: str, rows: Collection[str]) -> None:
         raise ConfigError(f"reference: the tables have no row '{reference}', only {', '.join(sorted(rows))}.{hint}")
 
 
-def make_wishes(
+def comparison_config(
     methods: Sequence[str],
     seeds: Sequence[int],
     groups: Sequence[Any],
@@ -116,11 +118,11 @@ def make_wishes(
     settings: Path | None,
     override: Sequence[str],
 ) -> Any:
-    """The ``Wishes`` of a command line; ``groups`` are its dataclasses, ``explicit`` what of them the user set."""
-    from abmll.experiments.planning import Wishes
-    from abmll.experiments.method_spec import defaults, parse_specs, read_settings_file
-    from abmll.language.base import resolve_device, resolve_dtype
+    """The ``ComparisonConfig`` of a command line; ``groups`` are its dataclasses, ``explicit`` what of them the user set."""
     from abmll.common.settings import flatten
+    from abmll.experiments.method_spec import defaults, parse_specs, read_settings_file
+    from abmll.experiments.planning import ComparisonConfig
+    from abmll.language.base import resolve_device, resolve_dtype
 
     if len(set(seeds)) < len(seeds):
         raise ConfigError("seeds: one is named twice; remove one")
@@ -130,7 +132,7 @@ def make_wishes(
     own = read_overrides(override, [spec.key for spec in specs])
     asked = {name: value for name, value in given.items() if name in explicit} | own.pop("", {})
     tuned = {} if settings is None else read_settings_file(settings)
-    return Wishes(specs, seeds, defaults() | given, tuned, asked, own)
+    return ComparisonConfig(specs, seeds, defaults() | given, tuned, asked, own)
 
 
 def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -155,7 +157,7 @@ def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, di
     return own
 
 
-def print_forecast(cells: "Sequence[Cell]", place: "Place", jobs: int, quiet: bool, json: bool) -> None:
+def print_forecast(cells: "Sequence[Cell]", place: "ResultFolder", jobs: int, quiet: bool, json: bool) -> None:
     """What would run, and how long."""
     from abmll.experiments.forecast import forecast
 
@@ -164,11 +166,11 @@ def print_forecast(cells: "Sequence[Cell]", place: "Place", jobs: int, quiet: bo
     if json:
         print_json({"seconds": total, "jobs": jobs, "methods": [_forecast_row(row) for row in rows]})
         return
-    headings = ["Method", "Done", "To do", "A visit", "An adaptation", "A question", "Time"]
+    headings = ["Method", "Done", "To do", "An episode", "An adaptation", "A question", "Time"]
     cells_of_rows = []
     for row in rows:
         pace = row.pace
-        speeds = ["", "", ""] if pace is None else [f"{value:.2f} s" for value in (pace.visit, pace.adaptation)]
+        speeds = ["", "", ""] if pace is None else [f"{value:.2f} s" for value in (pace.episode, pace.adaptation)]
         speeds += [f"{1000 * pace.question:.0f} ms"] if pace is not None else []
         cells_of_rows.append([row.label, str(row.done), str(row.left), *speeds, in_words(row.seconds)])
     print_table(headings, cells_of_rows)

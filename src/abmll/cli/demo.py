@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from abmll.cli.console import narrator, print_json
-from abmll.common.config import ModelConfig, TrunkCacheConfig
+from abmll.common.config import ActivationCacheConfig, ModelConfig
 
 
 def demo(
     *,
     base: ModelConfig,
-    trunks: TrunkCacheConfig,
+    activations: ActivationCacheConfig,
     output_dir: Path = Path("runs/demo"),
     max_steps: int | None = None,
     test_examples: int | None = None,
@@ -25,19 +25,19 @@ def demo(
 
     Args:
         output_dir: folder for the runs, comparison.json and report.html
-        max_steps: task visits per method (default: what fits a quarter of an hour on two cores)
+        max_steps: episodes per method (default: what fits a quarter of an hour on two cores)
         test_examples: questions per unseen task
         seed: seed of everything
         quiet: say nothing but errors
         json: print comparison.json instead of a table
     """
     from abmll.cli.places import check_folder
+    from abmll.common.settings import flatten
     from abmll.experiments.demonstration import DEMO, Demo
     from abmll.experiments.html import write_report
-    from abmll.common.settings import flatten
 
-    visits = DEMO.train.max_steps if max_steps is None else max_steps
-    train = replace(DEMO.train, seed=seed, max_steps=visits, **flatten(trunks))
+    episodes = DEMO.train.max_steps if max_steps is None else max_steps
+    train = replace(DEMO.train, seed=seed, max_steps=episodes, **flatten(activations))
     asked = DEMO.evaluate.test_examples if test_examples is None else test_examples
     settings = replace(DEMO, train=train, evaluate=replace(DEMO.evaluate, test_examples=asked))
     check_folder(output_dir, overwrite=True)  # its own earlier results

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def estimate(*, settings: EstimateConfig, quiet: bool = False, json: bool = False) -> None:
-    """Memory, operations and time of a gradient step and of a task visit, from the model's shape alone.
+    """Memory, operations and time of a gradient step and of an episode, from the model's shape alone.
 
     ABMLL beside plain LoRA (PEFT and Trainer), the published algorithm and second-order MAML, all at the same batch.
     Nothing is downloaded and no weights are made. Bytes are those of tensors: add what the driver and the allocator
@@ -45,7 +45,7 @@ def _facts(shape: "Shape", settings: EstimateConfig, gpu: "Gpu", peak: float) ->
         "model": f"{shape.name}, {shape.parameters:,} parameters in {settings.dtype}",
         "adapters": f"r = {settings.r} on {len(shape.adapted)} layers ({','.join(settings.target_modules)}){where}",
         "batch": f"{batch}, {settings.option_tokens} scored an example, {settings.attention} attention",
-        "task visit": f"K = {settings.inner_steps} steps on phi, then one on theta where the method has it",
+        "episode": f"K = {settings.inner_steps} steps on phi, then one on theta where the method has it",
         "device": f"{gpu.name}, {_gigabytes(gpu.memory)} GB",
         "speed": f"{peak / 1e12:,.0f} TFLOP/s at an efficiency of {settings.efficiency:g}",
     }
@@ -71,9 +71,9 @@ def _rows(estimates: "Sequence[Estimate]", gpu: "Gpu") -> list[list[str]]:
         row("fits", lambda one: one.memory.total, fits),
         row("largest batch that fits", lambda one: one.largest_batch, "{:,}".format),
         row("TFLOP a step", lambda one: one.step_flops, _tera),
-        row("TFLOP a task visit", lambda one: one.visit_flops, _tera),
+        row("TFLOP an episode", lambda one: one.episode_flops, _tera),
         row("time of a step", lambda one: one.step_seconds, _duration),
-        row("time of a task visit", lambda one: one.visit_seconds, _duration),
+        row("time of an episode", lambda one: one.episode_seconds, _duration),
         row("checkpointed: activations, GB", lambda one: one.checkpointed and one.checkpointed.activations, _gigabytes),
         row("checkpointed: total, GB", lambda one: one.checkpointed and one.checkpointed.total, _gigabytes),
         row("checkpointed: fits", lambda one: one.checkpointed and one.checkpointed.total, fits),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abmll.cli.console import count, narrator, print_json
-from abmll.common.config import ContinueConfig, EvaluateConfig, PlaceConfig, TrunkCacheConfig
+from abmll.common.config import ActivationCacheConfig, ContinueConfig, EvaluateConfig, PlaceConfig
 from abmll.common.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def evaluate(
     method: str | None = None,
     continued: ContinueConfig,
     place: PlaceConfig,
-    trunks: TrunkCacheConfig,
+    activations: ActivationCacheConfig,
     data_dir: Path | None = None,
     allow_missing: bool = False,
     preset: str = "default",
@@ -49,10 +49,10 @@ def evaluate(
     from abmll.cli.loading import load_learner
     from abmll.cli.places import check_folder
     from abmll.experiments.few_shot import evaluate_tasks, save_evaluation
-    from abmll.language.activation_cache import disk_cache
-    from abmll.methods import find_rule
     from abmll.experiments.html import write_report
     from abmll.experiments.html.tables import headline, per_task
+    from abmll.language.activation_cache import disk_cache
+    from abmll.methods import find_rule
     from abmll.tasks import load_suite
 
     loaded = load_suite(suite, data_dir, allow_missing=allow_missing)
@@ -66,7 +66,7 @@ def evaluate(
             narrator(quiet)(
                 f"the suite's prompt has {key} = {value}, but the run was trained with {used}, used here too"
             )
-    with disk_cache(model.scorer.base, model.scorer.trunk, trunks, narrator(quiet)) as cache:
+    with disk_cache(model.scorer.base, model.scorer.lower_blocks, activations, narrator(quiet)) as cache:
         evaluation = evaluate_tasks(model, loaded.evaluation, settings, seed=seed, cache=cache, quiet=quiet)
     about = {"run": str(run), "suite": loaded.name, "seed": seed}
     about |= {"missing": list(loaded.missing), "known_leaks": list(loaded.known_leaks)}
@@ -89,7 +89,7 @@ def evaluate(
 
 
 def _refuse_learned(run: Path, suite: "Suite") -> None:
-    """Raise ``DataError`` where the run was trained on a task that it would be judged by."""
+    """Raise ``DataError`` where the run was trained on a task that it would be evaluated on."""
     from abmll.common.checkpoint import STATE, latest_checkpoint, load_bundle
 
     learned = load_bundle(latest_checkpoint(run), STATE).document["tasks"]

@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from abmll.common.checkpoint import DOCUMENT, STATE, checkpoints, latest_checkpoint, load_bundle
 from abmll.cli.console import narrator
+from abmll.common.checkpoint import DOCUMENT, STATE, checkpoints, latest_checkpoint, load_bundle
 from abmll.common.config import ContinueConfig, ModelConfig, PlaceConfig
 from abmll.common.errors import CheckpointError, ConfigError, nearest
 from abmll.common.settings import flatten, pick
@@ -32,7 +32,7 @@ def load_learner(
 ) -> "AbmllModel":
     """The model of a training run as it learns unseen tasks: by ``method``, or else by the one that is preferred.
 
-    Raises ``ConfigError`` for settings of ``continued`` that this method does not heed.
+    Raises ``ConfigError`` for settings of ``continued`` that this method does not read.
     """
     from abmll.methods import preferred
 
@@ -40,18 +40,18 @@ def load_learner(
     own = model.learning.method
     method = method or preferred(own, model.scorer.adapter_config.space)
     learner = model if method == own else model.continue_as(method, **flatten(continued))
-    _refuse_unheeded(method, continued)
+    _refuse_unread(method, continued)
     return learner
 
 
-def _refuse_unheeded(method: str, continued: ContinueConfig) -> None:
+def _refuse_unread(method: str, continued: ContinueConfig) -> None:
     from abmll.methods import REGISTRY
 
     usual = flatten(ContinueConfig())
     for name, value in flatten(continued).items():
-        if value != usual[name] and name not in REGISTRY[method].heeds:
-            able = [other for other, rule in REGISTRY.items() if name in rule.heeds]
-            raise ConfigError(f"{name}: {method} does not heed it; leave it out, or use --method {' or '.join(able)}")
+        if value != usual[name] and name not in REGISTRY[method].settings_read:
+            able = [other for other, rule in REGISTRY.items() if name in rule.settings_read]
+            raise ConfigError(f"{name}: {method} does not read it; leave it out, or use --method {' or '.join(able)}")
 
 
 def load_posterior(

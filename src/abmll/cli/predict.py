@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abmll.cli.console import count, cut_in_words, narrator, print_facts, print_json
-from abmll.common.config import PlaceConfig, PredictConfig, TrunkCacheConfig
+from abmll.common.config import ActivationCacheConfig, PlaceConfig, PredictConfig
 
 if TYPE_CHECKING:
     from abmll.model.prediction import Prediction
@@ -22,7 +22,7 @@ def predict(
     task_name: str | None = None,
     preset: str = "default",
     place: PlaceConfig,
-    trunks: TrunkCacheConfig,
+    activations: ActivationCacheConfig,
     seed: int = 0,
     overwrite: bool = False,
     quiet: bool = False,
@@ -43,15 +43,15 @@ def predict(
     """
     from abmll.cli.loading import load_posterior
     from abmll.cli.places import check_file
-    from abmll.experiments.few_shot import prediction_rows
     from abmll.common.files import write_text
+    from abmll.experiments.few_shot import prediction_rows
     from abmll.language.activation_cache import disk_cache
     from abmll.tasks import load_task
 
     questions = load_task(input, name=task_name, require_answer=False)
     check_file(output, overwrite)
     posterior = load_posterior(run_or_posterior, task_name, questions.name, place, quiet)
-    with disk_cache(posterior.scorer.base, posterior.scorer.trunk, trunks, narrator(quiet)) as cache:
+    with disk_cache(posterior.scorer.base, posterior.scorer.lower_blocks, activations, narrator(quiet)) as cache:
         prediction = posterior.predict(questions.examples, settings, seed=seed, cache=cache, quiet=quiet)
     rows = prediction_rows(posterior.task_name, questions.examples, prediction)
     write_text(output, "".join(json_lines.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))

@@ -42,12 +42,12 @@ def train(
     """
     from abmll.cli.places import check_run
     from abmll.cli.sources import training_tasks
+    from abmll.experiments.html import write_report
+    from abmll.language.activation_cache import open_cache
     from abmll.language.base import load_base
     from abmll.language.layer_selection import choose_layers
-    from abmll.language.activation_cache import open_cache
     from abmll.methods import find_rule
     from abmll.model.meta_learner import AbmllModel
-    from abmll.experiments.html import write_report
     from abmll.training.trainer import MetaTrainer
 
     settings = replace(settings, output_dir=str(Path(settings.output_dir).expanduser()))
@@ -58,7 +58,7 @@ def train(
     loaded = load_base(base, say, quiet)
     adapter = choose_layers(loaded, adapter, prompt, chosen, announce=say, quiet=quiet)
     model = AbmllModel(loaded, adapter, prompt, settings.seed)
-    cache = open_cache(loaded, model.scorer.trunk, settings, settings.trunk_cache_gb, say)
+    cache = open_cache(loaded, model.scorer.lower_blocks, settings, settings.activation_cache_gb, say)
     trainer = MetaTrainer(model, chosen, settings, cache)
     say(trainer.describe())
     result = trainer.train(resume=resume, overwrite=overwrite, quiet=quiet)
@@ -72,31 +72,31 @@ def train(
 def _summary(trainer: "MetaTrainer", result: "TrainResult") -> dict[str, Any]:
     """The whole run in numbers, what was done before a --resume included; nll and accuracy are those of its end."""
     cost = trainer.folder.cost()
-    num_tasks = len(trainer.visits.tasks)
+    num_tasks = len(trainer.episodes.tasks)
     last = trainer.folder.rows()[-num_tasks:]
     return {
         "run": str(result.folder),
         "method": trainer.config.method,
         "tasks": num_tasks,
-        "visits": result.visits,
+        "episodes": result.episodes,
         "gradient_steps": cost["steps"],
         "tokens": cost["tokens"],
         "seconds": round(cost["seconds"], 3),
-        "averaged_visits": len(last),
+        "averaged_episodes": len(last),
         "nll": sum(row["nll"] for row in last) / len(last),
         "accuracy": sum(row["accuracy"] for row in last) / len(last),
-        "examples": len(trainer.visits.encoded),
-        "truncated": sum(example.truncated > 0 for example in trainer.visits.encoded.values()),
+        "examples": len(trainer.episodes.encoded),
+        "truncated": sum(example.truncated > 0 for example in trainer.episodes.encoded.values()),
     }
 
 
 def _facts(summary: Mapping[str, Any], label: str) -> dict[str, str]:
-    visits = summary["averaged_visits"]
-    over = f"on average over the last {visits} visits" if visits > 1 else "in the last visit"
+    episodes = summary["averaged_episodes"]
+    over = f"on average over the last {episodes} episodes" if episodes > 1 else "in the last episode"
     facts = {
         "run": summary["run"],
         "method": label,
-        "visits": f"{summary['visits']:,}, of {count(summary['tasks'], 'task')}",
+        "episodes": f"{summary['episodes']:,}, of {count(summary['tasks'], 'task')}",
         "gradient steps": f"{summary['gradient_steps']:,}",
         "tokens": f"{summary['tokens']:,}",
         "time": in_words(summary["seconds"]),

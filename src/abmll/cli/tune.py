@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from abmll.cli.compare import command_line, make_wishes
+from abmll.cli.compare import command_line, comparison_config
 from abmll.cli.console import narrator, print_json, print_table
-from abmll.experiments.budget import BudgetConfig, JudgingConfig
-from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig, TrunkCacheConfig
+from abmll.common.config import ActivationCacheConfig, AdapterConfig, ModelConfig, PromptConfig
 from abmll.common.errors import ConfigError
+from abmll.experiments.budget import BudgetConfig, EvaluationGrid
 
 
 def tune(
@@ -22,8 +22,8 @@ def tune(
     adapter: AdapterConfig,
     prompt: PromptConfig,
     budget: BudgetConfig,
-    judging: JudgingConfig,
-    trunks: TrunkCacheConfig,
+    evaluation: EvaluationGrid,
+    activations: ActivationCacheConfig,
     settings: Path | None = None,
     override: tuple[str, ...] = (),
     data_dir: Path | None = None,
@@ -53,21 +53,23 @@ def tune(
         json: print settings.json instead of a table
     """
     from abmll.cli.places import check_folder
+    from abmll.experiments.cell_runner import ResultFolder
     from abmll.experiments.search import RESULT
     from abmll.experiments.search import tune as search
-    from abmll.experiments.cell_runner import Place
 
     for name, value in (("jobs", jobs), ("trials", trials)):
         if value < 1:
             raise ConfigError(f"{name} is {value}; use 1 or more")
     for name in ("adapt_examples", "num_samples", "prune", "recalibrate"):
-        if len(getattr(judging, name)) > 1:
+        if len(getattr(evaluation, name)) > 1:
             raise ConfigError(f"{name}: a trial has one value of it; name one")
     check_folder(output_dir, overwrite=True)  # its own earlier results
-    place = Place(output_dir, suite, base, trunks, command_line(), data_dir, allow_missing, validation=True)
-    wishes = make_wishes(methods, seeds, (base, adapter, prompt, budget, judging), explicit, settings, override)
+    place = ResultFolder(output_dir, suite, base, activations, command_line(), data_dir, allow_missing, validation=True)
+    wanted = comparison_config(
+        methods, seeds, (base, adapter, prompt, budget, evaluation), explicit, settings, override
+    )
     try:
-        document = search(place, place.load_suite(), wishes, trials, jobs, narrator(quiet), quiet)
+        document = search(place, place.load_suite(), wanted, trials, jobs, narrator(quiet), quiet)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{output_dir}: run the same command to go on; what is finished is kept") from None
     if json:

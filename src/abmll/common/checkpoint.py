@@ -123,7 +123,7 @@ def _manifest(folder: Path, remedy: str) -> dict[str, str]:
 
 
 def checkpoints(run: Path) -> dict[int, Path]:
-    """The checkpoints of a run folder by visit, oldest first."""
+    """The checkpoints of a run folder by episode, oldest first."""
     found = {
         int(path.name[len(PREFIX) :]): path
         for path in run.glob(f"{PREFIX}*")

@@ -57,13 +57,13 @@ class AdapterConfig(Checked):
 
 @dataclass(frozen=True)
 class LearningConfig(Checked):
-    """The learning rule: one visit of a task is ``inner_steps`` steps on phi, then a step on theta."""
+    """The learning rule: one episode of a task is ``inner_steps`` steps on phi, then a step on theta."""
 
     method: str = setting(
         "abmll",
         "learning rule: abmll, abmll-icl, reptile, fomaml, maml, abml, structured-lora, regular-lora, metaicl",
     )
-    inner_steps: int = setting(5, "gradient steps on phi per task visit (K)", at_least=1)
+    inner_steps: int = setting(5, "gradient steps on phi per episode (K)", at_least=1)
     per_device_train_batch_size: int = setting(4, "examples per gradient step", at_least=1)
     learning_rate: float = setting(1e-3, "AdamW learning rate of phi's mean factors", at_least=0)
     scale_learning_rate: float = setting(2e-2, "AdamW learning rate of phi's standard deviation factors", at_least=0)
@@ -96,8 +96,8 @@ class LearningConfig(Checked):
     outer_gradient: Literal["prior", "first-order"] = setting(
         "prior", "theta learns from KL and prior only, or also from phi's gradient (d phi / d theta taken as identity)"
     )
-    moments: Literal["persist", "reset"] = setting("persist", "phi's AdamW moments across task visits")
-    meta_batch: int = setting(1, "FOMAML, MAML, ABML: task visits whose gradients one outer step averages", at_least=1)
+    moments: Literal["persist", "reset"] = setting("persist", "phi's AdamW moments across episodes")
+    meta_batch: int = setting(1, "FOMAML, MAML, ABML: episodes whose gradients one outer step averages", at_least=1)
     inner_sgd_rate: float = setting(
         0.03, "FOMAML, MAML, ABML: rate of phi's plain gradient steps on the mean factors", at_least=0
     )
@@ -105,19 +105,19 @@ class LearningConfig(Checked):
         0.03, "ABML: rate of phi's plain gradient steps on the standard deviation factors", at_least=0
     )
     reptile_epsilon: float = setting(
-        0.5, "Reptile: share of the way to phi that theta goes after the first visit; falls linearly to 0", above=0
+        0.5, "Reptile: share of the way to phi that theta goes after the first episode; falls linearly to 0", above=0
     )
     num_demonstrations: int = setting(
         4, "ICL, MetaICL, ABMLL in context: labelled examples before every question", at_least=1
     )
-    readout_tasks: int = setting(
+    calibration_tasks: int = setting(
         32, "ABMLL: training tasks from which theta learns the prior of temperatures and biases (0: none)", at_least=0
     )
-    readout_examples: int = setting(
+    calibration_examples: int = setting(
         20, "ABMLL: training examples that such a task is adapted to, and as many others to ask it", at_least=1
     )
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = setting("constant", "schedule of every learning rate")
-    warmup_steps: int = setting(0, "task visits over which the learning rates rise from zero", at_least=0)
+    warmup_steps: int = setting(0, "episodes over which the learning rates rise from zero", at_least=0)
     max_grad_norm: float = setting(0.0, "clip the gradient's norm (0: no clipping)", at_least=0)
     seed: int = setting(0, "seed of initialisation, order of tasks and examples, and noise")
 
@@ -145,21 +145,21 @@ class ContinuedConfig(LearningConfig, ContinueConfig):
 
 
 @dataclass(frozen=True)
-class TrunkCacheConfig(Checked):
+class ActivationCacheConfig(Checked):
     """Activations below the lowest adapted layer, kept on disk for other runs, seeds and methods."""
 
-    trunk_cache_dir: str | None = setting(None, "folder for them; any number of runs may share it (default: none)")
-    trunk_cache_disk_gb: float = setting(10.0, "size up to which the folder grows, in GB", at_least=0)
+    activation_cache_dir: str | None = setting(None, "folder for them; any number of runs may share it (default: none)")
+    activation_cache_disk_gb: float = setting(10.0, "size up to which the folder grows, in GB", at_least=0)
 
 
 @dataclass(frozen=True)
-class RunConfig(TrunkCacheConfig):
+class RunConfig(ActivationCacheConfig):
     """How a training run proceeds and what it leaves on disk."""
 
-    max_steps: int = setting(100, "task visits (outer steps)", at_least=1)
-    save_steps: int = setting(20, "visits between checkpoints", at_least=1)
+    max_steps: int = setting(100, "episodes (outer steps)", at_least=1)
+    save_steps: int = setting(20, "episodes between checkpoints", at_least=1)
     save_total_limit: int = setting(2, "checkpoints kept (the newest ones)", at_least=1)
-    trunk_cache_gb: float = setting(
+    activation_cache_gb: float = setting(
         2.0, "memory for activations below the lowest adapted layer, in GB (0: none)", at_least=0
     )
 
@@ -193,7 +193,9 @@ class PredictConfig(Checked):
     prediction_noise_rank: int = setting(
         16, "random directions of a weight sample (0: all of them, exact and several times slower)", at_least=0
     )
-    readout: bool = setting(True, "answer with the task's temperature and option biases, where they were inferred")
+    use_calibration: bool = setting(
+        True, "answer with the task's temperature and option biases, where they were inferred"
+    )
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,9 @@ class EvaluateConfig(PredictConfig, AdaptConfig):
     adapt_examples: int | None = setting(
         20, "training examples of each task to adapt to, unless the suite has a number", at_least=1
     )
-    test_examples: int | None = setting(None, "test examples of each task to be judged by (default: all)", at_least=1)
+    test_examples: int | None = setting(
+        None, "test examples of each task to be evaluated on (default: all)", at_least=1
+    )
 
 
 @dataclass(frozen=True)
@@ -243,7 +247,7 @@ class EstimateConfig(Checked):
     )
     sequence_length: int = setting(512, "tokens of an example, options included", at_least=2)
     option_tokens: int = setting(4, "positions of an example at which ABMLL and MAML score option tokens", at_least=1)
-    inner_steps: int = setting(LearningConfig.inner_steps, "gradient steps per task visit (K)", at_least=1)
+    inner_steps: int = setting(LearningConfig.inner_steps, "gradient steps per episode (K)", at_least=1)
     dtype: Literal["bf16", "fp32"] = setting("bf16", "precision of the frozen model")
     attention: Literal["sdpa", "eager"] = setting(
         "sdpa", "attention in one kernel, or with its matrix of weights in memory"

@@ -40,13 +40,13 @@ _PUBLISHED: dict[str, Any] = {
     "max_grad_norm": 0.0,
     "batch_size": 2,
     "num_samples": 0,
-    "readout_tasks": 0,
-    "readout": False,
+    "calibration_tasks": 0,
+    "use_calibration": False,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "weights-only": {"readout": False},
+    "weights-only": {"use_calibration": False},
     "paper-v1": _PUBLISHED | {"beta": 5e-10, "gamma": 1e-6, "steps": 10},
     "paper-v3": _PUBLISHED | {"beta": 1e-8, "gamma": 1e-8, "steps": 5},
 }

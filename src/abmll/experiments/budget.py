@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from abmll.common.validation import Checked, setting
 from abmll.common.config import AdaptConfig, LearningConfig, PredictConfig, RunConfig
 from abmll.common.errors import ConfigError
+from abmll.common.validation import Checked, setting
 
 REFERENCE = "abmll"  # the row with which a comparison's others are compared, unless another one is named
 
@@ -14,12 +14,14 @@ REFERENCE = "abmll"  # the row with which a comparison's others are compared, un
 class BudgetConfig(Checked):
     """The same budget for every method, unless its preset or the settings file says otherwise."""
 
-    max_steps: int = setting(RunConfig.max_steps, "task visits of every training run", at_least=1)
-    save_steps: int = setting(RunConfig.save_steps, "visits between checkpoints", at_least=1)
+    max_steps: int = setting(RunConfig.max_steps, "episodes of every training run", at_least=1)
+    save_steps: int = setting(RunConfig.save_steps, "episodes between checkpoints", at_least=1)
     save_total_limit: int = setting(
-        RunConfig.save_total_limit, "checkpoints kept of a run (the newest ones); all of them with --visits", at_least=1
+        RunConfig.save_total_limit,
+        "checkpoints kept of a run (the newest ones); all of them with --episodes",
+        at_least=1,
     )
-    inner_steps: int = setting(LearningConfig.inner_steps, "gradient steps per task visit (K)", at_least=1)
+    inner_steps: int = setting(LearningConfig.inner_steps, "gradient steps per episode (K)", at_least=1)
     per_device_train_batch_size: int = setting(
         LearningConfig.per_device_train_batch_size, "examples per gradient step", at_least=1
     )
@@ -27,20 +29,20 @@ class BudgetConfig(Checked):
         LearningConfig.lr_scheduler_type, "schedule of every learning rate"
     )
     warmup_steps: int = setting(
-        LearningConfig.warmup_steps, "task visits over which the learning rates rise from zero", at_least=0
+        LearningConfig.warmup_steps, "episodes over which the learning rates rise from zero", at_least=0
     )
     limit_train: int | None = setting(
         None, "training examples that each training task keeps, chosen by the seed (default: all)", at_least=1
     )
-    trunk_cache_gb: float = setting(
-        RunConfig.trunk_cache_gb,
+    activation_cache_gb: float = setting(
+        RunConfig.activation_cache_gb,
         "memory of each process for activations below the lowest adapted layer, in GB (0: none)",
         at_least=0,
     )
 
 
 @dataclass(frozen=True)
-class JudgingConfig(Checked):
+class EvaluationGrid(Checked):
     """Adapting to the unseen tasks and predicting; several values of one setting make a curve."""
 
     steps: int = setting(AdaptConfig.steps, "gradient steps of an adaptation", at_least=0)
@@ -52,7 +54,7 @@ class JudgingConfig(Checked):
         at_least=1,
     )
     test_examples: int | None = setting(
-        None, "test examples of each unseen task to be judged by (default: all, or the suite's number)", at_least=1
+        None, "test examples of each unseen task to be evaluated on (default: all, or the suite's number)", at_least=1
     )
     predictive: Literal["samples", "linearized"] = setting(
         PredictConfig.predictive, "average over posterior samples, or over the scores' Gaussian to first order"
@@ -72,20 +74,20 @@ class JudgingConfig(Checked):
     prune: tuple[float, ...] = setting(
         (0.0,), "shares of each adapted layer's output, the smallest per token, set to zero at prediction", at_least=0
     )
-    visits: tuple[int, ...] | None = setting(
+    episodes: tuple[int, ...] | None = setting(
         None,
-        "task visits after which a run is judged besides its end, which the tables are of: multiples of save_steps "
+        "episodes after which a run is evaluated besides its end, which the tables are of: multiples of save_steps "
         "(default: its end alone)",
         at_least=1,
     )
-    foreign_examples: int = setting(
+    ood_examples: int = setting(
         0,
         "questions of each unseen task that are asked again with another task's inputs, to see what doubt says of them",
         at_least=0,
     )
     recalibrate: tuple[str, ...] = setting(
         ("none",),
-        "what becomes of the probabilities: none, adaptation or meta (a temperature), readout (ABMLL's, for others); "
+        "what becomes of the probabilities: none, adaptation or meta (a temperature), calibration (ABMLL's, for others); "
         "several give rows each",
     )
 
@@ -97,11 +99,11 @@ class JudgingConfig(Checked):
         for word in self.recalibrate:
             if word not in RECALIBRATIONS:
                 raise ConfigError(f"recalibrate is '{word}'; use {', '.join(RECALIBRATIONS)}")
-        for name in ("adapt_examples", "num_samples", "prune", "visits", "recalibrate"):
+        for name in ("adapt_examples", "num_samples", "prune", "episodes", "recalibrate"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ConfigError(f"{name} names a value twice; remove one")
 
 
-RECALIBRATIONS = ("none", "adaptation", "meta", "readout")
-CURVES = ("adapt_examples", "num_samples", "prune", "visits")  # settings of which several values make a curve
+RECALIBRATIONS = ("none", "adaptation", "meta", "calibration")
+CURVES = ("adapt_examples", "num_samples", "prune", "episodes")  # settings of which several values make a curve

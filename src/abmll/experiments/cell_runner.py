@@ -1,6 +1,6 @@
 """Computing a cell: train or find its run, adapt to the unseen tasks, measure, write the result.
 
-A workshop keeps what several cells share: the frozen model, the tasks, one scorer for every form of adapter and
+A runner keeps what several cells share: the frozen model, the tasks, one scorer for every form of adapter and
 prompt, and the activations below the lowest adapted layer.
 """
 
@@ -11,29 +11,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from abmll.experiments.cells import Cell, Training, save_cell
-from abmll.experiments.provenance import origin
-from abmll.experiments.added_calibration import Readouts
-from abmll.experiments.recalibration import Recalibration
-from abmll.experiments.trained import cost_of_run, no_cost, recall, train_once
 from abmll.common.config import (
+    ActivationCacheConfig,
     AdapterConfig,
     ContinuedConfig,
     EvaluateConfig,
     ModelConfig,
     PromptConfig,
     TrainConfig,
-    TrunkCacheConfig,
 )
 from abmll.common.errors import AbmllError, TrainingError
+from abmll.common.settings import flatten, pick
+from abmll.experiments.added_calibration import CalibrationPriors
+from abmll.experiments.cells import Cell, Training, save_cell
 from abmll.experiments.few_shot import evaluate_tasks
+from abmll.experiments.provenance import origin
+from abmll.experiments.recalibration import Recalibration
+from abmll.experiments.trained import cost_of_run, no_cost, recall, train_once
+from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.base import Base, load_base
 from abmll.language.layer_selection import choose_layers
-from abmll.language.activation_cache import TrunkCache, open_cache
 from abmll.language.meter import metered
 from abmll.methods import find_rule
 from abmll.model.meta_learner import AbmllModel
-from abmll.common.settings import flatten, pick
 from abmll.tasks.limit import limit_train
 from abmll.tasks.order import sample_seed
 from abmll.tasks.suite import Suite, load_suite
@@ -41,13 +41,13 @@ from abmll.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class Place:
+class ResultFolder:
     """Where a comparison lies and what it is of, in a form that another process can be given."""
 
     folder: Path
     suite: str
     base: ModelConfig
-    trunks: TrunkCacheConfig
+    activations: ActivationCacheConfig
     command: str
     data_dir: Path | None = None
     allow_missing: bool = False
@@ -61,17 +61,17 @@ class Place:
         return suite
 
 
-class Workshop:
+class CellRunner:
     """Computes cells of one comparison, one after the other."""
 
-    def __init__(self, place: Place, say: Callable[[str], None], quiet: bool) -> None:
+    def __init__(self, place: ResultFolder, say: Callable[[str], None], quiet: bool) -> None:
         self.place = place
         self.say = say
         self.quiet = quiet
         self.models: dict[str, AbmllModel] = {}
-        self.caches: dict[str, TrunkCache | None] = {}
+        self.caches: dict[str, ActivationCache | None] = {}
         self.failed: dict[str, str] = {}  # training runs that could not be finished, and why
-        self.readouts = Readouts(quiet)
+        self.calibrations = CalibrationPriors(quiet)
         self.limited: tuple[tuple[int | None, int], Sequence[Task]] | None = None
 
     @cached_property
@@ -91,10 +91,10 @@ class Workshop:
             return
         model, training_cost = self.learned(cell)
         settings = pick(EvaluateConfig, cell.settings)
-        if cell.settings["recalibrate"] == "readout":
-            settings = replace(settings, readout=True)
+        if cell.settings["recalibrate"] == "calibration":
+            settings = replace(settings, use_calibration=True)
         cache = self.cache(model, cell.settings)
-        lent = self.readouts.give(model, cell, settings, lambda: self._tasks_of(cell), cache)
+        lent = self.calibrations.give(model, cell, settings, lambda: self._tasks_of(cell), cache)
         for kind, more in lent.items():
             training_cost[kind] = (training_cost[kind] or 0) + more
         recalibration = Recalibration(cell.settings["recalibrate"], model, settings, self.suite.train, cell.seed, cache)
@@ -108,11 +108,13 @@ class Workshop:
                 quiet=self.quiet,
                 prune=cell.settings["prune"],
                 recalibrate=recalibration.of_task if recalibration.kind != "none" else None,
-                foreign_examples=cell.settings["foreign_examples"],
+                ood_examples=cell.settings["ood_examples"],
             )
         if cache is not None:
             cache.flush()
-        readout = model.readout and asdict(model.readout) | {"inverse_temperatures": evaluation.inverse_temperatures}
+        calibration = model.calibration_prior and asdict(model.calibration_prior) | {
+            "inverse_temperatures": evaluation.inverse_temperatures
+        }
         document = {
             **describe(cell),
             **origin(self.place.command),
@@ -121,13 +123,13 @@ class Workshop:
             "base_fingerprint": self.base.fingerprint,
             "cost": {"training": training_cost, "evaluation": asdict(cost) | evaluation.seconds},
             "temperatures": recalibration.temperatures,
-            "readout": readout,
+            "calibration": calibration,
             "truncated_prompts": evaluation.truncated,
             "demonstrations_left_out": evaluation.left_out,
             "tasks": evaluation.tasks,
             "mean": evaluation.mean,
             "pooled": evaluation.pooled,
-            "foreign": {"tasks": evaluation.foreign, "mean": evaluation.foreign_mean},
+            "out_of_distribution": {"tasks": evaluation.ood, "mean": evaluation.ood_mean},
         }
         save_cell(path, document, evaluation.predictions)
 
@@ -140,18 +142,18 @@ class Workshop:
             fresh = model.scorer.new_adapter(sample_seed(cell.seed, "init"))
             model.learned(fresh, learning, len(self.suite.train))
             return model, no_cost()
-        model, cost = self._train(cell.training, cell.settings["visits"])
-        if rule.continues is not None:
+        model, cost = self._train(cell.training, cell.settings["episodes"])
+        if rule.base_method is not None:
             own = flatten(learning)
             model = model.continue_as(own.pop("method"), **own)
         return model, cost
 
-    def _train(self, training: Training, visits: int) -> tuple[AbmllModel, dict[str, float | None]]:
-        """The model with the theta of a run after so many visits, and what these have cost."""
-        settings = dict(training.settings) | flatten(self.place.trunks) | {"seed": training.seed}
+    def _train(self, training: Training, episodes: int) -> tuple[AbmllModel, dict[str, float | None]]:
+        """The model with the theta of a run after so many episodes, and what these have cost."""
+        settings = dict(training.settings) | flatten(self.place.activations) | {"seed": training.seed}
         folder = self.place.folder / "runs" / training.name
         own: dict[str, Any] = {"method": training.method, "output_dir": str(folder)}
-        if len(training.kept_visits) > 1:
+        if len(training.kept_episodes) > 1:
             own["save_total_limit"] = settings["max_steps"]  # all of them
         config = pick(TrainConfig, settings | own)
         model = self.model(settings)
@@ -160,10 +162,10 @@ class Workshop:
         if training.name in self.failed:
             raise TrainingError(self.failed[training.name])
         try:
-            train_once(model, tasks, config, cache, _say_nothing, self.quiet, training.kept_visits)
-            if visits != config.max_steps and not recall(model, config, len(tasks), visits):
-                raise TrainingError(f"{folder}: has no checkpoint after visit {visits}; delete the folder")
-            return model, cost_of_run(folder, visits)
+            train_once(model, tasks, config, cache, _say_nothing, self.quiet, training.kept_episodes)
+            if episodes != config.max_steps and not recall(model, config, len(tasks), episodes):
+                raise TrainingError(f"{folder}: has no checkpoint after episode {episodes}; delete the folder")
+            return model, cost_of_run(folder, episodes)
         except AbmllError as error:
             self.failed[training.name] = str(error)
             raise
@@ -186,14 +188,14 @@ class Workshop:
             self.models[key] = AbmllModel(self.base.twin(), chosen, prompt)
         return self.models[key]
 
-    def cache(self, model: AbmllModel, settings: Mapping[str, Any]) -> TrunkCache | None:
+    def cache(self, model: AbmllModel, settings: Mapping[str, Any]) -> ActivationCache | None:
         """Kept activations, shared by all models that compute the same ones."""
         scorer = model.scorer
-        depth = 0 if scorer.trunk is None else len(scorer.trunk.blocks)
+        depth = 0 if scorer.lower_blocks is None else len(scorer.lower_blocks.blocks)
         key = json.dumps([depth, scorer.packed, flatten(scorer.prompt)])
         if key not in self.caches:
             self.caches[key] = open_cache(
-                scorer.base, scorer.trunk, self.place.trunks, settings["trunk_cache_gb"], self.say
+                scorer.base, scorer.lower_blocks, self.place.activations, settings["activation_cache_gb"], self.say
             )
         return self.caches[key]
 

@@ -13,29 +13,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from abmll.experiments.budget import CURVES
-from abmll.experiments.method_spec import Spec
 from abmll.common.errors import CheckpointError
 from abmll.common.files import write_json, write_text
+from abmll.experiments.budget import CURVES
+from abmll.experiments.method_spec import Spec
 
 FORMAT = "abmll-cell-1"
 Document = dict[str, Any]  # a JSON object as it is read and written
 # What changes how a result is computed, but not the result.
-PASSING = ("device", "save_steps", "save_total_limit", "trunk_cache_gb", "trunk_cache_dir", "trunk_cache_disk_gb")
+PASSING = (
+    "device",
+    "save_steps",
+    "save_total_limit",
+    "activation_cache_gb",
+    "activation_cache_dir",
+    "activation_cache_disk_gb",
+)
 
 
 @dataclass(frozen=True)
 class Training:
     """A training run: the method trained, its flat settings (the seed is apart), and a hash of its data.
 
-    ``kept_visits`` are those after which its theta is wanted; they change nothing that is learned.
+    ``kept_episodes`` are those after which its theta is wanted; they change nothing that is learned.
     """
 
     method: str
     seed: int
     settings: Mapping[str, Any]
     data: str
-    kept_visits: Sequence[int] = ()
+    kept_episodes: Sequence[int] = ()
 
     @property
     def name(self) -> str:

@@ -1,6 +1,6 @@
 """The whole method on real tasks: meta-train, adapt to unseen tasks, compare, report.
 
-Every method gets the same base model, the same layers to adapt, the same task visits with the same examples, the same
+Every method gets the same base model, the same layers to adapt, the same episodes with the same examples, the same
 adaptation steps and examples (the mixture takes the steps five times), and is asked the same questions.
 """
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from abmll.experiments.trained import no_cost, train_once
 from abmll.common.config import AdapterConfig, EvaluateConfig, ModelConfig, PromptConfig, TrainConfig
-from abmll.experiments.few_shot import Evaluation, evaluate_tasks, save_evaluation, versions
 from abmll.common.files import remove, write_json
-from abmll.language.base import load_base
+from abmll.common.settings import flatten, pick
+from abmll.experiments.few_shot import Evaluation, evaluate_tasks, save_evaluation, versions
+from abmll.experiments.trained import no_cost, train_once
 from abmll.language.activation_cache import open_cache
+from abmll.language.base import load_base
 from abmll.methods import find_rule
 from abmll.model.meta_learner import AbmllModel
-from abmll.common.settings import flatten, pick
 from abmll.tasks import Suite, load_suite
 from abmll.tasks.bigbench import fetch_bigbench
 from abmll.tasks.order import sample_seed
@@ -64,7 +64,9 @@ class Demo:
         prompt = pick(PromptConfig, self.suite.prompt)
         self.model = AbmllModel(load_base(base, say, quiet), settings.adapter, prompt, settings.train.seed)
         scorer = self.model.scorer
-        self.cache = open_cache(scorer.base, scorer.trunk, settings.train, settings.train.trunk_cache_gb, say)
+        self.cache = open_cache(
+            scorer.base, scorer.lower_blocks, settings.train, settings.train.activation_cache_gb, say
+        )
 
     def run(self) -> dict[str, Any]:
         """All methods; returns what ``comparison.json`` holds."""
@@ -100,7 +102,7 @@ class Demo:
 
     def _learner(self, name: str) -> tuple[AbmllModel, str | None, dict[str, float | None]]:
         """The model as the method learns unseen tasks; the folder and the cost of its run, which may be another's."""
-        trained = find_rule(name).continues or name
+        trained = find_rule(name).base_method or name
         cost = self._train(trained)
         run = trained if find_rule(trained).is_trained else None
         return self.model if trained == name else self.model.continue_as(name), run, cost

@@ -13,15 +13,15 @@ from abmll._version import __version__
 from abmll.common.config import EvaluateConfig
 from abmll.common.errors import DataError
 from abmll.common.files import write_json, write_text
-from abmll.experiments.out_of_distribution import UNCERTAINTIES, foreign_questions, separation
-from abmll.experiments.pruning import pruned
-from abmll.language.activation_cache import TrunkCache
-from abmll.methods import find_rule
-from abmll.experiments.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
-from abmll.model.meta_learner import AbmllModel
-from abmll.model.prediction import Prediction
 from abmll.common.progress import progress
 from abmll.common.settings import flatten
+from abmll.experiments.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
+from abmll.experiments.out_of_distribution import UNCERTAINTIES, ood_questions, separation
+from abmll.experiments.pruning import pruned
+from abmll.language.activation_cache import ActivationCache
+from abmll.methods import find_rule
+from abmll.model.meta_learner import AbmllModel
+from abmll.model.prediction import Prediction
 from abmll.tasks.order import permutation
 from abmll.tasks.task import Example, Task
 
@@ -40,13 +40,13 @@ class Evaluation:
     truncated: int  # prompts whose input was cut
     left_out: int  # demonstrations that did not fit before a question, over all of them
     seconds: dict[str, float]  # "adapting" and "predicting", over all tasks
-    foreign: dict[str, dict[str, float | None]]  # by task, how well each uncertainty tells another task's inputs apart
-    inverse_temperatures: dict[str, float]  # of the tasks that have a readout, at its mean
+    ood: dict[str, dict[str, float | None]]  # by task, how well each uncertainty tells another task's inputs apart
+    inverse_temperatures: dict[str, float]  # of the tasks that have a calibration, at its mean
 
     @property
-    def foreign_mean(self) -> dict[str, float | None]:
+    def ood_mean(self) -> dict[str, float | None]:
         """The mean over tasks of each uncertainty's AUROC; None where no task has one."""
-        known = {name: [one[name] for one in self.foreign.values()] for name in UNCERTAINTIES}
+        known = {name: [one[name] for one in self.ood.values()] for name in UNCERTAINTIES}
         numbers = {name: [value for value in values if value is not None] for name, values in known.items()}
         return {name: sum(values) / len(values) if values else None for name, values in numbers.items()}
 
@@ -60,11 +60,11 @@ def evaluate_tasks(
     config: EvaluateConfig,
     *,
     seed: int = 0,
-    cache: TrunkCache | None = None,
+    cache: ActivationCache | None = None,
     quiet: bool = True,
     prune: float = 0.0,
     recalibrate: Recalibrate | None = None,
-    foreign_examples: int = 0,
+    ood_examples: int = 0,
 ) -> Evaluation:
     """Adapt to each task with some of its training examples, predict its test examples, and measure.
 
@@ -73,16 +73,16 @@ def evaluate_tasks(
     Args:
         prune: share of each adapted layer's output that is set to zero while predicting (see ``pruning``).
         recalibrate: given a task's name and the examples adapted to, says what becomes of its predictions.
-        foreign_examples: questions of each task that are asked again with another task's inputs (see ``foreign``).
+        ood_examples: questions of each task that are asked again with another task's inputs (see ``ood``).
 
     Raises ``DataError`` for no tasks, two of one name, or one without labelled training or test examples.
     """
     chosen = {task.name: choose_examples(task, config, seed) for task in tasks}
     if len(chosen) < max(len(tasks), 1):
         raise DataError("evaluation needs at least one task, and tasks of different names")
-    strangers = foreign_questions(tasks, {name: asked for name, (_, asked) in chosen.items()}, foreign_examples)
-    foreign: dict[str, dict[str, float | None]] = {}
-    believed: dict[str, Predictions] = {}
+    strangers = ood_questions(tasks, {name: asked for name, (_, asked) in chosen.items()}, ood_examples)
+    ood: dict[str, dict[str, float | None]] = {}
+    predictions: dict[str, Predictions] = {}
     rows: list[dict[str, Any]] = []
     inverse: dict[str, float] = {}
     truncated = left_out = 0
@@ -93,8 +93,8 @@ def evaluate_tasks(
             posterior = model.adapt(
                 support, task_name=name, steps=config.steps, batch_size=config.batch_size, seed=seed, cache=cache
             )
-            if posterior.readout is not None and config.readout:
-                inverse[name] = posterior.readout.readout.inverse_temperature
+            if posterior.calibration is not None and config.use_calibration:
+                inverse[name] = posterior.calibration.calibration.inverse_temperature
             corrected = None if recalibrate is None else recalibrate(name, support)
             adapted = time.perf_counter()
             predict = partial(posterior.predict, how=config, seed=seed, cache=cache)
@@ -111,18 +111,18 @@ def evaluate_tasks(
             truncated += sum(one.truncated > 0 for one in model.scorer.encode(support, name))
             answers = [question.answer for question in questions if question.answer is not None]
             texts = [question.options[answer] for question, answer in zip(questions, answers, strict=True)]
-            believed[name] = Predictions(prediction.lists(), answers, texts)
+            predictions[name] = Predictions(prediction.lists(), answers, texts)
             rows += prediction_rows(name, questions, prediction)
             if doubted is not None:
-                foreign[name] = separation(prediction, doubted)
+                ood[name] = separation(prediction, doubted)
             bar.update()
-    metrics = {name: evaluate_task(*predictions) for name, predictions in believed.items()}
-    mean, together = mean_over_tasks(metrics), pooled(believed)
-    return Evaluation(metrics, mean, together, rows, truncated, left_out, seconds, foreign, inverse)
+    metrics = {name: evaluate_task(*predictions) for name, predictions in predictions.items()}
+    mean, together = mean_over_tasks(metrics), pooled(predictions)
+    return Evaluation(metrics, mean, together, rows, truncated, left_out, seconds, ood, inverse)
 
 
 def choose_examples(task: Task, config: EvaluateConfig, seed: int) -> tuple[list[Example], list[Example]]:
-    """The examples to adapt to and those to be judged by: the first so many of a seeded order of either split."""
+    """The examples to adapt to and those to be evaluated on: the first so many of a seeded order of either split."""
     sides = []
     for examples, limit, side in (
         (task.train, config.adapt_examples, "training"),

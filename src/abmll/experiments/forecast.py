@@ -1,4 +1,4 @@
-"""How long a comparison would take: two visits and one adaptation of every method are measured, the rest is counted."""
+"""How long a comparison would take: two episodes and one adaptation of every method are measured, the rest is counted."""
 
 import tempfile
 from collections.abc import Callable, Collection, Sequence
@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from abmll.common.checkpoint import PREFIX, checkpoints
-from abmll.experiments.cells import Cell, Training
-from abmll.experiments.planning import units
-from abmll.experiments.execution import missing_cells
-from abmll.experiments.cell_runner import Place, Workshop
 from abmll.common.config import EvaluateConfig
-from abmll.experiments.few_shot import evaluate_tasks
-from abmll.methods import find_rule
 from abmll.common.progress import progress
-from abmll.model.run_folder import TIMING, RunFolder
 from abmll.common.settings import pick
+from abmll.experiments.cell_runner import CellRunner, ResultFolder
+from abmll.experiments.cells import Cell, Training
+from abmll.experiments.execution import missing_cells
+from abmll.experiments.few_shot import evaluate_tasks
+from abmll.experiments.planning import units
+from abmll.methods import find_rule
+from abmll.model.run_folder import TIMING, RunFolder
 from abmll.tasks.suite import Suite
 
 QUESTIONS = 8
@@ -25,7 +25,7 @@ QUESTIONS = 8
 class Pace:
     """A method's measured speed, in seconds."""
 
-    visit: float
+    episode: float
     adaptation: float
     question: float
 
@@ -41,7 +41,7 @@ class Forecast:
     seconds: float
 
 
-def forecast(cells: Sequence[Cell], place: Place, say: Callable[[str], None], quiet: bool) -> list[Forecast]:
+def forecast(cells: Sequence[Cell], place: ResultFolder, say: Callable[[str], None], quiet: bool) -> list[Forecast]:
     """The time left by row of the tables, in one process; what is finished, runs included, costs nothing.
 
     A run that several methods share is counted where it comes first.
@@ -55,17 +55,17 @@ def forecast(cells: Sequence[Cell], place: Place, say: Callable[[str], None], qu
         tempfile.TemporaryDirectory() as folder,
         progress(len({cell.row for cell in left}), "measuring", "method", quiet=quiet) as bar,
     ):
-        workshop = Workshop(replace(place, folder=Path(folder)), say, quiet)
+        runner = CellRunner(replace(place, folder=Path(folder)), say, quiet)
         for cell in left:
             if cell.row not in paces:
-                paces[cell.row] = measure(cell, workshop)
+                paces[cell.row] = measure(cell, runner)
                 bar.update()
-            seconds[cell.row] += _judging(cell, paces[cell.row], workshop.suite)
-            seconds[cell.row] += _readout(cell, paces[cell.row], workshop.suite, methods)
+            seconds[cell.row] += _evaluating(cell, paces[cell.row], runner.suite)
+            seconds[cell.row] += _calibration(cell, paces[cell.row], runner.suite, methods)
         for unit in units(left):
             training = unit[0].training
             if training is not None:
-                seconds[unit[0].row] += _visits_left(training, place.folder) * paces[unit[0].row].visit
+                seconds[unit[0].row] += _episodes_left(training, place.folder) * paces[unit[0].row].episode
     counts = {row: [cell for cell in cells if cell.row == row] for row in rows}
     return [
         Forecast(
@@ -79,53 +79,55 @@ def forecast(cells: Sequence[Cell], place: Place, say: Callable[[str], None], qu
     ]
 
 
-def measure(cell: Cell, workshop: Workshop) -> Pace:
-    """Train for two visits (or two outer steps), adapt to the first unseen task, ask a few of its questions."""
+def measure(cell: Cell, runner: CellRunner) -> Pace:
+    """Train for two episodes (or two outer steps), adapt to the first unseen task, ask a few of its questions."""
     training = cell.training
     if training is not None:
-        visits = 2 * training.settings["meta_batch"]
-        short = {**training.settings, "max_steps": visits, "save_steps": visits, "readout_tasks": 0}
-        training = replace(training, settings=short, kept_visits=())
-        cell = replace(cell, training=training, settings={**cell.settings, "visits": visits, "readout_tasks": 0})
-    model, _ = workshop.learned(cell)
-    visit = 0.0 if training is None else _seconds_a_visit(workshop.place.folder / "runs" / training.name)
+        episodes = 2 * training.settings["meta_batch"]
+        short = {**training.settings, "max_steps": episodes, "save_steps": episodes, "calibration_tasks": 0}
+        training = replace(training, settings=short, kept_episodes=())
+        cell = replace(
+            cell, training=training, settings={**cell.settings, "episodes": episodes, "calibration_tasks": 0}
+        )
+    model, _ = runner.learned(cell)
+    episode = 0.0 if training is None else _seconds_a_episode(runner.place.folder / "runs" / training.name)
     settings = replace(pick(EvaluateConfig, cell.settings), test_examples=QUESTIONS)
-    tasks = workshop.suite.evaluation[:1]
-    cache = workshop.cache(model, cell.settings)
+    tasks = runner.suite.evaluation[:1]
+    cache = runner.cache(model, cell.settings)
     evaluation = evaluate_tasks(model, tasks, settings, seed=cell.seed, cache=cache, quiet=True)
     asked = evaluation.mean["num_examples"]
-    return Pace(visit, evaluation.seconds["adapting"], evaluation.seconds["predicting"] / asked)
+    return Pace(episode, evaluation.seconds["adapting"], evaluation.seconds["predicting"] / asked)
 
 
-def _seconds_a_visit(run: Path) -> float:
-    """Of the later half of the visits: in the first ones a machine warms up."""
+def _seconds_a_episode(run: Path) -> float:
+    """Of the later half of the episodes: in the first ones a machine warms up."""
     rows = RunFolder(run).rows(TIMING)
     later = rows[len(rows) // 2 :]
     return sum(row["seconds"] for row in later) / len(later)
 
 
-def _judging(cell: Cell, pace: Pace, suite: Suite) -> float:
+def _evaluating(cell: Cell, pace: Pace, suite: Suite) -> float:
     limit = cell.settings["test_examples"]
     sizes = [len(task.test) for task in suite.evaluation]
     questions = sum(size if limit is None else min(size, limit) for size in sizes)
     return len(sizes) * pace.adaptation + questions * pace.question
 
 
-def _readout(cell: Cell, pace: Pace, suite: Suite, methods: Collection[str]) -> float:
-    """Learning theta's readout: adaptations and questions of training tasks, for every cell that has one of its own.
+def _calibration(cell: Cell, pace: Pace, suite: Suite, methods: Collection[str]) -> float:
+    """Learning theta's calibration: adaptations and questions of training tasks, for every cell that has one of its own.
 
     A method that continues a run takes over the run's, which is counted with the method that it continues, if that is
     among the ``methods``.
     """
     rule = find_rule(cell.spec.method)
-    own = rule.has_readout and rule.continues not in methods and cell.settings["readout"]
-    if not own and cell.settings["recalibrate"] != "readout":
+    own = rule.has_calibration and rule.base_method not in methods and cell.settings["use_calibration"]
+    if not own and cell.settings["recalibrate"] != "calibration":
         return 0.0
-    tasks = min(cell.settings["readout_tasks"], len(suite.train))
-    return tasks * (pace.adaptation + cell.settings["readout_examples"] * pace.question)
+    tasks = min(cell.settings["calibration_tasks"], len(suite.train))
+    return tasks * (pace.adaptation + cell.settings["calibration_examples"] * pace.question)
 
 
-def _visits_left(training: Training, folder: Path) -> int:
+def _episodes_left(training: Training, folder: Path) -> int:
     run, wanted = folder / "runs" / training.name, training.settings["max_steps"]
     if (run / f"{PREFIX}{wanted}").is_dir():
         return 0

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from abmll.experiments.sheets import COLUMNS, Column, Document, csv_text, method_rows, task_rows
 from abmll.common.files import write_text
+from abmll.experiments.sheets import COLUMNS, Column, Document, csv_text, method_rows, task_rows
 
 
 class Grid(NamedTuple):
@@ -22,10 +22,10 @@ COSTS = {
     "tokens": "Tokens",
     "seconds": "Seconds",
     "peak_memory_mb": "Peak memory, MB",
-    "judging_forward_passes": "Forward passes, unseen tasks",
-    "judging_tokens": "Tokens, unseen tasks",
-    "judging_seconds": "Seconds, unseen tasks",
-    "judging_peak_memory_mb": "Peak memory, unseen tasks, MB",
+    "evaluation_forward_passes": "Forward passes, unseen tasks",
+    "evaluation_tokens": "Tokens, unseen tasks",
+    "evaluation_seconds": "Seconds, unseen tasks",
+    "evaluation_peak_memory_mb": "Peak memory, unseen tasks, MB",
 }
 UNKNOWN = "\N{EN DASH}"
 MANY = 4  # methods, of which a note names no more
@@ -94,7 +94,11 @@ def notes(comparison: Document) -> list[str]:
         f"Suite {comparison['suite']}: mean over {mean['num_tasks']} unseen tasks, {mean['num_examples']:,} questions; "
         f"seeds {seeds}; ± is the standard error over seeds.",
         f"Best constant answer {_digits(mean['majority'])}, chance {_digits(mean['chance'])}"
-        + ("." if comparison["equal_nll"] is None else f"; NLL of equal probabilities {comparison['equal_nll']:.3f}."),
+        + (
+            "."
+            if comparison["uniform_nll"] is None
+            else f"; NLL of the uniform prediction {comparison['uniform_nll']:.3f}."
+        ),
     ]
     if any(row["statistics"] for row in methods):
         lines.append("Intervals, of 95 %: paired bootstrap over tasks and examples, 2,000 replicates.")

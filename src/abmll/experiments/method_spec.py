@@ -8,9 +8,9 @@ from typing import Any
 
 from abmll.common.config import AdapterConfig, ContinuedConfig, EvaluateConfig, ModelConfig, PromptConfig, RunConfig
 from abmll.common.errors import ConfigError
-from abmll.methods import REGISTRY, find_rule, kin
 from abmll.common.presets import preset
 from abmll.common.settings import refuse_unknown
+from abmll.methods import REGISTRY, find_rule, settings_method
 
 KINDS = (AdapterConfig, PromptConfig, ContinuedConfig, RunConfig, EvaluateConfig)  # a method may have its own values of
 SETTINGS_FORMAT = "abmll-settings-1"
@@ -74,7 +74,7 @@ def resolve(
         own: by method, what the user has set for that one.
     """
     rule = find_rule(spec.method)
-    keys = dict.fromkeys((Spec(kin(spec.method), spec.preset).key, spec.key))
+    keys = dict.fromkeys((Spec(settings_method(spec.method), spec.preset).key, spec.key))
     values = dict(shared)
     layers = (
         suite,

@@ -1,7 +1,7 @@
 """Inputs of another domain: does a posterior doubt more where it was never meant to be asked?
 
-A foreign question has one of the task's own questions' options and the input of another task's question. Nobody can
-answer it; what is looked at is the doubt alone, and how well it tells the foreign questions from the task's own.
+A ood question has one of the task's own questions' options and the input of another task's question. Nobody can
+answer it; what is looked at is the doubt alone, and how well it tells the out-of-distribution questions from the task's own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from abmll.tasks.task import Task
 UNCERTAINTIES = ("entropy", "mutual_information")
 
 
-def foreign_questions(
+def ood_questions(
     tasks: Sequence[Task], questions: Mapping[str, Sequence[Example]], count: int
 ) -> dict[str, list[Example]]:
     """By task, at most ``count`` of its first questions with the inputs of another task's first questions.
@@ -26,20 +26,20 @@ def foreign_questions(
     The inputs come from the next task in order that is of another family, or from the next one where all are of the
     same; without a second task there are none. No answer is right.
     """
-    foreign: dict[str, list[Example]] = {}
+    ood: dict[str, list[Example]] = {}
     for place, task in enumerate(tasks):
         others = [*tasks[place + 1 :], *tasks[:place]]
         donor = next((other for other in others if other.family != task.family), others[0] if others else None)
         pairs = zip(questions[task.name][:count], questions[donor.name] if donor else (), strict=False)
-        foreign[task.name] = [replace(own, id=other.id, input=other.input, answer=None) for own, other in pairs]
-    return foreign
+        ood[task.name] = [replace(own, id=other.id, input=other.input, answer=None) for own, other in pairs]
+    return ood
 
 
-def separation(own: Prediction, foreign: Prediction) -> dict[str, float | None]:
-    """AUROC of each uncertainty as a score for being foreign: 0.5 says nothing, 1 tells all of them apart.
+def separation(own: Prediction, ood: Prediction) -> dict[str, float | None]:
+    """AUROC of each uncertainty as a score for being out of distribution: 0.5 says nothing, 1 tells all of them apart.
 
     None for a mutual information that is zero everywhere, as that of a single set of weights is.
     """
-    scores = {name: torch.cat([getattr(own, name), getattr(foreign, name)]).numpy() for name in UNCERTAINTIES}
-    labels = np.concatenate([np.zeros(len(own.probs)), np.ones(len(foreign.probs))])
+    scores = {name: torch.cat([getattr(own, name), getattr(ood, name)]).numpy() for name in UNCERTAINTIES}
+    labels = np.concatenate([np.zeros(len(own.probs)), np.ones(len(ood.probs))])
     return {name: auroc(score, labels) if score.any() else None for name, score in scores.items()}

@@ -45,7 +45,7 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
     # Nothing to choose: every trial is the same cell, which is computed once.
     "pretrained": {},
     "icl": {},
-    "abmll-mixture": {},  # it has ABMLL's settings, and a readout that was learned with them
+    "abmll-mixture": {},  # it has ABMLL's settings, and a calibration that was learned with them
     "mc-dropout": {"learning_rate": RATES, "dropout_rate": Range(0.02, 0.5)},
 }
 ANY: Mapping[str, Range] = {"learning_rate": RATES}
@@ -58,7 +58,7 @@ def search_space(spec: Spec) -> Mapping[str, Range]:
 
 def continued(spec: Spec) -> Spec | None:
     """The method whose training the method starts from: its settings are chosen first, once for all that share it."""
-    other = find_rule(spec.method).continues
+    other = find_rule(spec.method).base_method
     return None if other is None else Spec(other, spec.preset)
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 from abmll.common.config import EvaluateConfig
-from abmll.language.activation_cache import TrunkCache
+from abmll.experiments.temperature import adaptation_temperature, meta_temperature, tempered
+from abmll.language.activation_cache import ActivationCache
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prediction import Prediction
-from abmll.experiments.temperature import adaptation_temperature, meta_temperature, tempered
 from abmll.tasks.example import Example
 from abmll.tasks.order import permutation
 from abmll.tasks.task import Task
@@ -25,12 +25,12 @@ class Recalibration:
     settings: EvaluateConfig
     training_tasks: Sequence[Task]
     seed: int
-    cache: TrunkCache | None
+    cache: ActivationCache | None
     temperatures: dict[str, float] = field(default_factory=dict)
 
     def of_task(self, name: str, support: Sequence[Example]) -> Callable[[Prediction], Prediction]:
         """What becomes of the predictions of a task that was adapted to ``support``."""
-        if self.kind in ("none", "readout"):  # the readout is a part of the prediction
+        if self.kind in ("none", "calibration"):  # the calibration is a part of the prediction
             return lambda prediction: prediction
         if self.kind == "meta":
             self.temperatures["all"] = self._meta

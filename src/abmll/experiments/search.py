@@ -1,4 +1,4 @@
-"""Choosing settings: for every method the same number of trials, judged on the suite's validation tasks.
+"""Choosing settings: for every method the same number of trials, evaluated on the suite's validation tasks.
 
 A trial is a cell of the suite with the validation tasks in the role of the unseen ones, which are not learned from. Its
 value is the mean NLL over these tasks and the seeds: a proper score, so that a method gains by honest probabilities as
@@ -16,15 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from abmll.experiments.cells import load_cell
-from abmll.experiments.workers import work_through
-from abmll.experiments.planning import Wishes, plan
-from abmll.experiments.ranges import Range, continued, in_range, search_space
-from abmll.experiments.method_spec import SETTINGS_FORMAT, Spec, resolve
-from abmll.experiments.cell_runner import Place, Workshop
 from abmll.common.errors import AbmllError, ConfigError
 from abmll.common.files import write_json
 from abmll.common.progress import progress
+from abmll.experiments.cell_runner import CellRunner, ResultFolder
+from abmll.experiments.cells import load_cell
+from abmll.experiments.method_spec import SETTINGS_FORMAT, Spec, resolve
+from abmll.experiments.planning import ComparisonConfig, plan
+from abmll.experiments.ranges import Range, continued, in_range, search_space
+from abmll.experiments.workers import work_through
 from abmll.tasks.suite import Suite
 
 RESULT = "settings.json"
@@ -49,27 +49,33 @@ class Study:
 
     spec: Spec
     trials: int
-    wishes: Wishes
+    wanted: ComparisonConfig
 
 
 def tune(
-    place: Place, suite: Suite, wishes: Wishes, trials: int, jobs: int, say: Callable[[str], None], quiet: bool
+    place: ResultFolder,
+    suite: Suite,
+    wanted: ComparisonConfig,
+    trials: int,
+    jobs: int,
+    say: Callable[[str], None],
+    quiet: bool,
 ) -> dict[str, Any]:
-    """Search for every method of ``wishes``; writes and returns what ``settings.json`` holds.
+    """Search for every method of ``wanted``; writes and returns what ``settings.json`` holds.
 
     Methods that continue another one's training come after that one, which is tuned too if it is not named, and start
     from its best settings. Raises ``ConfigError`` without Optuna, ``AbmllError`` where a method fails in every trial.
     """
     _optuna()
-    specs = list(wishes.specs)
+    specs = list(wanted.specs)
     bases = [other for spec in specs if (other := continued(spec)) is not None and other not in specs]
     first = [spec for spec in dict.fromkeys([*bases, *specs]) if continued(spec) is None]
     later = [spec for spec in specs if continued(spec) is not None]
     found: dict[str, list[Trial]] = {}
-    tuned = dict(wishes.tuned)
+    tuned = dict(wanted.tuned)
     with progress(len(first) + len(later), "tuning", "method", quiet=quiet) as bar:
         for group in (first, later):
-            studies = [Study(spec, trials, replace(wishes, specs=[spec], tuned=tuned)) for spec in group]
+            studies = [Study(spec, trials, replace(wanted, specs=[spec], tuned=tuned)) for spec in group]
             make = partial(_searcher, place, say, quiet or jobs > 1)
             for study, done in work_through(studies, make, jobs):
                 found[study.spec.key] = done
@@ -79,7 +85,7 @@ def tune(
         "format": SETTINGS_FORMAT,
         "suite": suite.name,
         "validation": list(suite.validation),
-        "seeds": list(wishes.seeds),
+        "seeds": list(wanted.seeds),
         "trials": trials,
         "command": place.command,
         "methods": {spec.key: tuned[spec.key] for spec in (*first, *later)},
@@ -97,25 +103,25 @@ def best_of(spec: Spec, trials: Sequence[Trial]) -> Trial:
     return min(whole, key=lambda trial: trial.nll if trial.nll is not None else math.inf)
 
 
-def _searcher(place: Place, say: Callable[[str], None], quiet: bool) -> Callable[[Study], list[Trial]]:
-    return partial(search, Workshop(replace(place, validation=True), say, quiet))
+def _searcher(place: ResultFolder, say: Callable[[str], None], quiet: bool) -> Callable[[Study], list[Trial]]:
+    return partial(search, CellRunner(replace(place, validation=True), say, quiet))
 
 
-def search(workshop: Workshop, study: Study) -> list[Trial]:
+def search(runner: CellRunner, study: Study) -> list[Trial]:
     """All trials of one method; those that were done before are read."""
     optuna = _optuna()
     space = search_space(study.spec)
-    path = workshop.place.folder / "trials" / f"{study.spec.key.replace('@', '+')}-{_key(workshop, study, space)}.json"
+    path = runner.place.folder / "trials" / f"{study.spec.key.replace('@', '+')}-{_key(runner, study, space)}.json"
     trials = _read(path)
     # Told of the earlier trials in their order, a sampler of the same seed proposes what it would have proposed.
-    sampler = optuna.samplers.TPESampler(seed=int(study.wishes.seeds[0]), n_startup_trials=STARTUP)
+    sampler = optuna.samplers.TPESampler(seed=int(study.wanted.seeds[0]), n_startup_trials=STARTUP)
     optimizer = optuna.create_study(sampler=sampler, direction="minimize")
     ranges = {name: optuna.distributions.FloatDistribution(*own[:2], log=own.log) for name, own in space.items()}
-    optimizer.enqueue_trial(in_range(_current(workshop.suite, study), space))
+    optimizer.enqueue_trial(in_range(_current(runner.suite, study), space))
     for number in range(study.trials):
         asked = optimizer.ask(ranges)
         if number == len(trials):
-            trials.append(_try(workshop, study, asked.params))
+            trials.append(_try(runner, study, asked.params))
             write_json(path, {"format": FORMAT, "trials": [vars(trial) for trial in trials]})
         elif trials[number].settings != asked.params:
             raise ConfigError(f"{path}: holds trials of another version of Optuna; delete it to search again")
@@ -125,15 +131,15 @@ def search(workshop: Workshop, study: Study) -> list[Trial]:
     return trials
 
 
-def _try(workshop: Workshop, study: Study, settings: Mapping[str, float]) -> Trial:
-    own = {**study.wishes.own, study.spec.key: {**study.wishes.own.get(study.spec.key, {}), **settings}}
+def _try(runner: CellRunner, study: Study, settings: Mapping[str, float]) -> Trial:
+    own = {**study.wanted.own, study.spec.key: {**study.wanted.own.get(study.spec.key, {}), **settings}}
     means = []
-    for cell in plan(workshop.suite, replace(study.wishes, own=own)):
+    for cell in plan(runner.suite, replace(study.wanted, own=own)):
         try:
-            workshop.compute(cell)
+            runner.compute(cell)
         except AbmllError as error:
             return Trial(dict(settings), None, error=str(error))
-        document = load_cell(cell.path(workshop.place.folder))
+        document = load_cell(cell.path(runner.place.folder))
         assert document is not None
         means.append(document["mean"])
     nll, accuracy, ece = (sum(mean[name] for mean in means) / len(means) for name in ("nll", "accuracy", "ece"))
@@ -141,13 +147,13 @@ def _try(workshop: Workshop, study: Study, settings: Mapping[str, float]) -> Tri
 
 
 def _current(suite: Suite, study: Study) -> dict[str, Any]:
-    wishes = study.wishes
-    return resolve(study.spec, wishes.shared, suite.prompt, wishes.tuned, wishes.asked, wishes.own)
+    wanted = study.wanted
+    return resolve(study.spec, wanted.shared, suite.prompt, wanted.tuned, wanted.asked, wanted.own)
 
 
-def _key(workshop: Workshop, study: Study, space: Mapping[str, Range]) -> str:
+def _key(runner: CellRunner, study: Study, space: Mapping[str, Range]) -> str:
     """A hash of all that the trials depend on; more of them go on with those that are there."""
-    cells = [cell.hash for cell in plan(workshop.suite, study.wishes)]
+    cells = [cell.hash for cell in plan(runner.suite, study.wanted)]
     text = json.dumps([cells, {name: list(own) for name, own in space.items()}, STARTUP])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

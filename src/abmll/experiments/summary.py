@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from abmll.common.files import write_json
 from abmll.experiments.bootstrap import METRICS, Replicates, bootstrap, difference, interval, make_sample
-from abmll.experiments.cells import Cell, Document, load_cell, load_predictions, predictions_path
 from abmll.experiments.budget import CURVES, REFERENCE
+from abmll.experiments.cells import Cell, Document, load_cell, load_predictions, predictions_path
 from abmll.experiments.earlier import known_statistics, read_earlier
 from abmll.experiments.execution import Failure
-from abmll.experiments.statistics import estimate, task_ranks
-from abmll.common.files import write_json
 from abmll.experiments.metrics import METRICS as TASK_METRICS
+from abmll.experiments.statistics import estimate, task_ranks
 from abmll.tasks.suite import Suite
 
 FORMAT = "abmll-comparison-1"
@@ -22,10 +22,10 @@ RECALIBRATED = {
     "none": "",
     "adaptation": " + temperature (adaptation)",
     "meta": " + temperature (meta)",
-    "readout": " + readout",
+    "calibration": " + ABMLL calibration",
 }
-COSTS = ("seconds", "visits", "gradient_steps", "tokens", "forward_passes", "peak_memory_mb")
-JUDGING = ("seconds", "gradient_passes", "forward_passes", "tokens", "peak_memory_mb")
+COSTS = ("seconds", "episodes", "gradient_steps", "tokens", "forward_passes", "peak_memory_mb")
+EVALUATION = ("seconds", "gradient_passes", "forward_passes", "tokens", "peak_memory_mb")
 OF_A_MACHINE = ("seconds", "peak_memory_mb")
 Answers = dict[int, dict[str, list[Document]]]  # of a method, by seed and task
 
@@ -67,7 +67,7 @@ def summarize(
         "suite": suite.name,
         "seeds": sorted({cell.seed for pairs in mains.values() for cell, _ in pairs}),
         "reference": reference if reference in methods else None,
-        "equal_nll": _equal_nll(next((own for own in answers.values() if all(own.values())), {}), earlier),
+        "uniform_nll": _uniform_nll(next((own for own in answers.values() if all(own.values())), {}), earlier),
         "missing": list(suite.missing),
         "known_leaks": list(suite.known_leaks),
         "settings": _shared([pair[1]["settings"] for pairs in mains.values() for pair in pairs]),
@@ -97,7 +97,9 @@ def _row(pairs: Sequence[tuple[Cell, Document]], folder: Path) -> Document:
         "machines": _machines(documents),
         "cost": _cost(documents),
         "tasks": {name: _means([document["tasks"][name] for document in documents])[0] for name in first["tasks"]},
-        "foreign": dict(zip(("mean", "errors"), _means([one["foreign"]["mean"] for one in documents]), strict=True)),
+        "out_of_distribution": dict(
+            zip(("mean", "errors"), _means([one["out_of_distribution"]["mean"] for one in documents]), strict=True)
+        ),
         "mean": mean,
         "mean_errors": mean_errors,
         "pooled": pooled,
@@ -122,13 +124,13 @@ def _means(metrics: Sequence[Mapping[str, Any]]) -> tuple[Document, Document]:
 
 
 def _cost(documents: Sequence[Document]) -> dict[str, float | None]:
-    """Means over seeds: of the training under their own names, and of adapting and predicting after ``judging_``.
+    """Means over seeds: of the training under their own names, and of adapting and predicting after ``evaluation_``.
 
     There is no mean of seconds or memory of seeds on different devices or versions of torch.
     """
     left_out = OF_A_MACHINE if len(_machines(documents)) > 1 else ()
     places = [(name, "training", name) for name in COSTS]
-    places += [(f"judging_{name}", "evaluation", name) for name in JUDGING]
+    places += [(f"evaluation_{name}", "evaluation", name) for name in EVALUATION]
     costs: dict[str, float | None] = {}
     for key, part, name in places:
         known = [document["cost"][part][name] for document in documents]
@@ -210,14 +212,14 @@ def _statistics(replicates: Replicates | None, key: str, reference: str) -> Docu
     return result
 
 
-def _equal_nll(answers: Answers, earlier: Document) -> float | None:
-    """The NLL of equal probabilities, mean over tasks and seeds: log C of a question with C options.
+def _uniform_nll(answers: Answers, earlier: Document) -> float | None:
+    """The NLL of the uniform prediction, mean over tasks and seeds: log C of a question with C options.
 
     ``answers`` are those of any one method. Without predictions it is what the earlier summary says, if it does.
     """
     asked = [rows for tasks in answers.values() for rows in tasks.values()]
     nll = [sum(math.log(len(row["probs"])) for row in rows) / len(rows) for rows in asked]
-    return estimate(nll).mean if nll else earlier.get("equal_nll")
+    return estimate(nll).mean if nll else earlier.get("uniform_nll")
 
 
 def _shared(settings: Sequence[Mapping[str, Any]]) -> Document:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from abmll.common.config import AdaptConfig, PredictConfig
 from abmll.common.errors import DataError
-from abmll.language.activation_cache import TrunkCache
+from abmll.language.activation_cache import ActivationCache
 from abmll.model.meta_learner import AbmllModel
-from abmll.posterior.numerics import bisect
-from abmll.posterior.calibration import log_probs
 from abmll.model.prediction import Prediction, entropy
+from abmll.posterior.calibration import log_probs
+from abmll.posterior.numerics import bisect
 from abmll.tasks.order import permutation
 from abmll.tasks.task import Example
 
@@ -82,7 +82,7 @@ def adaptation_temperature(
     adapt: AdaptConfig | None = None,
     how: PredictConfig | None = None,
     seed: int = 0,
-    cache: TrunkCache | None = None,
+    cache: ActivationCache | None = None,
 ) -> float:
     """The temperature of a task from its adaptation examples, cross-fitted over two halves.
 
@@ -104,7 +104,7 @@ def meta_temperature(
     adapt: AdaptConfig | None = None,
     how: PredictConfig | None = None,
     seed: int = 0,
-    cache: TrunkCache | None = None,
+    cache: ActivationCache | None = None,
 ) -> float:
     """One temperature from training tasks: by name, the examples to adapt to and the held-out ones to predict.
 
@@ -126,7 +126,7 @@ def _unseen(
     adapt: AdaptConfig | None,
     how: PredictConfig | None,
     seed: int,
-    cache: TrunkCache | None,
+    cache: ActivationCache | None,
 ) -> Unseen:
     """Adapt to ``support``, predict ``questions``. Raises ``DataError`` for a question without an answer."""
     adapt = adapt or AdaptConfig()

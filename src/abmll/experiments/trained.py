@@ -4,17 +4,17 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from abmll.language.adapter import Adapter
 from abmll.common.checkpoint import PREFIX, STATE, checkpoints, latest_checkpoint, load_bundle
 from abmll.common.config import LearningConfig, TrainConfig
 from abmll.common.errors import AbmllError
 from abmll.common.files import write_json
-from abmll.language.activation_cache import TrunkCache
+from abmll.common.settings import flatten, pick
+from abmll.language.activation_cache import ActivationCache
+from abmll.language.adapter import Adapter
 from abmll.language.meter import metered
 from abmll.model.meta_learner import AbmllModel
-from abmll.posterior.calibration import ReadoutPrior
 from abmll.model.run_folder import RunFolder, refuse_other_run
-from abmll.common.settings import flatten, pick
+from abmll.posterior.calibration import CalibrationPrior
 from abmll.tasks.task import Task
 from abmll.training.trainer import MetaTrainer
 
@@ -25,10 +25,10 @@ def train_once(
     model: AbmllModel,
     tasks: Sequence[Task],
     config: TrainConfig,
-    cache: TrunkCache | None,
+    cache: ActivationCache | None,
     say: Callable[[str], None],
     quiet: bool,
-    visits: Sequence[int] = (),
+    episodes: Sequence[int] = (),
 ) -> dict[str, float | None]:
     """Leave in the model the theta of the run in ``config.output_dir``; returns what the whole run has cost.
 
@@ -37,12 +37,12 @@ def train_once(
     ``MetaTrainer``.
 
     Args:
-        visits: those whose checkpoints are needed, for ``recall``; ``config.save_total_limit`` must leave room for
+        episodes: those whose checkpoints are needed, for ``recall``; ``config.save_total_limit`` must leave room for
             them. A run that has deleted one of them is replaced.
     """
     folder = Path(config.output_dir)
     done = checkpoints(folder)
-    deleted = [visit for visit in visits if visit not in done and visit < max(done, default=0)]
+    deleted = [episode for episode in episodes if episode not in done and episode < max(done, default=0)]
     if not deleted and recall(model, config, len(tasks), config.max_steps):
         return cost_of_run(folder)
     trainer = MetaTrainer(model, tasks, config, cache)
@@ -64,12 +64,12 @@ def goes_on(trainer: MetaTrainer) -> bool:
         refuse_other_run(begun["settings"], trainer.settings(), path)
     except AbmllError:  # other settings, or damaged: begin again
         return False
-    return begun["data_sha256"] == trainer.visits.sha256()
+    return begun["data_sha256"] == trainer.episodes.sha256()
 
 
-def cost_of_run(folder: Path, visits: int | None = None) -> dict[str, float | None]:
-    """What a run, or its first ``visits``, has cost: see ``RunFolder.cost``; the peak memory is that of the whole."""
-    cost = RunFolder(folder).cost(visits)
+def cost_of_run(folder: Path, episodes: int | None = None) -> dict[str, float | None]:
+    """What a run, or its first ``episodes``, has cost: see ``RunFolder.cost``; the peak memory is that of the whole."""
+    cost = RunFolder(folder).cost(episodes)
     path = folder / COST
     peak = json.loads(path.read_text(encoding="utf-8"))["peak_memory_mb"] if path.is_file() else None
     return {**cost, "gradient_steps": cost.pop("steps"), "peak_memory_mb": peak}
@@ -77,29 +77,29 @@ def cost_of_run(folder: Path, visits: int | None = None) -> dict[str, float | No
 
 def no_cost() -> dict[str, float | None]:
     """The cost of a training that does not take place."""
-    kinds = ("seconds", "visits", "gradient_steps", "tokens", "forward_passes")
+    kinds = ("seconds", "episodes", "gradient_steps", "tokens", "forward_passes")
     return {**dict.fromkeys(kinds, 0), "peak_memory_mb": None}
 
 
-def recall(model: AbmllModel, config: TrainConfig, num_tasks: int, visits: int) -> bool:
-    """Leave in the model the theta of a finished run after so many visits; False where there is none of these settings.
+def recall(model: AbmllModel, config: TrainConfig, num_tasks: int, episodes: int) -> bool:
+    """Leave in the model the theta of a finished run after so many episodes; False where there is none of these settings.
 
-    Its readout comes along after the last visit; before that there is none.
+    Its calibration comes along after the last episode; before that there is none.
 
     Args:
         num_tasks: the number of tasks that the run has learned from.
     """
-    read = _read(model, Path(config.output_dir), config, visits)
+    read = _read(model, Path(config.output_dir), config, episodes)
     if read is not None:
-        theta, readout = read
-        model.learned(theta, pick(LearningConfig, flatten(config)), num_tasks, readout)
+        theta, calibration = read
+        model.learned(theta, pick(LearningConfig, flatten(config)), num_tasks, calibration)
     return read is not None
 
 
 def _read(
-    model: AbmllModel, folder: Path, config: TrainConfig, visits: int
-) -> tuple[Adapter, ReadoutPrior | None] | None:
-    path = folder / f"{PREFIX}{visits}"
+    model: AbmllModel, folder: Path, config: TrainConfig, episodes: int
+) -> tuple[Adapter, CalibrationPrior | None] | None:
+    path = folder / f"{PREFIX}{episodes}"
     if not path.is_dir() or not (folder / COST).is_file():
         return None
     try:
@@ -109,6 +109,6 @@ def _read(
         model.scorer.refuse_other_base(bundle.document["base_fingerprint"], settings["model"], str(path))
         theta = model.scorer.new_adapter(0)
         theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
-        return theta, RunFolder(folder).readout(visits)
+        return theta, RunFolder(folder).calibration(episodes)
     except AbmllError:  # other settings, or damaged
         return None

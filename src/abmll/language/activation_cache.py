@@ -1,6 +1,6 @@
-"""Trunk activations kept: in memory for a run, and on disk for other runs, seeds and methods.
+"""LowerBlocks activations kept: in memory for a run, and on disk for other runs, seeds and methods.
 
-A row is found by a hash of the tokens that the trunk reads. The answer, and the last tokens of the options, which are
+A row is found by a hash of the tokens that the lower blocks reads. The answer, and the last tokens of the options, which are
 only ever predicted, play no part: the same question with another label shares its row.
 """
 
@@ -16,22 +16,22 @@ import torch
 import transformers
 from torch import Tensor
 
-from abmll.common.config import RunConfig, TrunkCacheConfig
+from abmll.common.config import ActivationCacheConfig, RunConfig
+from abmll.language.activation_store import ActivationStore
 from abmll.language.base import Base
 from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
-from abmll.language.lower_blocks import Trunk
-from abmll.language.activation_store import TrunkStore
+from abmll.language.lower_blocks import LowerBlocks
 
 
-class TrunkCache:
-    """Trunk activations of single examples, kept in memory up to a number of bytes; the longest unused leave first.
+class ActivationCache:
+    """LowerBlocks activations of single examples, kept in memory up to a number of bytes; the longest unused leave first.
 
     It belongs to one model and one choice of adapted layers: examples alone are its keys. With a ``store`` they are
     read from disk where they are there, and written to it else; ``flush`` writes the last ones.
     """
 
-    def __init__(self, max_bytes: int, store: TrunkStore | None = None) -> None:
+    def __init__(self, max_bytes: int, store: ActivationStore | None = None) -> None:
         self.max_bytes = max_bytes
         self.store = store
         self.num_bytes = 0
@@ -40,7 +40,7 @@ class TrunkCache:
     def attach(
         self, batch: Batch, examples: Sequence[Encoded], compute: Callable[[Sequence[Encoded]], Sequence[Tensor]]
     ) -> Batch:
-        """``batch`` with the trunk of its ``examples``; ``compute`` gives the (T, d) of each that is not kept."""
+        """``batch`` with the lower blocks of its ``examples``; ``compute`` gives the (T, d) of each that is not kept."""
         keys = [row_key(example) for example in examples]
         rows = {key: self._lookup(key, batch.input_ids.device) for key in dict.fromkeys(keys)}
         missing = {key: example for key, example in zip(keys, examples, strict=True) if rows[key] is None}
@@ -50,7 +50,7 @@ class TrunkCache:
                 if self.store is not None:
                     self.store.put(key, row)
                 self._keep(key, row)
-        return batch.with_trunk([row for key in keys if (row := rows[key]) is not None])
+        return batch.with_lower([row for key in keys if (row := rows[key]) is not None])
 
     def flush(self) -> None:
         """Write to disk what is not there yet."""
@@ -76,7 +76,7 @@ class TrunkCache:
 
 
 def row_key(example: Encoded) -> str:
-    """A hash of the tokens the trunk reads of an example, and of how they lie: prompt, then the options' but the last.
+    """A hash of the tokens the lower blocks reads of an example, and of how they lie: prompt, then the options' but the last.
 
     An option of one token (a letter) adds none.
     """
@@ -86,33 +86,36 @@ def row_key(example: Encoded) -> str:
 
 def open_cache(
     base: Base,
-    trunk: Trunk | None,
-    config: TrunkCacheConfig,
-    memory_gb: float = RunConfig.trunk_cache_gb,
+    lower_blocks: LowerBlocks | None,
+    config: ActivationCacheConfig,
+    memory_gb: float = RunConfig.activation_cache_gb,
     announce: Callable[[str], None] = lambda line: None,
-) -> TrunkCache | None:
-    """The cache that ``config`` asks for, for a scorer's ``base`` and ``trunk``; None where it keeps nothing.
+) -> ActivationCache | None:
+    """The cache that ``config`` asks for, for a scorer's ``base`` and ``lower_blocks``; None where it keeps nothing.
 
     ``announce`` is told when the disk takes no more. Raises ``AbmllError`` where the folder cannot be made.
     """
     store = None
-    if config.trunk_cache_dir is not None and trunk is not None:
-        root = Path(config.trunk_cache_dir).expanduser()
-        limit = int(config.trunk_cache_disk_gb * 1e9)
-        store = TrunkStore(root, identity(base, len(trunk.blocks)), limit, announce)
-    return TrunkCache(int(memory_gb * 1e9), store) if memory_gb > 0 or store is not None else None
+    if config.activation_cache_dir is not None and lower_blocks is not None:
+        root = Path(config.activation_cache_dir).expanduser()
+        limit = int(config.activation_cache_disk_gb * 1e9)
+        store = ActivationStore(root, identity(base, len(lower_blocks.blocks)), limit, announce)
+    return ActivationCache(int(memory_gb * 1e9), store) if memory_gb > 0 or store is not None else None
 
 
 @contextmanager
 def disk_cache(
-    base: Base, trunk: Trunk | None, config: TrunkCacheConfig, announce: Callable[[str], None] = lambda line: None
-) -> Iterator[TrunkCache | None]:
+    base: Base,
+    lower_blocks: LowerBlocks | None,
+    config: ActivationCacheConfig,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Iterator[ActivationCache | None]:
     """The cache on disk for the time of a block, all written at its end; None where ``config`` names no folder.
 
     What reads every example once, as predicting does, gains nothing from a cache in memory alone, and
     ``AbmllModel.adapt`` makes its own.
     """
-    cache = None if config.trunk_cache_dir is None else open_cache(base, trunk, config, announce=announce)
+    cache = None if config.activation_cache_dir is None else open_cache(base, lower_blocks, config, announce=announce)
     try:
         yield cache
     finally:

@@ -25,8 +25,8 @@ from torch import Tensor
 from abmll.common.errors import AbmllError
 from abmll.common.files import write_bytes, write_json
 
-FORMAT = "abmll-trunk-1"
-FOLDERS = "trunk-*"
+FORMAT = "abmll-activations-2"
+FOLDERS = "activations-*"
 SHARD_BYTES = 32 * 2**20
 ABANDONED_SECONDS = 3600.0
 
@@ -41,7 +41,7 @@ class Shard:
     checked: set[str] = field(default_factory=set)
 
 
-class TrunkStore:
+class ActivationStore:
     """The rows of one ``identity`` in the folder ``root``, which other identities and processes use too.
 
     ``max_bytes`` bounds all rows in ``root``: once they have reached it nothing more is written (nothing is thrown
@@ -60,7 +60,7 @@ class TrunkStore:
         identity = dict(identity) | {"format": FORMAT}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.root = root
-        self.folder = root / f"trunk-{digest[:16]}"
+        self.folder = root / f"activations-{digest[:16]}"
         self.max_bytes = max_bytes
         self.announce = announce
         self.writable = True
@@ -110,12 +110,14 @@ class TrunkStore:
         sums = json.dumps({key: _checksum(tensor) for key, tensor in tensors.items()})
         data = save(tensors, metadata={"format": "pt", "crc32": sums})
         if self._num_bytes() + len(data) > self.max_bytes:
-            self._stop(f"trunk_cache_dir {self.root} is full; delete it or raise trunk_cache_disk_gb to keep more")
+            self._stop(
+                f"activation_cache_dir {self.root} is full; delete it or raise activation_cache_disk_gb to keep more"
+            )
             return
         try:
             write_bytes(self.folder / f"{os.getpid()}-{uuid.uuid4().hex}.safetensors", data)
         except AbmllError as error:
-            self._stop(f"trunk_cache_dir: {error}")
+            self._stop(f"activation_cache_dir: {error}")
         self._look()
 
     def _stop(self, reason: str) -> None:

@@ -17,9 +17,9 @@ from transformers.utils import logging as transformers_logging
 from abmll.common.config import ModelConfig
 from abmll.common.errors import CheckpointError, ConfigError, nearest
 from abmll.language import embedded
-from abmll.language.wiring import AdaptedLinear
+from abmll.language.lower_blocks import SkippableBlock
 from abmll.language.packing import PREFIX, remove_packing
-from abmll.language.lower_blocks import TrunkBlock
+from abmll.language.wiring import AdaptedLinear
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Base:
         if (model.config._attn_implementation or "").startswith(PREFIX):
             remove_packing(model)
         for name, module in list(model.named_modules()):
-            if isinstance(module, TrunkBlock):
+            if isinstance(module, SkippableBlock):
                 model.set_submodule(name, module.block)
         for name, module in list(model.named_modules()):
             if isinstance(module, AdaptedLinear):

@@ -42,7 +42,7 @@ class Batch:
     num_tokens: int  # of the examples together, padding left out
     packing: Packing | None = None  # where the examples lie in a packed row
     counts: Tensor | None = None  # (R, L) how many examples a position stands for; None where that is one everywhere
-    trunk: Tensor | None = None  # (R, L, d) activations below the lowest adapted layer, where they are at hand
+    lower: Tensor | None = None  # (R, L, d) activations below the lowest adapted layer, where they are at hand
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on ``device``."""
@@ -52,11 +52,11 @@ class Batch:
             **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor | Packing)},
         )
 
-    def with_trunk(self, rows: Sequence[Tensor]) -> "Batch":
-        """The batch with the trunk activations of its examples, (T_n, d) for each."""
+    def with_lower(self, rows: Sequence[Tensor]) -> "Batch":
+        """The batch with the lower blocks activations of its examples, (T_n, d) for each."""
         if self.packing is None:
-            return replace(self, trunk=pad_sequence(list(rows), batch_first=True))
-        return replace(self, trunk=self.packing.lay_out(rows))
+            return replace(self, lower=pad_sequence(list(rows), batch_first=True))
+        return replace(self, lower=self.packing.lay_out(rows))
 
 
 def collate(examples: Sequence[Encoded], pad_id: int, packed: bool = False, share_prefix: bool = True) -> Batch:

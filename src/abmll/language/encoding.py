@@ -59,7 +59,7 @@ class Encoder:
     def describe(self) -> list[object] | None:
         """Everything that an example's tokens depend on besides the example and its task's name, JSON-ready.
 
-        None for a tokenizer that is Python code or a foreign library, which cannot be described.
+        None for a tokenizer that is Python code or a ood library, which cannot be described.
         """
         if not isinstance(self.tokenizer, PreTrainedTokenizerFast):
             return None

@@ -5,7 +5,7 @@ unchanged has little to adapt. The change of a block is 1 - cos(input, output) o
 tokens of some training prompts (the block similarity of ShortGPT, arXiv 2403.03853, there used to drop blocks).
 
 The blocks chosen are usually spread over the whole depth, the first one among them. The lowest adapted block then lies
-low, and little or nothing is left below it that a trunk cache could keep or a backward pass could leave out: a choice
+low, and little or nothing is left below it that a lower_blocks cache could keep or a backward pass could leave out: a choice
 by depth ("top-12") is the faster one.
 """
 
@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 from abmll.common.config import AdapterConfig, PromptConfig
 from abmll.common.errors import ConfigError, DataError
+from abmll.common.progress import progress
 from abmll.language.base import Base
 from abmll.language.encoding import Encoder
 from abmll.language.targets import blocks_path, parse_layers
-from abmll.common.progress import progress
 from abmll.tasks.order import permutation
 from abmll.tasks.task import Task
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from abmll.language.adapter import Adapter
-from abmll.language.wiring import Trace
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass
+from abmll.language.wiring import Trace
 
 
 def linearize(scorer: OptionScorer, phi: Adapter, batch: Batch) -> tuple[Tensor, Tensor]:

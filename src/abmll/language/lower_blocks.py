@@ -1,4 +1,4 @@
-"""The frozen trunk: decoder blocks below the lowest adapted layer, computed once and then skipped.
+"""The frozen lower_blocks: decoder blocks below the lowest adapted layer, computed once and then skipped.
 
 Their output for a given input never changes, so posterior samples, gradient steps and methods can share it. The
 model's own forward runs every time (masks, positions, embeddings are cheap and differ between families); only the
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from abmll.language.targets import blocks_path
 
 
-class _TrunkDone(Exception):
-    """Ends a pass of the model once the trunk's output is known: no error, but the blocks above have nothing to do."""
+class _LowerBlocksDone(Exception):
+    """Ends a pass of the model once the lower blocks's output is known: no error, but the blocks above have nothing to do."""
 
     def __init__(self, output: object) -> None:
         super().__init__()
         self.output = output
 
 
-class TrunkBlock(nn.Module):
+class SkippableBlock(nn.Module):
     """A frozen decoder block that can be passed over."""
 
     def __init__(self, block: nn.Module) -> None:
@@ -46,22 +46,22 @@ class TrunkBlock(nn.Module):
             return hidden
         output = self.block(hidden, *args, **kwargs)
         if self.is_asked:
-            raise _TrunkDone(output)
+            raise _LowerBlocksDone(output)
         return output
 
 
-class Trunk:
+class LowerBlocks:
     """The first ``depth`` decoder blocks of a model, wrapped in place."""
 
     def __init__(self, model: nn.Module, depth: int) -> None:
         blocks = model.get_submodule(blocks_path(model))
         assert isinstance(blocks, nn.ModuleList)
-        self.blocks = [TrunkBlock(blocks[index]) for index in range(depth)]
+        self.blocks = [SkippableBlock(blocks[index]) for index in range(depth)]
         for index, block in enumerate(self.blocks):
             blocks[index] = block
 
     def output(self, forward: Callable[[], object]) -> Tensor | None:
-        """The trunk's output (N, T, d) during ``forward``, a pass of the model that ends there.
+        """The lower blocks's output (N, T, d) during ``forward``, a pass of the model that ends there.
 
         None where the model's blocks answer with more than one tensor: such blocks cannot be skipped.
         """
@@ -69,7 +69,7 @@ class Trunk:
         last.is_asked = True
         try:
             forward()
-        except _TrunkDone as done:
+        except _LowerBlocksDone as done:
             output = done.output
         finally:
             last.is_asked = False
@@ -77,7 +77,7 @@ class Trunk:
 
     @contextmanager
     def replayed(self, hidden: Tensor) -> Iterator[None]:
-        """Inside, a forward pass starts from the trunk's stored output ``hidden`` (N, T, d)."""
+        """Inside, a forward pass starts from the lower blocks's stored output ``hidden`` (N, T, d)."""
         for block in self.blocks:
             block.skip = True
         self.blocks[-1].replay = hidden

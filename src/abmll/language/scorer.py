@@ -11,23 +11,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import AdapterConfig, PromptConfig
 from abmll.common.errors import CheckpointError, ConfigError
-from abmll.language.wiring import ActivationTerms, Trace, Wiring, adapt_linears
+from abmll.common.settings import flatten
+from abmll.language.activation_cache import ActivationCache
+from abmll.language.adapter import Adapter
 from abmll.language.base import Base
 from abmll.language.batch import Batch, batches_of_like_length, collate, shared_prefix
 from abmll.language.check import check_scoring, probe_example
 from abmll.language.encoding import Encoded, Encoder
+from abmll.language.lower_blocks import LowerBlocks
 from abmll.language.packing import install_packing, remove_packing
 from abmll.language.scored_rows import ScoredRows
-from abmll.language.lower_blocks import Trunk
-from abmll.language.activation_cache import TrunkCache
+from abmll.language.wiring import ActivationTerms, Trace, Wiring, adapt_linears
 from abmll.posterior import Noise, build_space
-from abmll.common.settings import flatten
 from abmll.tasks.task import Example
 
-TOGETHER = 16_384  # positions, padding included, of the batches whose trunk is read together
+TOGETHER = 16_384  # positions, padding included, of the batches whose lower_blocks is read together
 READ_AT_ONCE = 768  # of their tokens behind the shared ones in a pass: of like length, since attention pads
 
 
@@ -66,14 +66,14 @@ class OptionScorer:
         self.adapted = {target.name: base.model.get_submodule(target.name) for target in targets}
         self.shapes = {target.name: (target.d_out, target.d_in) for target in targets}
         lowest = min(target.block for target in targets)
-        self.trunk = None
+        self.lower_blocks = None
         self.packed = install_packing(base.model)
         self.last_mlp = ScoredRows(base.model)
         self._check()
         can_pack = self.packed and base.model.dtype == torch.bfloat16 and self.device.type == "cpu"
-        self._packs_trunk = None if can_pack else False  # None: not known yet
+        self._packs_lower = None if can_pack else False  # None: not known yet
         if lowest:
-            self.trunk = self._skippable(Trunk(base.model, lowest))
+            self.lower_blocks = self._skippable(LowerBlocks(base.model, lowest))
 
     @property
     def device(self) -> torch.device:
@@ -102,17 +102,19 @@ class OptionScorer:
     def _bare_answers(self, examples: Sequence[Encoded]) -> Tensor:
         return self.scores(self.batch(examples), None).answer_tokens
 
-    def batch(self, examples: Sequence[Encoded], cache: TrunkCache | None = None, share_prefix: bool = True) -> Batch:
-        """The examples as one batch on the model's device, with the trunk's activations where ``cache`` keeps them."""
+    def batch(
+        self, examples: Sequence[Encoded], cache: ActivationCache | None = None, share_prefix: bool = True
+    ) -> Batch:
+        """The examples as one batch on the model's device, with the lower blocks's activations where ``cache`` keeps them."""
         batch = collate(examples, self._pad_id, self.packed, share_prefix).to(self.device)
-        if cache is None or self.trunk is None:
+        if cache is None or self.lower_blocks is None:
             return batch
-        return cache.attach(batch, examples, self._trunk_rows)
+        return cache.attach(batch, examples, self._lower_rows)
 
     def batches(self, groups: Sequence[Sequence[Encoded]]) -> Iterator[Batch]:
         """Each group of examples as a batch, those of a portion of ``TOGETHER`` positions at once.
 
-        What a portion's prompts begin with is not read again by the trunk for every batch, but for every
+        What a portion's prompts begin with is not read again by the lower blocks for every batch, but for every
         ``READ_AT_ONCE`` tokens that follow it.
         """
         portion: list[Sequence[Encoded]] = []
@@ -127,39 +129,39 @@ class OptionScorer:
 
     def _read_together(self, groups: Sequence[Sequence[Encoded]]) -> list[Batch]:
         batches = [self.batch(group) for group in groups]
-        if self.trunk is None:
+        if self.lower_blocks is None:
             return batches
-        examples, trunks = list(chain(*groups)), dict[int, Tensor]()
+        examples, activations = list(chain(*groups)), dict[int, Tensor]()
         prefix = shared_prefix([example.prompt for example in examples]) if self.packed else 0
         for chosen in batches_of_like_length(examples, prefix + READ_AT_ONCE, prefix):
-            trunks |= zip(chosen, self._trunks([examples[index] for index in chosen]), strict=True)
-        rows = (trunks[index] for index in range(len(examples)))
-        return [batch.with_trunk(list(islice(rows, len(group)))) for batch, group in zip(batches, groups, strict=True)]
+            activations |= zip(chosen, self._lower_outputs([examples[index] for index in chosen]), strict=True)
+        rows = (activations[index] for index in range(len(examples)))
+        return [batch.with_lower(list(islice(rows, len(group)))) for batch, group in zip(batches, groups, strict=True)]
 
-    def _trunks(self, examples: Sequence[Encoded], share_prefix: bool = True) -> list[Tensor]:
-        """The trunk (T, d) of each example in one pass; ``share_prefix``: what they begin with is read once."""
+    def _lower_outputs(self, examples: Sequence[Encoded], share_prefix: bool = True) -> list[Tensor]:
+        """The lower blocks (T, d) of each example in one pass; ``share_prefix``: what they begin with is read once."""
         batch, lengths = self.batch(examples, share_prefix=share_prefix), list(map(len, examples))
-        output = self.trunk_output(batch)
+        output = self.lower_output(batch)
         if batch.packing is None:
             return [row[:length] for row, length in zip(output, lengths, strict=True)]
         return batch.packing.take_apart(output[0], lengths)
 
-    def _trunk_rows(self, examples: Sequence[Encoded]) -> list[Tensor]:
-        """The trunk (T, d) of each example, to the bit what it is alone, so that a resumed run sees the same.
+    def _lower_rows(self, examples: Sequence[Encoded]) -> list[Tensor]:
+        """The lower blocks (T, d) of each example, to the bit what it is alone, so that a resumed run sees the same.
 
         One packed row is half the work of a row each. In bf16, whose sums are rounded to 8 bits, packing was seen to
         change none of them on a CPU. The first batch is computed both ways; if it differs here, rows stay alone.
         """
 
         def alone() -> list[Tensor]:
-            return [self.trunk_output(self.batch([one]))[0] for one in examples]
+            return [self.lower_output(self.batch([one]))[0] for one in examples]
 
-        if len(examples) == 1 or self._packs_trunk is False:
+        if len(examples) == 1 or self._packs_lower is False:
             return alone()
-        packed = self._trunks(examples, share_prefix=False)
-        if self._packs_trunk is None:
+        packed = self._lower_outputs(examples, share_prefix=False)
+        if self._packs_lower is None:
             exact = alone()
-            self._packs_trunk = all(map(torch.equal, exact, packed))
+            self._packs_lower = all(map(torch.equal, exact, packed))
             return exact
         return packed
 
@@ -168,32 +170,34 @@ class OptionScorer:
         return self.base.model.config.get_text_config().pad_token_id or 0
 
     @torch.no_grad()
-    def trunk_output(self, batch: Batch) -> Tensor:
-        """Activations (N, T, d) below the lowest adapted layer. Raises ``ValueError`` where there is no trunk."""
-        output = None if self.trunk is None else self.trunk.output(lambda: self._hidden(batch))
+    def lower_output(self, batch: Batch) -> Tensor:
+        """Activations (N, T, d) below the lowest adapted layer. Raises ``ValueError`` where there is no lower_blocks."""
+        output = None if self.lower_blocks is None else self.lower_blocks.output(lambda: self._hidden(batch))
         if output is None:
-            raise ValueError("this model has no trunk: its first layer is adapted, or its blocks cannot be skipped")
+            raise ValueError(
+                "this model has no lower_blocks: its first layer is adapted, or its blocks cannot be skipped"
+            )
         return output
 
-    def with_trunk(self, batch: Batch) -> Batch:
-        """The batch with its trunk computed, so that several passes over it share it; unchanged without a trunk."""
-        if self.trunk is None or batch.trunk is not None:
+    def with_lower(self, batch: Batch) -> Batch:
+        """The batch with its lower_blocks computed, so that several passes over it share it; unchanged without a lower_blocks."""
+        if self.lower_blocks is None or batch.lower is not None:
             return batch
-        return replace(batch, trunk=self.trunk_output(batch))
+        return replace(batch, lower=self.lower_output(batch))
 
     @torch.no_grad()
-    def _skippable(self, trunk: Trunk) -> Trunk | None:
-        """The trunk, or None where this model's blocks cannot be skipped and it is read from its first layer on."""
+    def _skippable(self, lower_blocks: LowerBlocks) -> LowerBlocks | None:
+        """The lower blocks, or None where this model's blocks cannot be skipped and it is read from its first layer on."""
         probe = self.batch([probe_example(self.base.model)])
-        return None if trunk.output(lambda: self._hidden(probe)) is None else trunk
+        return None if lower_blocks.output(lambda: self._hidden(probe)) is None else lower_blocks
 
     def scores(self, batch: Batch, phi: Adapter | None, how: Pass | None = None) -> Scores:
         """Score every option of a batch with adapter ``phi`` (None: the bare model)."""
         how = how or Pass()
         with ExitStack() as bound:
             terms = bound.enter_context(self.wiring.use(phi, batch, how.noise, how.theta, how.trace))
-            if self.trunk is not None and batch.trunk is not None:
-                bound.enter_context(self.trunk.replayed(batch.trunk))
+            if self.lower_blocks is not None and batch.lower is not None:
+                bound.enter_context(self.lower_blocks.replayed(batch.lower))
             if batch.mask is None and terms is None and how.trace is None:
                 bound.enter_context(self.last_mlp.only(batch.rows))
             hidden = self._hidden(batch)

@@ -13,8 +13,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from abmll.language.adapter import Adapter
 from abmll.common.errors import ConfigError
+from abmll.language.adapter import Adapter
 from abmll.language.targets import Target, find_targets
 from abmll.posterior import ActivationSpace, LayerUpdate, Noise, Prior, Recorder, Space
 

@@ -1,4 +1,8 @@
-"""Learning rules, one a file, and the registry that finds them by name."""
+"""Learning rules, one a file, and the registry that finds them by name.
+
+Not here: files, devices, clocks. The difference between two of these files is the difference between the methods.
+Start with ``rule`` (what a rule is), then ``lora`` (the simplest) and ``abmll``.
+"""
 
 from abmll.common.config import LearningConfig
 from abmll.common.errors import ConfigError, nearest
@@ -36,14 +40,14 @@ def find_rule(name: str) -> type[Rule]:
     return REGISTRY[name]
 
 
-def kin(name: str) -> str:
-    """The method whose settings and readout this one takes over: the one it continues where it is a kind of that one.
+def settings_method(name: str) -> str:
+    """The method whose settings and calibration this one takes over: the one it continues where it is a kind of that one.
 
     Of ``abmll-mixture`` this is ``abmll``; of every other method it is the method itself.
     """
     rule = find_rule(name)
-    if rule.continues is not None and find_rule(rule.continues) in rule.__mro__:
-        return rule.continues
+    if rule.base_method is not None and find_rule(rule.base_method) in rule.__mro__:
+        return rule.base_method
     return name
 
 
@@ -67,7 +71,7 @@ def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> R
         raise ConfigError(f"space is '{space}', but {rule.name} needs '{rule.space}'; use space '{rule.space}'")
     if config.meta_batch > 1 and not issubclass(rule, Fomaml):
         raise ConfigError(
-            f"meta_batch is {config.meta_batch}, but {rule.name} takes one visit at a time; use meta_batch 1, or "
+            f"meta_batch is {config.meta_batch}, but {rule.name} takes one episode at a time; use meta_batch 1, or "
             "fomaml, maml or abml"
         )
     return rule(scorer, config, num_tasks)
@@ -82,11 +86,11 @@ __all__ = [
     "State",
     "Support",
     "find_rule",
-    "kin",
     "learn",
     "make_rule",
     "num_batches",
     "preferred",
     "read_steps",
+    "settings_method",
     "summarize",
 ]

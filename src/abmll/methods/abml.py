@@ -1,6 +1,6 @@
 """ABML (Ravi and Beatson, "Amortized Bayesian Meta-Learning", ICLR 2019): a Gaussian posterior learned through MAML.
 
-Theta is the prior p(phi | theta) and the start of every posterior q(phi). A visit of task i: lambda_0 = theta; K plain
+Theta is the prior p(phi | theta) and the start of every posterior q(phi). An episode of task i: lambda_0 = theta; K plain
 gradient steps on the posterior's parameters lambda against  NLL(batch k) + beta KL(q_k || p(phi | theta));  theta
 learns from  NLL(support and query) + beta KL(q_K || p(phi | theta)) + (gamma / M) (-log p(theta)),  differentiated
 through all K steps as in MAML. As in the paper's algorithm the last loss is that of the whole task: the K inner
@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig
 from abmll.common.errors import ConfigError
+from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass
 from abmll.methods.descent import Descent
@@ -48,9 +48,9 @@ class Abml(Maml):
         self.descent = Descent(config.inner_sgd_rate, config.inner_sgd_scale_rate, config.max_grad_norm)
         self.prior = Prior(config.prior_std, config.gamma_shape, config.gamma_rate)
 
-    def begin_visit(self, state: State, done: float) -> None:
+    def begin_episode(self, state: State, done: float) -> None:
         """lambda = theta, and a function of it from here to the outer step; nothing of the task is read yet."""
-        super().begin_visit(state, done)
+        super().begin_episode(state, done)
         state.support = []
 
     def inner_loss(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:

@@ -1,6 +1,6 @@
 """ABMLL (Zhang, Snell and Griffiths, arXiv 2508.14285): Gaussian theta and phi, tempered evidence lower bound.
 
-A visit of task i: phi <- theta; K steps on phi against  NLL(phi) + beta KL(q(phi) || p(phi | theta));  one step on
+An episode of task i: phi <- theta; K steps on phi against  NLL(phi) + beta KL(q(phi) || p(phi | theta));  one step on
 theta against the same plus  (gamma / M) (-log p(theta)),  M the number of training tasks. First-order: no gradient
 runs through the inner steps.
 """
@@ -12,9 +12,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig
 from abmll.common.errors import ConfigError
+from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass
 from abmll.methods.loss import Loss, Watch, unwatched
@@ -31,15 +31,15 @@ class Abmll:
 
     name: ClassVar[str] = "abmll"
     label: ClassVar[str] = "ABMLL"
-    episodes: ClassVar[Literal["task", "union"]] = "task"
+    draws_from: ClassVar[Literal["task", "union"]] = "task"
     is_posterior: ClassVar[bool] = True
     is_trained: ClassVar[bool] = True
     needs_query: ClassVar[bool] = False
-    continues: ClassVar[str | None] = None
-    heeds: ClassVar[tuple[str, ...]] = ()
+    base_method: ClassVar[str | None] = None
+    settings_read: ClassVar[tuple[str, ...]] = ()
     space: ClassVar[str | None] = None
     demonstrations: ClassVar[bool] = False
-    has_readout: ClassVar[bool] = True
+    has_calibration: ClassVar[bool] = True
 
     def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
         self.scorer = scorer
@@ -64,7 +64,7 @@ class Abmll:
         )
         return State(theta, phi, inner, outer)
 
-    def begin_visit(self, state: State, done: float) -> None:
+    def begin_episode(self, state: State, done: float) -> None:
         """phi <- theta; its AdamW moments persist across tasks (as in the authors' code) or start afresh."""
         state.phi.copy_(state.theta)
         assert state.inner is not None

@@ -17,8 +17,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig
+from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass
 from abmll.methods.loss import Loss, Watch, unwatched
@@ -33,15 +33,15 @@ class Blob:
 
     name: ClassVar[str] = "blob"
     label: ClassVar[str] = "BLoB"
-    episodes: ClassVar[Literal["task", "union"]] = "task"
+    draws_from: ClassVar[Literal["task", "union"]] = "task"
     is_posterior: ClassVar[bool] = True
     is_trained: ClassVar[bool] = False
     needs_query: ClassVar[bool] = False
-    continues: ClassVar[str | None] = "regular-lora"
-    heeds: ClassVar[tuple[str, ...]] = ("blob_prior_std", "blob_init_log_sigma", "blob_kl_weight")
+    base_method: ClassVar[str | None] = "regular-lora"
+    settings_read: ClassVar[tuple[str, ...]] = ("blob_prior_std", "blob_init_log_sigma", "blob_kl_weight")
     space: ClassVar[str | None] = "factor-a"
     demonstrations: ClassVar[bool] = False
-    has_readout: ClassVar[bool] = False
+    has_calibration: ClassVar[bool] = False
 
     def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
         self.scorer = scorer
@@ -61,7 +61,7 @@ class Blob:
         inner = AdapterOptimizer(phi, config.learning_rate, config.scale_learning_rate, config.weight_decay)
         return State(prior, phi, inner, None)
 
-    def begin_visit(self, state: State, done: float) -> None:
+    def begin_episode(self, state: State, done: float) -> None:
         """Nothing: there is one task."""
 
     def inner_loss(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from abmll.language.adapter import Adapter
 from abmll.common.errors import TrainingError
+from abmll.language.adapter import Adapter
 from abmll.methods.optimizer import total_norm
 from abmll.posterior import Factors
 

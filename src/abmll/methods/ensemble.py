@@ -23,8 +23,8 @@ class Ensemble(StructuredLora):
     name: ClassVar[str] = "ensemble"
     label: ClassVar[str] = "LoRA ensemble"
     is_trained: ClassVar[bool] = False
-    continues: ClassVar[str | None] = "regular-lora"
-    heeds: ClassVar[tuple[str, ...]] = ("ensemble_size", "ensemble_spread")
+    base_method: ClassVar[str | None] = "regular-lora"
+    settings_read: ClassVar[tuple[str, ...]] = ("ensemble_size", "ensemble_spread")
 
     def num_batches(self, steps: int, size: int) -> int:
         """Every member takes all steps."""

@@ -14,8 +14,8 @@ from typing import ClassVar
 
 import torch
 
-from abmll.language.adapter import Adapter
 from abmll.common.errors import ConfigError
+from abmll.language.adapter import Adapter
 from abmll.methods.lora import StructuredLora
 from abmll.methods.support import Support, continued
 
@@ -27,8 +27,8 @@ class Laplace(StructuredLora):
     label: ClassVar[str] = "Laplace-LoRA"
     is_posterior: ClassVar[bool] = True
     is_trained: ClassVar[bool] = False
-    continues: ClassVar[str | None] = "regular-lora"
-    heeds: ClassVar[tuple[str, ...]] = ("laplace_prior_precision",)
+    base_method: ClassVar[str | None] = "regular-lora"
+    settings_read: ClassVar[tuple[str, ...]] = ("laplace_prior_precision",)
     space: ClassVar[str | None] = "factor"
 
     def num_batches(self, steps: int, size: int) -> int:

@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig
+from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
 from abmll.methods.loss import Loss, Watch, unwatched
@@ -25,15 +25,15 @@ class StructuredLora:
 
     name: ClassVar[str] = "structured-lora"
     label: ClassVar[str] = "Structured LoRA"
-    episodes: ClassVar[Literal["task", "union"]] = "task"
+    draws_from: ClassVar[Literal["task", "union"]] = "task"
     is_posterior: ClassVar[bool] = False
     is_trained: ClassVar[bool] = True
     needs_query: ClassVar[bool] = False
-    continues: ClassVar[str | None] = None
-    heeds: ClassVar[tuple[str, ...]] = ()
+    base_method: ClassVar[str | None] = None
+    settings_read: ClassVar[tuple[str, ...]] = ()
     space: ClassVar[str | None] = None
     demonstrations: ClassVar[bool] = False
-    has_readout: ClassVar[bool] = False
+    has_calibration: ClassVar[bool] = False
 
     def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
         self.scorer = scorer
@@ -47,7 +47,7 @@ class StructuredLora:
         inner = AdapterOptimizer(adapter, self.config.learning_rate, 0.0, self.config.weight_decay)
         return State(adapter, adapter, inner, None)
 
-    def begin_visit(self, state: State, done: float) -> None:
+    def begin_episode(self, state: State, done: float) -> None:
         """Nothing: the adapter goes on from the task before, its AdamW moments too unless they are to be reset."""
         assert state.inner is not None
         if self.config.moments == "reset":
@@ -82,7 +82,7 @@ class RegularLora(StructuredLora):
 
     name: ClassVar[str] = "regular-lora"
     label: ClassVar[str] = "Regular LoRA"
-    episodes: ClassVar[Literal["task", "union"]] = "union"
+    draws_from: ClassVar[Literal["task", "union"]] = "union"
 
 
 class PretrainedAdapted(StructuredLora):

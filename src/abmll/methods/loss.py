@@ -1,7 +1,7 @@
-"""A step's loss and its terms: as the rules compute it, and as numbers once a visit is over.
+"""A step's loss and its terms: as the rules compute it, and as numbers once an episode is over.
 
 On an accelerator a step is only queued, and a rule never asks what came of it: every question would keep the device
-waiting. So numbers are brought to the host together, once a visit, and a term that is not finite is noticed then,
+waiting. So numbers are brought to the host together, once an episode, and a term that is not finite is noticed then,
 before anything that was learned from it is kept.
 """
 
@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from abmll.language.adapter import Adapter
 from abmll.common.errors import TrainingError
+from abmll.language.adapter import Adapter
 from abmll.methods.optimizer import total_norm
 
-OUTER = "outer step"  # the last of a visit's steps, beside "step 1" to "step K"
+OUTER = "outer step"  # the last of an episode's steps, beside "step 1" to "step K"
 _NOT_YET: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -94,7 +94,7 @@ def _refuse_broken(step: str, terms: Mapping[str, float], norms: Mapping[str, fl
 
 
 def summarize(steps: Mapping[str, Reading]) -> dict[str, float]:
-    """A visit in numbers: nll and accuracy per example over the inner batches, the terms of the last step."""
+    """An episode in numbers: nll and accuracy per example over the inner batches, the terms of the last step."""
     inner = [step for name, step in steps.items() if name != OUTER]
     outer, size = steps.get(OUTER), sum(step.size for step in inner)
     last = outer or inner[-1]

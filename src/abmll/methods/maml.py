@@ -1,11 +1,11 @@
 """MAML (Finn, Abbeel and Levine, arXiv 1703.03400) on LoRA's mean factors, exact and to first order.
 
-A visit of task i: phi_0 = theta; K plain gradient steps  phi_k+1 = phi_k - alpha d NLL(phi_k; batch k) / d phi_k;
+An episode of task i: phi_0 = theta; K plain gradient steps  phi_k+1 = phi_k - alpha d NLL(phi_k; batch k) / d phi_k;
 theta learns from the loss of what was learned on a held-out batch,  d NLL(phi_K; query) / d theta.  MAML differentiates
 through all K steps, second derivatives included; FOMAML takes d phi_K / d theta as the identity. The inner steps are
 plain ones because AdamW's divide by the root of a square that is zero at first, where it has no derivative.
 
-With ``meta_batch`` above 1 theta takes one AdamW step on the mean gradient of so many visits, as MAML-en-LLM
+With ``meta_batch`` above 1 theta takes one AdamW step on the mean gradient of so many episodes, as MAML-en-LLM
 (arXiv 2405.11446) does with its several tasks for every update.
 """
 
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig
+from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
 from abmll.methods.descent import Descent, norms, tied_to
@@ -28,19 +28,19 @@ from abmll.methods.rule import State, detach, follow, likelihood, read_loss
 
 
 class Fomaml:
-    """First-order MAML: memory and cost of a visit are those of K + 1 plain LoRA steps."""
+    """First-order MAML: memory and cost of an episode are those of K + 1 plain LoRA steps."""
 
     name: ClassVar[str] = "fomaml"
     label: ClassVar[str] = "FOMAML"
-    episodes: ClassVar[Literal["task", "union"]] = "task"
+    draws_from: ClassVar[Literal["task", "union"]] = "task"
     is_posterior: ClassVar[bool] = False
     is_trained: ClassVar[bool] = True
     needs_query: ClassVar[bool] = True
-    continues: ClassVar[str | None] = None
-    heeds: ClassVar[tuple[str, ...]] = ()
+    base_method: ClassVar[str | None] = None
+    settings_read: ClassVar[tuple[str, ...]] = ()
     space: ClassVar[str | None] = None
     demonstrations: ClassVar[bool] = False
-    has_readout: ClassVar[bool] = False
+    has_calibration: ClassVar[bool] = False
 
     def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
         self.scorer = scorer
@@ -59,7 +59,7 @@ class Fomaml:
         )
         return State(theta, phi, None, outer)
 
-    def begin_visit(self, state: State, done: float) -> None:
+    def begin_episode(self, state: State, done: float) -> None:
         """phi <- theta."""
         state.phi.copy_(state.theta)
 
@@ -108,12 +108,12 @@ class Fomaml:
 
 
 class Maml(Fomaml):
-    """The exact gradient: a visit keeps the graphs of all its inner steps until its outer step is done."""
+    """The exact gradient: an episode keeps the graphs of all its inner steps until its outer step is done."""
 
     name: ClassVar[str] = "maml"
     label: ClassVar[str] = "MAML"
 
-    def begin_visit(self, state: State, done: float) -> None:
+    def begin_episode(self, state: State, done: float) -> None:
         """phi = theta, and a function of it from here to the outer step."""
         state.phi, state.tied = tied_to(state.theta), True
 

@@ -24,8 +24,8 @@ class McDropout(StructuredLora):
     label: ClassVar[str] = "MC dropout"
     is_posterior: ClassVar[bool] = True
     is_trained: ClassVar[bool] = False
-    continues: ClassVar[str | None] = "regular-lora"
-    heeds: ClassVar[tuple[str, ...]] = ("dropout_rate",)
+    base_method: ClassVar[str | None] = "regular-lora"
+    settings_read: ClassVar[tuple[str, ...]] = ("dropout_rate",)
     space: ClassVar[str | None] = "dropout"
 
     def inner_loss(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:

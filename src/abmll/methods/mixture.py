@@ -2,7 +2,7 @@
 
 A few gradient steps end elsewhere for every order in which they meet the examples, and by more than one component's
 sigma tells. Every order's end is as good a guess as the others, so the posterior is their equal mixture. Theta, its
-training and its readout are ABMLL's own; samples of a prediction are spread over the components.
+training and its calibration are ABMLL's own; samples of a prediction are spread over the components.
 """
 
 from typing import ClassVar
@@ -18,8 +18,8 @@ class AbmllMixture(Abmll):
     name: ClassVar[str] = "abmll-mixture"
     label: ClassVar[str] = "ABMLL mixture"
     is_trained: ClassVar[bool] = False
-    continues: ClassVar[str | None] = "abmll"
-    heeds: ClassVar[tuple[str, ...]] = ("ensemble_size",)
+    base_method: ClassVar[str | None] = "abmll"
+    settings_read: ClassVar[tuple[str, ...]] = ("ensemble_size",)
 
     def num_batches(self, steps: int, size: int) -> int:
         """Every component takes all steps."""

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from abmll.language.adapter import Adapter
 from abmll.common.errors import CheckpointError, TrainingError
+from abmll.language.adapter import Adapter
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 FUSED_DEVICES = ("cpu", "cuda")  # elsewhere torch decides

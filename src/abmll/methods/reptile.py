@@ -1,7 +1,7 @@
 """Reptile (Nichol, Achiam and Schulman, arXiv 1803.02999), with the ABMLL paper's settings.
 
-A visit of task i: phi <- theta; K AdamW steps on phi against NLL(phi);  theta <- theta + eps (phi - theta),  with eps
-falling linearly from ``reptile_epsilon`` to 0 over the visits. No gradient moves theta, so it has no optimizer. What
+An episode of task i: phi <- theta; K AdamW steps on phi against NLL(phi);  theta <- theta + eps (phi - theta),  with eps
+falling linearly from ``reptile_epsilon`` to 0 over the episodes. No gradient moves theta, so it has no optimizer. What
 is interpolated are the factors B and A themselves, not their product, whose interpolation has twice the rank.
 """
 
@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import torch
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig
 from abmll.common.errors import ConfigError
+from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
 from abmll.methods.lora import StructuredLora
@@ -40,11 +40,11 @@ class Reptile(StructuredLora):
             tensor.requires_grad_()
         return State(theta, phi, AdapterOptimizer(phi, self.config.learning_rate, 0.0, self.config.weight_decay), None)
 
-    def begin_visit(self, state: State, done: float) -> None:
+    def begin_episode(self, state: State, done: float) -> None:
         """phi <- theta; its AdamW moments persist across tasks or start afresh."""
         state.done = done
         state.phi.copy_(state.theta)
-        super().begin_visit(state, done)
+        super().begin_episode(state, done)
 
     @torch.no_grad()
     def outer_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> None:

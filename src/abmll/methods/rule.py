@@ -1,13 +1,13 @@
 """What every learning rule is: a small object with the same few functions, in the same order, in every file.
 
-``init`` makes the state, ``begin_visit`` opens a task, ``inner_loss`` and ``inner_step`` learn its batches,
-``outer_step`` closes the visit, ``adapt`` learns an unseen task. Rules know nothing of files, clocks or progress.
+``init`` makes the state, ``begin_episode`` opens a task, ``inner_loss`` and ``inner_step`` learn its batches,
+``outer_step`` closes the episode, ``adapt`` learns an unseen task. Rules know nothing of files, clocks or progress.
 
 Scale of the loss, everywhere: the negative log-likelihood is summed over the batch's answers, the divergence and
 -log p(theta) over all that they cover, in nats; beta weighs the divergence, gamma / (number of training tasks) the
 prior.
 
-A step waits for no number: on an accelerator it is only queued. What came of a visit's steps is read and judged by
+A step waits for no number: on an accelerator it is only queued. What came of an episode's steps is read and checked by
 whoever keeps their result, with ``read_steps``.
 """
 
@@ -18,8 +18,8 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import LearningConfig
+from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass, Scores, nll
 from abmll.methods.loss import Loss, Watch, read_steps, unwatched
@@ -32,18 +32,18 @@ READ_EVERY = 50  # steps of an adaptation, so that a long one that breaks early 
 class State:
     """Global and task parameters and their optimizers; rules without the distinction hold one adapter twice.
 
-    Only theta and the optimizers' moments outlive a checkpoint: the rest belongs to one visit, or (``gathered``) to the
-    visits between two outer steps, and checkpoints are made after an outer step only.
+    Only theta and the optimizers' moments outlive a checkpoint: the rest belongs to one episode, or (``gathered``) to the
+    episodes between two outer steps, and checkpoints are made after an outer step only.
     """
 
     theta: Adapter
     phi: Adapter
     inner: AdapterOptimizer | None  # None: phi takes plain gradient steps
     outer: AdapterOptimizer | None  # None: no gradient moves theta
-    done: float = 0.0  # share of the training's visits before this one
+    done: float = 0.0  # share of the training's episodes before this one
     tied: bool = False  # phi is a function of theta, and the outer gradient runs through its steps
     support: list[Batch] = field(default_factory=list)  # what the inner steps have read, where the outer reads it again
-    gathered: int = 0  # visits whose gradient theta holds and no step has used yet
+    gathered: int = 0  # episodes whose gradient theta holds and no step has used yet
 
 
 class Rule(Protocol):
@@ -51,15 +51,15 @@ class Rule(Protocol):
 
     name: ClassVar[str]
     label: ClassVar[str]
-    episodes: ClassVar[Literal["task", "union"]]  # a visit's batches: of one task, or of the shuffled union
+    draws_from: ClassVar[Literal["task", "union"]]  # an episode's batches: of one task, or of the shuffled union
     is_posterior: ClassVar[bool]  # phi has a learned standard deviation, so that prediction can sample
     is_trained: ClassVar[bool]  # meta-training changes theta
-    needs_query: ClassVar[bool]  # a visit ends with a held-out batch, whatever ``outer_batch`` says
-    continues: ClassVar[str | None]  # not meta-trained: an unseen task starts from the theta of that rule's run
-    heeds: ClassVar[tuple[str, ...]]  # what of ``ContinueConfig`` it reads
+    needs_query: ClassVar[bool]  # an episode ends with a held-out batch, whatever ``outer_batch`` says
+    base_method: ClassVar[str | None]  # not meta-trained: an unseen task starts from the theta of that rule's run
+    settings_read: ClassVar[tuple[str, ...]]  # what of ``ContinueConfig`` it reads
     space: ClassVar[str | None]  # the Gaussian space that it needs; None: any
     demonstrations: ClassVar[bool]  # prompts hold labelled examples
-    has_readout: ClassVar[bool]  # theta and phi hold a temperature and option biases
+    has_calibration: ClassVar[bool]  # theta and phi hold a temperature and option biases
     scorer: OptionScorer
     config: LearningConfig
 
@@ -67,8 +67,8 @@ class Rule(Protocol):
         """The state at the start, from a fresh or a loaded theta."""
         ...
 
-    def begin_visit(self, state: State, done: float) -> None:
-        """Open the visit of a task; ``done`` is the share of the training's visits before it, in [0, 1)."""
+    def begin_episode(self, state: State, done: float) -> None:
+        """Open the episode of a task; ``done`` is the share of the training's episodes before it, in [0, 1)."""
         ...
 
     def inner_loss(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:
@@ -80,7 +80,7 @@ class Rule(Protocol):
         ...
 
     def outer_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss | None:
-        """What the visit teaches theta; None where the rule has nothing to do here."""
+        """What the episode teaches theta; None where the rule has nothing to do here."""
         ...
 
     def adapt(

@@ -6,13 +6,13 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import ContinuedConfig, LearningConfig
+from abmll.common.settings import flatten, pick
+from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
 from abmll.methods.loss import Watch, unwatched
 from abmll.methods.rule import Rule
-from abmll.common.settings import flatten, pick
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from abmll.language.adapter import Adapter
 from abmll.common.errors import AbmllError, ConfigError
 from abmll.common.files import atomic_folder
-from abmll.language.wiring import AdaptedLinear
+from abmll.language.adapter import Adapter
 from abmll.language.base import no_progress_bars
+from abmll.language.lower_blocks import SkippableBlock
 from abmll.language.scorer import OptionScorer
-from abmll.language.lower_blocks import TrunkBlock
+from abmll.language.wiring import AdaptedLinear
 
 
 def export_peft(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: bool = False) -> None:
@@ -74,7 +74,7 @@ def export_merged(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: b
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a wrapped model under the names they have in the bare one, without the steps through wrappers."""
-    inner = {AdaptedLinear: "base", TrunkBlock: "block"}
+    inner = {AdaptedLinear: "base", SkippableBlock: "block"}
     steps = {f"{name}.{inner[type(module)]}" for name, module in model.named_modules() if type(module) in inner}
 
     def plain(name: str) -> str:

@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from abmll.language.adapter import Adapter
-from abmll.model.averaging import average_update
 from abmll.common.checkpoint import DOCUMENT, Bundle, load_bundle, save_bundle
 from abmll.common.config import AdapterConfig, ModelConfig, PredictConfig, PromptConfig
 from abmll.common.errors import CheckpointError, ConfigError, DataError
-from abmll.model.interchange import export_merged, export_peft
+from abmll.common.settings import flatten, pick
+from abmll.language.activation_cache import ActivationCache
+from abmll.language.adapter import Adapter
 from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
-from abmll.language.activation_cache import TrunkCache
-from abmll.posterior.calibration import Evidence
+from abmll.model.averaging import average_update
+from abmll.model.interchange import export_merged, export_peft
 from abmll.model.prediction import Prediction, entropy, predict_each
-from abmll.model.prequential import TaskReadout
-from abmll.common.settings import flatten, pick
+from abmll.model.prequential import TaskCalibration
+from abmll.posterior.calibration import Evidence
 from abmll.tasks.order import sample_seed
 from abmll.tasks.task import Example
 
@@ -33,8 +33,8 @@ class TaskPosterior:
     ``scorer`` is the language model it was learned on, shared by all posteriors; ``members`` are what was learned,
     several adapters of equal weight for an ensemble or a mixture; ``is_posterior`` says whether their standard
     deviations were learned, so that sampling means something; ``demonstrations`` are shown to the model before every
-    question; ``readout`` is what is believed of the task's temperature and option biases (None: nothing);
-    ``on_the_way`` what its examples were answered before each was learned, which is not saved.
+    question; ``calibration`` is what is believed of the task's temperature and option biases (None: nothing);
+    ``prequential`` what its examples were answered before each was learned, which is not saved.
     """
 
     scorer: OptionScorer
@@ -43,8 +43,8 @@ class TaskPosterior:
     is_posterior: bool
     settings: dict[str, Any]
     demonstrations: tuple[Example, ...] = ()
-    readout: TaskReadout | None = None
-    on_the_way: Evidence | None = None
+    calibration: TaskCalibration | None = None
+    prequential: Evidence | None = None
 
     @property
     def phi(self) -> Adapter:
@@ -72,12 +72,12 @@ class TaskPosterior:
         noise: str | None = None,
         predictive: str | None = None,
         seed: int = 0,
-        cache: TrunkCache | None = None,
+        cache: ActivationCache | None = None,
         quiet: bool = True,
     ) -> Prediction:
         """Probabilities of the options of ``examples``, averaged over ``samples`` of the posterior (0: at its mean).
 
-        Several members are averaged over, each of them at its mean or over its ``share`` of the samples. A readout
+        Several members are averaged over, each of them at its mean or over its ``share`` of the samples. A calibration
         is averaged over as well, unless no samples are asked for; it is then read at its mean.
 
         ``how`` has all settings; ``samples``, ``noise`` and ``predictive`` overrule it. A posterior that was not
@@ -96,7 +96,11 @@ class TaskPosterior:
         if self.demonstrations:
             cache = None  # nothing is kept of prompts that only this posterior's questions begin with
         encoded, left_out = self.scorer.encoder.encode_demonstrated(examples, self.task_name, self.demonstrations)
-        read = partial(self.readout.read, examples, at_mean) if self.readout is not None and how.readout else None
+        read = (
+            partial(self.calibration.read, examples, at_mean)
+            if self.calibration is not None and how.use_calibration
+            else None
+        )
         shared: dict[str, Any] = {"cache": cache, "quiet": quiet, "read": read}
         seeds = [sample_seed(seed, "member", number) if number else seed for number in range(len(self.members))]
         members = list(zip(self.members, seeds, strict=True))
@@ -109,7 +113,7 @@ class TaskPosterior:
             "is_posterior": self.is_posterior,
             "members": len(self.members),
             "demonstrations": [[one.input, one.options, one.answer] for one in self.demonstrations],
-            "readout": None if self.readout is None else self.readout.document(),
+            "calibration": None if self.calibration is None else self.calibration.document(),
             "base_fingerprint": self.scorer.base.fingerprint,
             "settings": self.settings | self.scorer.settings(),
         }
@@ -152,9 +156,9 @@ class TaskPosterior:
         demonstrations = tuple(
             Example(str(number), text, tuple(options), answer) for number, (text, options, answer) in enumerate(shown)
         )
-        readout = None if document.get("readout") is None else TaskReadout.of(document["readout"], path)
+        calibration = None if document.get("calibration") is None else TaskCalibration.of(document["calibration"], path)
         name, is_posterior = document["task_name"], document["is_posterior"]
-        return cls(scorer, members, name, is_posterior, settings, demonstrations, readout)
+        return cls(scorer, members, name, is_posterior, settings, demonstrations, calibration)
 
     def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
         """Write the posterior mean, or that of one ``member`` of several, as a plain LoRA adapter PEFT loads.

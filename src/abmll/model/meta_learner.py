@@ -8,30 +8,30 @@ from typing import Any
 
 import torch
 
-from abmll.language.adapter import Adapter
 from abmll.common.checkpoint import STATE, latest_checkpoint, load_bundle
 from abmll.common.config import (
+    ActivationCacheConfig,
     AdaptConfig,
     AdapterConfig,
     ContinuedConfig,
     LearningConfig,
     ModelConfig,
     PromptConfig,
-    TrunkCacheConfig,
 )
 from abmll.common.errors import ConfigError, DataError, TrainingError
+from abmll.common.progress import progress
+from abmll.common.settings import flatten, pick, refuse_unknown
+from abmll.language.activation_cache import ActivationCache, open_cache
+from abmll.language.adapter import Adapter
 from abmll.language.base import Base, load_base
 from abmll.language.batch import Batch
 from abmll.language.layer_selection import choose_layers, refuse_open_choice
 from abmll.language.scorer import OptionScorer
-from abmll.language.activation_cache import TrunkCache, open_cache
 from abmll.methods import REGISTRY, Loss, Rule, Support, find_rule, learn, make_rule, num_batches
-from abmll.posterior.calibration import ReadoutPrior, before_examples
-from abmll.common.progress import progress
-from abmll.model.prequential import TaskReadout, evidence, infer_readout
-from abmll.model.run_folder import RunFolder
-from abmll.common.settings import flatten, pick, refuse_unknown
 from abmll.model.learned_task import TaskPosterior
+from abmll.model.prequential import TaskCalibration, evidence, infer_calibration
+from abmll.model.run_folder import RunFolder
+from abmll.posterior.calibration import CalibrationPrior, before_examples
 from abmll.tasks.order import adaptation_batches, demonstrations, sample_seed
 from abmll.tasks.task import Example, Task
 
@@ -45,7 +45,7 @@ class AbmllModel:
         self.learning = LearningConfig(seed=seed)
         self.num_tasks = 1
         self.theta = self.scorer.new_adapter(sample_seed(seed, "init"))
-        self.readout: ReadoutPrior | None = None
+        self.calibration_prior: CalibrationPrior | None = None
 
     @classmethod
     def from_base(
@@ -97,18 +97,18 @@ class AbmllModel:
         loaded = cls(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
         loaded.scorer.refuse_other_base(document["base_fingerprint"], settings["model"], str(path))
         loaded.theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
-        readout = RunFolder(Path(run)).readout(document["visit"])
-        loaded.learned(loaded.theta, pick(LearningConfig, settings), document["num_tasks"], readout)
+        calibration = RunFolder(Path(run)).calibration(document["episode"])
+        loaded.learned(loaded.theta, pick(LearningConfig, settings), document["num_tasks"], calibration)
         return loaded
 
     def learned(
-        self, theta: Adapter, learning: LearningConfig, num_tasks: int, readout: ReadoutPrior | None = None
+        self, theta: Adapter, learning: LearningConfig, num_tasks: int, calibration: CalibrationPrior | None = None
     ) -> None:
-        """Take over a theta, the settings it was learned with, the number of its training tasks, and its readout."""
+        """Take over a theta, the settings it was learned with, the number of its training tasks, and its calibration."""
         self.theta = theta.clone()
         self.learning = learning
         self.num_tasks = num_tasks
-        self.readout = readout
+        self.calibration_prior = calibration
 
     def adapt(
         self,
@@ -118,7 +118,7 @@ class AbmllModel:
         steps: int = AdaptConfig.steps,
         batch_size: int = AdaptConfig.batch_size,
         seed: int = 0,
-        cache: TrunkCache | None = None,
+        cache: ActivationCache | None = None,
         quiet: bool = True,
     ) -> TaskPosterior:
         """Learn an unseen task from labelled ``examples``: ``steps`` gradient steps from theta (arXiv 2508.14285).
@@ -139,7 +139,7 @@ class AbmllModel:
         shown = self.learning.num_demonstrations if rule.demonstrations else 0
         size = min(batch_size, len(encoded))
         if cache is None and total * size >= 2 * len(encoded) and not shown:
-            cache = open_cache(self.scorer.base, self.scorer.trunk, TrunkCacheConfig())
+            cache = open_cache(self.scorer.base, self.scorer.lower_blocks, ActivationCacheConfig())
         asked: list[Sequence[int]] = []
         told: list[Loss] = []
         with progress(total, f"adapting to {task_name}", "step", quiet=quiet) as bar:
@@ -172,13 +172,15 @@ class AbmllModel:
         chosen = tuple(examples[index] for index in demonstrations(seed, len(examples), shown, ()))
         given = [(step, loss.options) for step, loss in zip(asked, told, strict=True) if loss.options is not None]
         answers = evidence(examples, given)
-        readout = None if self.readout is None else infer_readout(self.readout, examples, answers)
-        return TaskPosterior(self.scorer, members, task_name, rule.is_posterior, settings, chosen, readout, answers)
+        calibration = (
+            None if self.calibration_prior is None else infer_calibration(self.calibration_prior, examples, answers)
+        )
+        return TaskPosterior(self.scorer, members, task_name, rule.is_posterior, settings, chosen, calibration, answers)
 
     def continue_as(self, method: str, **settings: Any) -> "AbmllModel":
         """The model of another method that starts from this theta; this one stays as it is.
 
-        It takes over the means; where it has the same kind of posterior, the standard deviations and the readout too.
+        It takes over the means; where it has the same kind of posterior, the standard deviations and the calibration too.
 
         Further keywords are ``ContinuedConfig``'s fields; the rest is as in this run. The language model's weights are
         shared. The run's own method gives a model that differs in its settings at most.
@@ -186,7 +188,7 @@ class AbmllModel:
         """
         refuse_unknown((ContinuedConfig,), settings, "AbmllModel.continue_as")
         rule, own = find_rule(method), self.learning.method
-        if method != own and rule.continues != own:
+        if method != own and rule.base_method != own:
             raise ConfigError(f"method: {_why_not(rule, own)}")
         learning = pick(ContinuedConfig, flatten(self.learning) | settings | {"method": method})
         model = copy.copy(self)
@@ -199,20 +201,22 @@ class AbmllModel:
         theta = model.scorer.new_adapter(sample_seed(learning.seed, "init"))
         for mean, learned in zip(theta.mean_tensors(), self.theta.mean_tensors(), strict=True):
             mean.copy_(learned)
-        readout = self.readout if rule.has_readout else None
-        model.learned(self.theta if wanted == adapter else theta, learning, self.num_tasks, readout)
+        calibration = self.calibration_prior if rule.has_calibration else None
+        model.learned(self.theta if wanted == adapter else theta, learning, self.num_tasks, calibration)
         return model
 
     def theta_as_posterior(self, task_name: str) -> TaskPosterior:
         """Theta itself in the role of a task's posterior: what is believed of ``task_name`` before any example."""
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
-        readout = None if self.readout is None else TaskReadout(before_examples(self.readout))
+        calibration = (
+            None if self.calibration_prior is None else TaskCalibration(before_examples(self.calibration_prior))
+        )
         settings = flatten(self.learning)
-        return TaskPosterior(self.scorer, (self._start(rule),), task_name, rule.is_posterior, settings, (), readout)
+        return TaskPosterior(self.scorer, (self._start(rule),), task_name, rule.is_posterior, settings, (), calibration)
 
     def _start(self, rule: Rule) -> Adapter:
         """Where a new task starts: from theta, or for a rule that has none from a fresh adapter."""
-        if rule.is_trained or rule.continues:
+        if rule.is_trained or rule.base_method:
             return self.theta
         return self.scorer.new_adapter(sample_seed(self.learning.seed, "init"))
 
@@ -223,9 +227,11 @@ class AbmllModel:
 
 def _why_not(rule: type[Rule], own: str) -> str:
     """Why ``rule`` does not continue a run of the method ``own``."""
-    if rule.continues is not None:
-        return f"'{rule.name}' continues a run of '{rule.continues}', and this one is of '{own}'; train that one first"
-    able = [name for name, other in REGISTRY.items() if other.continues == own]
+    if rule.base_method is not None:
+        return (
+            f"'{rule.name}' continues a run of '{rule.base_method}', and this one is of '{own}'; train that one first"
+        )
+    able = [name for name, other in REGISTRY.items() if other.base_method == own]
     others = f"; those that do are {', '.join(able)}" if able else f"; no method continues one of '{own}'"
     return f"'{rule.name}' does not continue another method's run{others}"
 

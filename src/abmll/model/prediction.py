@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abmll.language.adapter import Adapter
 from abmll.common.config import PredictConfig
 from abmll.common.errors import DataError
+from abmll.common.progress import progress
+from abmll.language.activation_cache import ActivationCache
+from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch, batches_of_like_length, shared_prefix
 from abmll.language.encoding import Encoded
 from abmll.language.linearize import linearize
 from abmll.language.scorer import OptionScorer, Pass
-from abmll.language.activation_cache import TrunkCache
 from abmll.posterior import Noise
 from abmll.posterior.numerics import normal_points
-from abmll.common.progress import progress
 from abmll.tasks.order import sample_seed
 
 POINTS = 1024
@@ -30,7 +30,7 @@ class Prediction:
     """What is believed of N examples with at most C options; all in float64, entropies in nats.
 
     At the mean the expected entropy equals the entropy and the mutual information is zero: a single set of weights
-    has nothing to disagree with. Samples are of the weights, and of the readout where there is one.
+    has nothing to disagree with. Samples are of the weights, and of the calibration where there is one.
     """
 
     probs: Tensor  # (N, C), zero where an example has fewer options
@@ -62,7 +62,7 @@ def predict(
     how: PredictConfig | None = None,
     *,
     seed: int = 0,
-    cache: TrunkCache | None = None,
+    cache: ActivationCache | None = None,
     max_tokens: int = MAX_TOKENS,
     quiet: bool = True,
     read: Read | None = None,
@@ -79,18 +79,18 @@ def predict_each(
     examples: Sequence[Encoded],
     how: PredictConfig | None = None,
     *,
-    cache: TrunkCache | None = None,
+    cache: ActivationCache | None = None,
     max_tokens: int = MAX_TOKENS,
     quiet: bool = True,
     read: Read | None = None,
 ) -> list[Prediction]:
-    """What each of several adapters says of the same examples; the trunk below them is computed once for all.
+    """What each of several adapters says of the same examples; the lower blocks below them is computed once for all.
 
     Args:
         members: each adapter with the seed of its noise; None is the bare model.
         how: average over samples or linearize; None predicts at the mean. A weight sample of rank above 0 is the same
             for all examples, whatever batch they come in.
-        cache: trunk activations kept from earlier passes over the same examples.
+        cache: Activations kept from earlier passes over the same examples.
         max_tokens: tokens per batch, a prefix that is read once for all prompts counted once; examples of like length
             share a batch. A quarter of it where gradients are needed.
         read: what becomes of the samples' probabilities (S, N, C) of the examples at these N indices; there may be
@@ -110,7 +110,7 @@ def predict_each(
     with progress(len(members) * len(examples), "predicting", "example", quiet=quiet) as bar:
         for chosen in batches_of_like_length(examples, max_tokens // 4 if linearized else max_tokens, prefix):
             batch = scorer.batch([examples[i] for i in chosen], cache, share_prefix=not linearized)
-            batch = scorer.with_trunk(batch) if len(members) > 1 else batch
+            batch = scorer.with_lower(batch) if len(members) > 1 else batch
             index = torch.tensor(chosen)
             for number, (phi, seed) in enumerate(members):
                 if linearized and phi is not None:
@@ -134,10 +134,10 @@ def predict_each(
 
 
 def _sampled_probs(scorer: OptionScorer, phi: Adapter | None, batch: Batch, how: PredictConfig, seed: int) -> Tensor:
-    """Option probabilities (S, N, C) of one batch; the trunk below the adapters is computed once."""
+    """Option probabilities (S, N, C) of one batch; the lower blocks below the adapters is computed once."""
     if how.num_samples == 0 or phi is None:
         return _probs(scorer.scores(batch, phi).options)[None]
-    batch = scorer.with_trunk(batch)
+    batch = scorer.with_lower(batch)
     sampled = []
     for number in range(how.num_samples):
         generator = torch.Generator(scorer.device).manual_seed(sample_seed(seed, "prediction", number))
@@ -148,7 +148,7 @@ def _sampled_probs(scorer: OptionScorer, phi: Adapter | None, batch: Batch, how:
 
 def _linearized_probs(scorer: OptionScorer, phi: Adapter, batch: Batch) -> Tensor:
     """Option probabilities (P, N, C) at ``POINTS`` places of the scores' Gaussian, spread evenly over it."""
-    scores, covariance = linearize(scorer, phi, scorer.with_trunk(batch))
+    scores, covariance = linearize(scorer, phi, scorer.with_lower(batch))
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp(min=0.0).sqrt()[:, None, :]
     leads = normal_points(covariance.shape[-1], POINTS).to(root) @ root.mT

@@ -1,8 +1,8 @@
-"""The readout of a task: inferred from what the model answered while it was being learned.
+"""The calibration of a task: inferred from what the model answered while it was being learned.
 
 While a task is learned, every batch is answered before it is learned from. These answers cost nothing, and none of them
 was seen before: they are the evidence for the task's inverse temperature and biases (prequential, Dawid 1984). What to
-expect before any evidence theta knows (``theta_readout.py``).
+expect before any evidence theta knows (``theta_calibration.py``).
 """
 
 import math
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from abmll.common.errors import CheckpointError
-from abmll.posterior.calibration import Evidence, Readout, ReadoutPrior, infer
+from abmll.posterior.calibration import Calibration, CalibrationPrior, Evidence, infer
 from abmll.tasks.task import Example
 
 Answers = tuple[Sequence[int], Tensor]  # which examples were asked, and the log-probabilities (N, C) of their options
@@ -23,32 +23,34 @@ LEAST = math.log(torch.finfo(torch.float64).tiny)  # of an option that has been 
 
 
 @dataclass(frozen=True)
-class TaskReadout:
-    """What is believed of a task's readout; ``labels`` are the options that have a bias, in its order."""
+class TaskCalibration:
+    """What is believed of a task's calibration; ``labels`` are the options that have a bias, in its order."""
 
-    readout: Readout
+    calibration: Calibration
     labels: tuple[str, ...] = ()
 
     def read(self, examples: Sequence[Example], at_mean: bool, probs: Tensor, index: Tensor) -> Tensor:
-        """``Readout.read`` for those of ``examples`` that ``index`` names."""
+        """``Calibration.read`` for those of ``examples`` that ``index`` names."""
         chosen = [examples[number] for number in index.tolist()]
-        return self.readout.read(probs, label_index(chosen, self.labels, probs.shape[-1]), at_mean)
+        return self.calibration.read(probs, label_index(chosen, self.labels, probs.shape[-1]), at_mean)
 
     def document(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {"points": self.readout.points.tolist(), "labels": list(self.labels)}
+        return {"points": self.calibration.points.tolist(), "labels": list(self.labels)}
 
     @classmethod
-    def of(cls, document: dict[str, Any], where: Path) -> "TaskReadout":
-        """What ``document`` has said. Raises ``CheckpointError`` where it is no readout."""
+    def of(cls, document: dict[str, Any], where: Path) -> "TaskCalibration":
+        """What ``document`` has said. Raises ``CheckpointError`` where it is no calibration."""
         try:
-            readout = Readout(torch.tensor(document["points"], dtype=torch.float64))
+            calibration = Calibration(torch.tensor(document["points"], dtype=torch.float64))
             labels = tuple(map(str, document["labels"]))
-            if labels and len(labels) + 1 != len(readout.mean):
-                raise ValueError(f"{len(labels)} labels for {len(readout.mean) - 1} biases")
-            return cls(readout, labels)
+            if labels and len(labels) + 1 != len(calibration.mean):
+                raise ValueError(f"{len(labels)} labels for {len(calibration.mean) - 1} biases")
+            return cls(calibration, labels)
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{where}: its readout cannot be used ({error}); adapt to the task again") from error
+            raise CheckpointError(
+                f"{where}: its calibration cannot be used ({error}); adapt to the task again"
+            ) from error
 
 
 def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
@@ -87,14 +89,14 @@ def evidence(examples: Sequence[Example], given: Sequence[Answers], labels: Sequ
     return Evidence(logs, torch.tensor(answers, dtype=torch.long), bool(labels))
 
 
-def infer_readout(prior: ReadoutPrior, examples: Sequence[Example], on_the_way: Evidence) -> TaskReadout:
-    """A task's readout from what its adaptation ``examples`` were answered; the prior itself without any evidence."""
-    return TaskReadout(infer(prior, on_the_way), labels_of(examples))
+def infer_calibration(prior: CalibrationPrior, examples: Sequence[Example], prequential: Evidence) -> TaskCalibration:
+    """A task's calibration from what its adaptation ``examples`` were answered; the prior itself without any evidence."""
+    return TaskCalibration(infer(prior, prequential), labels_of(examples))
 
 
-def describe(readout: TaskReadout) -> str:
+def describe(calibration: TaskCalibration) -> str:
     """The inverse temperature in a few words: at the mean, how far it is known, and whether it is any."""
-    slopes = readout.readout.points[:, 0]
+    slopes = calibration.calibration.points[:, 0]
     silent = float((slopes == 0).double().mean())
     return f"{float(slopes.mean()):.2f}, known to {float(slopes.std()):.2f}; zero with probability {silent:.2f}"
 

@@ -11,24 +11,24 @@ import yaml
 from abmll.common.checkpoint import PREFIX, checkpoints
 from abmll.common.errors import CheckpointError, ConfigError
 from abmll.common.files import disk_errors, remove, write_json, write_text
-from abmll.posterior.calibration import ReadoutPrior
+from abmll.posterior.calibration import CalibrationPrior
 
 CONFIG, METRICS, TIMING, CARD = "config.yaml", "metrics.jsonl", "timing.jsonl", "README.md"
-READOUT, READOUT_FORMAT = "readout.json", "abmll-readout-2"
+CALIBRATION, CALIBRATION_FORMAT = "calibration.json", "abmll-calibration-3"
 EVALUATION = ("metrics.json", "predictions.jsonl", "report.html")
 # What else a run replaced by another must not leave behind: it would be taken for the new run's.
-RESULTS = (CARD, READOUT, "report.html", *(f"evaluation/{name}" for name in EVALUATION))
+RESULTS = (CARD, CALIBRATION, "report.html", *(f"evaluation/{name}" for name in EVALUATION))
 # Settings that may change between the parts of one run: they decide how long and where, not what is computed.
 FREE = {
     "max_steps",
     "save_steps",
     "save_total_limit",
     "output_dir",
-    "trunk_cache_gb",
-    "trunk_cache_dir",
-    "trunk_cache_disk_gb",
-    "readout_tasks",
-    "readout_examples",
+    "activation_cache_gb",
+    "activation_cache_dir",
+    "activation_cache_disk_gb",
+    "calibration_tasks",
+    "calibration_examples",
 }
 
 
@@ -37,9 +37,9 @@ def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Path
     binding = new.keys() - FREE
     if new["lr_scheduler_type"] != "constant":
         binding |= {"max_steps"}  # the schedule's length
-    if _keeps_trunks(old) != _keeps_trunks(new):
+    if _keeps_activations(old) != _keeps_activations(new):
         # Activations computed alone and in a batch may differ in the last bit.
-        binding |= {"trunk_cache_gb", "trunk_cache_dir"}
+        binding |= {"activation_cache_gb", "activation_cache_dir"}
     for key, value in new.items():
         if key in binding and old.get(key) != value:
             raise ConfigError(
@@ -48,12 +48,12 @@ def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Path
             )
 
 
-def _keeps_trunks(settings: Mapping[str, Any]) -> bool:
-    return settings["trunk_cache_gb"] > 0 or settings.get("trunk_cache_dir") is not None
+def _keeps_activations(settings: Mapping[str, Any]) -> bool:
+    return settings["activation_cache_gb"] > 0 or settings.get("activation_cache_dir") is not None
 
 
 class RunFolder:
-    """The files of one run in ``path``; each line of metrics belongs to one finished visit."""
+    """The files of one run in ``path``; each line of metrics belongs to one finished episode."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,9 +81,9 @@ class RunFolder:
         """What a run leaves behind and another one must not find."""
         return [*checkpoints(self.path).values(), *(self.path / name for name in (METRICS, TIMING, *RESULTS))]
 
-    def resume(self, settings: Mapping[str, Any], visit: int) -> None:
-        """Go on after ``visit``: drop the lines of later visits."""
-        kept = {name: [row for row in self.rows(name) if row["visit"] <= visit] for name in (METRICS, TIMING)}
+    def resume(self, settings: Mapping[str, Any], episode: int) -> None:
+        """Go on after ``episode``: drop the lines of later episodes."""
+        kept = {name: [row for row in self.rows(name) if row["episode"] <= episode] for name in (METRICS, TIMING)}
         for name, rows in kept.items():
             write_text(self.path / name, "".join(json.dumps(row) + "\n" for row in rows))
         self._claim(settings)
@@ -113,53 +113,53 @@ class RunFolder:
                     ) from error
         return rows
 
-    def write_readout(
-        self, visit: int, prior: ReadoutPrior, settings: Mapping[str, int], cost: Mapping[str, float]
+    def write_calibration(
+        self, episode: int, prior: CalibrationPrior, settings: Mapping[str, int], cost: Mapping[str, float]
     ) -> None:
-        """Keep theta's readout of after so many visits, under which settings it was learned, and what that took."""
-        document = {"format": READOUT_FORMAT, "visit": visit, "prior": asdict(prior)}
-        write_json(self.path / READOUT, document | {"settings": dict(settings), "cost": dict(cost)})
+        """Keep theta's calibration of after so many episodes, under which settings it was learned, and what that took."""
+        document = {"format": CALIBRATION_FORMAT, "episode": episode, "prior": asdict(prior)}
+        write_json(self.path / CALIBRATION, document | {"settings": dict(settings), "cost": dict(cost)})
 
-    def readout(self, visit: int, settings: Mapping[str, int] | None = None) -> ReadoutPrior | None:
-        """theta's readout of after so many visits, learned under these ``settings`` if they are given; else None.
+    def calibration(self, episode: int, settings: Mapping[str, int] | None = None) -> CalibrationPrior | None:
+        """theta's calibration of after so many episodes, learned under these ``settings`` if they are given; else None.
 
         Raises ``CheckpointError`` for a damaged file.
         """
-        document = self._readout()
-        if document is None or document.get("visit") != visit or settings not in (None, document.get("settings")):
+        document = self._calibration()
+        if document is None or document.get("episode") != episode or settings not in (None, document.get("settings")):
             return None
         try:
-            return ReadoutPrior(**document["prior"])
+            return CalibrationPrior(**document["prior"])
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(error) from error
 
-    def cost(self, visits: int | None = None) -> dict[str, float]:
-        """Seconds, gradient steps, tokens and forward passes of all visits or the first so many, and their number.
+    def cost(self, episodes: int | None = None) -> dict[str, float]:
+        """Seconds, gradient steps, tokens and forward passes of all episodes or the first so many, and their number.
 
-        All parts of an interrupted run count together, and what it took to learn the readout after these visits.
+        All parts of an interrupted run count together, and what it took to learn the calibration after these episodes.
         """
-        rows = self.rows(TIMING)[:visits]
-        document = self._readout() or {}
-        parts = [*rows, document["cost"]] if document.get("visit") == len(rows) else rows
+        rows = self.rows(TIMING)[:episodes]
+        document = self._calibration() or {}
+        parts = [*rows, document["cost"]] if document.get("episode") == len(rows) else rows
         kinds = ("seconds", "steps", "tokens", "forward_passes")
         cost: dict[str, float] = {kind: sum(part.get(kind, 0) for part in parts) for kind in kinds}
-        return {"visits": len(rows), **cost}
+        return {"episodes": len(rows), **cost}
 
-    def _readout(self) -> dict[str, Any] | None:
-        path = self.path / READOUT
+    def _calibration(self) -> dict[str, Any] | None:
+        path = self.path / CALIBRATION
         if not path.is_file():
             return None
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise self._damaged(error) from error
-        if not isinstance(document, dict) or document.get("format") != READOUT_FORMAT:
+        if not isinstance(document, dict) or document.get("format") != CALIBRATION_FORMAT:
             raise self._damaged("not of this version")
         return document
 
     def _damaged(self, reason: object) -> CheckpointError:
         return CheckpointError(
-            f"{self.path / READOUT}: cannot be used ({reason}); delete it, and --resume makes it again"
+            f"{self.path / CALIBRATION}: cannot be used ({reason}); delete it, and --resume makes it again"
         )
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:

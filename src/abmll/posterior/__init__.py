@@ -1,8 +1,9 @@
 """Gaussian LoRA adapters: the mathematics on tensors alone.
 
-Reading order: factors (the tensors), space (the interface), kl and prior (closed forms at sigma rank 1), one_pass and
-tiles (large sums in little memory), tiled (any sigma rank), noise (sampling), activation (output space, token by
-token), weight and output (the two spaces), build (from settings to a space); readout (temperature and option biases).
+Not here: any language model, file or setting but the adapter's own.
+Start with ``stacks`` (the tensors) and ``space`` (the interface), then ``kl`` and ``prior`` (closed forms at sigma rank 1),
+``any_rank`` (by tiles), ``noise`` (sampling), ``weight`` and ``output`` (the two spaces of the paper), ``calibration``
+(temperature and option biases).
 
 **Scale of the loss.** All terms are sums in nats, as in the paper's objective: the negative log-likelihood is summed
 over the batch's scored answers (for token scoring: over their answer tokens), the KL over every weight of every
@@ -15,9 +16,9 @@ Nothing here is averaged or divided by a batch size; beta and gamma carry all th
 """
 
 from abmll.posterior.build import build_space
-from abmll.posterior.stacks import Factors
 from abmll.posterior.output import OutputSpace
 from abmll.posterior.space import ActivationSpace, LayerUpdate, Noise, Prior, Recorder, Space
+from abmll.posterior.stacks import Factors
 from abmll.posterior.weight import WeightSpace
 
 __all__ = [

@@ -1,6 +1,6 @@
 """KL and Gamma prior for standard deviations of any rank, sigma_ij = sum_k exp(b_ik + a_kj) + c, by tiles.
 
-log sigma does not separate here, so every weight is visited; but only a tile of them at a time, and the gradients of
+log sigma does not separate here, so every weight is computed; but only a tile of them at a time, and the gradients of
 the factors are taken in the same pass. Memory stays at a few tiles, whatever the layers' number and size. A tile's
 cost is its passes over memory, so each is written to a buffer that all tiles share, and what no gradient needs is not
 computed.
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from abmll.posterior.stacks import Factors
 from abmll.posterior.numerics import log_ratio_excess_sum, on_host, sinh_excess_series, sinh_excess_sum
 from abmll.posterior.one_pass import Gradients, in_one_pass
 from abmll.posterior.space import Prior
+from abmll.posterior.stacks import Factors
 from abmll.posterior.tiles import ProductGradient, Tiles
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from abmll.common.errors import ConfigError
-from abmll.posterior.stacks import Factors
 from abmll.posterior.space import LayerUpdate, LowRank, Noise, Prior
+from abmll.posterior.stacks import Factors
 from abmll.posterior.weight import kaiming_uniform
 
 

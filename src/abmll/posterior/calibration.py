@@ -1,4 +1,4 @@
-"""The readout: how confidently, and with what leaning, a task's answers follow from the model's option scores.
+"""The calibration: how confidently, and with what leaning, a task's answers follow from the model's option scores.
 
     p(y = c | x, phi) = softmax_c(w s_c(x) + b_c)
 
@@ -36,7 +36,7 @@ LEAST = 1e-12  # of a share of probability
 
 
 @dataclass(frozen=True)
-class ReadoutPrior:
+class CalibrationPrior:
     """p(w, b | theta) of a task that theta knows. The defaults trust the scores as they are, give or take a half.
 
     Raises ``ValueError`` for numbers that are not finite, for a negative mean, and for standard deviations that are not
@@ -71,7 +71,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Readout:
+class Calibration:
     """q(w, b | D), as ``points`` (P, 1 + L) that are equally likely: w before the biases of L options.
 
     Any first few of them stand for the same. Raises ``ValueError`` for another shape, numbers that are not finite, and
@@ -118,12 +118,12 @@ def log_probs(probs: Tensor) -> Tensor:
     return torch.where(probs > 0, probs.clamp_min(torch.finfo(torch.float64).tiny).log(), -torch.inf)
 
 
-def before_examples(prior: ReadoutPrior) -> Readout:
+def before_examples(prior: CalibrationPrior) -> Calibration:
     """What is believed of a task of which nothing is known: the prior, without biases."""
     return infer(prior, Evidence(torch.empty(0, 1, dtype=torch.float64), torch.empty(0, dtype=torch.long), False))
 
 
-def infer(prior: ReadoutPrior, evidence: Evidence) -> Readout:
+def infer(prior: CalibrationPrior, evidence: Evidence) -> Calibration:
     """q(w, b | D); the prior itself without examples."""
     silent, speaking = _biases_alone(prior, evidence), _all(prior, evidence)
     above = _above_zero(float(speaking.mean[0]), float(speaking.covariance[0, 0].sqrt()))
@@ -137,16 +137,16 @@ def infer(prior: ReadoutPrior, evidence: Evidence) -> Readout:
     cut = torch.special.ndtri((1 - above * (1 - among_known)).clamp(LEAST, 1 - LEAST))
     known = _at(speaking, torch.cat([cut[:, None], normal[:, 1:]], -1))
     known[:, 0].clamp_(min=0.0)  # what rounding, or the bound on the quantile, left below zero
-    return Readout(torch.where((place < unknown)[:, None], pad(_at(silent, normal[:, 1:]), (1, 0)), known))
+    return Calibration(torch.where((place < unknown)[:, None], pad(_at(silent, normal[:, 1:]), (1, 0)), known))
 
 
-def learn_prior(tasks: Sequence[Evidence]) -> ReadoutPrior:
-    """theta's part of the readout from held-out answers to several tasks that it knows: empirical Bayes, by EM.
+def learn_prior(tasks: Sequence[Evidence]) -> CalibrationPrior:
+    """theta's part of the calibration from held-out answers to several tasks that it knows: empirical Bayes, by EM.
 
     E: the Gaussian of w and b for every task. M: the moments of what was inferred. The default prior takes part as
     COUNT_BEFORE tasks of its kind, so that few tasks, or equal ones, give no certainty.
     """
-    start = prior = ReadoutPrior()
+    start = prior = CalibrationPrior()
     for _ in range(EM_ROUNDS):
         before, found = prior, [_all(prior, task) for task in tasks]
         slopes = [(float(one.mean[0]), float(one.covariance[0, 0])) for one in found]
@@ -156,7 +156,7 @@ def learn_prior(tasks: Sequence[Evidence]) -> ReadoutPrior:
         own = (mean - start.mean) ** 2 + start.std**2
         biases = [one.mean[1:].square() + one.covariance.diagonal()[1:] for one in found if len(one.mean) > 1]
         total = sum(float(squares.mean()) for squares in biases)
-        prior = ReadoutPrior(
+        prior = CalibrationPrior(
             mean,
             math.sqrt((COUNT_BEFORE * own + spread) / (COUNT_BEFORE + len(slopes))),
             math.sqrt((COUNT_BEFORE * start.bias_std**2 + total) / (COUNT_BEFORE + len(biases))),
@@ -172,7 +172,7 @@ def _above_zero(mean: float, std: float) -> float:
     return max(NormalDist().cdf(mean / std), LEAST)
 
 
-def _all(prior: ReadoutPrior, evidence: Evidence) -> Gaussian:
+def _all(prior: CalibrationPrior, evidence: Evidence) -> Gaussian:
     """q(w, b | D) of a task that theta knows, not cut."""
     offset, scores, options = _columns(evidence)
     size = evidence.num_biases
@@ -181,7 +181,7 @@ def _all(prior: ReadoutPrior, evidence: Evidence) -> Gaussian:
     return regress(Choices(offset, torch.cat([scores[..., None], options], -1), evidence.answers), mean, std)
 
 
-def _biases_alone(prior: ReadoutPrior, evidence: Evidence) -> Gaussian:
+def _biases_alone(prior: CalibrationPrior, evidence: Evidence) -> Gaussian:
     """q(b | D, w = 0) of a task that theta does not know."""
     offset, _, options = _columns(evidence)
     zeros = torch.zeros(evidence.num_biases, dtype=torch.float64)

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from abmll.common.errors import ConfigError
-from abmll.posterior.stacks import Factors
 from abmll.posterior.noise import draw
 from abmll.posterior.numerics import differentiable_exp_excess
 from abmll.posterior.prior import gamma_constant, gaussian_constant
 from abmll.posterior.space import LayerUpdate, LowRank, Noise, Prior
+from abmll.posterior.stacks import Factors
 from abmll.posterior.weight import kaiming_uniform
 
 

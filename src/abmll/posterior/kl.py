@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from abmll.posterior.stacks import Factors
 from abmll.posterior.numerics import differentiable_exp_excess
+from abmll.posterior.stacks import Factors
 
 
 def rank_one_kl(phi: Factors, theta: Factors, scaling: float) -> Tensor:

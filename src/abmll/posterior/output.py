@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from abmll.common.errors import ConfigError
-from abmll.posterior.tokenwise import gaussian_kl, perturbed
-from abmll.posterior.stacks import Factors
 from abmll.posterior.noise import draw, random_units
 from abmll.posterior.prior import gamma_constant, gaussian_constant
 from abmll.posterior.space import LayerUpdate, LowRank, Noise, Prior, Recorder
+from abmll.posterior.stacks import Factors
+from abmll.posterior.tokenwise import gaussian_kl, perturbed
 from abmll.posterior.weight import kaiming_uniform
 
 

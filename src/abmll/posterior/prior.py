@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from abmll.posterior.stacks import Factors
 from abmll.posterior.space import Prior
+from abmll.posterior.stacks import Factors
 
 
 def mean_negative_log_prior(theta: Factors, prior: Prior, scaling: float) -> Tensor:

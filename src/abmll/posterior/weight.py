@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from abmll.common.errors import ConfigError
-from abmll.posterior.stacks import Factors
-from abmll.posterior.kl import rank_one_kl
+from abmll.posterior.any_rank import tiled_gamma_negative_log_prior, tiled_kl, tiled_log_sigma_mean
 from abmll.posterior.covariance import dense_covariance, rank_one_covariance
+from abmll.posterior.kl import rank_one_kl
 from abmll.posterior.noise import (
     draw,
     local_std,
@@ -27,7 +27,7 @@ from abmll.posterior.prior import (
     rank_one_gamma_negative_log_prior,
 )
 from abmll.posterior.space import LayerUpdate, LowRank, Noise, Prior
-from abmll.posterior.any_rank import tiled_gamma_negative_log_prior, tiled_kl, tiled_log_sigma_mean
+from abmll.posterior.stacks import Factors
 
 
 @dataclass(frozen=True)

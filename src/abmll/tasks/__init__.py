@@ -1,7 +1,8 @@
-"""Tasks: what they are, where they come from, how they become prompts, in which order they are visited. No torch here.
+"""Tasks: what they are, where they come from, how they become prompts, in which order they are learned.
 
-Imported from their own modules, because they need NumPy or are rarely wanted: the order of visits
-(``abmll.tasks.order``), the download of BIG-bench (``abmll.tasks.bigbench``).
+Not here: torch, or any language model. The order of episodes (``order``) and the download of BIG-bench (``bigbench``) are
+imported from their own modules, because they need NumPy or are rarely wanted.
+Start with ``read``, which makes tasks of files, then ``prompts``.
 """
 
 from abmll.tasks.example import Example

@@ -1,6 +1,6 @@
-"""Which task, which examples, which noise: pure functions of (seed, visit), so that resuming needs no stored state.
+"""Which task, which examples, which noise: pure functions of (seed, episode), so that resuming needs no stored state.
 
-Visits count from 0. Permutations come from the raw 64-bit output of Philox, keyed by a SHA-256 of seed and labels:
+Episodes count from 0. Permutations come from the raw 64-bit output of Philox, keyed by a SHA-256 of seed and labels:
 unlike ``Generator.shuffle``, both are the same in every version of NumPy, on every machine.
 """
 
@@ -24,20 +24,22 @@ def permutation(length: int, seed: int, *labels: int | str) -> list[int]:
     return np.argsort(words, kind="stable").tolist()
 
 
-def task_of_visit(seed: int, visit: int, num_tasks: int) -> int:
-    """The task of a visit. Every task comes once in an epoch of ``num_tasks`` visits, in a new order each epoch."""
+def task_of_episode(seed: int, episode: int, num_tasks: int) -> int:
+    """The task of an episode. Every task comes once in an epoch of ``num_tasks`` episodes, in a new order each epoch."""
     _at_least_one(num_tasks=num_tasks)
-    epoch, position = divmod(visit, num_tasks)
+    epoch, position = divmod(episode, num_tasks)
     return permutation(num_tasks, seed, "tasks", epoch)[position]
 
 
-def batches_of_visit(seed: int, visit: int, num_examples: int, batch_size: int, num_batches: int) -> list[list[int]]:
-    """The examples of a visit's batches; none comes twice before each has come once.
+def batches_of_episode(
+    seed: int, episode: int, num_examples: int, batch_size: int, num_batches: int
+) -> list[list[int]]:
+    """The examples of an episode's batches; none comes twice before each has come once.
 
     Returns:
         ``num_batches`` lists of ``batch_size`` indices below ``num_examples``.
     """
-    return _batches(num_examples, batch_size, num_batches, seed, "visit", visit)
+    return _batches(num_examples, batch_size, num_batches, seed, "visit", episode)
 
 
 def adaptation_batches(seed: int, num_examples: int, batch_size: int, steps: int) -> list[list[int]]:
@@ -52,16 +54,16 @@ def adaptation_batches(seed: int, num_examples: int, batch_size: int, steps: int
 def demonstrations(seed: int, num_examples: int, count: int, asked: Collection[int], *labels: int | str) -> list[int]:
     """At most ``count`` examples below ``num_examples`` to show before the questions ``asked``, which are not shown.
 
-    Seed and labels (a visit, a step) determine which, and their order.
+    Seed and labels (an episode, a step) determine which, and their order.
     """
     order = permutation(num_examples, seed, "demonstrations", *labels)
     return list(islice((index for index in order if index not in asked), count))
 
 
 def union_batches(
-    seed: int, visit: int, sizes: Sequence[int], batch_size: int, num_batches: int
+    seed: int, episode: int, sizes: Sequence[int], batch_size: int, num_batches: int
 ) -> list[list[tuple[int, int]]]:
-    """The batches of a visit drawn from the shuffled union of all tasks, which consecutive visits walk through.
+    """The batches of an episode drawn from the shuffled union of all tasks, which consecutive episodes walk through.
 
     Args:
         sizes: number of examples of each task.
@@ -72,7 +74,7 @@ def union_batches(
     _at_least_one(batch_size=batch_size, num_batches=num_batches, examples=sum(sizes))
     total = sum(sizes)
     ends = np.cumsum(sizes)
-    start = visit * batch_size * num_batches
+    start = episode * batch_size * num_batches
     epoch, offset = divmod(start, total)
     flat = islice(_passes(total, seed, "union", first=epoch), offset, offset + batch_size * num_batches)
     pairs = []

@@ -1,4 +1,4 @@
-"""A suite: which tasks to learn from, which unseen tasks to be judged by, and the prompt, named in a YAML file.
+"""A suite: which tasks to learn from, which unseen tasks to be evaluated on, and the prompt, named in a YAML file.
 
 name: my-suite
 description: one sentence
@@ -22,16 +22,16 @@ from typing import Any
 from abmll.common.errors import ConfigError, DataError, nearest
 from abmll.common.files import cache_dir
 from abmll.tasks.bigbench import bigbench_dir
+from abmll.tasks.definition import CAPS, SuiteFile, read_suite, shipped_suites
 from abmll.tasks.leaks import refuse_leaks
 from abmll.tasks.read import load_task, load_tasks
 from abmll.tasks.rows import SUFFIXES, stem_of, suffix_of
-from abmll.tasks.definition import CAPS, SuiteFile, read_suite, shipped_suites
 from abmll.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks to learn from and unseen tasks to be judged by.
+    """Tasks to learn from and unseen tasks to be evaluated on.
 
     ``validation`` names those training tasks on which settings are chosen. ``missing`` names tasks that could not be
     found, ``known_leaks`` evaluation tasks that are not quite unseen: whoever shows results shows both. ``prompt``

@@ -45,7 +45,7 @@ class Task:
 
     @property
     def test(self) -> PackedExamples:
-        """The examples to be judged by."""
+        """The examples to be evaluated on."""
         return self._split[1]
 
     @cached_property

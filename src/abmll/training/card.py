@@ -11,9 +11,9 @@ CARD = """---
 
 # {label} adapter for {model}
 
-Meta-trained with abmll {version}: {visits} task visits over {num_tasks} tasks
+Meta-trained with abmll {version}: {episodes} episodes over {num_tasks} tasks
 ({tasks}).
-Negative log-likelihood per training example over the last {last} visits: {nll:.3f} nats, accuracy {accuracy:.3f}.
+Negative log-likelihood per training example over the last {last} episodes: {nll:.3f} nats, accuracy {accuracy:.3f}.
 These are training numbers; `abmll evaluate` measures on unseen tasks.
 
     abmll adapt {run} --task new_task.jsonl --output-dir adapted
@@ -40,7 +40,7 @@ def model_card(
         settings: the run's flat settings.
         fingerprint: of the base model.
         tasks: names of the training tasks.
-        rows: the run's metrics, one mapping a visit.
+        rows: the run's metrics, one mapping an episode.
     """
     front_matter = {
         "base_model": settings["model"],
@@ -53,7 +53,7 @@ def model_card(
         label=label,
         model=settings["model"],
         version=version("abmll"),
-        visits=len(rows),
+        episodes=len(rows),
         num_tasks=len(tasks),
         tasks=", ".join(tasks),
         last=len(last),

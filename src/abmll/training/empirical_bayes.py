@@ -1,21 +1,21 @@
-"""theta's readout: what the training tasks say of the inverse temperature and the biases of a task to come."""
+"""theta's calibration: what the training tasks say of the inverse temperature and the biases of a task to come."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from abmll.common.config import EvaluateConfig
-from abmll.language.activation_cache import TrunkCache
-from abmll.model.meta_learner import AbmllModel
-from abmll.posterior.calibration import Evidence, ReadoutPrior, learn_prior, log_probs
 from abmll.common.progress import progress
+from abmll.language.activation_cache import ActivationCache
+from abmll.model.meta_learner import AbmllModel
 from abmll.model.prequential import evidence, labels_of
+from abmll.posterior.calibration import CalibrationPrior, Evidence, learn_prior, log_probs
 from abmll.tasks.order import permutation
 from abmll.tasks.task import Example, Task
 
 SAMPLES = 4  # of the weights at most: the prior depends little on their number
 
 
-def learn_readout(
+def learn_calibration_prior(
     model: AbmllModel,
     tasks: Sequence[Task],
     *,
@@ -23,9 +23,9 @@ def learn_readout(
     num_examples: int,
     how: EvaluateConfig | None = None,
     seed: int = 0,
-    cache: TrunkCache | None = None,
+    cache: ActivationCache | None = None,
     quiet: bool = True,
-) -> ReadoutPrior:
+) -> CalibrationPrior:
     """Adapt to training tasks as to unseen ones, and ask each of them as many held-out training examples.
 
     Args:
@@ -34,10 +34,10 @@ def learn_readout(
         how: how a task is adapted to and predicted.
     """
     how = how or EvaluateConfig()
-    how = replace(how, num_samples=min(how.num_samples, SAMPLES), readout=False)
+    how = replace(how, num_samples=min(how.num_samples, SAMPLES), use_calibration=False)
     chosen = [tasks[index] for index in sorted(permutation(len(tasks), seed, "readout tasks")[:num_tasks])]
     found = []
-    with progress(len(chosen), "learning the readout", "task", quiet=quiet) as bar:
+    with progress(len(chosen), "learning the calibration", "task", quiet=quiet) as bar:
         for task in chosen:
             order = permutation(len(task.train), seed, "readout", task.name)
             size = min(num_examples, len(order) // 2)
@@ -55,7 +55,7 @@ def _answers(
     asked: Sequence[Example],
     how: EvaluateConfig,
     seed: int,
-    cache: TrunkCache | None,
+    cache: ActivationCache | None,
 ) -> Evidence:
     """What a task's held-out examples are answered, once it is learned."""
     posterior = model.adapt(support, task_name=name, steps=how.steps, batch_size=how.batch_size, seed=seed, cache=cache)

@@ -1,4 +1,4 @@
-"""What each task visit reads, examples and noise: pure functions of (seed, visit)."""
+"""What each episode reads, examples and noise: pure functions of (seed, episode)."""
 
 import hashlib
 import json
@@ -13,25 +13,25 @@ import torch
 
 from abmll.common.config import LearningConfig
 from abmll.common.errors import DataError
+from abmll.language.activation_cache import ActivationCache
 from abmll.language.batch import Batch
 from abmll.language.encoded import Encoded
 from abmll.language.encoded_store import EncodedPairs, hash_of, kept
 from abmll.language.scorer import OptionScorer
-from abmll.language.activation_cache import TrunkCache
+from abmll.tasks.order import batches_of_episode, demonstrations, sample_seed, task_of_episode, union_batches
 from abmll.tasks.packed import PackedExamples
-from abmll.tasks.order import batches_of_visit, demonstrations, sample_seed, task_of_visit, union_batches
 from abmll.tasks.task import Task
 
 
-class Visits:
-    """The visits of a training run over ``tasks``, which are taken in the order of their names.
+class Episodes:
+    """The episodes of a training run over ``tasks``, which are taken in the order of their names.
 
-    With ``episodes="task"`` a visit's batches come from one task, with ``"union"`` from all tasks shuffled together.
-    With ``shown`` every question of a visit stands behind the same so many other training examples of its task, or as
+    With ``episodes="task"`` an episode's batches come from one task, with ``"union"`` from all tasks shuffled together.
+    With ``shown`` every question of an episode stands behind the same so many other training examples of its task, or as
     many as there are; ``left_out`` counts those that did not fit into the model's context.
-    A held-out query batch ends every visit where ``outer_batch`` asks for it or the rule ``needs_query``.
+    A held-out query batch ends every episode where ``outer_batch`` asks for it or the rule ``needs_query``.
     Raises ``DataError`` for tasks that cannot be trained on: two of one name, examples without an answer, too few
-    examples for a visit.
+    examples for an episode.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class Visits:
         scorer: OptionScorer,
         tasks: Sequence[Task],
         config: LearningConfig,
-        episodes: Literal["task", "union"],
-        cache: TrunkCache | None = None,
+        draws_from: Literal["task", "union"],
+        cache: ActivationCache | None = None,
         needs_query: bool = False,
         shown: int = 0,
     ) -> None:
@@ -48,7 +48,7 @@ class Visits:
         self.tasks = sorted(tasks, key=lambda task: task.name)
         self.examples = [task.train for task in self.tasks]
         self.config = config
-        self.episodes: Literal["task", "union"] = episodes
+        self.draws_from: Literal["task", "union"] = draws_from
         self.cache = cache
         self.num_batches = config.inner_steps + (needs_query or config.outer_batch == "query")
         self.shown = shown
@@ -56,46 +56,46 @@ class Visits:
         self._refuse_unusable()
         self.encoded = EncodedPairs([], [])
 
-    def name(self, visit: int) -> str:
-        """The name of the task visited, or ``union``."""
-        return self.tasks[self._task(visit)].name if self.episodes == "task" else "union"
+    def name(self, episode: int) -> str:
+        """The name of the episodeed, or ``union``."""
+        return self.tasks[self._task(episode)].name if self.draws_from == "task" else "union"
 
-    def examples_of(self, visit: int) -> list[list[tuple[int, int]]]:
-        """Pairs (task, training example) of each of the visit's batches; a query batch comes last."""
+    def examples_of(self, episode: int) -> list[list[tuple[int, int]]]:
+        """Pairs (task, training example) of each of the episode's batches; a query batch comes last."""
         config, size = self.config, self.config.per_device_train_batch_size
-        if self.episodes == "union":
-            return union_batches(config.seed, visit, [len(one) for one in self.examples], size, self.num_batches)
-        task = self._task(visit)
-        batches = batches_of_visit(config.seed, visit, len(self.examples[task]), size, self.num_batches)
+        if self.draws_from == "union":
+            return union_batches(config.seed, episode, [len(one) for one in self.examples], size, self.num_batches)
+        task = self._task(episode)
+        batches = batches_of_episode(config.seed, episode, len(self.examples[task]), size, self.num_batches)
         return [[(task, index) for index in batch] for batch in batches]
 
-    def prepare(self, visits: int) -> None:
-        """Encode what the first ``visits`` read, or find it on the disk: see ``kept``.
+    def prepare(self, episodes: int) -> None:
+        """Encode what the first ``episodes`` read, or find it on the disk: see ``kept``.
 
         An example that cannot be used is refused now, not in mid-run. Raises ``DataError`` as the encoder's
         ``encode_all``, with the file the example comes from.
         """
-        drawn = self._drawn(visits)
+        drawn = self._drawn(episodes)
         count = sum(map(len, drawn))
         self.encoded = EncodedPairs(drawn, kept(lambda: self._key(drawn), lambda: self._encode_drawn(drawn), count))
 
-    def batches(self, visit: int) -> Iterator[Batch]:
-        """The visit's batches, each made when it is asked for, or so many at once where demonstrations are shown."""
-        pairs_of_batches = self.examples_of(visit)
+    def batches(self, episode: int) -> Iterator[Batch]:
+        """The episode's batches, each made when it is asked for, or so many at once where demonstrations are shown."""
+        pairs_of_batches = self.examples_of(episode)
         if self.shown:
-            yield from self._demonstrated(visit, [[index for _, index in pairs] for pairs in pairs_of_batches])
+            yield from self._demonstrated(episode, [[index for _, index in pairs] for pairs in pairs_of_batches])
             return
         for pairs in pairs_of_batches:
             yield self.scorer.batch([self._encode(task, index) for task, index in pairs], self.cache)
 
-    def _demonstrated(self, visit: int, asked: Sequence[Sequence[int]]) -> Iterator[Batch]:
-        """The batches of a task's visit behind the same demonstrations, which are not read again for every batch.
+    def _demonstrated(self, episode: int, asked: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        """The batches of a task's episode behind the same demonstrations, which are not read again for every batch.
 
-        Nothing is kept of their trunk after the visit: prompts like these hardly come again.
+        Nothing is kept of their lower_blocks after the episode: prompts like these hardly come again.
         """
-        task = self._task(visit)
+        task = self._task(episode)
         examples, name, taken = self.examples[task], self.tasks[task].name, set(chain.from_iterable(asked))
-        chosen = demonstrations(self.config.seed, len(examples), self.shown, taken, visit)
+        chosen = demonstrations(self.config.seed, len(examples), self.shown, taken, episode)
         shown = examples.select(chosen)
         groups = []
         for indices in asked:
@@ -104,9 +104,9 @@ class Visits:
             groups.append(encoded)
         yield from self.scorer.batches(groups)
 
-    def generator(self, visit: int, step: int) -> torch.Generator:
-        """The noise of one of the visit's gradient steps."""
-        seed = sample_seed(self.config.seed, "noise", visit, step)
+    def generator(self, episode: int, step: int) -> torch.Generator:
+        """The noise of one of the episode's gradient steps."""
+        seed = sample_seed(self.config.seed, "noise", episode, step)
         return torch.Generator(self.scorer.device).manual_seed(seed)
 
     def sha256(self) -> str:
@@ -121,8 +121,8 @@ class Visits:
             digest.update(json.dumps([task.name, rows]).encode())
         return digest.hexdigest()
 
-    def _task(self, visit: int) -> int:
-        return task_of_visit(self.config.seed, visit, len(self.tasks))
+    def _task(self, episode: int) -> int:
+        return task_of_episode(self.config.seed, episode, len(self.tasks))
 
     def _encode(self, task: int, index: int) -> Encoded:
         """The example in tokens; encoded now if it was not prepared."""
@@ -131,12 +131,12 @@ class Visits:
         except KeyError:
             return self.scorer.encoder.encode(self.examples[task][index], self.tasks[task].name)
 
-    def _drawn(self, visits: int) -> list[np.ndarray]:
-        """For each task, which of its training examples the first ``visits`` read, in order."""
+    def _drawn(self, episodes: int) -> list[np.ndarray]:
+        """For each task, which of its training examples the first ``episodes`` read, in order."""
         drawn = [np.zeros(len(examples), dtype=bool) for examples in self.examples]
         missing = sum(map(len, drawn))
-        for visit in range(visits):
-            for task, index in chain.from_iterable(self.examples_of(visit)):
+        for episode in range(episodes):
+            for task, index in chain.from_iterable(self.examples_of(episode)):
                 missing -= not drawn[task][index]
                 drawn[task][index] = True
             if not missing:
@@ -180,9 +180,9 @@ class Visits:
             for example in examples:
                 if example.answer is None:
                     raise DataError(f"{where}: training example '{example.id}' has no answer to learn from")
-            if self.episodes == "task" and len(examples) < self.num_batches * size:
+            if self.draws_from == "task" and len(examples) < self.num_batches * size:
                 raise DataError(
-                    f"{where}: {len(examples)} training examples, but a visit takes {self.num_batches} batches of "
+                    f"{where}: {len(examples)} training examples, but an episode takes {self.num_batches} batches of "
                     f"{size}; lower inner_steps or per_device_train_batch_size, or leave the task out"
                 )
         if not any(self.examples):

@@ -1,6 +1,6 @@
-"""MetaTrainer: the outer loop over task visits, its checkpoints and its metrics.
+"""MetaTrainer: the outer loop over episodes, its checkpoints and its metrics.
 
-Everything random is a pure function of (seed, visit), so a run that goes on from a checkpoint computes the same bits
+Everything random is a pure function of (seed, episode), so a run that goes on from a checkpoint computes the same bits
 as one that was never stopped.
 """
 
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from abmll.language.adapter import Adapter
 from abmll.common.checkpoint import (
     PREFIX,
     STATE,
@@ -26,28 +25,29 @@ from abmll.common.checkpoint import (
 from abmll.common.config import LearningConfig, TrainConfig
 from abmll.common.errors import CheckpointError, ConfigError, TrainingError
 from abmll.common.files import write_text
-from abmll.language.activation_cache import TrunkCache, open_cache
+from abmll.common.progress import progress
+from abmll.common.settings import flatten, pick
+from abmll.language.activation_cache import ActivationCache, open_cache
+from abmll.language.adapter import Adapter
 from abmll.language.meter import counted
 from abmll.methods import OUTER, Loss, State, find_rule, make_rule, read_steps, summarize
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.model.meta_learner import AbmllModel, mean_log_sigma
-from abmll.training.card import model_card
-from abmll.common.progress import progress
 from abmll.model.run_folder import CARD, METRICS, TIMING, RunFolder, refuse_other_run
-from abmll.training.schedule import rate
-from abmll.common.settings import flatten, pick
 from abmll.tasks.order import sample_seed
 from abmll.tasks.task import Task
-from abmll.training.empirical_bayes import learn_readout
-from abmll.training.episodes import Visits
+from abmll.training.card import model_card
+from abmll.training.empirical_bayes import learn_calibration_prior
+from abmll.training.episodes import Episodes
+from abmll.training.schedule import rate
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run leaves: its folder, visits done in all, gradient steps and tokens of this call."""
+    """What a finished run leaves: its folder, episodes done in all, gradient steps and tokens of this call."""
 
     folder: Path
-    visits: int
+    episodes: int
     gradient_steps: int
     tokens: int
     seconds: float
@@ -58,20 +58,20 @@ class MetaTrainer:
 
     Training starts from a fresh theta that ``config.seed`` determines, whatever theta the model has.
     Raises ``ConfigError`` for settings that contradict each other and ``DataError`` for tasks that cannot be trained
-    on: see ``Visits``.
+    on: see ``Episodes``.
     """
 
     def __init__(
-        self, model: AbmllModel, tasks: Sequence[Task], config: TrainConfig, cache: TrunkCache | None = None
+        self, model: AbmllModel, tasks: Sequence[Task], config: TrainConfig, cache: ActivationCache | None = None
     ) -> None:
         self.model = model
         self.config = config
         _refuse_unfit(config)
         self.rule = make_rule(model.scorer, config, len(tasks))
         if cache is None:
-            cache = open_cache(model.scorer.base, model.scorer.trunk, config, config.trunk_cache_gb)
+            cache = open_cache(model.scorer.base, model.scorer.lower_blocks, config, config.activation_cache_gb)
         shown = config.num_demonstrations if self.rule.demonstrations else 0
-        self.visits = Visits(model.scorer, tasks, config, self.rule.episodes, cache, self.rule.needs_query, shown)
+        self.episodes = Episodes(model.scorer, tasks, config, self.rule.draws_from, cache, self.rule.needs_query, shown)
         self.folder = RunFolder(Path(config.output_dir))
 
     def settings(self) -> dict[str, Any]:
@@ -82,46 +82,46 @@ class MetaTrainer:
         """One line on what will be trained: rule, tasks, trainable numbers, adapted layers."""
         state = self.rule.init(self.model.theta)
         learned = [tensor for optimizer in _optimizers(state).values() for tensor in optimizer.named.values()]
-        layers, examples = len(self.model.scorer.shapes), sum(map(len, self.visits.examples))
+        layers, examples = len(self.model.scorer.shapes), sum(map(len, self.episodes.examples))
         return (
-            f"{self.rule.label}: {len(self.visits.tasks)} tasks, {examples} training examples; "
+            f"{self.rule.label}: {len(self.episodes.tasks)} tasks, {examples} training examples; "
             f"{sum(tensor.numel() for tensor in learned):,} trainable numbers in {layers} layers"
         )
 
     def train(self, *, resume: bool = False, overwrite: bool = False, quiet: bool = True) -> TrainResult:
-        """Run until ``max_steps`` visits are done.
+        """Run until ``max_steps`` episodes are done.
 
         Args:
             resume: go on from the newest checkpoint of the run folder.
             overwrite: replace a run that is in the folder.
             quiet: show no progress bar.
 
-        Raises ``TrainingError`` (with visit and task) where a loss term is not finite or theta does not move; the
+        Raises ``TrainingError`` (with episode and task) where a loss term is not finite or theta does not move; the
         last checkpoint stays intact. Raises ``DataError`` for an example too long to learn from, before anything else.
         """
-        self.visits.prepare(self.config.max_steps)
+        self.episodes.prepare(self.config.max_steps)
         state, first = self._resume() if resume else self._start(overwrite)
         started, steps, tokens = time.perf_counter(), 0, 0
-        with progress(self.config.max_steps, f"training {self.rule.label}", "visit", quiet=quiet) as bar:
+        with progress(self.config.max_steps, f"training {self.rule.label}", "episode", quiet=quiet) as bar:
             bar.update(first)
             try:
-                for visit in range(first, self.config.max_steps):
-                    row, done = self._visit(state, visit)
+                for episode in range(first, self.config.max_steps):
+                    row, done = self._episode(state, episode)
                     steps, tokens = steps + done["steps"], tokens + done["tokens"]
                     self.folder.append(METRICS, row)
-                    self.folder.append(TIMING, {"visit": visit + 1} | done)
-                    if (visit + 1) % self.config.save_steps == 0 or visit + 1 == self.config.max_steps:
-                        self._save(state, visit + 1)
+                    self.folder.append(TIMING, {"episode": episode + 1} | done)
+                    if (episode + 1) % self.config.save_steps == 0 or episode + 1 == self.config.max_steps:
+                        self._save(state, episode + 1)
                     bar.set_postfix(nll=f"{row['nll']:.3f}", accuracy=f"{row['accuracy']:.2f}")
                     bar.update()
                 self._finish(state.theta, quiet)
             except KeyboardInterrupt:
                 saved = max(checkpoints(self.folder.path), default=0)  # a checkpoint may just have been completed
-                again = f"--resume to go on from visit {saved}" if saved else "--overwrite: no checkpoint was due yet"
+                again = f"--resume to go on from episode {saved}" if saved else "--overwrite: no checkpoint was due yet"
                 raise KeyboardInterrupt(f"{self.folder.path}: run the same command with {again}") from None
             finally:
-                if self.visits.cache is not None:
-                    self.visits.cache.flush()
+                if self.episodes.cache is not None:
+                    self.episodes.cache.flush()
         self._write_card()
         return TrainResult(self.folder.path, self.config.max_steps, steps, tokens, time.perf_counter() - started)
 
@@ -133,87 +133,89 @@ class MetaTrainer:
         """The state of the newest checkpoint; the folder is touched only after everything in it has been accepted."""
         path = latest_checkpoint(self.folder.path)
         bundle = load_bundle(path, STATE)
-        document, visit = bundle.document, bundle.document["visit"]
+        document, episode = bundle.document, bundle.document["episode"]
         refuse_other_run(document["settings"], self.settings(), self.folder.path)
         self.model.scorer.refuse_other_base(document["base_fingerprint"], document["settings"]["model"], str(path))
-        if document["data_sha256"] != self.visits.sha256():
+        if document["data_sha256"] != self.episodes.sha256():
             raise CheckpointError(f"{path}: the training tasks are not those the run began with; give the same --tasks")
-        if visit > self.config.max_steps:
-            raise ConfigError(f"max_steps is {self.config.max_steps}, but {path} has done more; give {visit} or more")
+        if episode > self.config.max_steps:
+            raise ConfigError(f"max_steps is {self.config.max_steps}, but {path} has done more; give {episode} or more")
         theta = self.model.scorer.new_adapter(0)
         theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
         state = self.rule.init(theta)
         for name, optimizer in _optimizers(state).items():
             optimizer.load_tensors(bundle.tensors.get(name, {}), str(path / f"{name}.safetensors"))
-        self.folder.resume(self.settings(), visit)
-        return state, visit
+        self.folder.resume(self.settings(), episode)
+        return state, episode
 
     def _finish(self, theta: Adapter, quiet: bool) -> None:
-        """Hand the model what was learned, and its readout, learned now unless an earlier call has done so."""
-        config, visit = self.config, self.config.max_steps
-        self.model.learned(theta, pick(LearningConfig, flatten(config)), len(self.visits.tasks))
-        if not self.rule.has_readout or not config.readout_tasks:
+        """Hand the model what was learned, and its calibration, learned now unless an earlier call has done so."""
+        config, episode = self.config, self.config.max_steps
+        self.model.learned(theta, pick(LearningConfig, flatten(config)), len(self.episodes.tasks))
+        if not self.rule.has_calibration or not config.calibration_tasks:
             return
-        wanted = {"num_tasks": config.readout_tasks, "num_examples": config.readout_examples}
-        prior = self.folder.readout(visit, wanted)
+        wanted = {"num_tasks": config.calibration_tasks, "num_examples": config.calibration_examples}
+        prior = self.folder.calibration(episode, wanted)
         if prior is None:
-            how: dict[str, Any] = {"seed": config.seed, "cache": self.visits.cache, "quiet": quiet}
+            how: dict[str, Any] = {"seed": config.seed, "cache": self.episodes.cache, "quiet": quiet}
             with counted(self.model.scorer) as cost:
-                prior = learn_readout(self.model, self.visits.tasks, **wanted, **how)
-            self.folder.write_readout(visit, prior, wanted, cost.of_run())
-        self.model.readout = prior
+                prior = learn_calibration_prior(self.model, self.episodes.tasks, **wanted, **how)
+            self.folder.write_calibration(episode, prior, wanted, cost.of_run())
+        self.model.calibration_prior = prior
 
-    def _save(self, state: State, visit: int) -> None:
+    def _save(self, state: State, episode: int) -> None:
         moments = {name: optimizer.tensors() for name, optimizer in _optimizers(state).items()}
         tensors = {"theta": state.theta.state_dict(), "optimizer_phi": {}} | moments
         document = {
-            "visit": visit,
-            "num_tasks": len(self.visits.tasks),
-            "tasks": [task.name for task in self.visits.tasks],
-            "data_sha256": self.visits.sha256(),
+            "episode": episode,
+            "num_tasks": len(self.episodes.tasks),
+            "tasks": [task.name for task in self.episodes.tasks],
+            "data_sha256": self.episodes.sha256(),
             "base_fingerprint": self.model.scorer.base.fingerprint,
             "settings": self.settings(),
         }
-        save_bundle(self.folder.path / f"{PREFIX}{visit}", Bundle(tensors, document), STATE, overwrite=True)
+        save_bundle(self.folder.path / f"{PREFIX}{episode}", Bundle(tensors, document), STATE, overwrite=True)
         keep_newest(self.folder.path, self.config.save_total_limit)
 
     def _write_card(self) -> None:
-        base, tasks = self.model.scorer.base, [task.name for task in self.visits.tasks]
+        base, tasks = self.model.scorer.base, [task.name for task in self.episodes.tasks]
         run, rows = str(self.folder.path), self.folder.rows()
         card = model_card(self.rule.label, run, self.settings(), base.fingerprint, tasks, rows)
         write_text(self.folder.path / CARD, card)
 
-    def _visit(self, state: State, visit: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """One task visit; returns its row of metrics and its cost."""
-        started, left_out = time.perf_counter(), self.visits.left_out
-        name = self.visits.name(visit)
-        before = state.theta.clone() if visit + 1 == self.config.meta_batch else None  # the first outer step's visit
+    def _episode(self, state: State, episode: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """One episode; returns its row of metrics and its cost."""
+        started, left_out = time.perf_counter(), self.episodes.left_out
+        name = self.episodes.name(episode)
+        before = (
+            state.theta.clone() if episode + 1 == self.config.meta_batch else None
+        )  # the first outer step's episode
         try:
-            steps = read_steps(self.learn(state, visit), "theta", state.theta)
+            steps = read_steps(self.learn(state, episode), "theta", state.theta)
             if before is not None:
                 _refuse_unmoved(before, {"phi": state.phi, "theta": state.theta})
         except TrainingError as error:
-            raise TrainingError(f"visit {visit + 1}, task '{name}': {error}") from error
+            raise TrainingError(f"episode {episode + 1}, task '{name}': {error}") from error
         log_sigma = mean_log_sigma(self.model.scorer, state.theta) if self.rule.is_posterior else None
-        row = {"visit": visit + 1, "task": name} | summarize(steps) | {"log_sigma": log_sigma}
+        row = {"episode": episode + 1, "task": name} | summarize(steps) | {"log_sigma": log_sigma}
         return row, {
             "seconds": time.perf_counter() - started,
             "tokens": sum(step.tokens for step in steps.values()),
             "steps": len(steps),
             "forward_passes": sum(step.passes for step in steps.values()),
-            "demonstrations_left_out": self.visits.left_out - left_out,
+            "demonstrations_left_out": self.episodes.left_out - left_out,
         }
 
-    def learn(self, state: State, visit: int) -> dict[str, Loss]:
-        """The K inner steps of a visit, and the outer one on the batch that is left or else on the last; by name."""
-        factor = rate(self.config, visit, self.config.max_steps)
-        self.rule.begin_visit(state, done=visit / self.config.max_steps)
-        batches = self.visits.batches(visit)
+    def learn(self, state: State, episode: int) -> dict[str, Loss]:
+        """The K inner steps of an episode, and the outer one on the batch that is left or else on the last; by name."""
+        factor = rate(self.config, episode, self.config.max_steps)
+        self.rule.begin_episode(state, done=episode / self.config.max_steps)
+        batches = self.episodes.batches(episode)
         losses, batch = {}, next(batches)
         for k in range(self.config.inner_steps):
-            losses[f"step {k + 1}"] = self.rule.inner_step(state, batch, self.visits.generator(visit, k), factor)
+            losses[f"step {k + 1}"] = self.rule.inner_step(state, batch, self.episodes.generator(episode, k), factor)
             batch = next(batches, batch)
-        generator = self.visits.generator(visit, self.config.inner_steps)
+        generator = self.episodes.generator(episode, self.config.inner_steps)
         outer = self.rule.outer_step(state, batch, generator, factor)
         return losses if outer is None else losses | {OUTER: outer}
 
@@ -221,15 +223,15 @@ class MetaTrainer:
 def _refuse_unfit(config: TrainConfig) -> None:
     """Raise ``ConfigError`` for a rule without a training, and for an outer step that a checkpoint would cut in two."""
     rule = find_rule(config.method)
-    if rule.continues is not None:
-        raise ConfigError(f"method: '{rule.name}' is not trained itself; train {rule.continues}, which it continues")
+    if rule.base_method is not None:
+        raise ConfigError(f"method: '{rule.name}' is not trained itself; train {rule.base_method}, which it continues")
     if not rule.is_trained:
         raise ConfigError(f"method: '{rule.name}' is not trained; it is a baseline of 'abmll compare'")
-    for name, visits in (("max_steps", config.max_steps), ("save_steps", config.save_steps)):
-        if visits % config.meta_batch:
-            fitting = -(-visits // config.meta_batch) * config.meta_batch
+    for name, episodes in (("max_steps", config.max_steps), ("save_steps", config.save_steps)):
+        if episodes % config.meta_batch:
+            fitting = -(-episodes // config.meta_batch) * config.meta_batch
             raise ConfigError(
-                f"{name} is {visits}, but an outer step takes meta_batch = {config.meta_batch} visits and none may be "
+                f"{name} is {episodes}, but an outer step takes meta_batch = {config.meta_batch} episodes and none may be "
                 f"cut in two; use {name} = {fitting}"
             )
 
@@ -244,4 +246,4 @@ def _refuse_unmoved(before: Adapter, roles: Mapping[str, Adapter]) -> None:
     """Both start at ``before``. Standard deviations may be held fixed on purpose, means never are."""
     for role, after in roles.items():
         if all(map(torch.equal, before.mean_tensors(), after.mean_tensors())):
-            raise TrainingError(f"the mean of {role} did not move in the first visit; are the learning rates zero?")
+            raise TrainingError(f"the mean of {role} did not move in the first episode; are the learning rates zero?")

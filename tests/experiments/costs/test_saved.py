@@ -93,7 +93,7 @@ def test_plain_lora(
     with casting, kept(model) as count:
         output = model.base_model.model.model(**ragged()).last_hidden_state
     assert output.requires_grad
-    assert saved.trunk_bytes(shape, config, saved.lora_bytes) == pytest.approx(count(), rel=0.02)
+    assert saved.decoder_bytes(shape, config, saved.lora_bytes) == pytest.approx(count(), rel=0.02)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -108,14 +108,14 @@ def test_abmll_as_its_rule_runs(tiny_llama: Path, dtype: str, modules: tuple[str
     scorer = OptionScorer(base, adapter, PromptConfig())
     rule = make_rule(scorer, LearningConfig(), num_tasks=1)
     state = rule.init(scorer.new_adapter(0))
-    rule.begin_visit(state, done=0.0)
+    rule.begin_episode(state, done=0.0)
     prompt = tuple(range(20, 20 + LENGTH - 5))
     batch = scorer.batch([Encoded((n, *prompt), ((5, 6, 7), (8, 9, 10)), 0) for n in range(EXAMPLES)])
     adapters = [tensor for role in (state.theta, state.phi) for _, tensor in role.named_tensors()]
     with kept(base.model, *adapters) as count:
-        loss = rule.inner_loss(state, scorer.with_trunk(batch), torch.Generator().manual_seed(0))
+        loss = rule.inner_loss(state, scorer.with_lower(batch), torch.Generator().manual_seed(0))
     assert loss.total.requires_grad
-    whole = saved.scored_trunk_bytes(shape, config, saved.abmll_bytes) + saved.factor_bytes(shape.adapted, config)
+    whole = saved.scored_decoder_bytes(shape, config, saved.abmll_bytes) + saved.factor_bytes(shape.adapted, config)
     assert whole + saved.scored_bytes(shape, config) == pytest.approx(count(), rel=0.02)
 
 
@@ -134,7 +134,7 @@ def test_published(deep_llama: Path, dtype: str, modules: tuple[str, ...]) -> No
             sample, phi, theta = branch.kept
             stored += sum(tensor.nbytes for tensor in (sample, *phi, *theta))
         assert algorithm.divergence().requires_grad
-    assert saved.trunk_bytes(shape, config, saved.published_bytes) == pytest.approx(count() + stored, rel=0.02)
+    assert saved.decoder_bytes(shape, config, saved.published_bytes) == pytest.approx(count() + stored, rel=0.02)
 
 
 class MeanAdapter(nn.Module):
@@ -167,7 +167,7 @@ def test_second_order_step(deep_llama: Path, dtype: str, modules: tuple[str, ...
         logits = model.lm_head(hidden[:, -config.option_tokens :]).float()
         loss = (torch.logsumexp(logits, -1) - logits[..., 0]).sum()
         torch.autograd.grad(loss, learned, create_graph=True)
-    assert saved.trunk_bytes(shape, config, saved.maml_bytes) == pytest.approx(forward, rel=0.02)
+    assert saved.decoder_bytes(shape, config, saved.maml_bytes) == pytest.approx(forward, rel=0.02)
     graph = saved.graph_bytes(shape, config) + saved.scored_bytes(shape, config)
     # The formula leaves out that some gradients end within the lowest adapted block.
     assert graph == pytest.approx(count() - forward, rel=0.03)
@@ -177,6 +177,7 @@ def test_bytes_grow_by_the_same_amount_with_every_example(tiny_llama: Path) -> N
     config, shape = told(tiny_llama, target_modules=ALL)
     for adapters in (saved.abmll_bytes, saved.lora_bytes, saved.published_bytes):
         totals = [
-            saved.trunk_bytes(shape, replace(config, per_device_train_batch_size=size), adapters) for size in (1, 2, 3)
+            saved.decoder_bytes(shape, replace(config, per_device_train_batch_size=size), adapters)
+            for size in (1, 2, 3)
         ]
         assert totals[2] - totals[1] == totals[1] - totals[0] > 0

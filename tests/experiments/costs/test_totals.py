@@ -18,7 +18,7 @@ from abmll.experiments.costs import METHODS, estimate_all, find_gpu, load_shape
 from abmll.experiments.costs.totals import Cost, abmll, lora, maml, published
 from abmll.model.meta_learner import AbmllModel
 
-DOCS = Path(__file__).parents[1] / "docs" / "estimate.md"
+DOCS = Path(__file__).parents[3] / "docs" / "estimate.md"
 QV = ("q_proj", "v_proj")
 SMALL = EstimateConfig(model_config="smollm2-135m", sequence_length=128)
 
@@ -141,13 +141,13 @@ def test_what_does_not_fit_has_no_batch() -> None:
     assert {one.largest_batch for one in estimate_all(shape, SMALL, find_gpu("0.2GB"), 1e12)} == {0}
 
 
-def test_visits_are_made_of_steps() -> None:
+def test_episodes_are_made_of_steps() -> None:
     shape = load_shape("smollm2-135m", QV, None)
     ours, plain, four, second = estimate_all(shape, SMALL, find_gpu("80GB"), 1e12)
-    assert 0 < ours.visit_flops - 5 * ours.step_flops < 0.001 * ours.step_flops
-    assert plain.visit_flops == 5 * plain.step_flops
-    assert four.visit_flops == 6 * four.step_flops
-    assert second.visit_flops > 10 * second.step_flops
+    assert 0 < ours.episode_flops - 5 * ours.step_flops < 0.001 * ours.step_flops
+    assert plain.episode_flops == 5 * plain.step_flops
+    assert four.episode_flops == 6 * four.step_flops
+    assert second.episode_flops > 10 * second.step_flops
     assert plain.step_seconds == plain.step_flops / 1e12
 
 

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from abmll.experiments.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
 from abmll.experiments.html import write_report
+from abmll.experiments.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
 
 TASKS = {  # name -> (number of test examples, number of options, difficulty)
     "snarks": (36, 2, 0.2),
@@ -82,22 +82,22 @@ def write_evaluation(folder, method="abmll", tasks=None, seed=0, methods=None):
     return content
 
 
-def write_run(folder, bayesian=True, visits=100, start=1.3, seed=0):
+def write_run(folder, bayesian=True, episodes=100, start=1.3, seed=0):
     """config.yaml, metrics.jsonl and timing.jsonl of one training run."""
     rng = np.random.default_rng([seed, 3])
-    level = 0.62 + (start - 0.62) * np.exp(-np.arange(visits) / 30)
-    nll = level + 0.25 * rng.normal(size=visits) * level + 0.3 * (rng.random(visits) < 0.05)
+    level = 0.62 + (start - 0.62) * np.exp(-np.arange(episodes) / 30)
+    nll = level + 0.25 * rng.normal(size=episodes) * level + 0.3 * (rng.random(episodes) < 0.05)
     rows = [
         {
-            "visit": n + 1, "task": f"train_{n % 18}", "nll": float(abs(nll[n])), "accuracy": float(np.exp(-nll[n])),
+            "episode": n + 1, "task": f"train_{n % 18}", "nll": float(abs(nll[n])), "accuracy": float(np.exp(-nll[n])),
             "kl": float(3e4 * (1 - np.exp(-n / 15)) * rng.uniform(0.8, 1.2)) if bayesian else 0.0,
             "prior": 2.1e6 if bayesian else 0.0, "loss": float(8 * nll[n]), "grad_norm": float(rng.uniform(1, 6)),
             "log_sigma": -4 - 0.6 * (1 - float(np.exp(-n / 50))) if bayesian else None,
         }
-        for n in range(visits)
+        for n in range(episodes)
     ]  # fmt: skip
     write_rows(folder / "metrics.jsonl", rows)
-    timing = [{"visit": n + 1, "seconds": float(rng.uniform(1.5, 2.5)), "tokens": 2400} for n in range(visits)]
+    timing = [{"episode": n + 1, "seconds": float(rng.uniform(1.5, 2.5)), "tokens": 2400} for n in range(episodes)]
     write_rows(folder / "timing.jsonl", timing)
     (folder / "config.yaml").write_text(
         "model:\n  model: smollm2-135m\nlearning:\n  method: abmll\n  beta: 1.0e-06\nrun:\n  max_steps: 100\n",

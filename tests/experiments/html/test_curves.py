@@ -39,15 +39,15 @@ def test_the_page_has_a_section_for_each_setting_and_for_foreign_inputs(make, tm
     assert "Over training" not in plain
     assert "never meant for" not in plain
     abmll, lora, pretrained = comparison["methods"].values()
-    abmll["curves"] = {"visits": [point(10, 0.1), point(20, 0.2)], "num_samples": [point(0, 0.1), point(16, 0.2)]}
-    lora["curves"] = {"visits": [point(10, 0.1), point(20, 0.3)]}
+    abmll["curves"] = {"episodes": [point(10, 0.1), point(20, 0.2)], "num_samples": [point(0, 0.1), point(16, 0.2)]}
+    lora["curves"] = {"episodes": [point(10, 0.1), point(20, 0.3)]}
     pretrained["curves"] = {}
-    abmll["foreign"] = {"mean": {"entropy": 0.71, "mutual_information": 0.66}, "errors": {}}
-    lora["foreign"] = {"mean": {"entropy": 0.61, "mutual_information": None}, "errors": {}}
+    abmll["out_of_distribution"] = {"mean": {"entropy": 0.71, "mutual_information": 0.66}, "errors": {}}
+    lora["out_of_distribution"] = {"mean": {"entropy": 0.61, "mutual_information": None}, "errors": {}}
     (tmp_path / "comparison.json").write_text(json.dumps(comparison), encoding="utf-8")
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    assert page.count("sweep-visits-") > page.count("sweep-num_samples-") > 0
-    assert "<h2>Over training: task visits</h2>" in page
+    assert page.count("sweep-episodes-") > page.count("sweep-num_samples-") > 0
+    assert "<h2>Over training: episodes</h2>" in page
     assert "<h2>Posterior samples (0: at the mean)</h2>" in page
     assert "<h2>Examples adapted to</h2>" not in page
     assert all(text in page for text in ("0.710", "0.660", "0.610", "\N{EN DASH}"))

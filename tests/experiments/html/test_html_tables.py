@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from abmll.experiments.metrics import Outcomes
 from abmll.experiments.html import tables
 from abmll.experiments.html.tables import best_of, number, render_table
+from abmll.experiments.metrics import Outcomes
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 BASELINES = {"majority": 0.5, "chance": 0.25}

@@ -72,7 +72,7 @@ def test_comparison_shows_every_section_and_its_numbers(reports):
         assert method["label"] in text
     assert "One seed" in text
     assert "Best constant answer" in text
-    assert "moving average over 10 visits" in text
+    assert "moving average over 10 episodes" in text
     assert "torch 2.13.0" in text
     assert "adapter.target_modules q_proj, v_proj" in text
     assert "learning.beta 1e-06" in text
@@ -88,7 +88,7 @@ def test_one_method_is_not_compared(reports):
 def test_training_alone_has_curves_and_no_results(reports):
     _, text = read(reports / "training-only" / "report.html")
     assert "Training" in text
-    assert "Task visits" in text
+    assert "Episodes" in text
     assert "Results" not in text
 
 
@@ -122,7 +122,7 @@ def test_missing_predictions_are_told(tmp_path, make):
 
 
 def test_unwritable_folder_is_an_error_of_one_line(tmp_path, make):
-    make.run(tmp_path, bayesian=False, visits=2)
+    make.run(tmp_path, bayesian=False, episodes=2)
     (tmp_path / "report.html").mkdir()
     with pytest.raises(AbmllError, match=r"report\.html") as caught:
         write_report(tmp_path)

@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from abmll.experiments.metrics import Outcomes
 from abmll.experiments.html import plots
 from abmll.experiments.html.figure import NUM_COLORS, color_of, shorten, spread
+from abmll.experiments.metrics import Outcomes
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -64,9 +64,9 @@ def test_untrusted_names_are_text_and_not_markup_or_mathematics():
 
 
 def test_curve_without_any_value_is_left_out():
-    visits, unknown = np.arange(1.0, 5), np.full(4, np.nan)
-    assert plots.training_curve("log_sigma", "log sigma", {"LoRA": (1, visits, unknown)}, 2) is None
-    both = {"LoRA": (1, visits, unknown), "ABMLL": (0, visits, visits)}
+    episodes, unknown = np.arange(1.0, 5), np.full(4, np.nan)
+    assert plots.training_curve("log_sigma", "log sigma", {"LoRA": (1, episodes, unknown)}, 2) is None
+    both = {"LoRA": (1, episodes, unknown), "ABMLL": (0, episodes, episodes)}
     svg = plots.training_curve("log_sigma", "log sigma", both, 2)
     assert svg is not None
     assert "ABMLL" in texts(svg)

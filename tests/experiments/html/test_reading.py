@@ -16,7 +16,7 @@ def test_comparison_has_predictions_and_curves_of_each_method(reports):
     abmll = report.methods["abmll"]
     assert abmll.outcomes is not None
     assert abmll.outcomes.correct.mean() == pytest.approx(abmll.pooled["accuracy"])
-    assert abmll.curves["visit"].tolist() == list(range(1, 101))
+    assert abmll.curves["episode"].tolist() == list(range(1, 101))
     assert np.isnan(report.methods["structured-lora"].curves["log_sigma"]).all()
     assert report.methods["pretrained"].curves == {}
 
@@ -26,7 +26,7 @@ def test_run_takes_its_evaluation_along(reports):
     assert (report.kind, report.suite) == ("run", "bigbench-demo")
     method = report.methods["abmll"]
     assert len(method.tasks) == 8
-    assert len(method.curves["nll"]) == method.cost["visits"] == 100
+    assert len(method.curves["nll"]) == method.cost["episodes"] == 100
     assert method.cost["tokens"] == 240_000
     assert report.settings["learning"]["beta"] == 1e-6
 
@@ -38,10 +38,10 @@ def test_run_without_evaluation_and_evaluation_without_run(reports):
 
 
 def test_last_line_cut_short_by_a_killed_process_is_left_out(tmp_path, make):
-    make.run(tmp_path, visits=3)
+    make.run(tmp_path, episodes=3)
     with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write('{"visit": 4, "nl')
-    assert read_report(tmp_path).methods["run"].curves["visit"].tolist() == [1, 2, 3]
+        file.write('{"episode": 4, "nl')
+    assert read_report(tmp_path).methods["run"].curves["episode"].tolist() == [1, 2, 3]
 
 
 def test_missing_predictions_are_no_error(tmp_path, make):
@@ -90,10 +90,10 @@ def test_damaged_predictions_are_named_with_their_line(tmp_path, make, line, mes
 
 
 def test_damaged_curves_and_config_are_named(tmp_path, make):
-    make.run(tmp_path, visits=2)
+    make.run(tmp_path, episodes=2)
     (tmp_path / "config.yaml").write_text("a: [", encoding="utf-8")
     with pytest.raises(DataError, match=r"config\.yaml: not valid YAML"):
         read_report(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"visit": 1, "nll": "low"}) + "\n", encoding="utf-8")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"episode": 1, "nll": "low"}) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"metrics\.jsonl:1: 'nll' is 'low'"):
         read_report(tmp_path)

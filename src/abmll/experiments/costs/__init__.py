@@ -6,7 +6,7 @@ together). Nothing is downloaded and nothing is measured here: every number foll
 """
 
 from abmll.experiments.costs.gpus import Gpu, find_gpu
-from abmll.experiments.costs.totals import METHODS, Estimate, estimate_all
 from abmll.experiments.costs.shapes import SHAPES, Shape, load_shape
+from abmll.experiments.costs.totals import METHODS, Estimate, estimate_all
 
 __all__ = ["METHODS", "SHAPES", "Estimate", "Gpu", "Shape", "estimate_all", "find_gpu", "load_shape"]

@@ -35,20 +35,20 @@ def width(config: EstimateConfig) -> int:
     return WIDTHS[config.dtype]
 
 
-def trunk_bytes(shape: Shape, config: EstimateConfig, adapters: AdapterBytes) -> int:
+def decoder_bytes(shape: Shape, config: EstimateConfig, adapters: AdapterBytes) -> int:
     """All blocks, the final norm, and what the blocks share: cosine and sine of the angles, 2 M h w."""
     shared = 2 * tokens(config) * shape.head_dim * width(config)
     blocks = sum(block_bytes(shape, block, config) + adapters(block, config) for block in shape.read_back)
     return blocks + norm_bytes(shape, config) + shared
 
 
-def scored_trunk_bytes(shape: Shape, config: EstimateConfig, adapters: AdapterBytes) -> int:
-    """``trunk_bytes`` where the last block's MLP computes the scored positions alone."""
+def scored_decoder_bytes(shape: Shape, config: EstimateConfig, adapters: AdapterBytes) -> int:
+    """``decoder_bytes`` where the last block's MLP computes the scored positions alone."""
     last, few = shape.read_back[-1], replace(config, sequence_length=config.option_tokens)
     linears = {name: linear for name, linear in last.linears.items() if linear.stage >= GATE_UP}
     mlp = Block(linears, above=last.needs_input(GATE_UP))
     wide, narrow = (mlp_bytes(shape, last, one) + adapters(mlp, one) for one in (config, few))
-    return trunk_bytes(shape, config, adapters) - wide + narrow
+    return decoder_bytes(shape, config, adapters) - wide + narrow
 
 
 def checkpoint_bytes(shape: Shape, config: EstimateConfig) -> int:

@@ -42,11 +42,11 @@ class Estimate:
     checkpointed: Memory | None
     step_flops: int
     checkpointed_step_flops: int | None
-    visit_flops: int
+    episode_flops: int
     largest_batch: int  # examples; 0 where not even one fits
     checkpointed_largest_batch: int | None
     step_seconds: float
-    visit_seconds: float
+    episode_seconds: float
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class Cost:
     checkpointed: Memory | None
     step_flops: int
     recomputed_flops: int
-    visit_flops: int
+    episode_flops: int
 
 
 def abmll(shape: Shape, config: EstimateConfig) -> Cost:
     """ABMLL as ``abmll train`` runs it: weight space, sigma of rank 1, low-rank noise, scored positions only.
 
     theta and phi with a mean, r (d_out + d_in) numbers, and log sigma's factors, d_out + d_in, all in fp32 and each
-    with AdamW's two moments; a visit is K steps, and a divergence for theta's step.
+    with AdamW's two moments; an episode is K steps, and a divergence for theta's step.
     """
     one = _mean_parameters(shape.adapted, config) + sum(linear.d_out + linear.d_in for linear in shape.adapted)
     memory = Memory(
@@ -74,51 +74,51 @@ def abmll(shape: Shape, config: EstimateConfig) -> Cost:
         adapters=2 * one * FP32,
         optimizer=4 * one * FP32,
         gradients=one * FP32,
-        activations=saved.scored_trunk_bytes(shape, config, saved.abmll_bytes)
+        activations=saved.scored_decoder_bytes(shape, config, saved.abmll_bytes)
         + saved.factor_bytes(shape.adapted, config),
         logits=saved.scored_logits_bytes(shape, config),
     )
     anew = _anew(memory, shape, config, saved.abmll_bytes, kept=saved.factor_bytes(shape.adapted, config))
     step = _step(shape, config, _scored(config)) + flops.abmll_flops(shape, config)
-    visit = config.inner_steps * step + flops.divergence_flops(shape.adapted, config)
-    return Cost("ABMLL", 2 * one, memory, anew, step, flops.recomputed_flops(shape, config), visit)
+    episode = config.inner_steps * step + flops.divergence_flops(shape.adapted, config)
+    return Cost("ABMLL", 2 * one, memory, anew, step, flops.recomputed_flops(shape, config), episode)
 
 
 def lora(shape: Shape, config: EstimateConfig) -> Cost:
-    """LoRA with PEFT and the Trainer: one mean in fp32, AdamW, logits of every token; K steps stand for a visit."""
+    """LoRA with PEFT and the Trainer: one mean in fp32, AdamW, logits of every token; K steps stand for an episode."""
     one = _mean_parameters(shape.adapted, config)
     memory = Memory(
         weights=_weights(shape, config),
         adapters=one * FP32,
         optimizer=2 * one * FP32,
         gradients=one * FP32,
-        activations=saved.trunk_bytes(shape, config, saved.lora_bytes),
+        activations=saved.decoder_bytes(shape, config, saved.lora_bytes),
         logits=saved.full_logits_bytes(shape, config),
     )
     anew = _anew(memory, shape, config, saved.lora_bytes)
     step = _step(shape, config, saved.tokens(config)) + flops.lora_flops(shape, config)
-    visit = config.inner_steps * step
-    return Cost("Plain LoRA", one, memory, anew, step, flops.recomputed_flops(shape, config), visit)
+    episode = config.inner_steps * step
+    return Cost("Plain LoRA", one, memory, anew, step, flops.recomputed_flops(shape, config), episode)
 
 
 def published(shape: Shape, config: EstimateConfig) -> Cost:
     """The published algorithm: four branches a layer (mean and log variance of phi and of theta) in the model's
-    dtype, moments too, two of the four learning at a time; logits of every token; a visit is K + 1 whole steps."""
+    dtype, moments too, two of the four learning at a time; logits of every token; an episode is K + 1 whole steps."""
     four = 4 * _mean_parameters(shape.adapted, config)
     memory = Memory(
         weights=_weights(shape, config),
         adapters=four * width(config),
         optimizer=2 * four * width(config),
         gradients=four // 2 * width(config),
-        activations=saved.trunk_bytes(shape, config, saved.published_bytes),
+        activations=saved.decoder_bytes(shape, config, saved.published_bytes),
         logits=saved.full_logits_bytes(shape, config),
     )
     anew = _anew(memory, shape, config, saved.published_bytes)
     step = _step(shape, config, saved.tokens(config)) + 2 * (
         flops.lora_flops(shape, config) + flops.constant_lora_flops(shape, config)
     )
-    visit = (config.inner_steps + 1) * step
-    return Cost("Published", four, memory, anew, step, flops.recomputed_flops(shape, config), visit)
+    episode = (config.inner_steps + 1) * step
+    return Cost("Published", four, memory, anew, step, flops.recomputed_flops(shape, config), episode)
 
 
 def maml(shape: Shape, config: EstimateConfig) -> Cost:
@@ -130,7 +130,7 @@ def maml(shape: Shape, config: EstimateConfig) -> Cost:
     """
     config = replace(config, attention="eager")
     one, steps = _mean_parameters(shape.adapted, config), config.inner_steps
-    forward = saved.trunk_bytes(shape, config, saved.maml_bytes)
+    forward = saved.decoder_bytes(shape, config, saved.maml_bytes)
     kept = forward + saved.graph_bytes(shape, config) + saved.scored_bytes(shape, config)
     memory = Memory(
         weights=_weights(shape, config),
@@ -141,8 +141,8 @@ def maml(shape: Shape, config: EstimateConfig) -> Cost:
         logits=saved.scored_logits_bytes(shape, config),
     )
     step = _step(shape, config, _scored(config)) + flops.lora_flops(shape, config)
-    visit = steps * (step + flops.second_order_flops(shape, config, _scored(config))) + step
-    return Cost("MAML", one, memory, None, step, 0, visit)
+    episode = steps * (step + flops.second_order_flops(shape, config, _scored(config))) + step
+    return Cost("MAML", one, memory, None, step, 0, episode)
 
 
 METHODS = (abmll, lora, published, maml)
@@ -162,13 +162,13 @@ def estimate_all(shape: Shape, config: EstimateConfig, gpu: Gpu, operations_a_se
                 checkpointed=cost.checkpointed,
                 step_flops=cost.step_flops,
                 checkpointed_step_flops=anew if cost.checkpointed else None,
-                visit_flops=cost.visit_flops,
+                episode_flops=cost.episode_flops,
                 largest_batch=_largest_batch(method, shape, config, gpu.memory, anew=False),
                 checkpointed_largest_batch=_largest_batch(method, shape, config, gpu.memory, anew=True)
                 if cost.checkpointed
                 else None,
                 step_seconds=cost.step_flops / operations_a_second,
-                visit_seconds=cost.visit_flops / operations_a_second,
+                episode_seconds=cost.episode_flops / operations_a_second,
             )
         )
     return estimates

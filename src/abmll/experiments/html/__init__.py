@@ -10,8 +10,8 @@ def write_report(folder: Path | str) -> Path:
     """
     # drawing needs matplotlib and jinja2: nobody who only asks for --help should wait for them
     from abmll.common.files import write_text
-    from abmll.experiments.html.reading import read_report
     from abmll.experiments.html.page import render_page
+    from abmll.experiments.html.reading import read_report
 
     path = Path(folder) / "report.html"
     write_text(path, render_page(read_report(folder)))

@@ -1,4 +1,4 @@
-"""Figures of a comparison in which one setting varies: examples adapted to, posterior samples, pruning, visits."""
+"""Figures of a comparison in which one setting varies: examples adapted to, posterior samples, pruning, episodes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,12 +7,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from abmll.experiments.metrics import Floats
 from abmll.experiments.html.figure import DASHES, MARKERS, PAPER, color_of, draw, label_ends, shorten
 from abmll.experiments.html.plots import CURVE
+from abmll.experiments.metrics import Floats
 
 HEADINGS = {
-    "visits": "Over training: task visits",
+    "episodes": "Over training: episodes",
     "adapt_examples": "Examples adapted to",
     "num_samples": "Posterior samples (0: at the mean)",
     "prune": "Share of each adapted layer's output set to zero",

@@ -9,11 +9,11 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from abmll.experiments.metrics import reliability_bins
 from abmll.experiments.html import curves, plots, tables
 from abmll.experiments.html.figure import NUM_COLORS
 from abmll.experiments.html.reading import Method, Report
 from abmll.experiments.html.tables import printable
+from abmll.experiments.metrics import reliability_bins
 
 CURVE_HEADINGS = {"nll": "NLL, nats per example", "kl": "KL(q(φ) ‖ p(φ | θ))", "log_sigma": "Mean log σ of θ"}  # noqa: RUF001 (Greek)
 
@@ -141,7 +141,7 @@ def _calibration(methods: Mapping[str, Method]) -> dict[str, Any]:
 
 
 def _variants(methods: Mapping[str, Method]) -> dict[str, Any]:
-    """Figures of the settings that were varied, and how doubt tells foreign inputs apart."""
+    """Figures of the settings that were varied, and how doubt tells out-of-distribution inputs apart."""
     numbered = {label: (index, method) for index, (label, method) in enumerate(methods.items())}
     varied = [name for name in curves.HEADINGS if any(name in method.sweeps for method in methods.values())]
     figures = {
@@ -150,23 +150,23 @@ def _variants(methods: Mapping[str, Method]) -> dict[str, Any]:
         )
         for name in varied
     }
-    known = {label: one for label, one in numbered.items() if any(v is not None for v in one[1].foreign.values())}
-    foreign = {label: (index, method.foreign) for label, (index, method) in known.items()}
+    known = {label: one for label, one in numbered.items() if any(v is not None for v in one[1].ood.values())}
+    ood = {label: (index, method.ood) for label, (index, method) in known.items()}
     return {
         "varied": {heading: [Markup(one) for one in drawn] for heading, drawn in figures.items()},
-        "foreign": tables.foreign(foreign) if foreign else None,
-        "foreign_figure": Markup(plots.foreign_aurocs(foreign)) if foreign else None,
+        "ood": tables.ood(ood) if ood else None,
+        "ood_figure": Markup(plots.ood_aurocs(ood)) if ood else None,
     }
 
 
 def _training(methods: Mapping[str, Method]) -> dict[str, Any]:
     """Training curves of the methods that were trained, and what training cost."""
     trained = {label: (i, m) for i, (label, m) in enumerate(methods.items()) if m.curves}
-    longest = max((len(m.curves["visit"]) for _, m in trained.values()), default=0)
+    longest = max((len(m.curves["episode"]) for _, m in trained.values()), default=0)
     window = max(1, round(longest / 10))
     curves = []
     for key, heading in CURVE_HEADINGS.items():
-        series = {label: (i, m.curves["visit"], m.curves[key]) for label, (i, m) in trained.items()}
+        series = {label: (i, m.curves["episode"], m.curves[key]) for label, (i, m) in trained.items()}
         # a method without a posterior writes zeros for its KL: nothing to look at
         shown = {label: s for label, s in series.items() if key != "kl" or np.any(np.nan_to_num(s[2]) != 0)}
         curves.append(plots.training_curve(key, heading, shown, window))

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from abmll.experiments.metrics import Floats, Outcomes, calibration_error, reliability_bins, risk_coverage
 from abmll.experiments.html.figure import (
     DASHES,
     GRID,
@@ -23,6 +22,7 @@ from abmll.experiments.html.figure import (
     printable,
     shorten,
 )
+from abmll.experiments.metrics import Floats, Outcomes, calibration_error, reliability_bins, risk_coverage
 
 SMALL, CURVE, WIDE = (340, 380), (340, 260), (420, 320)
 MAX_POINTS = 300
@@ -129,8 +129,8 @@ def task_dots(
     return draw(f"tasks-{key}", _row_size(names), f"{heading} task by task", description, paint)
 
 
-def foreign_aurocs(by_method: Mapping[str, tuple[int, Mapping[str, float | None]]]) -> str:
-    """One line a method: how well its entropy (filled) and mutual information (hollow) tell foreign inputs apart."""
+def ood_aurocs(by_method: Mapping[str, tuple[int, Mapping[str, float | None]]]) -> str:
+    """One line a method: how well its entropy (filled) and mutual information (hollow) tell out-of-distribution inputs apart."""
 
     def paint(figure: Figure) -> None:
         ax = figure.subplots()
@@ -142,8 +142,12 @@ def foreign_aurocs(by_method: Mapping[str, tuple[int, Mapping[str, float | None]
                     ax.plot(value, row, marker, markersize=8, color=color, markerfacecolor=inside)
         _name_rows(ax, by_method, "AUROC of inputs of another task")
 
-    description = "AUROC of foreign inputs by entropy and by mutual information; the table has the same numbers."
-    return draw("foreign", _row_size(by_method), "Foreign inputs told apart", description, paint)
+    description = (
+        "AUROC of out-of-distribution inputs by entropy and by mutual information; the table has the same numbers."
+    )
+    return draw(
+        "out_of_distribution", _row_size(by_method), "Out-of-distribution inputs told apart", description, paint
+    )
 
 
 def _name_rows(ax: Axes, names: Collection[str], heading: str) -> None:
@@ -162,7 +166,7 @@ def _row_size(names: Collection[str]) -> tuple[int, int]:
 
 
 def smooth(values: Floats, window: int) -> Floats:
-    """Centred moving average over `window` visits (fewer at the ends), leaving out NaN; NaN where all are NaN."""
+    """Centred moving average over `window` episodes (fewer at the ends), leaving out NaN; NaN where all are NaN."""
     known = np.isfinite(values)
     kernel = np.ones(min(window, len(values)))
     total = np.convolve(np.where(known, values, 0), kernel, mode="same")
@@ -173,25 +177,25 @@ def smooth(values: Floats, window: int) -> Floats:
 def training_curve(
     key: str, heading: str, by_method: Mapping[str, tuple[int, Floats, Floats]], window: int
 ) -> str | None:
-    """Raw points and moving average against the visit; label -> (colour index, visits, values). None without values."""
+    """Raw points and moving average against the episode; label -> (colour index, episodes, values). None without values."""
     present = {label: curve for label, curve in by_method.items() if np.isfinite(curve[2]).any()}
     if not present:
         return None
 
     def paint(figure: Figure) -> None:
         ax = figure.subplots()
-        ends, last = [], max(float(visits[-1]) for _, visits, _ in present.values())
-        for label, (method, visits, values) in present.items():
+        ends, last = [], max(float(episodes[-1]) for _, episodes, _ in present.values())
+        for label, (method, episodes, values) in present.items():
             line = smooth(values, window)
-            ax.plot(visits, values, ".", color=color_of(method), markersize=2.5, alpha=0.4)
-            ax.plot(visits, line, color=color_of(method), linewidth=1.8, dashes=DASHES[method % len(DASHES)])
+            ax.plot(episodes, values, ".", color=color_of(method), markersize=2.5, alpha=0.4)
+            ax.plot(episodes, line, color=color_of(method), linewidth=1.8, dashes=DASHES[method % len(DASHES)])
             ends.append((float(line[np.isfinite(line)][-1]), shorten(label, 18), method))
-        ax.set(xlabel="Task visit", title=heading)
+        ax.set(xlabel="Episode", title=heading)
         ax.set_xlim(right=last)
         ax.yaxis.set_major_locator(MaxNLocator(5))
         if np.nanmax(np.abs(ax.get_ylim())) >= 1e4:
             ax.yaxis.set_major_formatter(EngFormatter(sep=""))
         label_ends(ax, ends, last, CURVE[1])
 
-    description = f"{heading} during training: points are task visits, lines a moving average of {window} visits."
+    description = f"{heading} during training: points are episodes, lines a moving average of {window} episodes."
     return draw(f"curve-{key}", CURVE, f"{heading} during training", description, paint)

@@ -27,9 +27,11 @@ class Method:
     settings: Mapping[str, Any] = field(default_factory=dict)  # only those of this method, in a comparison
     cost: Mapping[str, float] = field(default_factory=dict)
     outcomes: Outcomes | None = None  # of all examples of all tasks
-    curves: Mapping[str, Floats] = field(default_factory=dict)  # "visit" and CURVES, (visits,), NaN where not known
+    curves: Mapping[str, Floats] = field(default_factory=dict)  # "episode" and CURVES, (episodes,), NaN where not known
     sweeps: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)  # points by the setting that varies
-    foreign: Mapping[str, float | None] = field(default_factory=dict)  # AUROC of each uncertainty, of foreign inputs
+    ood: Mapping[str, float | None] = field(
+        default_factory=dict
+    )  # AUROC of each uncertainty, of out-of-distribution inputs
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def _read_comparison(folder: Path) -> Report:
             outcomes=_read_outcomes([folder / path for path in (*evaluation, *(cell.get("predictions") or ()))]),
             curves=_read_curves(run),
             sweeps=cell.get("curves") or {},
-            foreign=(cell.get("foreign") or {}).get("mean") or {},
+            ood=(cell.get("out_of_distribution") or {}).get("mean") or {},
         )
     reference = content.get("reference") or Report.reference
     return Report("comparison", folder.resolve().name, methods, reference=reference, **_origin(content))
@@ -190,7 +192,7 @@ def _read_curves(folder: Path | None) -> dict[str, Floats]:
     rows = list(_rows(path))
     if not rows:
         return {}
-    return {key: np.array([_number(row, key, f"{path}:{n}") for n, row in rows]) for key in ("visit", *CURVES)}
+    return {key: np.array([_number(row, key, f"{path}:{n}") for n, row in rows]) for key in ("episode", *CURVES)}
 
 
 def _number(row: Mapping[str, Any], key: str, where: str) -> float:
@@ -205,10 +207,10 @@ def _read_cost(folder: Path) -> dict[str, float]:
     if not path.is_file():
         return {}
     rows = [(f"{path}:{number}", row) for number, row in _rows(path)]
-    visits, readout = len(rows), folder / "readout.json"
-    if readout.is_file():
-        learned = _read_json(readout, "abmll-readout-2")
-        if learned.get("visit") == visits:
-            rows.append((str(readout), _need(learned, "cost", readout)))
+    episodes, calibration = len(rows), folder / "calibration.json"
+    if calibration.is_file():
+        learned = _read_json(calibration, "abmll-calibration-3")
+        if learned.get("episode") == episodes:
+            rows.append((str(calibration), _need(learned, "cost", calibration)))
     spent = {key: sum(_number(row, key, where) for where, row in rows) for key in ("seconds", "tokens")}
-    return {"visits": visits, **spent}
+    return {"episodes": episodes, **spent}

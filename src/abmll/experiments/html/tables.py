@@ -40,7 +40,7 @@ PER_TASK = (HEADLINE[0], HEADLINE[1], HEADLINE[3])
 COVERAGES = (0.25, 0.5, 0.75, 1.0)
 COSTS = {
     "seconds": "Seconds",
-    "visits": "Task visits",
+    "episodes": "Episodes",
     "gradient_steps": "Gradient steps",
     "tokens": "Tokens",
     "rate": "Tokens / s",
@@ -216,8 +216,8 @@ def selective_error(by_method: Mapping[str, tuple[int, Outcomes]]) -> Table:
     return Table("Error rate when only part is answered", "Most confident", [f"{c:.0%}" for c in COVERAGES], rows)
 
 
-def foreign(aurocs: Mapping[str, tuple[int, Mapping[str, float | None]]]) -> Table:
-    """How well each uncertainty tells foreign inputs apart; label -> (colour index, AUROC by uncertainty)."""
+def ood(aurocs: Mapping[str, tuple[int, Mapping[str, float | None]]]) -> Table:
+    """How well each uncertainty tells out-of-distribution inputs apart; label -> (colour index, AUROC by uncertainty)."""
     headings = {"entropy": "Entropy ↑", "mutual_information": "Mutual information ↑"}
     columns = [_cells([own.get(name) for _, own in aurocs.values()], "higher") for name in headings]
     rows = [Row(label, [c[i] for c in columns], method) for i, (label, (method, _)) in enumerate(aurocs.items())]
@@ -225,7 +225,7 @@ def foreign(aurocs: Mapping[str, tuple[int, Mapping[str, float | None]]]) -> Tab
 
 
 def cost(costs: Mapping[str, tuple[int, Mapping[str, float]]]) -> Table:
-    """What training took; label -> (colour index, cost with any of visits, seconds, gradient_steps, tokens)."""
+    """What training took; label -> (colour index, cost with any of episodes, seconds, gradient_steps, tokens)."""
     values = {label: {**value, "rate": _rate(value)} for label, (_, value) in costs.items()}
     shown = {key: heading for key, heading in COSTS.items() if any(v.get(key) is not None for v in values.values())}
     rows = [
