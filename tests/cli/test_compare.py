@@ -165,7 +165,7 @@ def test_runs_are_judged_prequential_and_asked_what_they_were_not_meant_for(base
 
 
 def test_presets_settings_files_and_overrides(base: str, abmll: Call) -> None:
-    tuned = {"format": "abmll-settings-1", "methods": {"abmll": {"learning_rate": 0.5, "beta": 0.25}}}
+    tuned = {"format": "abmll-settings-2", "methods": {"abmll": {"learning_rate": 0.5, "beta": 0.25}}}
     Path("tuned.json").write_text(json.dumps(tuned))
     more = "--settings tuned.json --override abmll.beta=0.125,weight_decay=0.1"
     assert abmll(base, "--methods abmll,abmll@paper-v3 --seeds 0", more, FEW).code == 0

@@ -265,7 +265,7 @@ def test_evaluate_writes_metrics_and_predictions(work: Any, abmll: Call) -> None
     assert code == 0
     metrics, rows = json.loads(Path("ev/metrics.json").read_text()), jsonl("ev/predictions.jsonl")
     named = [metrics[key] for key in ("format", "method", "label")]
-    assert named == ["abmll-evaluation-1", "abmll-mixture", "ABMLL mixture"]
+    assert named == ["abmll-evaluation-2", "abmll-mixture", "ABMLL mixture"]
     assert (metrics["run"], metrics["suite"], metrics["seed"]) == ("run", "mine", 5)
     assert metrics["settings"]["num_samples"] == 2
     assert metrics["versions"].keys() >= {"abmll", "torch", "transformers"}

@@ -53,7 +53,7 @@ def rehash(folder: Path) -> None:
 
 def test_round_trip_is_exact(folder: Path) -> None:
     loaded = load_bundle(folder, STATE)
-    assert loaded.document == {**BUNDLE.document, "format": "abmll-checkpoint-1"}
+    assert loaded.document == {**BUNDLE.document, "format": "abmll-checkpoint-2"}
     assert loaded.tensors.keys() == BUNDLE.tensors.keys()
     for name, tensor in BUNDLE.tensors["theta"].items():
         assert torch.equal(loaded.tensors["theta"][name], tensor)

@@ -139,7 +139,7 @@ def test_files(evaluate: Callable[..., Evaluation], tiny_model: AbmllModel, tmp_
     document = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     wanted = "format method label run suite seed settings versions truncated_prompts demonstrations_left_out"
     assert list(document) == [*wanted.split(), "tasks", "mean", "pooled"]
-    assert document["format"] == "abmll-evaluation-1"
+    assert document["format"] == "abmll-evaluation-2"
     assert (document["method"], document["label"]) == ("abmll", "ABMLL")
     assert (document["run"], document["suite"], document["seed"]) == ("runs/x", "s", 0)
     assert document["tasks"] == evaluation.tasks

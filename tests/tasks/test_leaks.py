@@ -3,8 +3,8 @@
 import pytest
 
 from abmll.common.errors import DataError
+from abmll.tasks import Example, Task
 from abmll.tasks.leaks import check_leaks, refuse_leaks
-from abmll.tasks.task import Example, Task
 
 
 def task(name: str, *questions: str, options: tuple[str, ...] = ("yes", "no"), family: str | None = None) -> Task:

@@ -4,8 +4,8 @@ import pytest
 
 from abmll.common.config import PromptConfig
 from abmll.common.errors import ConfigError
+from abmll.tasks import Example
 from abmll.tasks.prompts import render
-from abmll.tasks.task import Example
 
 SKY = Example("1", " What colour is the sky?\n", ("blue ", "deep red"), 0)
 

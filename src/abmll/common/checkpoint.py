@@ -32,8 +32,8 @@ class Layout:
 
 # The document's name tells the kind.
 LAYOUTS = {
-    STATE: Layout("abmll-checkpoint-1", ("theta", "optimizer_phi"), "delete the folder to fall back on an older one"),
-    DOCUMENT: Layout("abmll-posterior-2", ("phi",), "adapt to the task again"),
+    STATE: Layout("abmll-checkpoint-2", ("theta", "optimizer_phi"), "delete the folder to fall back on an older one"),
+    DOCUMENT: Layout("abmll-posterior-3", ("phi",), "adapt to the task again"),
 }
 
 

@@ -13,7 +13,7 @@ from abmll.language.meter import counted
 from abmll.methods import find_rule, settings_method
 from abmll.model.meta_learner import AbmllModel
 from abmll.posterior.calibration import CalibrationPrior
-from abmll.tasks.task import Task
+from abmll.tasks import Task
 from abmll.training.empirical_bayes import learn_calibration_prior
 
 

@@ -34,10 +34,10 @@ from abmll.language.layer_selection import choose_layers
 from abmll.language.meter import metered
 from abmll.methods import find_rule
 from abmll.model.meta_learner import AbmllModel
+from abmll.tasks import Task
 from abmll.tasks.limit import limit_train
 from abmll.tasks.order import sample_seed
 from abmll.tasks.suite import Suite, load_suite
-from abmll.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from abmll.common.files import write_json, write_text
 from abmll.experiments.budget import CURVES
 from abmll.experiments.method_spec import Spec
 
-FORMAT = "abmll-cell-1"
+FORMAT = "abmll-cell-2"
 Document = dict[str, Any]  # a JSON object as it is read and written
 # What changes how a result is computed, but not the result.
 PASSING = (

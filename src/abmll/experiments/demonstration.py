@@ -22,7 +22,7 @@ from abmll.tasks import Suite, load_suite
 from abmll.tasks.bigbench import fetch_bigbench
 from abmll.tasks.order import sample_seed
 
-FORMAT = "abmll-comparison-1"
+FORMAT = "abmll-comparison-2"
 RESULT = "comparison.json"
 SUITE = "bigbench-demo"
 METHODS = ("pretrained-adapted", "structured-lora", "abmll", "abmll-mixture")

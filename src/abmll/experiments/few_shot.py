@@ -22,10 +22,10 @@ from abmll.language.activation_cache import ActivationCache
 from abmll.methods import find_rule
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prediction import Prediction
+from abmll.tasks import Example, Task
 from abmll.tasks.order import permutation
-from abmll.tasks.task import Example, Task
 
-FORMAT = "abmll-evaluation-1"
+FORMAT = "abmll-evaluation-2"
 PACKAGES = ("torch", "transformers", "safetensors", "numpy")
 
 

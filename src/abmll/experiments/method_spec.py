@@ -13,7 +13,7 @@ from abmll.common.settings import refuse_unknown
 from abmll.methods import REGISTRY, find_rule, settings_method
 
 KINDS = (AdapterConfig, PromptConfig, ContinuedConfig, RunConfig, EvaluateConfig)  # a method may have its own values of
-SETTINGS_FORMAT = "abmll-settings-1"
+SETTINGS_FORMAT = "abmll-settings-2"
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ import torch
 
 from abmll.experiments.metrics import auroc
 from abmll.model.prediction import Prediction
-from abmll.tasks.example import Example
-from abmll.tasks.task import Task
+from abmll.tasks import Example, Task
 
 UNCERTAINTIES = ("entropy", "mutual_information")
 

@@ -13,9 +13,8 @@ from abmll.experiments.budget import CURVES
 from abmll.experiments.cells import Cell, Training, digest
 from abmll.experiments.method_spec import Spec, resolve
 from abmll.methods import find_rule
-from abmll.tasks.example import Example
+from abmll.tasks import Example, Task
 from abmll.tasks.suite import Suite
-from abmll.tasks.task import Task
 
 
 @dataclass(frozen=True)

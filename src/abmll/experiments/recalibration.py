@@ -9,9 +9,8 @@ from abmll.experiments.temperature import adaptation_temperature, meta_temperatu
 from abmll.language.activation_cache import ActivationCache
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prediction import Prediction
-from abmll.tasks.example import Example
+from abmll.tasks import Example, Task
 from abmll.tasks.order import permutation
-from abmll.tasks.task import Task
 
 META_QUESTIONS = 30  # of each training task, on which one temperature for all is fitted
 

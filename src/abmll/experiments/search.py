@@ -28,7 +28,7 @@ from abmll.experiments.workers import work_through
 from abmll.tasks.suite import Suite
 
 RESULT = "settings.json"
-FORMAT = "abmll-trials-1"
+FORMAT = "abmll-trials-2"
 STARTUP = 5  # trials drawn at random before the sampler learns from them
 
 

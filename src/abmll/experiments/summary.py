@@ -15,7 +15,7 @@ from abmll.experiments.metrics import METRICS as TASK_METRICS
 from abmll.experiments.statistics import estimate, task_ranks
 from abmll.tasks.suite import Suite
 
-FORMAT = "abmll-comparison-1"
+FORMAT = "abmll-comparison-2"
 RESULT = "comparison.json"
 RANKED = {"accuracy": "higher", "nll": "lower", "ece": "lower"}
 RECALIBRATED = {

@@ -20,8 +20,8 @@ from abmll.model.meta_learner import AbmllModel
 from abmll.model.prediction import Prediction, entropy
 from abmll.posterior.calibration import log_probs
 from abmll.posterior.numerics import bisect
+from abmll.tasks import Example
 from abmll.tasks.order import permutation
-from abmll.tasks.task import Example
 
 COLDEST, HOTTEST = 0.1, 10.0
 HALVINGS = 60

@@ -15,7 +15,7 @@ from abmll.language.meter import metered
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.run_folder import RunFolder, refuse_other_run
 from abmll.posterior.calibration import CalibrationPrior
-from abmll.tasks.task import Task
+from abmll.tasks import Task
 from abmll.training.trainer import MetaTrainer
 
 COST = "cost.json"

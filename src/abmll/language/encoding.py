@@ -12,7 +12,7 @@ from abmll._version import __version__
 from abmll.common.config import PromptConfig
 from abmll.common.errors import ConfigError, DataError
 from abmll.language.encoded import Encoded
-from abmll.tasks.example import Example
+from abmll.tasks import Example
 from abmll.tasks.prompts import Rendered, check_prompt, render
 
 GAP = " ... "

@@ -24,8 +24,8 @@ from abmll.common.progress import progress
 from abmll.language.base import Base
 from abmll.language.encoding import Encoder
 from abmll.language.targets import blocks_path, parse_layers
+from abmll.tasks import Task
 from abmll.tasks.order import permutation
-from abmll.tasks.task import Task
 
 NUM_PROMPTS = 32
 

@@ -25,7 +25,7 @@ from abmll.language.packing import install_packing, remove_packing
 from abmll.language.scored_rows import ScoredRows
 from abmll.language.wiring import ActivationTerms, Trace, Wiring, adapt_linears
 from abmll.posterior import Noise, build_space
-from abmll.tasks.task import Example
+from abmll.tasks import Example
 
 TOGETHER = 16_384  # positions, padding included, of the batches whose lower_blocks is read together
 READ_AT_ONCE = 768  # of their tokens behind the shared ones in a pass: of like length, since attention pads

@@ -22,8 +22,8 @@ from abmll.model.interchange import export_merged, export_peft
 from abmll.model.prediction import Prediction, entropy, predict_each
 from abmll.model.prequential import TaskCalibration
 from abmll.posterior.calibration import Evidence
+from abmll.tasks import Example
 from abmll.tasks.order import sample_seed
-from abmll.tasks.task import Example
 
 
 @dataclass(frozen=True)

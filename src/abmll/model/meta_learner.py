@@ -32,8 +32,8 @@ from abmll.model.learned_task import TaskPosterior
 from abmll.model.prequential import TaskCalibration, evidence, infer_calibration
 from abmll.model.run_folder import RunFolder
 from abmll.posterior.calibration import CalibrationPrior, before_examples
+from abmll.tasks import Example, Task
 from abmll.tasks.order import adaptation_batches, demonstrations, sample_seed
-from abmll.tasks.task import Example, Task
 
 
 class AbmllModel:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from abmll.common.errors import CheckpointError
 from abmll.posterior.calibration import Calibration, CalibrationPrior, Evidence, infer
-from abmll.tasks.task import Example
+from abmll.tasks import Example
 
 Answers = tuple[Sequence[int], Tensor]  # which examples were asked, and the log-probabilities (N, C) of their options
 LEAST = math.log(torch.finfo(torch.float64).tiny)  # of an option that has been given no chance at all

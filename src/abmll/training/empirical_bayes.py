@@ -9,8 +9,8 @@ from abmll.language.activation_cache import ActivationCache
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prequential import evidence, labels_of
 from abmll.posterior.calibration import CalibrationPrior, Evidence, learn_prior, log_probs
+from abmll.tasks import Example, Task
 from abmll.tasks.order import permutation
-from abmll.tasks.task import Example, Task
 
 SAMPLES = 4  # of the weights at most: the prior depends little on their number
 

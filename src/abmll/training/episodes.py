@@ -18,9 +18,9 @@ from abmll.language.batch import Batch
 from abmll.language.encoded import Encoded
 from abmll.language.encoded_store import EncodedPairs, hash_of, kept
 from abmll.language.scorer import OptionScorer
+from abmll.tasks import Task
 from abmll.tasks.order import batches_of_episode, demonstrations, sample_seed, task_of_episode, union_batches
 from abmll.tasks.packed import PackedExamples
-from abmll.tasks.task import Task
 
 
 class Episodes:

@@ -34,8 +34,8 @@ from abmll.methods import OUTER, Loss, State, find_rule, make_rule, read_steps, 
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.model.meta_learner import AbmllModel, mean_log_sigma
 from abmll.model.run_folder import CARD, METRICS, TIMING, RunFolder, refuse_other_run
+from abmll.tasks import Task
 from abmll.tasks.order import sample_seed
-from abmll.tasks.task import Task
 from abmll.training.card import model_card
 from abmll.training.empirical_bayes import learn_calibration_prior
 from abmll.training.episodes import Episodes

@@ -65,7 +65,7 @@ def write_evaluation(folder, method="abmll", tasks=None, seed=0, methods=None):
     by_task = predictions(skill, sharpness, tasks or TASKS, seed)
     metrics = {name: evaluate_task(*p) for name, p in by_task.items()}
     content = {
-        "format": "abmll-evaluation-1", "method": method, "label": label, "run": "..", "suite": "bigbench-demo",
+        "format": "abmll-evaluation-2", "method": method, "label": label, "run": "..", "suite": "bigbench-demo",
         "seed": seed, "settings": SETTINGS, "versions": VERSIONS, "tasks": metrics,
         "mean": mean_over_tasks(metrics), "pooled": pooled(by_task),
     }  # fmt: skip
@@ -126,7 +126,7 @@ def write_comparison(folder, tasks=None, methods=None):
             "evaluation": f"{key}/evaluation", "run": key if trained else None,
         }  # fmt: skip
     comparison = {
-        "format": "abmll-comparison-1", "suite": "bigbench-demo", "seeds": [0], "settings": SETTINGS,
+        "format": "abmll-comparison-2", "suite": "bigbench-demo", "seeds": [0], "settings": SETTINGS,
         "versions": VERSIONS, "methods": cells,
     }  # fmt: skip
     (folder / "comparison.json").write_text(json.dumps(comparison, allow_nan=False), encoding="utf-8")

@@ -62,8 +62,8 @@ def test_folder_without_results_is_refused(tmp_path):
     [
         ("{", r"metrics\.json: not valid JSON"),
         ("[]", "format is 'list'"),
-        ('{"format": "abmll-evaluation-9"}', "format is 'abmll-evaluation-9', expected 'abmll-evaluation-1'"),
-        ('{"format": "abmll-evaluation-1", "mean": {}}', "key 'tasks' is missing or empty"),
+        ('{"format": "abmll-evaluation-9"}', "format is 'abmll-evaluation-9', expected 'abmll-evaluation-2'"),
+        ('{"format": "abmll-evaluation-2", "mean": {}}', "key 'tasks' is missing or empty"),
         ("\udcff", "not valid JSON"),
     ],
 )

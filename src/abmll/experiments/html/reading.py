@@ -70,7 +70,7 @@ def read_report(folder: Path | str) -> Report:
 
 def _read_comparison(folder: Path) -> Report:
     path = folder / "comparison.json"
-    content = _read_json(path, "abmll-comparison-1")
+    content = _read_json(path, "abmll-comparison-2")
     methods = {}
     for key, cell in _need(content, "methods", path).items():
         run = folder / cell["run"] if cell.get("run") else None
@@ -108,7 +108,7 @@ def _read_run(folder: Path) -> Report:
 
 def _read_evaluation(folder: Path) -> Report:
     path = folder / "metrics.json"
-    content = _read_json(path, "abmll-evaluation-1")
+    content = _read_json(path, "abmll-evaluation-2")
     method = Method(
         label=str(content.get("label") or content.get("method") or folder.name),
         tasks=_need(content, "tasks", path),
