@@ -1,5 +1,6 @@
 """The README's commands and Python lines run as they stand there, with the embedded model, on a smaller budget."""
 
+import csv
 import json
 import re
 import shlex
@@ -29,22 +30,17 @@ def blocks(language: str, section: str) -> list[str]:
 def write_task(path: Path, right: str, wrong: str) -> None:
     """A task file of twelve labelled examples: which kind of thing is it?"""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {"input": f"{size} {word}", "options": [right, wrong], "answer": right if kind == right else wrong}
-        for kind in (right, wrong)
-        for word in WORDS[kind]
-        for size in ("small", "large")
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    rows = [f"{size} {word},{kind}" for kind in (right, wrong) for word in WORDS[kind] for size in ("small", "large")]
+    path.write_text("\n".join(["input,output", *rows]) + "\n", encoding="utf-8")
 
 
 @pytest.fixture
 def own_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the files that the README's commands name."""
     monkeypatch.chdir(tmp_path)
-    write_task(tmp_path / "my_tasks" / "living.jsonl", "animal", "fruit")
-    write_task(tmp_path / "my_tasks" / "mineral.jsonl", "metal", "fruit")
-    write_task(tmp_path / "new_task.jsonl", "animal", "metal")
+    write_task(tmp_path / "my_tasks" / "living.csv", "animal", "fruit")
+    write_task(tmp_path / "my_tasks" / "mineral.csv", "metal", "fruit")
+    write_task(tmp_path / "new_task.csv", "animal", "metal")
     questions = [{"input": "a tall horse", "options": ["animal", "metal"]}, {"input": "rust", "options": ["a", "b"]}]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions), encoding="utf-8")
     return tmp_path
@@ -62,9 +58,10 @@ def test_the_readme_commands_and_python_run_as_written(
         assert words.pop(0) == "abmll", line
         code = entry([*words, *BUDGET.get(words[0], [])])
         assert code == 0, f"{line}\n{capsys.readouterr().err}"
-    answers = [json.loads(line) for line in Path("answers.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [len(row["probs"]) for row in answers] == [2, 2]
-    assert all(abs(sum(row["probs"]) - 1) < 1e-9 and row["mutual_information"] >= 0 for row in answers)
+    with Path("answers.csv").open(encoding="utf-8", newline="") as file:
+        answers = list(csv.DictReader(file))
+    assert [row["label"] in ("animal", "metal", "a", "b") for row in answers] == [True, True]
+    assert all(float(row["mutual_information"]) >= 0 for row in answers)
     assert Path("adapters/new/adapter_model.safetensors").is_file()
     assert Path("runs/mine/report.html").is_file()
 
