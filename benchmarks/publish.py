@@ -1,8 +1,8 @@
 """python -m benchmarks.publish FOLDER...: keep comparisons in results/ and write the tables of docs/results.md.
 
-FOLDER is what ``abmll compare`` wrote for one suite. Its cells and its comparison go to results/ under the folder's own
-name, without the predictions and the training runs. What the figures need of the predictions is kept: how much each
-task was doubted. Where the predictions are gone from FOLDER, the earlier summary of them stays.
+FOLDER is what ``abmll compare`` wrote for one suite. Its cells and its comparison go to results/ under its name,
+without the predictions and the training runs. What the figures need of the predictions is kept: how much each task was
+doubted. Where the predictions are gone from FOLDER, the earlier summary of them stays.
 
 A table stands between ``<!-- table: NAME KIND CHOICE -->`` and ``<!-- end -->``. KIND is one of ``TABLES``. CHOICE names
 the setting of a curve or the rows of another table, separated by commas; without it a table has all rows. Without a
@@ -180,11 +180,11 @@ def _remark(comparison: Document) -> str:
         f"NLL of the uniform prediction {comparison['uniform_nll']:.3f}."
     )
     if comparison["missing"]:
-        text += f" Tasks of the suite that were not at hand: {len(comparison['missing'])}."
+        text += f" Tasks of the suite not at hand: {len(comparison['missing'])}."
     if cut := max(row["truncated_prompts"] for row in methods):
-        text += f" Prompts that were cut in the middle, over all seeds: at most {cut:,} of a method."
+        text += f" Prompts cut in the middle, over all seeds: {cut:,} of a method."
     if left_out := max(row["demonstrations_left_out"] for row in methods):
-        text += f" Demonstrations that did not fit: {left_out:,}."
+        text += f" Demonstrations that did not fit: {left_out:,} of a method."
     return text
 
 
