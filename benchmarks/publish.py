@@ -4,9 +4,9 @@ FOLDER is what ``abmll compare`` wrote for one suite. Its cells and its comparis
 without the predictions and the training runs. What the figures need of the predictions is kept: how much each task was
 doubted. Where the predictions are gone from FOLDER, the earlier summary of them stays.
 
-A table stands between ``<!-- table: NAME KIND CHOICE -->`` and ``<!-- end -->``. KIND is one of ``TABLES``. CHOICE is the
-setting of a curve, or the rows of another table, separated by commas; without it a table has all rows. Without a folder
-only the tables are written.
+A table stands between ``<!-- table: NAME KIND CHOICE -->`` and ``<!-- end -->``. KIND is one of ``TABLES``. CHOICE is
+the setting of a curve, or the rows of another table separated by commas; without it a table has all rows. Without a
+folder only the tables are written.
 """
 
 import argparse
