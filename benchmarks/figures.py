@@ -12,9 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from abmll.experiments.cells import load_cell
 from benchmarks.machine import ROOT
-from benchmarks.publish import RESULTS, read
+from benchmarks.publish import RESULTS, main_cells, read
 
 FIGURES = ROOT / "docs" / "figures"
 STYLE: dict[Any, Any] = {
@@ -22,36 +21,36 @@ STYLE: dict[Any, Any] = {
     **{"axes.titlesize": 10, "axes.titlelocation": "left", "savefig.dpi": 150, "legend.frameon": False},
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # seven, and ten colours: what has one in common differs in the other
-MEASURES = {"accuracy": "Accuracy", "nll": "NLL", "pooled_ece": "Pooled calibration error"}
+MEASURES = {"accuracy": "Accuracy", "nll": "NLL", "pooled_ece": "Pooled ECE"}
 Rows = Mapping[str, Any]
 Measured = Mapping[str, tuple[float, float]]  # by measure, a value and its standard error, 0 where there is none
 
 
 def doubt(name: str) -> Callable[[Figure], None]:
-    """What the posterior doubts against what is hard, task by task, and out-of-distribution inputs told apart."""
+    """Mutual information and temperature of a task against how hard it is, and out-of-distribution inputs found."""
 
     def paint(figure: Figure) -> None:
         found = read(RESULTS / name)["methods"]
-        spread, trust, ood = _panels(figure, 3)
+        figure.set_figheight(4.2)
+        spread, trust, ood = figure.subplots(1, 3, width_ratios=(4, 4, 3))
         for marker, method in zip(MARKERS, ("abmll@weights-only", "abmll"), strict=False):
-            rows = [one for seed in found[method]["doubt"] for one in seed.values()]
-            error, information = ([one[key] for one in rows] for key in ("error", "mutual_information"))
-            label = f"{found[method]['label']}, rank correlation {_rank_correlation(error, information):.2f}"
-            spread.scatter(error, information, marker=marker, label=label)
-        spread.set(title="Mutual information, nats", xlabel="error rate of a task, of each seed")
-        spread.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
-        rows = [one for seed in found["abmll"]["doubt"] for one in seed.values()]
-        excess, inverse = [one["excess"] for one in rows], [one["inverse_temperature"] for one in rows]
-        trust.scatter(excess, inverse, label=f"rank correlation {_rank_correlation(excess, inverse):.2f}")
-        trust.set(title="1 / T inferred from 20 examples", xlabel="NLL above that of the labels alone, nats")
-        trust.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+            _against(spread, found[method], "error", "mutual_information", marker, f"{found[method]['label']}: ")
+        spread.set(title="Mutual information, nats", xlabel="Error rate")
+        _against(trust, found["abmll"], "excess", "inverse_temperature", MARKERS[1], "ABMLL: ", "tab:orange")
+        trust.set(title="Inferred 1 / T", xlabel="NLL above that of the labels' frequencies, nats")
+        for panel in (spread, trust):
+            panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
         _ood(ood, found)
 
     return paint
 
 
-def _rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
+def _against(panel: Axes, row: Rows, x: str, y: str, marker: str, label: str, color: str | None = None) -> None:
+    """A point for every task and seed of a method, with their rank correlation in the legend."""
+    points = [(one[x], one[y]) for seed in row["doubt"] for one in seed.values()]
+    across, up = zip(*points, strict=True)
+    correlation = float(np.corrcoef(rankdata(across), rankdata(up))[0, 1])
+    panel.scatter(across, up, marker=marker, color=color, label=f"{label}rank correlation {correlation:.2f}")
 
 
 def _ood(panel: Axes, methods: Rows) -> None:
@@ -61,9 +60,10 @@ def _ood(panel: Axes, methods: Rows) -> None:
             if value is not None:
                 panel.plot(value, place, "o", color=color, label=key.replace("_", " ") if place == 0 else None)
     panel.axvline(0.5, color="0.6", linewidth=1)
-    panel.set_yticks(range(len(methods)), [row["label"] for row in methods.values()], fontsize=6)
-    panel.set(title="Out-of-distribution inputs told apart, AUROC")
-    panel.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+    panel.set_yticks(range(len(methods)), [row["label"] for row in methods.values()], fontsize=7)
+    panel.invert_yaxis()
+    panel.set_title("Out-of-distribution AUROC", loc="right")
+    panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
 
 
 def cost(name: str) -> Callable[[Figure], None]:
@@ -79,7 +79,7 @@ def cost(name: str) -> Callable[[Figure], None]:
                 spent = math.nan if None in parts else sum(parts)  # not drawn; the legend keeps its place
                 panel.scatter(spent, row["mean"]["nll"], marker=MARKERS[number % len(MARKERS)], label=row["label"])
             _plain_log(panel, (50, 100, 200, 500, 1000, 2000))
-            panel.set(title=f"NLL against {axis} of a seed", xlabel=f"{axis}, training and unseen tasks")
+            panel.set(title=f"NLL and {axis} of a seed", xlabel=f"{axis}, training and unseen tasks")
         _legend(figure)
 
     return paint
@@ -109,11 +109,8 @@ def retrained(key: str, method: str, axis: str, *names: str) -> Callable[[Figure
     """
 
     def paint(figure: Figure) -> None:
-        paths = [path for name in names for path in sorted((RESULTS / name / "cells").rglob(f"{method}-s*.json"))]
-        known = filter(None, map(load_cell, paths))
-        cells = [cell for cell in known if cell["row"] == method and cell["is_main"]]
         lines: dict[str, dict[float, Measured]] = {}
-        for cell in cells:
+        for cell in main_cells([RESULTS / name for name in names], method):
             points = lines.setdefault(f"seed {cell['seed']}", {})
             points[cell["settings"][key]] = _measured(cell["pooled"]["ece"], cell["mean"], {})
         _lines(figure, dict(sorted(lines.items())), axis, is_log=True)
@@ -165,7 +162,7 @@ def suites(*names: str) -> Callable[[Figure], None]:
             panel.set_yticks(range(len(common)), [labels[row] for row in common] if key == "accuracy" else [])
             panel.invert_yaxis()
             panel.set(title=title, xlabel=f"minus that of {labels[reference]}")
-        _legend(figure)
+        _legend(figure, ncols=len(names))
 
     return paint
 
@@ -187,9 +184,9 @@ def _panels(figure: Figure, count: int) -> list[Axes]:
     return list(np.atleast_1d(figure.subplots(1, count)))
 
 
-def _legend(figure: Figure) -> None:
+def _legend(figure: Figure, ncols: int = 4) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize=8)
 
 
 WANTED: Mapping[str, Callable[[Figure], None]] = {
@@ -197,7 +194,7 @@ WANTED: Mapping[str, Callable[[Figure], None]] = {
     "cost": cost("cls-45"),
     "suites": suites("cls-45", "mcqa", "chembench", "legalbench-heldout", "bigbench"),
     "samples": curve("cls-45", "num_samples", "posterior samples (0: at the mean)"),
-    "examples": curve("cls-45-examples", "adapt_examples", "examples learned from", is_log=True),
+    "examples": curve("cls-45-examples", "adapt_examples", "adaptation examples", is_log=True),
     "beta": retrained("beta", "abmll", "beta", "cls-45", "cls-45-beta"),
 }
 

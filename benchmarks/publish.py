@@ -1,10 +1,12 @@
 """python -m benchmarks.publish FOLDER...: keep comparisons in results/ and write the tables of docs/results.md.
 
-FOLDER is what ``abmll compare`` wrote for one suite. Its cells and its comparison go to results/ under the folder's own
-name, without the predictions and the training runs; of the predictions there remains how much each task was doubted,
-and where they are not in FOLDER any more, what was known of that before. A table stands between
-``<!-- table: NAME TABLE -->`` and ``<!-- end -->``, where TABLE is headline, differences, cost or commands. Without a
-folder the tables alone are written.
+FOLDER is what ``abmll compare`` wrote for one suite. Its cells and its comparison go to results/ under its name,
+without the predictions and the training runs. What the figures need of the predictions is kept: how much each task was
+doubted. Where the predictions are gone from FOLDER, the earlier summary of them stays.
+
+A table stands between ``<!-- table: NAME KIND CHOICE -->`` and ``<!-- end -->``. KIND is one of ``TABLES``. CHOICE is
+the setting of a curve, or the rows of another table separated by commas; without it a table has all rows. Without a
+folder only the tables are written.
 """
 
 import argparse
@@ -14,19 +16,21 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from abmll.common.documents import Document
 from abmll.common.files import write_json, write_text
-from abmll.experiments.cells import load_predictions
-from abmll.experiments.markdown import Grid, against_reference, cost, grid_markdown, headline, notes
+from abmll.experiments.cells import load_cell, load_predictions
+from abmll.experiments.markdown import Grid, against_reference, cost, grid_markdown, headline
 from benchmarks.machine import ROOT
 
 DOCUMENT = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "results"
-BLOCK = re.compile(r"(<!-- table: (\S+) (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+BLOCK = re.compile(r"(<!-- table: (\S+) (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 COMPARISON = "comparison.json"
+SHEETS = ("table.csv", "tasks.csv")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,14 +57,20 @@ def keep(folder: Path, results: Path) -> Path:
         row["doubt"] = before[key]["doubt"] if is_known else [doubt(cell) for cell in cells]
         row |= {"predictions": [], "run": None}  # they are not kept
     write_json(kept / COMPARISON, comparison)
-    for name in ("table.csv", "tasks.csv", "table.tex"):
+    for name in SHEETS:
         shutil.copyfile(folder / name, kept / name)
     return kept
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path) -> Document:
     """The comparison in a folder."""
     return json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
+
+
+def main_cells(folders: Iterable[Path], method: str) -> list[Document]:
+    """The cells in these folders that a method's row of the tables is made of; points of curves are left out."""
+    paths = [path for folder in folders for path in sorted((folder / "cells").rglob(f"{method}-s*.json"))]
+    return [cell for cell in filter(None, map(load_cell, paths)) if cell["row"] == method and cell["is_main"]]
 
 
 def doubt(path: Path) -> dict[str, dict[str, float | None]]:
@@ -90,40 +100,95 @@ def filled(text: str, results: Path) -> str:
     """``text`` with every table between its markers made anew from ``results``."""
 
     def block(match: "re.Match[str]") -> str:
-        opening, name, table, closing = match.groups()
-        return f"{opening}{TABLES[table](read(results / name), results / name)}\n{closing}"
+        opening, name, kind, choice, closing = match.groups()
+        chosen = tuple(choice.split(",")) if choice else ()
+        return f"{opening}{TABLES[kind](read(results / name), results / name, chosen)}\n{closing}"
 
     return BLOCK.sub(block, text)
 
 
-def _grid(grid: Grid | None) -> str:
-    return "" if grid is None else grid_markdown(grid)
+def _headline(comparison: Document, folder: Path, rows: Collection[str]) -> str:
+    """The main metrics of the rows, and below them what a reader of the numbers has to know."""
+    shown = ("Accuracy ↑", "NLL ↓", "ECE ↓", "Pooled ECE ↓", "AUROC ↑")
+    return f"{_cut(headline(comparison), comparison, rows, shown)}\n\n{_remark(comparison)}"
 
 
-def _headline(comparison: dict[str, Any], folder: Path) -> str:
-    remarks = "\n".join(f"- {line}" for line in notes(comparison))
-    return f"{_grid(headline(comparison))}\n\n{remarks}"
+def _differences(comparison: Document, folder: Path, rows: Collection[str]) -> str:
+    grid = against_reference(comparison)
+    return "" if grid is None else _cut(grid, comparison, rows, ("Accuracy", "NLL", "ECE", "Pooled ECE"))
 
 
-def _commands(comparison: dict[str, Any], folder: Path) -> str:
-    """Every command that has computed cells, how many, and at which commit (+: and changes)."""
-    counts: dict[tuple[str, str], int] = {}
-    for path in sorted((folder / "cells" / comparison["suite"]).glob("*.json")):
-        cell = json.loads(path.read_text(encoding="utf-8"))
-        commit, plus, _ = str(cell["commit"]).partition("+")
-        key = (cell["command"], commit[:12] + plus)
-        counts[key] = counts.get(key, 0) + 1
-    lines = [f"# cells: {count}, at commit {commit}\n{command}" for (command, commit), count in counts.items()]
-    summary = f"<summary>What was run: {sum(counts.values())} cells, {len(counts)} commands</summary>"
-    return "\n".join(["<details>", summary, "", "```bash", *lines, "```", "", "</details>"])
+def _cost(comparison: Document, folder: Path, rows: Collection[str]) -> str:
+    shown = ("Forward passes", "Tokens", "Forward passes, unseen tasks", "Tokens, unseen tasks")
+    return _cut(cost(comparison), comparison, rows, shown)
 
 
-TABLES = {
-    "headline": _headline,
-    "differences": lambda comparison, folder: _grid(against_reference(comparison)),
-    "cost": lambda comparison, folder: _grid(cost(comparison)),
-    "commands": _commands,
-}
+def _curve(comparison: Document, folder: Path, settings: Sequence[str]) -> str:
+    """Accuracy / NLL / pooled ECE of every row by the values of one setting that it was varied for."""
+    [setting] = settings
+    curves = {row["label"]: row["curves"].get(setting) for row in comparison["methods"].values()}
+    points = {label: {one["value"]: one for one in curve} for label, curve in curves.items() if curve}
+    values = sorted({value for own in points.values() for value in own})
+    rows = [
+        [label, *(_three(own[value]["mean"], own[value]["pooled_ece"]) for value in values)]
+        for label, own in points.items()
+    ]
+    return grid_markdown(Grid("", [f"`{setting}`", *map(str, values)], rows))
+
+
+def _trained(comparison: Document, folder: Path, settings: Sequence[str]) -> str:
+    """Accuracy / NLL / pooled ECE of the rows by one setting that they were trained anew for.
+
+    The folder holds the other values; that of the main results is in the folder of the suite itself.
+    """
+    [setting] = settings
+    folders = (folder, folder.parent / comparison["suite"])
+    values: set[float] = set()
+    rows: dict[str, dict[float, str]] = {}
+    for key, row in comparison["methods"].items():
+        for cell in main_cells(folders, key):
+            if cell["seed"] in row["seeds"]:
+                value = cell["settings"][setting]
+                own = rows.setdefault(f"{row['label']}, seed {cell['seed']}", {})
+                own[value] = _three(cell["mean"], cell["pooled"]["ece"])
+                values.add(value)
+    cells = [[label, *(own.get(value, "") for value in sorted(values))] for label, own in rows.items()]
+    return grid_markdown(Grid("", [f"`{setting}`", *(f"{value:g}" for value in sorted(values))], cells))
+
+
+def _three(means: Mapping[str, float], pooled_ece: float) -> str:
+    return f"{means['accuracy']:.3f} / {means['nll']:.3f} / {pooled_ece:.3f}"
+
+
+def _cut(grid: Grid, comparison: Document, rows: Collection[str], headings: Collection[str]) -> str:
+    """The grid with these rows (all where none is named) and columns only."""
+    labels = {comparison["methods"][key]["label"] for key in rows}
+    kept = [number for number, heading in enumerate(grid.headings) if number == 0 or heading in headings]
+    chosen = [row for row in grid.rows if row[0] in labels or not rows]
+    cut = [[line[number] for number in kept] for line in (grid.headings, *chosen)]
+    return grid_markdown(Grid(grid.title, cut[0], cut[1:]))
+
+
+def _remark(comparison: Document) -> str:
+    """How many tasks and questions the numbers are of, what is known without any method, and what did not fit."""
+    methods = comparison["methods"].values()
+    mean = next(iter(methods))["mean"]
+    seeds = ", ".join(map(str, comparison["seeds"]))
+    text = (
+        f"{mean['num_tasks']} unseen tasks, {mean['num_examples']:,} questions, seeds {seeds}. "
+        f"Best constant answer {mean['majority']:.3f}, chance {mean['chance']:.3f}, "
+        f"NLL of the uniform prediction {comparison['uniform_nll']:.3f}."
+    )
+    if comparison["missing"]:
+        text += f" Tasks of the suite not at hand: {len(comparison['missing'])}."
+    if cut := max(row["truncated_prompts"] for row in methods):
+        text += f" Prompts cut in the middle, over all seeds: {cut:,} of a method."
+    if left_out := max(row["demonstrations_left_out"] for row in methods):
+        text += f" Demonstrations that did not fit: {left_out:,} of a method."
+    return text
+
+
+TABLES = {"headline": _headline, "differences": _differences, "cost": _cost, "curve": _curve, "trained": _trained}
 
 
 if __name__ == "__main__":

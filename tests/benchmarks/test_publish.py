@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 
+from abmll.common.documents import FORMATS
+from abmll.common.files import write_json
 from benchmarks.publish import BLOCK, DOCUMENT, RESULTS, filled, keep
 
 NAMES = ("accuracy", "nll", "brier", "ece", "aurc", "auroc")
+
+
+def point(setting: float, value: float) -> dict[str, Any]:
+    return {"value": setting, "mean": {"accuracy": value, "nll": value}, "pooled_ece": value}
 
 
 def row(label: str, value: float) -> dict[str, Any]:
@@ -17,6 +23,7 @@ def row(label: str, value: float) -> dict[str, Any]:
         "label": label,
         "seeds": [0],
         "mean": dict.fromkeys(NAMES, value) | {"num_tasks": 2, "num_examples": 10, "majority": 0.5, "chance": 0.25},
+        "curves": {"num_samples": [point(0, value), point(4, value + 0.1)]} if label == "ABMLL" else {},
         "mean_errors": dict.fromkeys(NAMES),
         "pooled": {"ece": value},
         "pooled_errors": {"ece": None},
@@ -53,12 +60,12 @@ def folder(tmp_path: Path) -> Path:
         "reference": "abmll",
         "missing": [],
         "known_leaks": [],
-        "uniform_nll": None,
+        "uniform_nll": 1.386,
         "failures": [],
         "methods": {"abmll": row("ABMLL", 0.6), "reptile": row("Reptile | x", 0.5)},
     }
     (made / "comparison.json").write_text(json.dumps(comparison))
-    for name in ("table.csv", "tasks.csv", "table.tex"):
+    for name in ("table.csv", "tasks.csv"):
         (made / name).write_text(name)
     return made
 
@@ -70,7 +77,7 @@ def test_numbers_are_kept_and_predictions_are_not(folder: Path, tmp_path: Path) 
     kept = keep(folder, tmp_path / "results")
     found = sorted(path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file())
     cells = ["cells/toys/abmll.json", "cells/toys/reptile.json"]
-    assert found == [*cells, "comparison.json", "table.csv", "table.tex", "tasks.csv"]
+    assert found == [*cells, "comparison.json", "table.csv", "tasks.csv"]
     methods = json.loads((kept / "comparison.json").read_text())["methods"]
     assert [(own["predictions"], own["run"]) for own in methods.values()] == [([], None)] * 2
     for own, inverse in zip(methods.values(), (0.4, None), strict=True):
@@ -107,19 +114,43 @@ def test_the_doubt_of_predictions_that_are_gone_stays(folder: Path, tmp_path: Pa
 
 def test_the_document_holds_the_tables_and_its_own_words(folder: Path, tmp_path: Path) -> None:
     keep(folder, tmp_path / "results")
-    text = "Before.\n<!-- table: few-toys headline -->\nold\n<!-- end -->\n"
-    text += "<!-- table: few-toys commands -->\n<!-- end -->After."
+    text = "Before.\n<!-- table: few-toys headline -->\nold\n<!-- end -->\nBetween.\n"
+    text += "<!-- table: few-toys curve num_samples -->\n<!-- end -->After."
     made = filled(text, tmp_path / "results")
     assert made.startswith("Before.\n<!-- table: few-toys headline -->\n| Method | Accuracy ↑ |")
     assert "| Reptile \\| x | 0.500 |" in made
     assert "old" not in made
-    block = "```bash\n# cells: 2, at commit abc+\nabmll compare --suite toys\n```\n\n</details>\n<!-- end -->After."
-    assert block in made
+    curve = (
+        "| `num_samples` | 0 | 4 |\n| --- | ---: | ---: |\n| ABMLL | 0.600 / 0.600 / 0.600 | 0.700 / 0.700 / 0.700 |"
+    )
+    assert made.endswith(f"{curve}\n<!-- end -->After.")
     assert filled(made, tmp_path / "results") == made
+
+
+def test_a_table_has_only_the_rows_that_are_named(folder: Path, tmp_path: Path) -> None:
+    keep(folder, tmp_path / "results")
+    made = filled("<!-- table: few-toys cost abmll -->\n<!-- end -->", tmp_path / "results")
+    assert [line.split(" | ")[0] for line in made.splitlines()[1:-1]] == ["| Method", "| ---", "| ABMLL"]
+
+
+def test_one_setting_is_read_from_the_cells_that_were_trained_anew_for_it(folder: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    keep(folder, results)
+    for name, beta, is_main in (("few-toys", 1e-6, True), ("few-toys", 1.0, False), ("toys", 3e-5, True)):
+        cell = {
+            **{"format": FORMATS["cell"], "row": "abmll", "seed": 0, "is_main": is_main, "settings": {"beta": beta}},
+            **{"mean": {"accuracy": 0.5, "nll": 1.0}, "pooled": {"ece": 0.1}},
+        }
+        write_json(results / name / "cells" / "toys" / f"abmll-s0-{beta}.json", cell)
+    for stale in ("abmll", "reptile"):
+        (results / "few-toys" / "cells" / "toys" / f"{stale}.json").unlink()
+    made = filled("<!-- table: few-toys trained beta -->\n<!-- end -->", results)
+    assert "| `beta` | 1e-06 | 3e-05 |\n" in made
+    assert "| ABMLL, seed 0 | 0.500 / 1.000 / 0.100 | 0.500 / 1.000 / 0.100 |\n" in made
 
 
 def test_the_committed_document_is_made_from_the_committed_results() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     kept = {path.parent.name for path in RESULTS.glob("*/comparison.json")}
-    assert {suite for _, suite, _, _ in BLOCK.findall(text)} == kept != set()
+    assert {suite for _, suite, *_ in BLOCK.findall(text)} == kept != set()
     assert filled(text, RESULTS) == text
