@@ -20,7 +20,7 @@ from typing import Any
 
 from abmll.common.files import write_json, write_text
 from abmll.experiments.cells import load_predictions
-from abmll.experiments.markdown import Grid, against_reference, cost, grid_markdown, headline, notes
+from abmll.experiments.markdown import against_reference, cost, headline, notes
 from benchmarks.machine import ROOT
 
 DOCUMENT = ROOT / "docs" / "results.md"
@@ -53,7 +53,7 @@ def keep(folder: Path, results: Path) -> Path:
         row["doubt"] = before[key]["doubt"] if is_known else [doubt(cell) for cell in cells]
         row |= {"predictions": [], "run": None}  # they are not kept
     write_json(kept / COMPARISON, comparison)
-    for name in ("table.csv", "tasks.csv", "table.tex"):
+    for name in ("table.csv", "tasks.csv"):
         shutil.copyfile(folder / name, kept / name)
     return kept
 
@@ -96,13 +96,14 @@ def filled(text: str, results: Path) -> str:
     return BLOCK.sub(block, text)
 
 
-def _grid(grid: Grid | None) -> str:
-    return "" if grid is None else grid_markdown(grid)
+def _differences(comparison: dict[str, Any], folder: Path) -> str:
+    table = against_reference(comparison)
+    return "" if table is None else table.markdown()
 
 
 def _headline(comparison: dict[str, Any], folder: Path) -> str:
     remarks = "\n".join(f"- {line}" for line in notes(comparison))
-    return f"{_grid(headline(comparison))}\n\n{remarks}"
+    return f"{headline(comparison).markdown()}\n\n{remarks}"
 
 
 def _commands(comparison: dict[str, Any], folder: Path) -> str:
@@ -120,8 +121,8 @@ def _commands(comparison: dict[str, Any], folder: Path) -> str:
 
 TABLES = {
     "headline": _headline,
-    "differences": lambda comparison, folder: _grid(against_reference(comparison)),
-    "cost": lambda comparison, folder: _grid(cost(comparison)),
+    "differences": _differences,
+    "cost": lambda comparison, folder: cost(comparison).markdown(),
     "commands": _commands,
 }
 

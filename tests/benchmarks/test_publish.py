@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
         "methods": {"abmll": row("ABMLL", 0.6), "reptile": row("Reptile | x", 0.5)},
     }
     (made / "comparison.json").write_text(json.dumps(comparison))
-    for name in ("table.csv", "tasks.csv", "table.tex"):
+    for name in ("table.csv", "tasks.csv"):
         (made / name).write_text(name)
     return made
 
@@ -70,7 +70,7 @@ def test_numbers_are_kept_and_predictions_are_not(folder: Path, tmp_path: Path) 
     kept = keep(folder, tmp_path / "results")
     found = sorted(path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file())
     cells = ["cells/toys/abmll.json", "cells/toys/reptile.json"]
-    assert found == [*cells, "comparison.json", "table.csv", "table.tex", "tasks.csv"]
+    assert found == [*cells, "comparison.json", "table.csv", "tasks.csv"]
     methods = json.loads((kept / "comparison.json").read_text())["methods"]
     assert [(own["predictions"], own["run"]) for own in methods.values()] == [([], None)] * 2
     for own, inverse in zip(methods.values(), (0.4, None), strict=True):

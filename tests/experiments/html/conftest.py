@@ -123,7 +123,7 @@ def write_comparison(folder, tasks=None, methods=None):
                 "tokens": 240_000 if trained else 0,
             },
             "tasks": content["tasks"], "mean": content["mean"], "pooled": content["pooled"],
-            "evaluation": f"{key}/evaluation", "run": key if trained else None,
+            "predictions": [f"{key}/evaluation/predictions.jsonl"], "run": key if trained else None,
         }  # fmt: skip
     comparison = {
         "format": "abmll-comparison-2", "suite": "bigbench-demo", "seeds": [0], "settings": SETTINGS,
