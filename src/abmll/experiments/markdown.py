@@ -57,13 +57,17 @@ def _cells(comparison: Document, column: Column) -> list[Cell]:
     methods = list(comparison["methods"].values())
     values = [row[column.place][column.key] for row in methods]
     whole = [len(row["seeds"]) == len(comparison["seeds"]) for row in methods]
-    best = best_of([value if all_seeds else None for value, all_seeds in zip(values, whole, strict=True)], column.better)
+    best = best_of(
+        [value if all_seeds else None for value, all_seeds in zip(values, whole, strict=True)], column.better
+    )
     cells = []
     for row, value, is_best in zip(methods, values, best, strict=True):
         error = row[f"{column.place}_errors"][column.key]
         interval = row["statistics"].get("intervals", {}).get(column.name) if column.place == "pooled" else None
         text = number(value) + ("" if error is None else f" ± {number(error)}")
-        cells.append(Cell(text, is_best, "" if interval is None else f" [{number(interval[1])}, {number(interval[2])}]"))
+        cells.append(
+            Cell(text, is_best, "" if interval is None else f" [{number(interval[1])}, {number(interval[2])}]")
+        )
     return cells
 
 

@@ -153,6 +153,17 @@ def reports(tmp_path_factory):
 
 
 @pytest.fixture
+def point():
+    """Makes a point of a curve over a setting, as comparison.json has it."""
+    return write_point
+
+
+def write_point(value, level, error=0.01):
+    mean = {"accuracy": 0.5 + level, "nll": 1 - level, "ece": level + 0.05}
+    return {"value": value, "mean": mean, "mean_errors": dict.fromkeys(mean, error), "pooled_ece": level}
+
+
+@pytest.fixture
 def make():
     """The generators, for tests that need a folder of their own."""
     return SimpleNamespace(run=write_run, evaluation=write_evaluation, comparison=write_comparison)

@@ -112,15 +112,11 @@ def _adopt(tag: str, name: str) -> str:
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """The positions moved as little as a sweep can so that they lie at least ``gap`` apart within [low, high]."""
     order = np.argsort(positions, kind="stable")
-    gap = min(gap, (high - low) / max(len(positions) - 1, 1))
+    steps = np.arange(len(positions)) * min(gap, (high - low) / max(len(positions) - 1, 1))
     placed = np.clip(np.asarray(positions, dtype=float)[order], low, high)
-    for i in range(1, len(placed)):
-        placed[i] = max(placed[i], placed[i - 1] + gap)
-    placed[-1:] = np.minimum(placed[-1:], high)
-    for i in range(len(placed) - 2, -1, -1):
-        placed[i] = min(placed[i], placed[i + 1] - gap)
+    placed = np.maximum.accumulate(placed - steps) + steps  # upwards, away from those below
     result = np.empty(len(placed))
-    result[order] = placed
+    result[order] = np.minimum(placed, high - steps[::-1])  # downwards, where that left the limits
     return result.tolist()
 
 

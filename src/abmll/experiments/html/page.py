@@ -1,21 +1,32 @@
-"""The report as one HTML page that needs nothing else: no network, no script, no fonts of its own."""
+"""The report as one HTML page that needs nothing else: no network, no script, no fonts of its own.
+
+The template ``page.html.j2`` says what the page shows, and calls ``plots`` and ``sections`` for it.
+"""
 
 import re
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from abmll.experiments.html import curves, plots, sections
+from abmll.common.files import write_text
+from abmll.experiments.html import plots, sections
 from abmll.experiments.html.figure import NUM_COLORS
-from abmll.experiments.html.reading import Method, Report
-from abmll.experiments.metrics import reliability_bins
+from abmll.experiments.html.reading import Method, Report, read_report
 from abmll.experiments.tables import printable
 
-CURVE_HEADINGS = {"nll": "NLL, nats per example", "kl": "KL(q(φ) ‖ p(φ | θ))", "log_sigma": "Mean log σ of θ"}  # noqa: RUF001 (Greek)
+
+def write_report(folder: Path | str) -> Path:
+    """Write ``report.html`` into a run, evaluation or comparison folder, atomically, and return its path.
+
+    Raises DataError where the folder holds nothing to report or a damaged file, AbmllError where it cannot be written.
+    """
+    path = Path(folder) / "report.html"
+    write_text(path, render_page(read_report(folder)))
+    return path
 
 
 def render_page(report: Report) -> str:
@@ -26,18 +37,19 @@ def render_page(report: Report) -> str:
     environment.filters["breakable"] = _breakable
     source = files("abmll.experiments.html").joinpath("page.html.j2").read_text(encoding="utf-8")
     methods = list(report.methods.values())
-    shared = flatten(report.settings)
+    settings = flatten(report.settings)
+    trained = [method for method in methods if method.curves]
     return environment.from_string(source).render(
         report=report,
         methods=methods,
+        plots=plots,
+        tables=sections,
         num_colors=NUM_COLORS,
-        facts=_facts(report, shared),
-        **_results(report, methods),
-        **_calibration(methods),
-        **_training(methods),
-        **_variants(methods),
-        settings=shared,
-        own_settings=[(method, _own(method, shared)) for method in methods if method.settings],
+        facts=_facts(report, settings),
+        window=max(1, round(max((len(method.curves["episode"]) for method in trained), default=0) / 10)),
+        varied=[name for name in plots.SETTINGS if any(name in method.sweeps for method in methods)],
+        settings=settings,
+        own_settings=[(method, own) for method in methods if (own := _own(method, settings))],
     )
 
 
@@ -64,7 +76,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _own(method: Method, shared: Mapping[str, str]) -> dict[str, str]:
-    """The settings in which a method differs from those that all share."""
+    """The settings in which a method differs from what all share."""
     return {key: value for key, value in flatten(method.settings).items() if shared.get(key) != value}
 
 
@@ -82,63 +94,3 @@ def _facts(report: Report, settings: Mapping[str, str]) -> dict[str, str]:
         "Versions": ", ".join(f"{name} {version}" for name, version in report.versions.items()),
     }
     return {key: value for key, value in facts.items() if value}
-
-
-def _results(report: Report, methods: list[Method]) -> dict[str, Any]:
-    """Tables and dot plots of the evaluation; all None where nothing was evaluated."""
-    if not any(method.tasks for method in methods):
-        return dict.fromkeys(("headline", "every_metric", "pooled", "differences", "per_task", "dots"))
-    reference = report.methods.get(report.reference, methods[0])
-    return {
-        "headline": sections.headline(methods),
-        "every_metric": sections.every_metric(methods, "mean"),
-        "pooled": sections.every_metric(methods, "pooled") if all(method.pooled for method in methods) else None,
-        "differences": sections.paired_differences(methods, reference) if len(methods) > 1 else None,
-        "per_task": sections.per_task(methods),
-        "dots": [
-            plots.task_dots("accuracy", "Accuracy", methods, "majority"),
-            plots.task_dots("nll", "NLL, nats", methods),
-            plots.task_dots("ece", "ECE", methods),
-        ],
-    }
-
-
-def _calibration(methods: list[Method]) -> dict[str, Any]:
-    """Reliability diagrams and risk-coverage of the methods whose predictions are there."""
-    known = [method for method in methods if method.outcomes is not None]
-    sizes = [reliability_bins(m.outcomes.confidence, m.outcomes.correct).size for m in known if m.outcomes is not None]
-    tallest = max((int(size.max()) for size in sizes), default=0)
-    return {
-        "reliability": [plots.reliability(method, tallest) for method in known],
-        "risk_coverage": curves.risk_coverage_curves(known) if known else None,
-        "selective": sections.selective_error(known) if known else None,
-        "without_predictions": [method.label for method in methods if method.tasks and method.outcomes is None],
-    }
-
-
-def _training(methods: list[Method]) -> dict[str, Any]:
-    """Training curves of the methods that were trained, and what training cost."""
-    trained = [method for method in methods if method.curves]
-    window = max(1, round(max((len(method.curves["episode"]) for method in trained), default=0) / 10))
-    # a method without a posterior writes zeros for its KL: nothing to look at
-    shown = {key: [m for m in trained if key != "kl" or np.nan_to_num(m.curves[key]).any()] for key in CURVE_HEADINGS}
-    drawn = [curves.training_curve(key, heading, shown[key], window) for key, heading in CURVE_HEADINGS.items()]
-    costs = [method for method in methods if method.cost]
-    return {
-        "curves": [curve for curve in drawn if curve],
-        "window": window,
-        "cost": sections.cost(costs) if costs else None,
-    }
-
-
-def _variants(methods: list[Method]) -> dict[str, Any]:
-    """Figures of the settings that were varied, and how uncertainty tells out-of-distribution inputs apart."""
-    varied = [name for name in curves.SETTINGS if any(name in method.sweeps for method in methods)]
-    ood = [method for method in methods if any(value is not None for value in method.ood.values())]
-    return {
-        "varied": {
-            curves.SETTINGS[name]: [curves.sweep(name, key, methods) for key in curves.MEASURES] for name in varied
-        },
-        "ood": sections.out_of_distribution(ood) if ood else None,
-        "ood_figure": plots.ood_aurocs(ood) if ood else None,
-    }

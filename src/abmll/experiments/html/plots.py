@@ -1,4 +1,4 @@
-"""The figures without lines: reliability diagrams, and rows of dots. Each is one inline SVG."""
+"""The figures of the report. Each takes the methods that it shows, and is one inline SVG."""
 
 from collections.abc import Collection, Sequence
 
@@ -6,9 +6,10 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
+from abmll.common.documents import Document
 from abmll.experiments.html.figure import (
     GRID,
     INK,
@@ -16,16 +17,34 @@ from abmll.experiments.html.figure import (
     PAPER,
     canvas,
     color_of,
+    draw_line,
     inline_svg,
+    label_ends,
     marks,
-    printable,
     shorten,
     styled,
 )
 from abmll.experiments.html.reading import Method
-from abmll.experiments.metrics import Bins, Floats, calibration_error, reliability_bins
+from abmll.experiments.metrics import Bins, Floats, calibration_error, reliability_bins, risk_coverage
+from abmll.experiments.tables import printable
 
-SMALL = (340, 380)
+SMALL, CURVE, WIDE = (340, 380), (340, 260), (420, 320)
+MAX_POINTS = 300
+HEADINGS = {"nll": "NLL, nats per example", "kl": "KL(q(φ) ‖ p(φ | θ))", "log_sigma": "Mean log σ of θ"}  # noqa: RUF001 (Greek)
+SETTINGS = {
+    "episodes": "Over training: episodes",
+    "adapt_examples": "Examples adapted to",
+    "num_samples": "Posterior samples (0: at the mean)",
+    "prune": "Share of each adapted layer's output set to zero",
+}
+MEASURES = {"accuracy": "Accuracy", "nll": "NLL, nats", "ece": "ECE", "pooled_ece": "Pooled ECE"}
+
+
+def reliability_diagrams(methods: Sequence[Method]) -> list[Markup]:
+    """One of every method with predictions, their counts on a common scale."""
+    known = [(method, method.outcomes) for method in methods if method.outcomes is not None]
+    sizes = [reliability_bins(each.confidence, each.correct).size for _, each in known]
+    return [reliability(method, int(np.max(sizes))) for method, _ in known]
 
 
 @styled
@@ -55,7 +74,7 @@ def reliability(method: Method, tallest: int) -> Markup:
 
 
 def _histogram(ax: Axes, bins: Bins, right: ArrayLike, color: str, tallest: int) -> None:
-    """Counts of right (solid) and wrong (pale) answers in each confidence bin, the total written above."""
+    """Counts of correct (solid) and wrong (pale) answers in each confidence bin, the total written above."""
     width = 1 / len(bins.lower)
     centre = bins.lower + width / 2
     style = {"width": width * 0.86, "align": "center", "color": color, "linewidth": 0}
@@ -79,6 +98,92 @@ def wilson_interval(rate: Floats, count: ArrayLike, z: float = 1.96) -> tuple[Fl
 
 
 @styled
+def risk_coverage_curves(methods: Sequence[Method]) -> Markup:
+    """Error rate among the most confident examples against the share answered; of methods with predictions."""
+    figure = canvas(WIDE)
+    ax = figure.subplots()
+    lines = []
+    for method in methods:
+        assert method.outcomes is not None
+        coverage, risk = risk_coverage(method.outcomes.confidence, method.outcomes.correct)
+        first = len(risk) // 50  # below 2 % of the examples a single error makes the curve jump
+        keep = np.unique(np.linspace(first, len(risk) - 1, MAX_POINTS).astype(int))
+        text = f"{shorten(method.label, 20)} {risk.mean():.3f}"
+        lines.append(draw_line(ax, method, coverage[keep], risk[keep], text))
+    ax.set(xlim=(0, 1), xlabel="Coverage: share of examples answered", ylabel="Error rate")
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_formatter(PercentFormatter(1, 0))
+    ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
+    label_ends(ax, lines, 1, WIDE[1])
+    description = "Error rate against coverage, one line a method; the number after its name is the area under it."
+    return inline_svg(figure, "risk-coverage", "Risk-coverage curves", description)
+
+
+@styled
+def training_curve(key: str, methods: Sequence[Method], window: int) -> Markup | None:
+    """One of ``HEADINGS`` by episode, and its moving average, of the methods that have it; None where none has."""
+    # a method without a posterior writes zeros for its KL: nothing to look at
+    known = [method for method in methods if np.nan_to_num(method.curves[key]).any()]
+    if not known:
+        return None
+    figure = canvas(CURVE)
+    ax = figure.subplots()
+    lines = []
+    for method in known:
+        episodes, values = method.curves["episode"], method.curves[key]
+        ax.plot(episodes, values, ".", color=color_of(method.index), markersize=2.5, alpha=0.4)
+        lines.append(draw_line(ax, method, episodes, smooth(values, window), shorten(method.label, 18)))
+    last = max(float(method.curves["episode"][-1]) for method in known)
+    ax.set(xlabel="Episode", title=HEADINGS[key])
+    ax.set_xlim(right=last)
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+    if np.nanmax(np.abs(ax.get_ylim())) >= 1e4:
+        ax.yaxis.set_major_formatter(EngFormatter(sep=""))
+    label_ends(ax, lines, last, CURVE[1])
+    description = f"{HEADINGS[key]} during training: points are episodes, lines a moving average of {window} episodes."
+    return inline_svg(figure, f"curve-{key}", f"{HEADINGS[key]} during training", description)
+
+
+def smooth(values: Floats, window: int) -> Floats:
+    """Centred moving average over ``window`` episodes (fewer at the ends), leaving out NaN; NaN where all are NaN."""
+    known = np.isfinite(values)
+    kernel = np.ones(min(window, len(values)))
+    total = np.convolve(np.where(known, values, 0), kernel, mode="same")
+    count = np.convolve(known.astype(float), kernel, mode="same")
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+
+
+@styled
+def sweep(setting: str, key: str, methods: Sequence[Method]) -> Markup:
+    """One of ``MEASURES`` against the values of one of ``SETTINGS``, at equal distances; bars are standard errors."""
+    heading, axis = MEASURES[key], SETTINGS[setting]
+    varied = [method for method in methods if setting in method.sweeps]
+    values = sorted({point["value"] for method in varied for point in method.sweeps[setting]})
+    figure = canvas(CURVE)
+    ax = figure.subplots()
+    lines = []
+    for method in varied:
+        points = method.sweeps[setting]
+        places = np.array([values.index(point["value"]) for point in points], dtype=float)
+        measured, errors = np.array([_measured(point, key) for point in points], dtype=float).T  # None becomes NaN
+        line = draw_line(ax, method, places, measured, shorten(method.label, 18), markersize=6, **marks(method.index))
+        ax.vlines(places, measured - errors, measured + errors, color=color_of(method.index), linewidth=1.2, alpha=0.45)
+        if np.isfinite(measured).any():
+            lines.append(line)
+    ax.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+    ax.set(xlabel=axis, title=heading, xlim=(-0.2, len(values) - 0.8))
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+    label_ends(ax, lines, len(values) - 0.8, CURVE[1])
+    description = f"{heading} against: {axis}; one line a method, points at {', '.join(f'{v:g}' for v in values)}."
+    return inline_svg(figure, f"sweep-{setting}-{key}", f"{heading} by {axis.lower()}", description)
+
+
+def _measured(point: Document, key: str) -> tuple[float | None, float | None]:
+    """What was measured at a point and its standard error, as ``comparison.json`` has them."""
+    return (point["pooled_ece"], None) if key == "pooled_ece" else (point["mean"][key], point["mean_errors"][key])
+
+
+@styled
 def task_dots(key: str, heading: str, methods: Sequence[Method], constant: str | None = None) -> Markup:
     """One line a task, one dot a method at its value of ``key``; a tick at the value of ``constant``, if given."""
     names = list(dict.fromkeys(name for method in methods for name in method.tasks))
@@ -90,22 +195,23 @@ def task_dots(key: str, heading: str, methods: Sequence[Method], constant: str |
         if constant:
             ax.plot(known[0][constant], row, "|", color=INK, markersize=13, markeredgewidth=1.6)
     for method in reversed(methods):  # the first method on top
-        places = [(method.tasks[name][key], row) for row, name in enumerate(names) if name in method.tasks]
-        ax.plot(*zip(*places, strict=True), color=color_of(method.index), linestyle="none", markersize=8, **marks(method.index))
+        rows = [row for row, name in enumerate(names) if name in method.tasks]
+        values = [method.tasks[names[row]][key] for row in rows]
+        ax.plot(values, rows, linestyle="none", markersize=8, color=color_of(method.index), **marks(method.index))
     description = f"{heading} of each method on each of {len(names)} tasks; the table below holds the same numbers."
     return inline_svg(figure, f"tasks-{key}", f"{heading} task by task", description)
 
 
 @styled
 def ood_aurocs(methods: Sequence[Method]) -> Markup:
-    """How well entropy (filled) and mutual information (hollow) of each method tell out-of-distribution inputs apart."""
+    """How well each method's entropy (filled) and mutual information (hollow) detect out-of-distribution inputs."""
     figure, ax = _named_rows([method.label for method in methods], "AUROC of out-of-distribution inputs")
     ax.axvline(0.5, color=MUTED, linewidth=1, dashes=(4, 3))
     for row, method in enumerate(methods):
         color, shape = color_of(method.index), marks(method.index)["marker"]
         for name, inside in (("mutual_information", PAPER), ("entropy", color)):
-            if (value := method.ood.get(name)) is not None:
-                ax.plot(value, row, shape, markersize=8, color=color, markerfacecolor=inside)
+            if name in method.ood:
+                ax.plot(method.ood[name], row, shape, markersize=8, color=color, markerfacecolor=inside)
     description = "AUROC of out-of-distribution inputs by entropy and by mutual information, as in the table."
     return inline_svg(figure, "out_of_distribution", "Out-of-distribution inputs told apart", description)
 

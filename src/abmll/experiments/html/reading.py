@@ -12,7 +12,7 @@ from abmll.common.documents import Document, read_json, read_json_lines
 from abmll.common.errors import DataError
 from abmll.experiments.metrics import Floats, Outcomes, outcomes
 
-CURVES = ("nll", "kl", "log_sigma")
+CURVES = ("episode", "nll", "kl", "log_sigma")
 AGAIN = "write it again with this version"
 
 
@@ -28,9 +28,9 @@ class Method:
     settings: Mapping[str, Any] = field(default_factory=dict)  # only those of this method, in a comparison
     cost: Mapping[str, float] = field(default_factory=dict)
     outcomes: Outcomes | None = None  # of all examples of all tasks
-    curves: Mapping[str, Floats] = field(default_factory=dict)  # "episode" and CURVES, (episodes,), NaN where not known
+    curves: Mapping[str, Floats] = field(default_factory=dict)  # those of CURVES, (episodes,), NaN where not known
     sweeps: Mapping[str, Sequence[Document]] = field(default_factory=dict)  # points by the setting that varies
-    ood: Mapping[str, float | None] = field(default_factory=dict)  # AUROC by uncertainty
+    ood: Mapping[str, float] = field(default_factory=dict)  # AUROC by uncertainty, where known
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def _read_comparison(folder: Path) -> Report:
     methods = {}
     for index, (key, row) in enumerate(rows.items()):
         method = _method(row, path, labels[index], [folder / name for name in row.get("predictions") or ()])
+        ood = row.get("out_of_distribution") or {}
         methods[key] = replace(
             method,
             label=method.label if labels.count(method.label) == 1 else f"{method.label} ({key})",
@@ -87,7 +88,7 @@ def _read_comparison(folder: Path) -> Report:
             cost=row.get("cost") or {},
             curves=_read_curves(folder / row["run"]) if row.get("run") else {},
             sweeps=row.get("curves") or {},
-            ood=(row.get("out_of_distribution") or {}).get("mean") or {},
+            ood={name: value for name, value in (ood.get("mean") or {}).items() if value is not None},
         )
     return Report("comparison", folder.resolve().name, methods, **_origin(content))
 
@@ -155,7 +156,7 @@ def _read_outcomes(path: Path) -> Outcomes | None:
 def _read_curves(folder: Path) -> dict[str, Floats]:
     path = folder / "metrics.jsonl"
     rows = list(read_json_lines(path, "remove the line", DataError))
-    names = ("episode", *CURVES) if rows else ()
+    names = CURVES if rows else ()
     return {name: np.array([_number(row, name, f"{path}:{n}") for n, row in rows]) for name in names}
 
 
