@@ -161,7 +161,7 @@ def test_runs_are_judged_prequential_and_asked_what_they_were_not_meant_for(base
     assert len(list(Path("out/runs").iterdir())) == 6  # blob continues a run of its own method
     page = Path("out/report.html").read_text()
     assert "Over training: episodes" in page
-    assert "never meant for" in page
+    assert "Out-of-distribution inputs" in page
 
 
 def test_presets_settings_files_and_overrides(base: str, abmll: Call) -> None:

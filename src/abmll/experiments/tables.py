@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-UNKNOWN = "\N{EN DASH}"
+BAR = "\\|"  # a bar within a cell of Markdown
 
 
 class Column(NamedTuple):
@@ -106,13 +106,10 @@ class Table:
         return [(group if alone else f"{group} {header}") if group else header for group, header in pairs]
 
 
-BAR = "\\|"  # a cell's own bar in Markdown
-
-
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     """A value with fixed digits and a true minus sign; an en dash where it is not known."""
     if value is None or not np.isfinite(value):
-        return UNKNOWN
+        return "\N{EN DASH}"
     return f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 

@@ -133,7 +133,7 @@ def test_the_page_has_a_section_for_each_setting_and_for_out_of_distribution_inp
     )  # a figure above the numbers
 
 
-def test_missing_predictions_are_told(tmp_path, make):
+def test_missing_predictions_are_named(tmp_path, make):
     methods = {"abmll": ("ABMLL", 1.0, 1.0), "pretrained": ("Pretrained", 0.5, 2.0)}
     make.comparison(tmp_path, {"only": (20, 2, 0.5)}, methods)
     (tmp_path / "abmll" / "evaluation" / "predictions.jsonl").unlink()

@@ -213,7 +213,7 @@ def ood_aurocs(methods: Sequence[Method]) -> Markup:
             if name in method.ood:
                 ax.plot(method.ood[name], row, shape, markersize=8, color=color, markerfacecolor=inside)
     description = "AUROC of out-of-distribution inputs by entropy and by mutual information, as in the table."
-    return inline_svg(figure, "out_of_distribution", "Out-of-distribution inputs told apart", description)
+    return inline_svg(figure, "out_of_distribution", "Detection of out-of-distribution inputs", description)
 
 
 def _named_rows(names: Collection[str], heading: str) -> tuple[Figure, Axes]:
