@@ -56,10 +56,10 @@ def main() -> int:
     print("method     batch    modules        predicted, MB  measured, MB  ratio  in a heap, MB")
     for method, examples, length, modules in CASES:
         config = replace(SMOLLM, per_device_train_batch_size=examples, sequence_length=length, target_modules=modules)
-        told, seen, heap = predicted(method, config), measured(method, config), measured(method, config, MOVING)
-        worst = max(worst, abs(told / seen - 1))
+        expected, seen, heap = predicted(method, config), measured(method, config), measured(method, config, MOVING)
+        worst = max(worst, abs(expected / seen - 1))
         row = f"{method:<10} {f'{examples} x {length}':<8} {','.join(modules):<14}"
-        numbers = f"{told / 1e6:13,.0f}  {seen / 1e6:12,.0f}  {told / seen:5.3f}  {heap / 1e6:13,.0f}"
+        numbers = f"{expected / 1e6:13,.0f}  {seen / 1e6:12,.0f}  {expected / seen:5.3f}  {heap / 1e6:13,.0f}"
         print(row, numbers, flush=True)
     print(f"largest deviation {worst:.1%}, allowed {TOLERANCE:.0%}")
     return int(worst > TOLERANCE)

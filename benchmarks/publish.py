@@ -17,13 +17,15 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from abmll.common.documents import Document
 from abmll.common.files import write_json, write_text
 from abmll.experiments.cells import load_cell, load_predictions
-from abmll.experiments.markdown import Grid, against_reference, cost, grid_markdown, headline
+from abmll.experiments.markdown import against_reference, cost, headline
+from abmll.experiments.tables import Cell, Row, Table
 from benchmarks.machine import ROOT
 
 DOCUMENT = ROOT / "docs" / "results.md"
@@ -114,8 +116,8 @@ def _headline(comparison: Document, folder: Path, rows: Collection[str]) -> str:
 
 
 def _differences(comparison: Document, folder: Path, rows: Collection[str]) -> str:
-    grid = against_reference(comparison)
-    return "" if grid is None else _cut(grid, comparison, rows, ("Accuracy", "NLL", "ECE", "Pooled ECE"))
+    table = against_reference(comparison)
+    return "" if table is None else _cut(table, comparison, rows, ("Accuracy", "NLL", "ECE", "Pooled ECE"))
 
 
 def _cost(comparison: Document, folder: Path, rows: Collection[str]) -> str:
@@ -133,7 +135,7 @@ def _curve(comparison: Document, folder: Path, settings: Sequence[str]) -> str:
         [label, *(_three(own[value]["mean"], own[value]["pooled_ece"]) for value in values)]
         for label, own in points.items()
     ]
-    return grid_markdown(Grid("", [f"`{setting}`", *map(str, values)], rows))
+    return _plain(setting, [str(value) for value in values], rows)
 
 
 def _trained(comparison: Document, folder: Path, settings: Sequence[str]) -> str:
@@ -153,20 +155,29 @@ def _trained(comparison: Document, folder: Path, settings: Sequence[str]) -> str
                 own[value] = _three(cell["mean"], cell["pooled"]["ece"])
                 values.add(value)
     cells = [[label, *(own.get(value, "") for value in sorted(values))] for label, own in rows.items()]
-    return grid_markdown(Grid("", [f"`{setting}`", *(f"{value:g}" for value in sorted(values))], cells))
+    return _plain(setting, [f"{value:g}" for value in sorted(values)], cells)
 
 
 def _three(means: Mapping[str, float], pooled_ece: float) -> str:
     return f"{means['accuracy']:.3f} / {means['nll']:.3f} / {pooled_ece:.3f}"
 
 
-def _cut(grid: Grid, comparison: Document, rows: Collection[str], headings: Collection[str]) -> str:
-    """The grid with these rows (all where none is named) and columns only."""
+def _cut(table: Table, comparison: Document, rows: Collection[str], headers: Collection[str]) -> str:
+    """The table with these rows (all where none is named) and columns only."""
     labels = {comparison["methods"][key]["label"] for key in rows}
-    kept = [number for number, heading in enumerate(grid.headings) if number == 0 or heading in headings]
-    chosen = [row for row in grid.rows if row[0] in labels or not rows]
-    cut = [[line[number] for number in kept] for line in (grid.headings, *chosen)]
-    return grid_markdown(Grid(grid.title, cut[0], cut[1:]))
+    kept = [number for number, header in enumerate(table.headers) if header in headers]
+    chosen = [
+        row._replace(cells=[row.cells[number] for number in kept])
+        for row in table.rows
+        if row.label in labels or not rows
+    ]
+    return replace(table, headers=[table.headers[number] for number in kept], rows=chosen).markdown()
+
+
+def _plain(setting: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts under the name of the setting that varies."""
+    made = [Row(label, [Cell(text) for text in texts]) for label, *texts in rows]
+    return Table("", f"`{setting}`", list(headers), made).markdown()
 
 
 def _remark(comparison: Document) -> str:

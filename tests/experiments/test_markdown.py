@@ -1,4 +1,4 @@
-"""Tables: the right numbers in the right places, in three formats, escaped, with everything a reader has to know."""
+"""A comparison's tables: the right numbers in the right places, with everything a reader has to know."""
 
 import csv
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from abmll.experiments.markdown import against_reference, headline, latex, markdown, notes, write_tables
+from abmll.experiments.markdown import against_reference, headline, notes, write_tables
+from abmll.experiments.tables import Table
 
 METRICS = ("accuracy", "nll", "brier", "ece", "aurc", "auroc")
 
@@ -49,12 +50,17 @@ def comparison() -> dict[str, Any]:
     }
 
 
+def lines(table: Table | None) -> list[list[str]]:
+    """The table's Markdown, as cells."""
+    assert table is not None
+    return [line.strip("| ").split(" | ") for line in table.markdown().splitlines()]
+
+
 def test_the_headline(comparison: dict[str, Any]) -> None:
-    grid = headline(comparison)
-    assert grid.headings[:3] == ["Method", "Accuracy ↑", "NLL ↓"]
-    ours, other = grid.rows
+    headings, _, ours, other = lines(headline(comparison))
+    assert headings[:3] == ["Method", "Accuracy ↑", "NLL ↓"]
     assert ours[:3] == ["ABMLL", "**0.600 ± 0.010**", "0.600 ± 0.010"]
-    assert other[:3] == ["LoRA & co | x", "0.500 ± 0.020", "**0.500 ± 0.020**"]
+    assert other[:3] == ["LoRA & co \\| x", "0.500 ± 0.020", "**0.500 ± 0.020**"]
     assert ours[5] == "0.300 ± 0.010 [0.500, 0.700]"  # pooled ECE
     assert other[5] == "**0.250 ± 0.020** [0.400, 0.600]"
     assert ours[-2:] == ["1.5 / 2.0", "2"]
@@ -62,21 +68,21 @@ def test_the_headline(comparison: dict[str, Any]) -> None:
 
 def test_a_method_that_lacks_seeds_is_not_the_best(comparison: dict[str, Any]) -> None:
     comparison["methods"]["one"] = row("One seed", 0.9, None, None) | {"seeds": [0]}
-    ours, _, one = headline(comparison).rows
+    _, _, ours, _, one = lines(headline(comparison))
     assert (ours[1], one[1]) == ("**0.600 ± 0.010**", "0.900")
 
 
 def test_one_seed_has_no_error(comparison: dict[str, Any]) -> None:
     comparison["methods"] = {"abmll": row("ABMLL", 0.6, None, None)}
-    assert headline(comparison).rows[0][1] == "0.600"
+    assert lines(headline(comparison))[2][1] == "0.600"
     assert against_reference(comparison) is None
 
 
 def test_differences(comparison: dict[str, Any]) -> None:
-    grid = against_reference(comparison)
-    assert grid is not None
-    assert grid.title.startswith("Minus ABMLL")
-    assert grid.rows == [["LoRA & co | x", *["\u22120.100 [\u22120.150, +0.050], 0.012"] * 5]]
+    table = against_reference(comparison)
+    assert table is not None
+    assert table.title.startswith("Minus ABMLL")
+    assert lines(table)[2:] == [["LoRA & co \\| x", *["\u22120.100 [\u22120.150, +0.050], 0.012"] * 5]]
     assert against_reference(comparison | {"reference": None}) is None
 
 
@@ -102,23 +108,9 @@ def test_methods_that_were_cut_alike_are_counted_together(comparison: dict[str, 
     assert "over all seeds: 1 (each of 6 methods); 1,200 (LoRA & co | x)." in text
 
 
-def test_markdown_and_latex_are_escaped(comparison: dict[str, Any]) -> None:
-    grid = headline(comparison)
-    text = markdown(comparison, [grid])
-    assert "| LoRA & co \\| x | 0.500 ± 0.020 | **0.500 ± 0.020** |" in text
-    tex = latex(grid, notes(comparison))
-    assert r"LoRA \& co | x & 0.500 $\pm$ 0.020 & \textbf{0.500 $\pm$ 0.020}" in tex
-    assert tex.count(r"\\") == 3
-    assert all(line.startswith("%") for line in tex.split(r"\begin{tabular}")[0].splitlines())
-
-
 def test_files(comparison: dict[str, Any], tmp_path: Path) -> None:
-    assert [path.name for path in write_tables(comparison, tmp_path)] == [
-        "table.md",
-        "table.csv",
-        "tasks.csv",
-        "table.tex",
-    ]
+    assert [path.name for path in write_tables(comparison, tmp_path)] == ["table.md", "table.csv", "tasks.csv"]
+    assert "\n## Cost of a seed\n\n| Method | Gradient steps |" in (tmp_path / "table.md").read_text()
     rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     [nll] = [one for one in rows if (one["method"], one["metric"]) == ("lora", "nll")]
     assert [float(nll[name]) for name in ("mean", "standard_error", "difference", "p", "rank")] == [

@@ -16,6 +16,7 @@ from abmll.experiments.metrics import (
     calibration_error,
     evaluate_task,
     mean_over_tasks,
+    midranks,
     outcomes,
     pooled,
     reliability_bins,
@@ -166,6 +167,10 @@ def test_auroc_counts_pairs_and_half_of_ties():
     assert auroc(score, right) == pytest.approx(np.mean(pairs))
     assert auroc(score, np.ones(5)) is None
     assert auroc(score, np.zeros(5)) is None
+
+
+def test_midranks_share_the_mean_of_the_ranks_they_cover():
+    assert midranks(np.array([0.3, 0.1, 0.3, 0.9])).tolist() == [2.5, 1, 2.5, 4]
 
 
 def test_majority_is_the_best_constant_answer_by_index_or_text():

@@ -95,10 +95,8 @@ def compare(
     if json:
         print_json(comparison)
     elif not quiet:
-        for grid in filter(None, [headline(comparison), against_reference(comparison)]):
-            print(grid.title)
-            print_table(grid.headings, [[cell.replace("**", "") for cell in row] for row in grid.rows])
-            print()
+        for table in filter(None, [headline(comparison), against_reference(comparison)]):
+            print(table.title, table.text(), "", sep="\n")
         print("\n".join([*notes(comparison), f"written: {', '.join(map(str, written))}"]))
     return 2 if failures else 0
 

@@ -23,7 +23,7 @@ def print_json(value: Any) -> None:
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table for people, on stdout."""
-    from abmll.experiments.html.tables import render_table
+    from abmll.experiments.tables import render_table
 
     print(render_table(headers, rows))
 

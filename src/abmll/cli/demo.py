@@ -53,10 +53,11 @@ def demo(
 
 
 def _print_table(comparison: dict[str, Any], seed: int, report: Path) -> None:
-    from abmll.experiments.html.tables import headline
+    from abmll.experiments.html.reading import Method
+    from abmll.experiments.html.sections import headline
 
     methods = comparison["methods"].values()
-    print(headline({row["label"]: row["mean"] for row in methods}).text())
+    print(headline([Method(row["label"], mean=row["mean"]) for row in methods]).text())
     questions = next(iter(methods))["mean"]
     print(
         f"\nmean over {questions['num_tasks']} unseen tasks, {questions['num_examples']} questions, one seed ({seed}): "

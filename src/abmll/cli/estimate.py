@@ -1,6 +1,6 @@
 """``abmll estimate``: what a model would cost on a device that is not at hand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,8 @@ from abmll.common.config import EstimateConfig
 
 if TYPE_CHECKING:
     from abmll.experiments.costs import Estimate, Gpu, Shape
+
+PARTS = ("weights", "adapters", "optimizer", "gradients", "activations", "logits", "total")  # of the memory
 
 
 def estimate(*, settings: EstimateConfig, quiet: bool = False, json: bool = False) -> None:
@@ -34,7 +36,9 @@ def estimate(*, settings: EstimateConfig, quiet: bool = False, json: bool = Fals
     if not quiet:
         print_facts(_facts(shape, settings, gpu, peak))
         print()
-    print_table(["", *(one.method for one in estimates)], _rows(estimates, gpu))
+    columns = [_column(one, gpu) for one in estimates]
+    rows = [[title, *(column.get(title, "\N{EN DASH}") for column in columns)] for title in columns[0]]
+    print_table(["", *(one.method for one in estimates)], rows)
 
 
 def _facts(shape: "Shape", settings: EstimateConfig, gpu: "Gpu", peak: float) -> dict[str, str]:
@@ -46,40 +50,32 @@ def _facts(shape: "Shape", settings: EstimateConfig, gpu: "Gpu", peak: float) ->
         "adapters": f"r = {settings.r} on {len(shape.adapted)} layers ({','.join(settings.target_modules)}){where}",
         "batch": f"{batch}, {settings.option_tokens} scored an example, {settings.attention} attention",
         "episode": f"K = {settings.inner_steps} steps on phi, then one on theta where the method has it",
-        "device": f"{gpu.name}, {_gigabytes(gpu.memory)} GB",
+        "device": f"{gpu.name}, {gpu.memory / 1e9:,.2f} GB",
         "speed": f"{peak / 1e12:,.0f} TFLOP/s at an efficiency of {settings.efficiency:g}",
     }
 
 
-def _rows(estimates: "Sequence[Estimate]", gpu: "Gpu") -> list[list[str]]:
-    def row(title: str, value: Callable[["Estimate"], Any], show: Callable[[Any], str]) -> list[str]:
-        values = [value(one) for one in estimates]
-        return [title, *("\N{EN DASH}" if known is None else show(known) for known in values)]
-
-    def fits(total: int) -> str:
-        return "yes" if total <= gpu.memory else "no"
-
-    return [
-        row("adapter parameters, M", lambda one: one.adapter_parameters, lambda number: f"{number / 1e6:,.2f}"),
-        row("weights, GB", lambda one: one.memory.weights, _gigabytes),
-        row("adapters, GB", lambda one: one.memory.adapters, _gigabytes),
-        row("optimizer, GB", lambda one: one.memory.optimizer, _gigabytes),
-        row("gradients, GB", lambda one: one.memory.gradients, _gigabytes),
-        row("activations, GB", lambda one: one.memory.activations, _gigabytes),
-        row("logits, GB", lambda one: one.memory.logits, _gigabytes),
-        row("total, GB", lambda one: one.memory.total, _gigabytes),
-        row("fits", lambda one: one.memory.total, fits),
-        row("largest batch that fits", lambda one: one.largest_batch, "{:,}".format),
-        row("TFLOP a step", lambda one: one.step_flops, _tera),
-        row("TFLOP an episode", lambda one: one.episode_flops, _tera),
-        row("time of a step", lambda one: one.step_seconds, _duration),
-        row("time of an episode", lambda one: one.episode_seconds, _duration),
-        row("checkpointed: activations, GB", lambda one: one.checkpointed and one.checkpointed.activations, _gigabytes),
-        row("checkpointed: total, GB", lambda one: one.checkpointed and one.checkpointed.total, _gigabytes),
-        row("checkpointed: fits", lambda one: one.checkpointed and one.checkpointed.total, fits),
-        row("checkpointed: largest batch", lambda one: one.checkpointed_largest_batch, "{:,}".format),
-        row("checkpointed: TFLOP a step", lambda one: one.checkpointed_step_flops, _tera),
-    ]
+def _column(one: "Estimate", gpu: "Gpu") -> dict[str, str]:
+    """A method's column of the table; without gradient checkpointing, where the method cannot do it."""
+    column = {"adapter parameters, M": f"{one.adapter_parameters / 1e6:,.2f}"}
+    column |= {f"{part}, GB": f"{getattr(one.memory, part) / 1e9:,.2f}" for part in PARTS}
+    column |= {
+        "fits": "yes" if one.memory.total <= gpu.memory else "no",
+        "largest batch that fits": f"{one.largest_batch:,}",
+        "TFLOP a step": f"{one.step_flops / 1e12:,.2f}",
+        "TFLOP an episode": f"{one.episode_flops / 1e12:,.2f}",
+        "time of a step": _duration(one.step_seconds),
+        "time of an episode": _duration(one.episode_seconds),
+    }
+    if one.checkpointed is not None and one.checkpointed_step_flops is not None:
+        column |= {
+            "checkpointed: activations, GB": f"{one.checkpointed.activations / 1e9:,.2f}",
+            "checkpointed: total, GB": f"{one.checkpointed.total / 1e9:,.2f}",
+            "checkpointed: fits": "yes" if one.checkpointed.total <= gpu.memory else "no",
+            "checkpointed: largest batch": f"{one.checkpointed_largest_batch:,}",
+            "checkpointed: TFLOP a step": f"{one.checkpointed_step_flops / 1e12:,.2f}",
+        }
+    return column
 
 
 def _document(
@@ -98,14 +94,6 @@ def _document(
         "device": {"name": gpu.name, "memory": gpu.memory, "peak": peak},
         "methods": methods,
     }
-
-
-def _gigabytes(number: int) -> str:
-    return f"{number / 1e9:,.2f}"
-
-
-def _tera(number: int) -> str:
-    return f"{number / 1e12:,.2f}"
 
 
 def _duration(seconds: float) -> str:

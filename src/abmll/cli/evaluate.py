@@ -50,7 +50,8 @@ def evaluate(
     from abmll.cli.places import check_folder
     from abmll.experiments.few_shot import evaluate_tasks, save_evaluation
     from abmll.experiments.html import write_report
-    from abmll.experiments.html.tables import headline, per_task
+    from abmll.experiments.html.reading import Method
+    from abmll.experiments.html.sections import headline, per_task
     from abmll.language.activation_cache import disk_cache
     from abmll.methods import find_rule
     from abmll.tasks import load_suite
@@ -80,8 +81,8 @@ def evaluate(
         numbers = {"mean": evaluation.mean, "pooled": evaluation.pooled, "tasks": evaluation.tasks}
         print_json({"output_dir": str(output_dir), "truncated": evaluation.truncated} | numbers)
     elif not quiet:
-        label = find_rule(model.learning.method).label
-        print(per_task({label: evaluation.tasks}).text(), headline({label: evaluation.mean}).text(), sep="\n\n")
+        one = Method(find_rule(model.learning.method).label, tasks=evaluation.tasks, mean=evaluation.mean)
+        print(per_task([one]).text(), headline([one]).text(), sep="\n\n")
         print(f"\nmean over {count(len(evaluation.tasks), 'task')}, one seed ({seed})")
         if loaded.missing:
             print(f"missing tasks, not in these numbers: {', '.join(loaded.missing)}")

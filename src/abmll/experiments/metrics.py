@@ -1,22 +1,20 @@
-"""How good, and how honest, a set of predicted probabilities is: pure numpy, float64, no files and no torch.
+"""How good, and how well calibrated, predicted probabilities are: pure numpy, float64, no files and no torch.
 
 A task's predictions are ``probs`` (one array of C_i option probabilities per example; C_i may differ) and ``answers``
-(N indices of the right option). Everything is computed over **all examples of a task at once**: a calibration error
+(N indices of the correct option). Everything is computed over **all examples of a task at once**: a calibration error
 averaged over single examples or batches is a different number (see `mean_abs_confidence_gap` below).
-
-Conventions, stated once:
 
 - *Confidence* is the largest probability; where several options share it, the first of them is the prediction.
 - *Bins* are (lower, upper], the first one closed on both sides, so a confidence of exactly 1 falls in the last bin.
   A bin without examples contributes nothing. Equal-mass bins have their edges at observed confidences; equal
   confidences are never split between bins, so the result does not depend on the order of the examples.
 - *Ties in confidence* count in AUROC as one half, and in AURC with the expectation over their orderings.
-- A probability of zero for the right answer costs -log(2.2e-308) = 708 nats, not infinity.
+- A probability of zero for the correct answer costs -log(2.2e-308) = 708 nats, not infinity.
 
 Values, in the order of `METRICS`: accuracy; nll in nats; brier, the squared error summed over options (0 to 2); ece
 (15 equal-width bins) and ece_equal_mass (10 bins), after Naeini et al. 2015 and Guo et al. 2017; aurc, the mean error
-rate over all coverages (Geifman and El-Yaniv 2017); auroc of confidence as a score for being right, None where all
-or none are right; mean_abs_confidence_gap, the mean of |confidence - correct|, which some papers call a calibration
+rate over all coverages (Geifman and El-Yaniv 2017); auroc of confidence as a score for being correct, None where all
+or none are correct; mean_abs_confidence_gap, the mean of |confidence - correct|, which some papers call a calibration
 error: it is not one, since a perfectly calibrated model does not reach zero.
 """
 
@@ -29,16 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from abmll.common.errors import DataError
 
-METRICS = (
-    "accuracy",
-    "nll",
-    "brier",
-    "ece",
-    "ece_equal_mass",
-    "aurc",
-    "auroc",
-    "mean_abs_confidence_gap",
-)
+METRICS = ("accuracy", "nll", "brier", "ece", "ece_equal_mass", "aurc", "auroc", "mean_abs_confidence_gap")
 SUM_TOLERANCE = 1e-3
 Floats = NDArray[np.float64]
 
@@ -64,7 +53,7 @@ class Bins(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """One task's predictions: probs, N arrays (C_i,); answers (N,); answer_texts, the right options' texts (N,)."""
+    """One task's predictions: probs, N arrays (C_i,); answers (N,); answer_texts, the correct options' texts (N,)."""
 
     probs: Sequence[ArrayLike]
     answers: Sequence[int]
@@ -148,10 +137,14 @@ def auroc(score: Floats, positive: Floats) -> float | None:
     num_negative = len(positive) - num_positive
     if not num_positive or not num_negative:
         return None
-    _, group, size = np.unique(score, return_inverse=True, return_counts=True)
-    midrank = np.cumsum(size) - (size - 1) / 2  # Mann-Whitney: mean of the ranks that a group of ties covers
-    rank_sum = midrank[group][positive == 1].sum()
+    rank_sum = midranks(score)[positive == 1].sum()  # Mann-Whitney
     return float((rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
+
+
+def midranks(values: Floats) -> Floats:
+    """Ranks (N,) from 1 for the smallest; equal values share the mean of the ranks that they cover."""
+    _, group, size = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(size) - (size - 1) / 2)[group]
 
 
 def evaluate_task(
@@ -160,7 +153,7 @@ def evaluate_task(
     """Every metric of one task (see the module's text), with num_examples and the two baselines chance and majority.
 
     chance is the mean of 1 / C_i. majority is the accuracy of the best constant answer on these very examples: the
-    commonest index or, where `answer_texts` are given, the commonest text if that does better. Give them: options
+    most common index or, where `answer_texts` are given, the most common text if that does better. Give them: options
     that are shuffled example by example hide a constant label from its index.
     """
     each = outcomes(probs, answers)

@@ -3,53 +3,32 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-Document = Mapping[str, Any]
-
-
-class Column(NamedTuple):
-    """A metric of the main table: where it is found, its heading, whether higher is better."""
-
-    place: str  # "mean" over tasks or "pooled" over examples
-    key: str
-    heading: str
-    higher: bool
-    statistic: str | None = None  # its name in the bootstrap
-    with_interval: bool = False  # beside the value, not only beside differences
+from abmll.common.documents import Document
+from abmll.experiments.tables import COLUMNS
 
 
-COLUMNS = (
-    Column("mean", "accuracy", "Accuracy", True, "accuracy"),
-    Column("mean", "nll", "NLL", False, "nll"),
-    Column("mean", "brier", "Brier", False, "brier"),
-    Column("mean", "ece", "ECE", False, "ece"),
-    Column("pooled", "ece", "Pooled ECE", False, "pooled_ece", with_interval=True),
-    Column("mean", "aurc", "AURC", False),
-    Column("mean", "auroc", "AUROC", True),
-)
-
-
-def method_rows(comparison: Document) -> list[dict[str, Any]]:
-    """One row a method and metric, with all that is known of it, in full precision."""
+def method_rows(comparison: Document) -> list[Document]:
+    """One row a method and metric: mean, standard error, interval, difference from the reference, rank."""
     rows = []
     for key, row in comparison["methods"].items():
         for column in COLUMNS:
-            found = row["statistics"].get("intervals", {}).get(column.statistic) or [None] * 3
-            difference = row["statistics"].get("differences", {}).get(column.statistic, {})
+            _, low, high = row["statistics"].get("intervals", {}).get(column.name, (None, None, None))
+            difference = row["statistics"].get("differences", {}).get(column.name, {})
             rows.append(
                 {
                     "method": key,
-                    "metric": column.statistic or column.key,
+                    "metric": column.name,
                     "mean": row[column.place][column.key],
                     "standard_error": row[f"{column.place}_errors"][column.key],
-                    "low": found[1],
-                    "high": found[2],
+                    "low": low,
+                    "high": high,
                     "difference": difference.get("value"),
                     "difference_low": difference.get("low"),
                     "difference_high": difference.get("high"),
                     "p": difference.get("p"),
-                    "rank": row["ranks"].get(column.key) if column.place == "mean" else None,
+                    "rank": row["ranks"].get(column.name),
                     "seeds": len(row["seeds"]),
                     "missing_tasks": " ".join(comparison["missing"]),
                 }
@@ -57,8 +36,8 @@ def method_rows(comparison: Document) -> list[dict[str, Any]]:
     return rows
 
 
-def task_rows(comparison: Document) -> list[dict[str, Any]]:
-    """One row a method and task: every metric, averaged over seeds, and the method's ranks on that task.
+def task_rows(comparison: Document) -> list[Document]:
+    """One row a method and task: metrics averaged over seeds, and the method's ranks on that task.
 
     Tasks that were missing have a row of each method without numbers.
     """
@@ -66,7 +45,7 @@ def task_rows(comparison: Document) -> list[dict[str, Any]]:
     for key, row in comparison["methods"].items():
         for name, metrics in row["tasks"].items():
             ranks = {f"{metric}_rank": own.get(name) for metric, own in row["task_ranks"].items()}
-            rows.append({"method": key, "task": name} | dict(metrics) | ranks)
+            rows.append({"method": key, "task": name, **metrics, **ranks})
         rows += [{"method": key, "task": name} for name in comparison["missing"]]
     return rows
 

@@ -56,7 +56,7 @@ def kept(*known: nn.Module | Tensor) -> Iterator[Callable[[], int]]:
         yield lambda: sum(storages.values())
 
 
-def told(folder: Path, **settings: Any) -> tuple[EstimateConfig, Shape]:
+def settings_and_shape(folder: Path, **settings: Any) -> tuple[EstimateConfig, Shape]:
     """The settings of a step on the model in ``folder``, and its shape."""
     sizes = {"per_device_train_batch_size": EXAMPLES, "sequence_length": LENGTH, "model_config": str(folder)}
     config = EstimateConfig(**(sizes | settings))
@@ -85,7 +85,7 @@ def test_plain_lora(
     family_folder: Callable[[str], Path], family: str, attention: str, dtype: str, modules: tuple[str, ...]
 ) -> None:
     folder = family_folder(family)
-    config, shape = told(folder, attention=attention, dtype=dtype, target_modules=modules)
+    config, shape = settings_and_shape(folder, attention=attention, dtype=dtype, target_modules=modules)
     names = "all-linear" if modules == ALL else list(modules)
     settings = peft.LoraConfig(r=config.r, target_modules=names, task_type="CAUSAL_LM")
     model: Any = peft.get_peft_model(read(folder, dtype, attention), settings)
@@ -99,7 +99,7 @@ def test_plain_lora(
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize(("modules", "layers"), [(QV, None), (ALL, None), (ALL, "1"), (("o_proj", "up_proj"), None)])
 def test_abmll_as_its_rule_runs(tiny_llama: Path, dtype: str, modules: tuple[str, ...], layers: str | None) -> None:
-    config, shape = told(
+    config, shape = settings_and_shape(
         tiny_llama, attention="eager", dtype=dtype, target_modules=modules, layers_to_transform=layers, option_tokens=5
     )
     where = ModelConfig(str(tiny_llama), dtype, "cpu")  # pyright: ignore[reportArgumentType] (it checks)
@@ -122,7 +122,7 @@ def test_abmll_as_its_rule_runs(tiny_llama: Path, dtype: str, modules: tuple[str
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("modules", [QV, ALL])
 def test_published(deep_llama: Path, dtype: str, modules: tuple[str, ...]) -> None:
-    config, shape = told(deep_llama, attention="sdpa", dtype=dtype, target_modules=modules)
+    config, shape = settings_and_shape(deep_llama, attention="sdpa", dtype=dtype, target_modules=modules)
     model = read(deep_llama, dtype, "sdpa")
     algorithm = Published(model, modules=modules)
     algorithm._only(algorithm.phi)
@@ -153,7 +153,9 @@ class MeanAdapter(nn.Module):
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("modules", [QV, ALL])
 def test_second_order_step(deep_llama: Path, dtype: str, modules: tuple[str, ...]) -> None:
-    config, shape = told(deep_llama, attention="eager", dtype=dtype, target_modules=modules, option_tokens=3)
+    config, shape = settings_and_shape(
+        deep_llama, attention="eager", dtype=dtype, target_modules=modules, option_tokens=3
+    )
     model = read(deep_llama, dtype, "eager").requires_grad_(False)
     adapters = []
     for target in find_targets(model, modules, None):
@@ -174,7 +176,7 @@ def test_second_order_step(deep_llama: Path, dtype: str, modules: tuple[str, ...
 
 
 def test_bytes_grow_by_the_same_amount_with_every_example(tiny_llama: Path) -> None:
-    config, shape = told(tiny_llama, target_modules=ALL)
+    config, shape = settings_and_shape(tiny_llama, target_modules=ALL)
     for adapters in (saved.abmll_bytes, saved.lora_bytes, saved.published_bytes):
         totals = [
             saved.decoder_bytes(shape, replace(config, per_device_train_batch_size=size), adapters)

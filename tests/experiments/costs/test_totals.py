@@ -15,7 +15,7 @@ from abmll.cli.main import entry
 from abmll.common.config import EstimateConfig
 from abmll.common.errors import ConfigError
 from abmll.experiments.costs import METHODS, estimate_all, find_gpu, load_shape
-from abmll.experiments.costs.totals import Cost, abmll, lora, maml, published
+from abmll.experiments.costs.totals import Estimate, abmll, lora, maml, published
 from abmll.model.meta_learner import AbmllModel
 
 DOCS = Path(__file__).parents[3] / "docs" / "estimate.md"
@@ -23,7 +23,7 @@ QV = ("q_proj", "v_proj")
 SMALL = EstimateConfig(model_config="smollm2-135m", sequence_length=128)
 
 
-def cost_of(method: Any, config: EstimateConfig) -> Cost:
+def cost_of(method: Any, config: EstimateConfig) -> Estimate:
     return method(load_shape(config.model_config, config.target_modules, config.layers_to_transform), config)
 
 
@@ -159,7 +159,8 @@ def test_what_depends_on_what() -> None:
     assert whole.checkpointed is not None
     assert whole.checkpointed.activations < 0.2 * whole.memory.activations
     assert whole.checkpointed.weights == whole.memory.weights == 2 * 134_515_008
-    assert whole.recomputed_flops > 0.2 * whole.step_flops
+    assert whole.checkpointed_step_flops is not None
+    assert whole.checkpointed_step_flops > 1.2 * whole.step_flops
 
 
 def test_nothing_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,7 @@ def write_comparison(folder, tasks=None, methods=None):
                 "tokens": 240_000 if trained else 0,
             },
             "tasks": content["tasks"], "mean": content["mean"], "pooled": content["pooled"],
-            "evaluation": f"{key}/evaluation", "run": key if trained else None,
+            "predictions": [f"{key}/evaluation/predictions.jsonl"], "run": key if trained else None,
         }  # fmt: skip
     comparison = {
         "format": "abmll-comparison-2", "suite": "bigbench-demo", "seeds": [0], "settings": SETTINGS,
@@ -150,6 +150,17 @@ def reports(tmp_path_factory):
     for folder in sorted(root.iterdir()):
         write_report(folder)
     return root
+
+
+@pytest.fixture
+def point():
+    """Makes a point of a curve over a setting, as comparison.json has it."""
+    return write_point
+
+
+def write_point(value, level, error=0.01):
+    mean = {"accuracy": 0.5 + level, "nll": 1 - level, "ece": level + 0.05}
+    return {"value": value, "mean": mean, "mean_errors": dict.fromkeys(mean, error), "pooled_ece": level}
 
 
 @pytest.fixture

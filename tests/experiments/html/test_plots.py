@@ -8,6 +8,7 @@ import pytest
 
 from abmll.experiments.html import plots
 from abmll.experiments.html.figure import NUM_COLORS, color_of, shorten, spread
+from abmll.experiments.html.reading import Method
 from abmll.experiments.metrics import Outcomes
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -26,15 +27,15 @@ def texts(svg):
 
 
 def test_reliability_writes_the_count_of_every_filled_bin(each):
-    svg = plots.reliability("ABMLL", each, 0, 60)
+    svg = plots.reliability(Method("ABMLL", outcomes=each), 60)
     counts = np.histogram(each.confidence, bins=15, range=(0, 1))[0]
     assert [t for t in texts(svg) if t.isdigit() and int(t) > 1] == [str(c) for c in counts if c]
     assert "ABMLL" in texts(svg)
 
 
 def test_figures_are_deterministic_and_their_ids_belong_to_them(each):
-    one, again = (plots.reliability("ABMLL", each, 0, 60) for _ in range(2))
-    other = plots.reliability("ABMLL", each, 1, 60)
+    one, again = (plots.reliability(Method("ABMLL", outcomes=each), 60) for _ in range(2))
+    other = plots.reliability(Method("ABMLL", 1, outcomes=each), 60)
     assert one == again
     ids = [set(re.findall(r'id="([^"]+)"', svg)) for svg in (one, other)]
     assert ids[0]
@@ -45,7 +46,7 @@ def test_figures_are_deterministic_and_their_ids_belong_to_them(each):
 
 
 def test_figures_have_the_pages_colours_only_and_a_title(each):
-    svg = plots.risk_coverage_curves({"ABMLL": (0, each), "LoRA": (1, each)})
+    svg = plots.risk_coverage_curves([Method("ABMLL", outcomes=each), Method("LoRA", 1, outcomes=each)])
     assert not re.search("#[0-9a-f]{6}", svg)
     assert {"var(--m0)", "var(--m1)", "var(--muted)"} <= set(re.findall(r"var\(--\w+\)", svg))
     root = ElementTree.fromstring(svg)
@@ -58,19 +59,33 @@ def test_figures_have_the_pages_colours_only_and_a_title(each):
 def test_untrusted_names_are_text_and_not_markup_or_mathematics():
     metrics = {"accuracy": 0.5, "majority": 0.4}
     names = ["<script>alert(1)</script>", "cost $x_1 & $", "漢字 \x1b[2J", 'id="#010203"']
-    svg = plots.task_dots("accuracy", "Accuracy", {"A": (0, dict.fromkeys(names, metrics))}, "majority")
+    svg = plots.task_dots("accuracy", "Accuracy", [Method("A", 0, dict.fromkeys(names, metrics))], "majority")
     assert "<script" not in svg
     assert {"cost $x_1 & $", 'id="#010203"', "漢字 \N{REPLACEMENT CHARACTER}[2J"} <= set(texts(svg))
 
 
 def test_curve_without_any_value_is_left_out():
     episodes, unknown = np.arange(1.0, 5), np.full(4, np.nan)
-    assert plots.training_curve("log_sigma", "log sigma", {"LoRA": (1, episodes, unknown)}, 2) is None
-    both = {"LoRA": (1, episodes, unknown), "ABMLL": (0, episodes, episodes)}
-    svg = plots.training_curve("log_sigma", "log sigma", both, 2)
+    lora = Method("LoRA", 1, curves={"episode": episodes, "log_sigma": unknown, "kl": np.zeros(4)})
+    assert plots.training_curve("log_sigma", [lora], 2) is None
+    assert plots.training_curve("kl", [lora], 2) is None  # what a method without a posterior writes
+    svg = plots.training_curve("log_sigma", [Method("ABMLL", curves=dict.fromkeys(lora.curves, episodes)), lora], 2)
     assert svg is not None
     assert "ABMLL" in texts(svg)
     assert "LoRA" not in texts(svg)
+
+
+def test_a_sweep_has_every_value_on_its_axis(point):
+    methods = [
+        Method("ABMLL", sweeps={"adapt_examples": [point(1, 0.1), point(5, 0.2), point(20, 0.3)]}),
+        Method("LoRA", 1, sweeps={"adapt_examples": [point(5, 0.1, None), point(40, 0.2, None)]}),
+        Method("Reptile", 2),
+    ]
+    for key, heading in plots.MEASURES.items():
+        figure = plots.sweep("adapt_examples", key, methods)
+        assert {"1", "5", "20", "40", heading, "ABMLL", "LoRA", "Examples adapted to"} <= set(texts(figure))
+        assert "Reptile" not in texts(figure)
+        assert plots.sweep("adapt_examples", key, methods) == figure
 
 
 def test_smooth_is_a_centred_mean_that_shrinks_at_the_ends_and_skips_gaps():
@@ -101,7 +116,7 @@ def test_shorten_keeps_both_ends():
 
 
 def test_ninth_method_shares_a_colour_and_not_its_line(each):
-    svg = plots.risk_coverage_curves({f"method {i}": (i, each) for i in range(9)})
+    svg = plots.risk_coverage_curves([Method(f"method {i}", i, outcomes=each) for i in range(9)])
     lines = re.findall(r'clip-path="[^"]*" style="([^"]*var\(--m0\)[^"]*)"', svg)
     assert len(lines) == len(set(lines)) == 2
 

@@ -11,7 +11,7 @@ from abmll.experiments.html.reading import read_report
 
 def test_comparison_has_predictions_and_curves_of_each_method(reports):
     report = read_report(reports / "comparison")
-    assert (report.kind, report.suite, report.seeds) == ("comparison", "bigbench-demo", (0,))
+    assert (report.kind, report.suite, report.seeds) == ("comparison", "bigbench-demo", [0])
     assert list(report.methods) == ["abmll", "structured-lora", "pretrained"]
     abmll = report.methods["abmll"]
     assert abmll.outcomes is not None
@@ -60,11 +60,11 @@ def test_folder_without_results_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"metrics\.json: not valid JSON"),
-        ("[]", "format is 'list'"),
-        ('{"format": "abmll-evaluation-9"}', "format is 'abmll-evaluation-9', expected 'abmll-evaluation-2'"),
+        ("{", r"metrics\.json: is not valid JSON"),
+        ("[]", "is not of the format 'abmll-evaluation-2'"),
+        ('{"format": "abmll-evaluation-9"}', "is not of the format 'abmll-evaluation-2'"),
         ('{"format": "abmll-evaluation-2", "mean": {}}', "key 'tasks' is missing or empty"),
-        ("\udcff", "not valid JSON"),
+        ("\udcff", "is not valid JSON"),
     ],
 )
 def test_damaged_metrics_are_named(tmp_path, text, message):
@@ -76,8 +76,8 @@ def test_damaged_metrics_are_named(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"predictions\.jsonl:2: not valid JSON"),
-        ("[1]", r"predictions\.jsonl:2: expected an object, found list"),
+        ("{", r"predictions\.jsonl:2: is not valid JSON"),
+        ("[1]", r"predictions\.jsonl:2: is list, not a JSON object"),
         ('{"probs": [1.0]}', r"predictions\.jsonl:2: needs 'probs'"),
         ('{"probs": [0.5, 0.2], "answer": 0}', r"predictions\.jsonl: example 1.*sum 0\.7"),
     ],

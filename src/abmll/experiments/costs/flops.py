@@ -1,31 +1,25 @@
 """Operations of a step's matrix products: 2 d_out d_in for every token and linear layer (a product and a sum each).
 
-Notation as in ``saved``. Everything that is not a matrix product (norms, rotation, softmax, activation functions,
-noise) is left out, as it is customary, and attention counts its whole T x T square. The base is frozen: a backward
-pass computes the gradients of inputs, never of weights, and only above the lowest adapted layer.
+Notation as in ``saved``. As usual, everything that is not a matrix product is left out (norms, rotation, softmax,
+activation functions, noise), and attention counts its whole T x T square. The base is frozen: a backward pass computes
+the gradients of inputs, never of weights, and only above the lowest adapted layer.
 """
 
 from abmll.common.config import EstimateConfig
-from abmll.experiments.costs.saved import NOISE_RANK, tokens
+from abmll.experiments.costs.saved import tokens
 from abmll.experiments.costs.shapes import Block, Linear, Shape
 
 
 def forward_flops(shape: Shape, config: EstimateConfig) -> int:
     """All frozen linear layers, 2 M d_out d_in each, and attention, 2 x 2 M T q a block; no head, no adapters."""
-    return sum(
-        2 * tokens(config) * linear.d_out * linear.d_in for block in shape.blocks for linear in block.linears.values()
-    ) + len(shape.blocks) * 4 * _square(shape, config)
+    sizes = sum(linear.d_out * linear.d_in for block in shape.blocks for linear in block.linears.values())
+    return 2 * tokens(config) * sizes + 4 * len(shape.blocks) * _square(shape, config)
 
 
 def backward_flops(shape: Shape, config: EstimateConfig) -> int:
     """The gradients of the inputs of all frozen linear layers and of attention, as far as they are needed."""
     attention = sum(_attention_backward(shape, block, config) for block in shape.blocks)
     return _linear_backward(shape, config) + attention
-
-
-def recomputed_flops(shape: Shape, config: EstimateConfig) -> int:
-    """What gradient checkpointing computes once more: the forward pass of the blocks that a gradient runs through."""
-    return forward_flops(shape, config) * len(shape.read_back) // len(shape.blocks)
 
 
 def head_flops(shape: Shape, positions: int) -> int:
@@ -43,8 +37,8 @@ def lora_flops(shape: Shape, config: EstimateConfig, noise_rank: int = 0) -> int
     for block in shape.blocks:
         for linear in block.adapted:
             into = (config.r + (noise_rank > 0)) * linear.d_in * (2 + block.needs_input(linear.stage))
-            total += 2 * tokens(config) * (into + 3 * (config.r + noise_rank) * linear.d_out)
-    return total
+            total += into + 3 * (config.r + noise_rank) * linear.d_out
+    return 2 * tokens(config) * total
 
 
 def constant_lora_flops(shape: Shape, config: EstimateConfig) -> int:
@@ -54,11 +48,6 @@ def constant_lora_flops(shape: Shape, config: EstimateConfig) -> int:
         for block in shape.blocks
         for linear in block.adapted
     )
-
-
-def abmll_flops(shape: Shape, config: EstimateConfig) -> int:
-    """ABMLL's adapters with the noise, and the closed-form divergence."""
-    return lora_flops(shape, config, noise_rank=NOISE_RANK) + divergence_flops(shape.adapted, config)
 
 
 def divergence_flops(adapted: list[Linear], config: EstimateConfig) -> int:
@@ -73,9 +62,9 @@ def second_order_flops(shape: Shape, config: EstimateConfig, positions: int) -> 
     A frozen linear layer: once through its input gradient and once through its output, twice its backward pass; the
     head likewise. Attention: 2 x 4 + 2 x 2 products of 2 M T q; an adapter: 2 x 4 + 2 x 2 products of its size.
     """
-    linear = 2 * _linear_backward(shape, config)
     attention = 12 * 2 * _square(shape, config) * len(shape.read_back)
-    return linear + attention + 2 * lora_flops(shape, config) + 2 * head_flops(shape, positions)
+    adapters, head = lora_flops(shape, config), head_flops(shape, positions)
+    return 2 * (_linear_backward(shape, config) + adapters + head) + attention
 
 
 def _linear_backward(shape: Shape, config: EstimateConfig) -> int:
@@ -93,9 +82,8 @@ def _attention_backward(shape: Shape, block: Block, config: EstimateConfig) -> i
     In one kernel always five: it computes the weights once more.
     """
     query, key, value = (block.needs_output(name) for name in ("q_proj", "k_proj", "v_proj"))
-    if config.attention == "sdpa":
-        return 10 * _square(shape, config) * (query or key or value)
-    return 2 * _square(shape, config) * (query + key + value + (query or key))
+    eager = query + key + value + (query or key)
+    return 2 * _square(shape, config) * (eager if config.attention == "eager" else 5 * (query or key or value))
 
 
 def _square(shape: Shape, config: EstimateConfig) -> int:

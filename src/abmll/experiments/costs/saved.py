@@ -2,14 +2,10 @@
 
 Notation: N examples of T tokens, M = N T; d channels of the residual stream, q = heads x head size channels of the
 queries, f channels of the MLP, V entries of the vocabulary; w bytes a number of the frozen model (4 in fp32, 2 in
-bf16). Read off transformers' Llama block (norm, q k v, rotation, attention, o, norm, gate up, down) operation by
-operation; every count ends at the lowest adapted layer, below which nothing requires a gradient:
-
-- a frozen linear layer keeps nothing: its input gradient needs the weight alone;
-- rotation keeps the angles, which all blocks share;
-- residual additions keep nothing.
-
-A tensor that several operations keep is counted once.
+bf16). The counts follow transformers' Llama block (norm, q k v, rotation, attention, o, norm, gate up, down) operation
+by operation, down to the lowest adapted layer, below which nothing requires a gradient. A tensor that several
+operations keep is counted once. A frozen linear layer keeps nothing, since its input gradient needs the weight alone;
+nor do residual additions; rotation keeps the angles, which all blocks share.
 """
 
 from collections.abc import Callable
@@ -56,16 +52,10 @@ def checkpoint_bytes(shape: Shape, config: EstimateConfig) -> int:
     return len(shape.read_back) * tokens(config) * shape.hidden * width(config) + norm_bytes(shape, config)
 
 
-def largest_block_bytes(shape: Shape, config: EstimateConfig, adapters: AdapterBytes) -> int:
-    """With gradient checkpointing: the one block that is being computed anew."""
-    return max(block_bytes(shape, block, config) + adapters(block, config) for block in shape.read_back)
-
-
 def block_bytes(shape: Shape, block: Block, config: EstimateConfig) -> int:
     """One block without its adapters: two norms, attention, MLP, each as far as a gradient runs through it."""
-    first = norm_bytes(shape, config) if block.needs_input(QKV) else 0
-    second = norm_bytes(shape, config) if block.needs_input(GATE_UP) else 0
-    return first + attention_bytes(shape, block, config) + second + mlp_bytes(shape, block, config)
+    norms = block.needs_input(QKV) + block.needs_input(GATE_UP)
+    return norms * norm_bytes(shape, config) + attention_bytes(shape, block, config) + mlp_bytes(shape, block, config)
 
 
 def norm_bytes(shape: Shape, config: EstimateConfig) -> int:
@@ -77,7 +67,7 @@ def attention_bytes(shape: Shape, block: Block, config: EstimateConfig) -> int:
     """Softmax(q k^T) v, with k and v repeated to the number of query heads.
 
     In one kernel: q, k, v and the output, 4 M q w, the log of the softmax's denominator, M heads x 4, and the mask of
-    N examples in the model's dtype, M T w (a copy a block, as transformers hands it over).
+    N examples in the model's dtype, M T w (a copy a block).
     Eagerly: q, k and v, and the weights, N heads T^2: the softmax in fp32 and, for a bf16 model, its copy in bf16.
     In the lowest adapted block q is kept for k's gradient, k for q's, v for the weights', the weights for v's.
     """
@@ -87,10 +77,8 @@ def attention_bytes(shape: Shape, block: Block, config: EstimateConfig) -> int:
         mask = tokens(config) * config.sequence_length * width(config)
         return (4 * heads + tokens(config) * shape.heads * FP32 + mask) * (query or key or value)
     weights = tokens(config) * shape.heads * config.sequence_length
-    kept = heads * (query + key + (query or key)) + weights * FP32 * (query or key or value)
-    if width(config) != FP32:
-        kept += weights * width(config) * value
-    return kept
+    copy = width(config) * value if config.dtype != "fp32" else 0
+    return heads * (query + key + (query or key)) + weights * (FP32 * (query or key or value) + copy)
 
 
 def mlp_bytes(shape: Shape, block: Block, config: EstimateConfig) -> int:
@@ -105,21 +93,26 @@ def lora_bytes(block: Block, config: EstimateConfig) -> int:
     In bf16, under the Trainer's autocast, every layer makes a bf16 copy of its own, and one of its factors.
     """
     bf16 = config.dtype == "bf16"
-    channels = config.r * len(block.adapted) + _input_channels(block, config, shared=not bf16)
-    copies = sum(config.r * (linear.d_out + linear.d_in) for linear in block.adapted) * width(config) if bf16 else 0
-    return tokens(config) * width(config) * channels + copies
+    inputs = sum(linear.d_in for linear in block.adapted) if bf16 else _shared_inputs(block, config)
+    copies = sum(config.r * (linear.d_out + linear.d_in) for linear in block.adapted) * bf16
+    return width(config) * (tokens(config) * (config.r * len(block.adapted) + inputs) + copies)
 
 
 def abmll_bytes(block: Block, config: EstimateConfig) -> int:
-    """ABMLL's adapters, in fp32 whatever the model: each A keeps its input, d_in, in fp32 a tensor a stage.
+    """ABMLL's adapters: MAML's and the noise, of which a layer keeps the scale, one number a token, m random
+    directions, and m channels more at the input of one product with [s B, noise]."""
+    noise = (2 * NOISE_RANK + 1) * len(block.adapted)
+    return maml_bytes(block, config) + tokens(config) * FP32 * noise
 
-    The noise's scale is one number a token. Beside it a layer keeps m random directions, and the r + m channels that
-    enter one product with [s B, noise].
+
+def maml_bytes(block: Block, config: EstimateConfig) -> int:
+    """MAML's adapters, in fp32 whatever the model: each A keeps its input, d_in, and each B its own, r.
+
+    The inputs are in fp32: one tensor a stage, and for a bf16 model a copy a layer.
     """
-    inner = sum(config.r + 2 * NOISE_RANK + 1 for _ in block.adapted)
     stages = {linear.stage: linear.d_in for linear in block.adapted}
     inputs = stages.values() if config.dtype == "fp32" else [linear.d_in for linear in block.adapted]
-    return tokens(config) * FP32 * (inner + sum(inputs))
+    return tokens(config) * FP32 * (config.r * len(block.adapted) + sum(inputs))
 
 
 def published_bytes(block: Block, config: EstimateConfig) -> int:
@@ -131,13 +124,13 @@ def published_bytes(block: Block, config: EstimateConfig) -> int:
     square and a reciprocal variance.
     """
     inner = sum(2 * config.r + 13 * linear.d_out for linear in block.adapted)
-    return tokens(config) * width(config) * (inner + _input_channels(block, config, shared=True))
+    return tokens(config) * width(config) * (inner + _shared_inputs(block, config))
 
 
-def maml_bytes(block: Block, config: EstimateConfig) -> int:
-    """MAML's adapters, ABMLL's without the noise."""
-    noise = sum(2 * NOISE_RANK + 1 for _ in block.adapted)
-    return abmll_bytes(block, config) - tokens(config) * FP32 * noise
+def _shared_inputs(block: Block, config: EstimateConfig) -> int:
+    """Channels of the adapters' inputs, one tensor a stage, but for o's, which the attention kernel keeps itself."""
+    stages = {linear.stage: linear.d_in for linear in block.adapted}
+    return sum(d_in for stage, d_in in stages.items() if not (stage == OUT and config.attention == "sdpa"))
 
 
 def graph_bytes(shape: Shape, config: EstimateConfig) -> int:
@@ -151,15 +144,6 @@ def graph_bytes(shape: Shape, config: EstimateConfig) -> int:
     block += shape.heads * config.sequence_length * (FP32 + width(config))
     adapters = sum((linear.d_out + config.r) * FP32 for linear in shape.adapted)
     return tokens(config) * (len(shape.read_back) * block + adapters) + scored_bytes(shape, config)
-
-
-def _input_channels(block: Block, config: EstimateConfig, shared: bool) -> int:
-    """Channels of the adapters' inputs: one tensor a layer, or one a stage."""
-    if not shared:
-        return sum(linear.d_in for linear in block.adapted)
-    stages = {linear.stage: linear.d_in for linear in block.adapted}
-    # The attention kernel keeps its own output, which is o's input.
-    return sum(d_in for stage, d_in in stages.items() if not (stage == OUT and config.attention == "sdpa"))
 
 
 def factor_bytes(adapted: list[Linear], config: EstimateConfig) -> int:
@@ -182,13 +166,9 @@ def full_logits_bytes(shape: Shape, config: EstimateConfig) -> int:
 
 
 def scored_bytes(shape: Shape, config: EstimateConfig) -> int:
-    """Logits of the H scored positions, kept in fp32: H V x 4."""
-    return config.per_device_train_batch_size * config.option_tokens * shape.vocab * FP32
+    """Logits of the H scored positions, kept in fp32: H V x 4.
 
-
-def scored_logits_bytes(shape: Shape, config: EstimateConfig) -> int:
-    """Logits of the H scored positions, where the backward pass is widest: 4 H V x 4 bytes.
-
-    The logits, their gradient through the chosen entries, and through logsumexp the softmax and its product.
+    Where the backward pass is widest there are four times as many: the logits, their gradient through the chosen
+    entries, and through logsumexp the softmax and its product.
     """
-    return 4 * scored_bytes(shape, config)
+    return config.per_device_train_batch_size * config.option_tokens * shape.vocab * FP32

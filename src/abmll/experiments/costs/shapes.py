@@ -11,52 +11,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from abmll.common.errors import ConfigError, nearest
 from abmll.language.targets import blocks_path, find_targets
 
+SIZES = (
+    *("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "vocab_size", "tie_word_embeddings"),
+)
 # Public facts: the config.json of each model, as far as it determines sizes.
-SHAPES: Mapping[str, Mapping[str, Any]] = {
-    "smollm2-135m": {
-        "model_type": "llama",
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "vocab_size": 49152,
-        "max_position_embeddings": 8192,
-        "tie_word_embeddings": True,
-    },
-    "llama3-8b": {
-        "model_type": "llama",
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-        "max_position_embeddings": 8192,
-        "tie_word_embeddings": False,
-    },
-    "qwen2-7b": {
-        "model_type": "qwen2",
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "vocab_size": 152064,
-        "max_position_embeddings": 32768,
-        "tie_word_embeddings": False,
-    },
-    "llama3-70b": {
-        "model_type": "llama",
-        "hidden_size": 8192,
-        "intermediate_size": 28672,
-        "num_hidden_layers": 80,
-        "num_attention_heads": 64,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-        "max_position_embeddings": 8192,
-        "tie_word_embeddings": False,
-    },
+SHAPES: Mapping[str, tuple[Any, ...]] = {
+    "smollm2-135m": ("llama", 576, 1536, 30, 9, 3, 49152, True),
+    "llama3-8b": ("llama", 4096, 14336, 32, 32, 8, 128256, False),
+    "qwen2-7b": ("qwen2", 3584, 18944, 28, 28, 4, 152064, False),
+    "llama3-70b": ("llama", 8192, 28672, 80, 64, 8, 128256, False),
 }
 
 # What transformers raises where a configuration is none, or its numbers do not go together.
@@ -98,6 +62,11 @@ class Block:
         """The linear layers with an adapter."""
         return [linear for linear in self.linears.values() if linear.adapted]
 
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether a gradient runs through it: it or a lower block is adapted."""
+        return self.above or bool(self.adapted)
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -125,7 +94,7 @@ class Shape:
     @property
     def read_back(self) -> list[Block]:
         """The blocks that a gradient runs through: from the lowest adapted one on."""
-        return [block for block in self.blocks if block.above or block.adapted]
+        return [block for block in self.blocks if block.needs_gradient]
 
 
 def load_shape(name: str, target_modules: tuple[str, ...], layers_to_transform: str | None) -> Shape:
@@ -135,19 +104,18 @@ def load_shape(name: str, target_modules: tuple[str, ...], layers_to_transform: 
     are not counted here, and adapter settings that fit no layer.
     """
     model = meta_model(_config(name), name)
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
     _refuse_other_blocks(model, name)
-    targets = find_targets(model, target_modules, layers_to_transform)
+    config = model.config.get_text_config()
+    adapted = {target.name for target in find_targets(model, target_modules, layers_to_transform)}
     return Shape(
         name=name,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         hidden=config.hidden_size,
-        heads=heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        heads=config.num_attention_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         intermediate=config.intermediate_size,
         vocab=config.vocab_size,
-        blocks=_blocks(model, {target.name for target in targets}),
+        blocks=_blocks(model, adapted),
     )
 
 
@@ -163,7 +131,7 @@ def meta_model(config: PretrainedConfig, name: str) -> PreTrainedModel:
 def _config(name: str) -> PretrainedConfig:
     """The configuration of a built-in name, of a JSON file, or of a folder with a config.json."""
     if name in SHAPES:
-        sizes = dict(SHAPES[name])
+        sizes = dict(zip(SIZES, SHAPES[name], strict=True))
         return AutoConfig.for_model(sizes.pop("model_type"), **sizes)
     path = Path(name).expanduser()
     if not path.exists():
@@ -191,14 +159,14 @@ def _refuse_other_blocks(model: PreTrainedModel, name: str) -> None:
 
 def _blocks(model: PreTrainedModel, adapted: set[str]) -> tuple[Block, ...]:
     """The model's decoder blocks; ``adapted`` are the names of the layers with an adapter."""
-    blocks: list[Block] = []
     linears: dict[int, dict[str, Linear]] = {}
     for target in find_targets(model, ("all-linear",), None):
         short = target.name.rsplit(".", 1)[-1]
         own = Linear(STAGES[short], target.d_out, target.d_in, target.name in adapted)
         linears.setdefault(target.block, {})[short] = own
-    for index in sorted(linears):
-        blocks.append(Block(linears[index], above=any(lower.above or lower.adapted for lower in blocks)))
+    blocks: list[Block] = []
+    for _, own_linears in sorted(linears.items()):
+        blocks.append(Block(own_linears, above=bool(blocks) and blocks[-1].needs_gradient))
     return tuple(blocks)
 
 

@@ -3,19 +3,20 @@
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from abmll.common.config import EstimateConfig
 from abmll.experiments.costs import flops, saved
 from abmll.experiments.costs.gpus import Gpu
-from abmll.experiments.costs.saved import FP32, AdapterBytes, width
-from abmll.experiments.costs.shapes import Linear, Shape
+from abmll.experiments.costs.saved import FP32, AdapterBytes, tokens, width
+from abmll.experiments.costs.shapes import Shape
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes of a gradient step where it needs most: all activations are kept and the logits' gradient is at hand.
 
-    With gradient checkpointing ``logits`` is the more of those and of one block that is computed anew: by then the
+    With gradient checkpointing ``logits`` is the larger of those and of one block that is computed anew: by then the
     logits are gone.
     """
 
@@ -29,12 +30,12 @@ class Memory:
     @property
     def total(self) -> int:
         """All of them together."""
-        return self.weights + self.adapters + self.optimizer + self.gradients + self.activations + self.logits
+        return sum(vars(self).values())
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a method costs; ``checkpointed`` is None for a method that cannot compute its activations anew."""
+    """What a method costs; None for gradient checkpointing of a method that cannot compute its activations anew."""
 
     method: str
     adapter_parameters: int
@@ -43,85 +44,72 @@ class Estimate:
     step_flops: int
     checkpointed_step_flops: int | None
     episode_flops: int
-    largest_batch: int  # examples; 0 where not even one fits
-    checkpointed_largest_batch: int | None
-    step_seconds: float
-    episode_seconds: float
+    # on a device, see ``estimate_all``
+    largest_batch: int = 0  # examples; 0 where not even one fits
+    checkpointed_largest_batch: int | None = None
+    step_seconds: float = 0.0
+    episode_seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Cost:
-    """A method's bytes and operations before they meet a device."""
-
-    method: str
-    adapter_parameters: int
-    memory: Memory
-    checkpointed: Memory | None
-    step_flops: int
-    recomputed_flops: int
-    episode_flops: int
-
-
-def abmll(shape: Shape, config: EstimateConfig) -> Cost:
+def abmll(shape: Shape, config: EstimateConfig) -> Estimate:
     """ABMLL as ``abmll train`` runs it: weight space, sigma of rank 1, low-rank noise, scored positions only.
 
     theta and phi with a mean, r (d_out + d_in) numbers, and log sigma's factors, d_out + d_in, all in fp32 and each
     with AdamW's two moments; an episode is K steps, and a divergence for theta's step.
     """
-    one = _mean_parameters(shape.adapted, config) + sum(linear.d_out + linear.d_in for linear in shape.adapted)
+    one = _mean_parameters(shape, config.r + 1)
+    fixed = saved.factor_bytes(shape.adapted, config)
     memory = Memory(
-        weights=_weights(shape, config),
+        weights=shape.parameters * width(config),
         adapters=2 * one * FP32,
         optimizer=4 * one * FP32,
         gradients=one * FP32,
-        activations=saved.scored_decoder_bytes(shape, config, saved.abmll_bytes)
-        + saved.factor_bytes(shape.adapted, config),
-        logits=saved.scored_logits_bytes(shape, config),
+        activations=saved.scored_decoder_bytes(shape, config, saved.abmll_bytes) + fixed,
+        logits=4 * saved.scored_bytes(shape, config),
     )
-    anew = _anew(memory, shape, config, saved.abmll_bytes, kept=saved.factor_bytes(shape.adapted, config))
-    step = _step(shape, config, _scored(config)) + flops.abmll_flops(shape, config)
-    episode = config.inner_steps * step + flops.divergence_flops(shape.adapted, config)
-    return Cost("ABMLL", 2 * one, memory, anew, step, flops.recomputed_flops(shape, config), episode)
+    divergence = flops.divergence_flops(shape.adapted, config)
+    adapters = flops.lora_flops(shape, config, saved.NOISE_RANK) + divergence
+    step = _base_step(shape, config, _scored(config)) + adapters
+    episode = config.inner_steps * step + divergence
+    plain = Estimate("ABMLL", 2 * one, memory, None, step, None, episode)
+    return _with_checkpoints(plain, shape, config, saved.abmll_bytes, fixed)
 
 
-def lora(shape: Shape, config: EstimateConfig) -> Cost:
+def lora(shape: Shape, config: EstimateConfig) -> Estimate:
     """LoRA with PEFT and the Trainer: one mean in fp32, AdamW, logits of every token; K steps stand for an episode."""
-    one = _mean_parameters(shape.adapted, config)
+    one = _mean_parameters(shape, config.r)
     memory = Memory(
-        weights=_weights(shape, config),
+        weights=shape.parameters * width(config),
         adapters=one * FP32,
         optimizer=2 * one * FP32,
         gradients=one * FP32,
         activations=saved.decoder_bytes(shape, config, saved.lora_bytes),
         logits=saved.full_logits_bytes(shape, config),
     )
-    anew = _anew(memory, shape, config, saved.lora_bytes)
-    step = _step(shape, config, saved.tokens(config)) + flops.lora_flops(shape, config)
-    episode = config.inner_steps * step
-    return Cost("Plain LoRA", one, memory, anew, step, flops.recomputed_flops(shape, config), episode)
+    step = _base_step(shape, config, tokens(config)) + flops.lora_flops(shape, config)
+    plain = Estimate("Plain LoRA", one, memory, None, step, None, config.inner_steps * step)
+    return _with_checkpoints(plain, shape, config, saved.lora_bytes)
 
 
-def published(shape: Shape, config: EstimateConfig) -> Cost:
+def published(shape: Shape, config: EstimateConfig) -> Estimate:
     """The published algorithm: four branches a layer (mean and log variance of phi and of theta) in the model's
     dtype, moments too, two of the four learning at a time; logits of every token; an episode is K + 1 whole steps."""
-    four = 4 * _mean_parameters(shape.adapted, config)
+    four = 4 * _mean_parameters(shape, config.r)
     memory = Memory(
-        weights=_weights(shape, config),
+        weights=shape.parameters * width(config),
         adapters=four * width(config),
         optimizer=2 * four * width(config),
         gradients=four // 2 * width(config),
         activations=saved.decoder_bytes(shape, config, saved.published_bytes),
         logits=saved.full_logits_bytes(shape, config),
     )
-    anew = _anew(memory, shape, config, saved.published_bytes)
-    step = _step(shape, config, saved.tokens(config)) + 2 * (
-        flops.lora_flops(shape, config) + flops.constant_lora_flops(shape, config)
-    )
-    episode = (config.inner_steps + 1) * step
-    return Cost("Published", four, memory, anew, step, flops.recomputed_flops(shape, config), episode)
+    branches = 2 * (flops.lora_flops(shape, config) + flops.constant_lora_flops(shape, config))
+    step = _base_step(shape, config, tokens(config)) + branches
+    plain = Estimate("Published", four, memory, None, step, None, (config.inner_steps + 1) * step)
+    return _with_checkpoints(plain, shape, config, saved.published_bytes)
 
 
-def maml(shape: Shape, config: EstimateConfig) -> Cost:
+def maml(shape: Shape, config: EstimateConfig) -> Estimate:
     """Second-order MAML: one mean in fp32, of which every inner step leaves a copy; scored positions only.
 
     All K inner steps keep their forward and backward graphs until the outer step's backward pass. Attention is eager:
@@ -129,83 +117,73 @@ def maml(shape: Shape, config: EstimateConfig) -> Cost:
     the outer gradient runs back through it, its backward pass as a forward and a backward one.
     """
     config = replace(config, attention="eager")
-    one, steps = _mean_parameters(shape.adapted, config), config.inner_steps
+    one, steps = _mean_parameters(shape, config.r), config.inner_steps
     forward = saved.decoder_bytes(shape, config, saved.maml_bytes)
     kept = forward + saved.graph_bytes(shape, config) + saved.scored_bytes(shape, config)
     memory = Memory(
-        weights=_weights(shape, config),
+        weights=shape.parameters * width(config),
         adapters=(1 + steps) * one * FP32,
         optimizer=2 * one * FP32,
         gradients=(1 + steps) * one * FP32,
         activations=steps * kept + forward,
-        logits=saved.scored_logits_bytes(shape, config),
+        logits=4 * saved.scored_bytes(shape, config),
     )
-    step = _step(shape, config, _scored(config)) + flops.lora_flops(shape, config)
+    step = _base_step(shape, config, _scored(config)) + flops.lora_flops(shape, config)
     episode = steps * (step + flops.second_order_flops(shape, config, _scored(config))) + step
-    return Cost("MAML", one, memory, None, step, 0, episode)
+    return Estimate("MAML", one, memory, None, step, None, episode)
 
 
-METHODS = (abmll, lora, published, maml)
+Method = Callable[[Shape, EstimateConfig], Estimate]
+METHODS: tuple[Method, ...] = (abmll, lora, published, maml)
 
 
 def estimate_all(shape: Shape, config: EstimateConfig, gpu: Gpu, operations_a_second: float) -> list[Estimate]:
     """Every method's cost on a device that reaches so many operations a second."""
-    estimates = []
-    for method in METHODS:
-        cost = method(shape, config)
-        anew = cost.step_flops + cost.recomputed_flops
-        estimates.append(
-            Estimate(
-                method=cost.method,
-                adapter_parameters=cost.adapter_parameters,
-                memory=cost.memory,
-                checkpointed=cost.checkpointed,
-                step_flops=cost.step_flops,
-                checkpointed_step_flops=anew if cost.checkpointed else None,
-                episode_flops=cost.episode_flops,
-                largest_batch=_largest_batch(method, shape, config, gpu.memory, anew=False),
-                checkpointed_largest_batch=_largest_batch(method, shape, config, gpu.memory, anew=True)
-                if cost.checkpointed
-                else None,
-                step_seconds=cost.step_flops / operations_a_second,
-                episode_seconds=cost.episode_flops / operations_a_second,
-            )
+    estimates = [method(shape, config) for method in METHODS]
+    return [
+        replace(
+            one,
+            largest_batch=_largest_batch(method, shape, config, gpu, "memory"),
+            checkpointed_largest_batch=_largest_batch(method, shape, config, gpu, "checkpointed")
+            if one.checkpointed
+            else None,
+            step_seconds=one.step_flops / operations_a_second,
+            episode_seconds=one.episode_flops / operations_a_second,
         )
-    return estimates
+        for method, one in zip(METHODS, estimates, strict=True)
+    ]
 
 
-def _largest_batch(
-    method: Callable[[Shape, EstimateConfig], Cost], shape: Shape, config: EstimateConfig, memory: int, *, anew: bool
-) -> int:
-    """The most examples a step that fit into ``memory``."""
-
-    def too_large(examples: int) -> bool:
-        cost = method(shape, replace(config, per_device_train_batch_size=examples))
-        chosen = cost.checkpointed if anew else cost.memory
-        assert chosen is not None
-        return chosen.total > memory
-
-    above = 1
-    while not too_large(above):
-        above *= 2
-    return bisect_left(range(above), True, lo=1, key=too_large) - 1
+def _largest_batch(method: Method, shape: Shape, config: EstimateConfig, gpu: Gpu, memory: str) -> int:
+    """The most examples a step whose ``memory`` or ``checkpointed`` memory fits."""
+    return bisect_left(range(1, 2**31), True, key=partial(_too_large, method, shape, config, gpu, memory))
 
 
-def _anew(memory: Memory, shape: Shape, config: EstimateConfig, adapters: AdapterBytes, kept: int = 0) -> Memory:
-    """The same with gradient checkpointing; ``kept`` are activations' bytes that do not depend on the tokens."""
-    block = saved.largest_block_bytes(shape, config, adapters)
-    inputs = saved.checkpoint_bytes(shape, config) + kept
-    return replace(memory, activations=inputs, logits=max(memory.logits, block))
+def _too_large(method: Method, shape: Shape, config: EstimateConfig, gpu: Gpu, memory: str, examples: int) -> bool:
+    estimate = method(shape, replace(config, per_device_train_batch_size=examples))
+    return getattr(estimate, memory).total > gpu.memory
 
 
-def _weights(shape: Shape, config: EstimateConfig) -> int:
-    """The frozen model, tied weights once."""
-    return shape.parameters * width(config)
+def _with_checkpoints(
+    plain: Estimate, shape: Shape, config: EstimateConfig, adapters: AdapterBytes, fixed: int = 0
+) -> Estimate:
+    """The estimate with that of gradient checkpointing; ``fixed`` activations' bytes do not depend on the tokens.
+
+    The blocks that a gradient runs through are computed once more, one at a time.
+    """
+    block = max(saved.block_bytes(shape, block, config) + adapters(block, config) for block in shape.read_back)
+    kept = saved.checkpoint_bytes(shape, config) + fixed
+    again = flops.forward_flops(shape, config) * len(shape.read_back) // len(shape.blocks)
+    return replace(
+        plain,
+        checkpointed=replace(plain.memory, activations=kept, logits=max(plain.memory.logits, block)),
+        checkpointed_step_flops=plain.step_flops + again,
+    )
 
 
-def _mean_parameters(adapted: list[Linear], config: EstimateConfig) -> int:
+def _mean_parameters(shape: Shape, rank: int) -> int:
     """A and B of one adapter: r (d_out + d_in) a layer."""
-    return sum(config.r * (linear.d_out + linear.d_in) for linear in adapted)
+    return sum(rank * (linear.d_out + linear.d_in) for linear in shape.adapted)
 
 
 def _scored(config: EstimateConfig) -> int:
@@ -213,7 +191,7 @@ def _scored(config: EstimateConfig) -> int:
     return config.per_device_train_batch_size * config.option_tokens
 
 
-def _step(shape: Shape, config: EstimateConfig, positions: int) -> int:
+def _base_step(shape: Shape, config: EstimateConfig, positions: int) -> int:
     """Operations of the frozen model: forward, backward, and logits of so many positions both ways."""
     head = 2 * flops.head_flops(shape, positions)
     return flops.forward_flops(shape, config) + flops.backward_flops(shape, config) + head

@@ -3,16 +3,18 @@
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from abmll.experiments.html.tables import printable
+from abmll.experiments.html.reading import Method
+from abmll.experiments.tables import printable
 
 # Stand-ins that are unlike any colour matplotlib draws by itself; each becomes a CSS variable of the page, so that
 # one figure serves light, dark and print.
@@ -24,8 +26,8 @@ _VARIABLES = {
     **{color: f"var(--m{i})" for i, color in enumerate(_METHOD_COLORS)},
 }
 # 8 colours, 7 markers, 3 dashes: without a common factor, so that a ninth method looks like none of the first eight
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES: tuple[Any, ...] = ((None, None), (5, 1.5), (2, 1.2))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DASHES: tuple[Any, ...] = ((None, None), (5, 1.5), (2, 1.2))
 
 _STYLE: dict[Any, Any] = {
     **{"svg.fonttype": "none", "text.parse_math": False, "font.size": 11, "text.color": INK, "axes.labelcolor": MUTED},
@@ -35,35 +37,63 @@ _STYLE: dict[Any, Any] = {
     **{"ytick.labelcolor": MUTED, "ytick.left": False, "xtick.labelsize": 10, "ytick.labelsize": 10},
     **{"axes.titlesize": 12.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.unicode_minus": True},
 }
+styled = matplotlib.rc_context(_STYLE)  # decorates every function that makes a figure and returns its SVG
 
 
-def color_of(method: int) -> str:
+def canvas(size: tuple[float, float]) -> Figure:
+    """An empty figure of ``size`` CSS pixels."""
+    return Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
+
+
+def color_of(index: int) -> str:
     """The colour of the method with this index, the same in every figure and table."""
-    return _METHOD_COLORS[method % NUM_COLORS]
+    return _METHOD_COLORS[index % NUM_COLORS]
 
 
-def draw(name: str, size: tuple[float, float], title: str, description: str, paint: Callable[[Figure], object]) -> str:
-    """An inline ``<svg>`` of `size` CSS pixels, painted by `paint`; its text is part of the page and escaped.
+def marks(index: int) -> dict[str, Any]:
+    """The shape of the points of the method with this index."""
+    return {"marker": _MARKERS[index % len(_MARKERS)], "markeredgecolor": PAPER, "markeredgewidth": 0.8}
 
-    `name` must be unique on the page. The result is a pure function of the arguments: no dates, no random ids.
+
+def draw_line(ax: Axes, method: Method, x: Any, y: Any, text: str, **style: Any) -> Line2D:
+    """A method's line in its colour and dashes; ``text`` is what ``label_ends`` writes at its end."""
+    color, dashes = color_of(method.index), _DASHES[method.index % len(_DASHES)]
+    [line] = ax.plot(x, y, label=text, linewidth=1.8, color=color, dashes=dashes, **style)
+    return line
+
+
+def label_ends(ax: Axes, lines: Sequence[Line2D], x: float, height: float) -> None:
+    """Write each line's text to the right of its last point at ``x``, moved apart where they would overlap.
+
+    ``height`` is the figure's, in points, of which the axes take about three quarters.
     """
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+    low, high = ax.get_ylim()
+    values = [np.asarray(line.get_ydata(), dtype=float) for line in lines]
+    ends = [float(one[np.isfinite(one)][-1]) for one in values]
+    for y, line in zip(spread(ends, 13 / (0.75 * height) * (high - low), low, high), lines, strict=True):
+        ax.annotate(
+            printable(str(line.get_label())), (x, y), (6, 0), textcoords="offset points", va="center", fontsize=10,
+            color=line.get_color(), annotation_clip=False,
+        )  # fmt: skip
+
+
+def inline_svg(figure: Figure, name: str, title: str, description: str) -> Markup:
+    """The figure as an ``<svg>`` for the page; its text is part of the page and escaped.
+
+    ``name`` must be unique on the page. The result is a pure function of the arguments: no dates, no random ids.
+    """
+    with matplotlib.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
         # the browser has the fonts: matplotlib need not know a script to leave its text to the page
         warnings.filterwarnings("ignore", message="(?s)Glyph .* missing from font")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
-        figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
-        paint(figure)
         buffer = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    return _inline(buffer.getvalue(), name, size, title, description)
-
-
-def _inline(svg: str, name: str, size: tuple[float, float], title: str, description: str) -> str:
+    svg = buffer.getvalue()
     body = svg[svg.index("</defs>", svg.index("<style")) + len("</defs>") : svg.rindex("</svg>")]
     body = re.sub("<[^>]*>", lambda tag: _adopt(tag[0], name), body)  # tags only: text is not ours to change
-    width, height = (f"{side:g}" for side in size)
-    return (
+    width, height = (f"{72 * side:g}" for side in figure.get_size_inches())
+    return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
         f'viewBox="0 0 {width} {height}" aria-labelledby="{name}-title {name}-desc">'
         f'<title id="{name}-title">{escape(printable(title))}</title>'
@@ -80,37 +110,18 @@ def _adopt(tag: str, name: str) -> str:
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """The positions moved as little as a sweep can so that they lie at least `gap` apart within [low, high]."""
+    """The positions moved as little as a sweep can so that they lie at least ``gap`` apart within [low, high]."""
     order = np.argsort(positions, kind="stable")
-    gap = min(gap, (high - low) / max(len(positions) - 1, 1))
+    steps = np.arange(len(positions)) * min(gap, (high - low) / max(len(positions) - 1, 1))
     placed = np.clip(np.asarray(positions, dtype=float)[order], low, high)
-    for i in range(1, len(placed)):
-        placed[i] = max(placed[i], placed[i - 1] + gap)
-    if len(placed) and placed[-1] > high:
-        placed[-1] = high
-        for i in range(len(placed) - 2, -1, -1):
-            placed[i] = min(placed[i], placed[i + 1] - gap)
+    placed = np.maximum.accumulate(placed - steps) + steps  # upwards, away from those below
     result = np.empty(len(placed))
-    result[order] = placed
+    result[order] = np.minimum(placed, high - steps[::-1])  # downwards, where that left the limits
     return result.tolist()
 
 
-def label_ends(ax: Axes, ends: Sequence[tuple[float, str, int]], x: float, height: float) -> None:
-    """Write each (y, text, method) to the right of its line's end at `x`, moved apart where they would overlap.
-
-    `height` is the figure's, in points, of which the axes take about three quarters.
-    """
-    low, high = ax.get_ylim()
-    apart = spread([end[0] for end in ends], 13 / (0.75 * height) * (high - low), low, high)
-    for y, (_, text, method) in zip(apart, ends, strict=True):
-        ax.annotate(
-            printable(text), (x, y), (6, 0), textcoords="offset points", va="center", fontsize=10,
-            color=color_of(method), annotation_clip=False,
-        )  # fmt: skip
-
-
 def shorten(text: str, length: int) -> str:
-    """The text with its middle left out where it is longer than `length`."""
+    """The text with its middle left out where it is longer than ``length``."""
     text = printable(text)
     if len(text) <= length:
         return text
