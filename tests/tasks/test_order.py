@@ -81,3 +81,9 @@ def test_permutations_are_uniform() -> None:
 def test_nothing_to_draw_from_is_a_mistake(arguments: tuple[int, int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         batches_of_episode(*arguments)
+
+
+def test_episodes_are_what_they_were_in_earlier_versions() -> None:
+    assert batches_of_episode(3, 7, 11, 3, 3) == [[8, 9, 6], [0, 1, 4], [2, 7, 3]]
+    assert batches_of_episode(0, 0, 6, 3, 2) == [[0, 5, 4], [2, 3, 1]]
+    assert union_batches(1, 4, [3, 0, 5], 3, 2) == [[(0, 0), (2, 4), (0, 2)], [(0, 1), (2, 3), (2, 1)]]

@@ -11,7 +11,7 @@ import yaml
 from abmll.common.config import PromptConfig
 from abmll.common.errors import ConfigError, DataError
 from abmll.tasks.definition import read_suite
-from abmll.tasks.limit import limit_train
+from abmll.tasks.order import limit_train
 from abmll.tasks.suite import load_suite, shipped_suites
 
 Write = Callable[..., Path]

@@ -5,8 +5,7 @@ import random
 import pytest
 
 from abmll.common.errors import DataError
-from abmll.tasks.example import Example, content_hash, normalize
-from abmll.tasks.task import Task, split_by_content
+from abmll.tasks.types import Example, Task, content_hash, normalize, split_by_content
 
 
 def example(number: int, **changes: object) -> Example:

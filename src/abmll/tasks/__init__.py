@@ -5,12 +5,11 @@ imported from their own modules, because they need NumPy or are rarely wanted.
 Start with ``read``, which makes tasks of files, then ``prompts``.
 """
 
-from abmll.tasks.example import Example
 from abmll.tasks.leaks import check_leaks, refuse_leaks
 from abmll.tasks.prompts import Rendered, render
 from abmll.tasks.read import load_task, load_tasks
 from abmll.tasks.suite import Suite, load_suite, shipped_suites
-from abmll.tasks.task import Task
+from abmll.tasks.types import Example, Task
 
 __all__ = [
     "Example",

@@ -17,8 +17,7 @@ from abmll.common.download import IndexFile, fetch_from_index
 from abmll.common.errors import DataError
 from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_json, write_text
 from abmll.common.progress import progress
-from abmll.tasks.example import MAX_OPTIONS, Example
-from abmll.tasks.task import split_by_content
+from abmll.tasks.types import MAX_OPTIONS, Example, split_by_content
 
 SDIST = IndexFile(
     project="bigbench",

@@ -18,8 +18,8 @@ import re
 from typing import Any
 
 from abmll.common.errors import DataError, nearest
-from abmll.tasks.example import Example, Split
 from abmll.tasks.rows import Row
+from abmll.tasks.types import Example, Split
 
 KEYS = ("input", "options", "answer", "output", "task", "family", "split", "id")
 SPLITS: dict[str, Split] = {

@@ -7,9 +7,12 @@ unlike ``Generator.shuffle``, both are the same in every version of NumPy, on ev
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from itertools import count, islice
 
 import numpy as np
+
+from abmll.tasks.types import Task
 
 
 def sample_seed(seed: int, *labels: int | str) -> int:
@@ -82,6 +85,18 @@ def union_batches(
         task = int(np.searchsorted(ends, index, side="right"))
         pairs.append((task, int(index - (ends[task] - sizes[task]))))
     return [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
+
+
+def limit_train(task: Task, limit: int | None, seed: int) -> Task:
+    """The task with at most ``limit`` of its training examples, the first of an order that ``seed`` determines.
+
+    A smaller limit keeps a part of what a larger one keeps. None changes nothing; the test examples all stay.
+    """
+    if limit is None or len(task.train) <= limit:
+        return task
+    chosen = sorted(permutation(len(task.train), seed, "limit", task.name)[:limit])
+    train = [replace(task.train[index], split="train") for index in chosen]
+    return replace(task, examples=(*train, *(replace(example, split="test") for example in task.test)))
 
 
 def _batches(num_examples: int, batch_size: int, num_batches: int, seed: int, *labels: int | str) -> list[list[int]]:

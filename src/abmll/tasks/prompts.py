@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from abmll.common.config import PromptConfig
 from abmll.common.errors import ConfigError
-from abmll.tasks.example import Example
+from abmll.tasks.types import Example
 
 INSTRUCTIONS = {
     "letter": "Return only the label of the correct answer for the question below.",

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from abmll.common.errors import DataError
-from abmll.tasks.example import MAX_OPTIONS, Example
 from abmll.tasks.fields import example_of, text_of
 from abmll.tasks.rows import CELLS_ARE_TEXT, Row, read_rows, stem_of, suffix_of
-from abmll.tasks.task import Task
+from abmll.tasks.types import MAX_OPTIONS, Example, Task
 
 _FEW_SHOT_FILE = re.compile(r"(?P<task>.+)_\d+_\d+_(?P<split>train|dev|test)$")  # CrossFit, MetaICL: <task>_16_100_dev
 

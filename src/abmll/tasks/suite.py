@@ -26,7 +26,7 @@ from abmll.tasks.definition import CAPS, SuiteFile, read_suite, shipped_suites
 from abmll.tasks.leaks import refuse_leaks
 from abmll.tasks.read import load_task, load_tasks
 from abmll.tasks.rows import SUFFIXES, stem_of, suffix_of
-from abmll.tasks.task import Task
+from abmll.tasks.types import Task
 
 
 @dataclass(frozen=True)

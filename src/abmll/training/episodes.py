@@ -18,9 +18,8 @@ from abmll.language.batch import Batch
 from abmll.language.encoded import Encoded
 from abmll.language.encoded_store import EncodedPairs, hash_of, kept
 from abmll.language.scorer import OptionScorer
-from abmll.tasks import Task
+from abmll.tasks import Example, Task
 from abmll.tasks.order import batches_of_episode, demonstrations, sample_seed, task_of_episode, union_batches
-from abmll.tasks.packed import PackedExamples
 
 
 class Episodes:
@@ -96,10 +95,12 @@ class Episodes:
         task = self._task(episode)
         examples, name, taken = self.examples[task], self.tasks[task].name, set(chain.from_iterable(asked))
         chosen = demonstrations(self.config.seed, len(examples), self.shown, taken, episode)
-        shown = examples.select(chosen)
+        shown = [examples[index] for index in chosen]
         groups = []
         for indices in asked:
-            encoded, dropped = self.scorer.encoder.encode_demonstrated(examples.select(list(indices)), name, shown)
+            encoded, dropped = self.scorer.encoder.encode_demonstrated(
+                [examples[index] for index in indices], name, shown
+            )
             self.left_out += dropped
             groups.append(encoded)
         yield from self.scorer.batches(groups)
@@ -143,11 +144,11 @@ class Episodes:
                 break
         return [np.flatnonzero(one).astype(np.int32) for one in drawn]
 
-    def _chosen(self, drawn: Sequence[np.ndarray]) -> Iterator[tuple[Task, PackedExamples]]:
+    def _chosen(self, drawn: Sequence[np.ndarray]) -> Iterator[tuple[Task, list[Example]]]:
         """Every task of which something is drawn, with those examples."""
         for task, examples, indices in zip(self.tasks, self.examples, drawn, strict=True):
             if len(indices):
-                yield task, examples.select(indices.tolist())
+                yield task, [examples[index] for index in indices.tolist()]
 
     def _encode_drawn(self, drawn: Sequence[np.ndarray]) -> Iterator[Encoded]:
         for task, examples in self._chosen(drawn):
