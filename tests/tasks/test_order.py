@@ -22,7 +22,7 @@ def test_every_task_comes_once_an_epoch_in_changing_orders() -> None:
     assert epochs[0] != [task_of_episode(4, episode, 7) for episode in range(7)]
 
 
-def test_a_episode_repeats_no_example_before_all_have_come() -> None:
+def test_an_episode_repeats_no_example_before_all_have_come() -> None:
     batches = batches_of_episode(0, 5, num_examples=10, batch_size=2, num_batches=5)
     assert [len(batch) for batch in batches] == [2] * 5
     assert sorted(chain(*batches)) == list(range(10))
@@ -33,7 +33,7 @@ def test_a_episode_repeats_no_example_before_all_have_come() -> None:
 
 
 def test_fewer_examples_than_a_batch_holds_come_again() -> None:
-    assert Counter(chain(*batches_of_episode(0, 0, 2, batch_size=4, num_batches=2))) == {0: 4, 1: 4}
+    assert [sorted(batch) for batch in batches_of_episode(0, 0, 2, batch_size=4, num_batches=3)] == [[0, 1]] * 3
 
 
 def test_adaptation_passes_over_the_examples() -> None:
@@ -52,7 +52,7 @@ def test_the_union_is_walked_through_once_an_epoch() -> None:
     assert pairs[:12] != pairs[12:]
 
 
-def test_a_episode_of_the_union_may_span_more_than_an_epoch() -> None:
+def test_an_episode_of_the_union_may_span_more_than_an_epoch() -> None:
     first, second = (union_batches(0, episode, [2, 1], batch_size=4, num_batches=1)[0] for episode in (0, 1))
     assert sorted(first[:3]) == sorted(first[3:] + second[:2]) == [(0, 0), (0, 1), (1, 0)]
 

@@ -72,7 +72,7 @@ def train(
 def _summary(trainer: "MetaTrainer", result: "TrainResult") -> dict[str, Any]:
     """The whole run in numbers, what was done before a --resume included; nll and accuracy are those of its end."""
     cost = trainer.folder.cost()
-    num_tasks = len(trainer.episodes.tasks)
+    num_tasks = len(trainer.tasks)
     last = trainer.folder.rows()[-num_tasks:]
     return {
         "run": str(result.folder),
@@ -85,8 +85,8 @@ def _summary(trainer: "MetaTrainer", result: "TrainResult") -> dict[str, Any]:
         "averaged_episodes": len(last),
         "nll": sum(row["nll"] for row in last) / len(last),
         "accuracy": sum(row["accuracy"] for row in last) / len(last),
-        "examples": len(trainer.episodes.encoded),
-        "truncated": sum(example.truncated > 0 for example in trainer.episodes.encoded.values()),
+        "examples": result.examples,
+        "truncated": result.truncated,
     }
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from itertools import count, islice
+from itertools import chain, count, islice
 
 import numpy as np
 
@@ -35,14 +35,33 @@ def task_of_episode(seed: int, episode: int, num_tasks: int) -> int:
 
 
 def batches_of_episode(
-    seed: int, episode: int, num_examples: int, batch_size: int, num_batches: int
+    seed: int, episode: int, num_examples: int, batch_size: int, num_batches: int, *, query: bool = False
 ) -> list[list[int]]:
     """The examples of an episode's batches; none comes twice before each has come once.
 
+    A task with too few examples for all batches gives smaller ones (at most all its examples), and more than one pass
+    over its examples, in a new order each pass. A query batch never shares an example with the others: there it is the
+    last examples of the first pass, at most half of all, and the other batches pass over the rest.
+
     Returns:
-        ``num_batches`` lists of ``batch_size`` indices below ``num_examples``.
+        ``num_batches`` lists of at most ``batch_size`` indices below ``num_examples``, and one more with ``query``.
+
+    Raises:
+        ValueError: a number below 1; a query batch from a single example.
     """
-    return _batches(num_examples, batch_size, num_batches, seed, "visit", episode)
+    _at_least_one(num_examples=num_examples, batch_size=batch_size, num_batches=num_batches)
+    if query and num_examples < 2:
+        raise ValueError("one example, of which a query batch would leave none; it needs 2")
+    labels = ("visit", episode)
+    if num_examples >= (num_batches + query) * batch_size:
+        return _batches(num_examples, batch_size, num_batches + query, seed, *labels)
+    first = permutation(num_examples, seed, *labels, 0)
+    size = min(batch_size, num_examples // 2) if query else 0
+    others, held_out = first[: num_examples - size], first[num_examples - size :]
+    later = (others[index] for index in _passes(len(others), seed, *labels, first=1))
+    stream = chain(others, later)
+    batches = [list(islice(stream, min(batch_size, len(others)))) for _ in range(num_batches)]
+    return [*batches, held_out] if query else batches
 
 
 def adaptation_batches(seed: int, num_examples: int, batch_size: int, steps: int) -> list[list[int]]:
