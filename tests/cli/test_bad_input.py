@@ -39,9 +39,9 @@ TASK_FILES: dict[str, tuple[bytes, str]] = {
         second_row(options=["no", "no "]),
         "bad.jsonl:2: options 0 and 1 are both 'no'; make them distinct",
     ),
-    "27 options?": (
-        second_row(options=["no", *map(str, range(26))]),
-        "bad.jsonl:2: 27 options; at most 26 (A to Z) are possible",
+    "201 options?": (
+        second_row(options=["no", *map(str, range(200))]),
+        "bad.jsonl:2: 201 options; at most 200 are possible",
     ),
     "mixed encodings?": (
         GOOD.encode() + 'é {"input"'.encode("latin-1"),

@@ -78,7 +78,7 @@ def test_training_learns_what_the_tasks_share(tiny_llama: Path, tmp_path: Path, 
     assert nll(from_theta, unseen.test) < nll(from_fresh, unseen.test) - 0.05
 
 
-@pytest.mark.parametrize("method", ["abmll", "maml", "meta-icl", "regular-lora"])
+@pytest.mark.parametrize("method", ["abmll", "maml", "metaicl", "regular-lora"])
 def test_small_tasks_are_learned_like_others(tiny_model: AbmllModel, tmp_path: Path, method: str) -> None:
     """An episode takes 48 examples; about 19 of 24 rows are for training. Every task takes as many steps."""
     sizes = (24, 24, 3, 100) + (() if method == "maml" else (1, 2))

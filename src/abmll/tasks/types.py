@@ -13,7 +13,7 @@ from abmll.common.errors import DataError
 
 Split = Literal["train", "test"]
 SIDES = get_args(Split)
-MAX_OPTIONS = 26
+MAX_OPTIONS = 200
 TRAIN_SHARE = 0.8
 
 # Only the marks of prose: without "+", "-", "(" or "<" different sums and programs would become one.
@@ -26,8 +26,8 @@ class Example:
 
     Args:
         id: unique within its task.
-        input: the question; may be empty where the options say it all.
-        options: 2 to 26 distinct texts, not blank (compared without surrounding white space).
+        input: the question; may be empty where the options say it all, but not white space alone.
+        options: 2 to 200 distinct texts, not blank (compared without surrounding white space).
         answer: index of the right option, or None where it is not known.
         split: the side that the data's author put it on, if any.
 
@@ -42,6 +42,8 @@ class Example:
     split: Split | None = None
 
     def __post_init__(self) -> None:
+        if self.input and not self.input.strip():
+            raise DataError("the input is white space alone; give the question, or leave it empty")
         _check_options(self.options)
         if self.answer is not None and not 0 <= self.answer < len(self.options):
             raise DataError(
