@@ -113,7 +113,7 @@ def fill(values: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt settings of a suite, and over them the preset's settings."""
     from abmll.cli.sources import is_suite
     from abmll.common.presets import fill as of_preset
-    from abmll.tasks.suite import prompt_of_suite
+    from abmll.tasks.definition import read_suite
 
-    suite = prompt_of_suite(values["tasks"]) if "tasks" in values and is_suite(values["tasks"]) else {}
+    suite = read_suite(values["tasks"]).prompt if "tasks" in values and is_suite(values["tasks"]) else {}
     return suite | of_preset(values)

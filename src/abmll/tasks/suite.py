@@ -1,17 +1,4 @@
-"""A suite: which tasks to learn from, which unseen tasks to be evaluated on, and the prompt, named in a YAML file.
-
-name: my-suite
-description: one sentence
-source: bigbench             # or folder (the default): files <task>.jsonl, .jsonl.gz, .csv, ... beside the YAML file
-train: [task, ...]
-validation: [task, ...]      # optional: those of the training tasks on which settings are chosen
-evaluation: [task, ...]
-known_leaks: [task, ...]     # optional: evaluation tasks that overlap with the training on purpose; tables name them
-hub: {task: dataset}         # optional: the Hugging Face dataset of a task that lies in no folder
-prompt: {answer: text}       # optional: fields of PromptConfig
-adapt_examples: 20           # optional: training examples of an evaluation task that adaptation may use
-test_examples: 100           # optional: test examples of an evaluation task that are predicted
-"""
+"""A suite: which tasks to learn from, and which unseen tasks to be evaluated on, out of the YAML file of ``definition``."""
 
 import os
 from collections.abc import Sequence
@@ -22,7 +9,7 @@ from typing import Any
 from abmll.common.errors import ConfigError, DataError, nearest
 from abmll.common.files import cache_dir
 from abmll.tasks.bigbench import bigbench_dir
-from abmll.tasks.definition import CAPS, SuiteFile, read_suite, shipped_suites
+from abmll.tasks.definition import SuiteFile, read_suite
 from abmll.tasks.leaks import refuse_leaks
 from abmll.tasks.read import load_task, load_tasks
 from abmll.tasks.rows import SUFFIXES, stem_of, suffix_of
@@ -107,17 +94,6 @@ def load_suite(name_or_path: str | Path, data_dir: Path | str | None = None, *, 
     )
 
 
-def prompt_of_suite(name_or_path: str | Path) -> dict[str, Any]:
-    """The suite's prompt settings (fields of ``PromptConfig``), without its tasks. Raises as ``load_suite``."""
-    return read_suite(name_or_path).prompt
-
-
-def caps_of_suite(name_or_path: str | Path) -> dict[str, int]:
-    """``adapt_examples`` and ``test_examples`` where the suite sets them. Raises as ``load_suite``."""
-    file = read_suite(name_or_path)
-    return {key: getattr(file, key) for key in CAPS if getattr(file, key) is not None}
-
-
 def _folders(file: SuiteFile, data_dir: Path | str | None) -> list[Path]:
     """Where to look for the tasks; a later folder goes before an earlier one."""
     cached = cache_dir() / "tasks"
@@ -168,6 +144,3 @@ def _refusal(file: SuiteFile, missing: Sequence[str], available: dict[str, Path]
     hint = nearest(missing[0], available)
     remedy = "Add its file, or say --allow-missing to go on without"
     return f"{file.where}: no {side} task '{missing[0]}'{more}.{hint} {remedy}"
-
-
-__all__ = ["Suite", "caps_of_suite", "load_suite", "prompt_of_suite", "shipped_suites"]
