@@ -1,7 +1,6 @@
 """Tasks: what they are, where they come from, how they become prompts, in which order they are learned.
 
-Not here: torch, or any language model. ``order`` and ``bigbench`` are imported from their own modules, because they need
-NumPy or are rarely wanted.
+Not here: torch, or any language model. ``order`` (which needs NumPy) and ``bigbench`` are imported by themselves.
 Start with ``types`` (what a task is), then ``read`` (tasks out of files) and ``prompts``.
 """
 

@@ -84,11 +84,8 @@ def read_suite(name_or_path: str | Path) -> SuiteFile:
         _check(values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    values["name"], values["description"] = (
-        " ".join(str(values.get(key, "")).split()) for key in ("name", "description")
-    )
-    lists = {key: tuple(values.get(key, ())) for key in LISTS}
-    return SuiteFile(where, folder, **values | lists)
+    texts = {"name": str(values["name"]), "description": " ".join(str(values.get("description", "")).split())}
+    return SuiteFile(where, folder, **values | texts | {key: tuple(values.get(key, ())) for key in LISTS})
 
 
 def _find(name: str) -> tuple[str, str, Path | None]:

@@ -15,6 +15,7 @@ A row has these keys (CSV and Parquet: columns); others are ignored:
 
 import json
 import re
+from sys import intern
 from typing import Any
 
 from abmll.common.errors import DataError, nearest
@@ -91,7 +92,8 @@ def _options(row: Row, cells_are_text: bool) -> tuple[str, ...]:
             raise DataError(f'{row.where}: \'options\' is not a JSON list such as ["yes", "no"]') from error
     if not isinstance(value, list):
         raise DataError(f"{row.where}: 'options' is {_kind(value)}; it must be a list of texts")
-    return tuple(_text(row, f"option {index}", option) for index, option in enumerate(value))
+    # Interned: most rows of a task have the same few options.
+    return tuple(intern(_text(row, f"option {index}", option)) for index, option in enumerate(value))
 
 
 def _answer(row: Row, options: tuple[str, ...], required: bool, cells_are_text: bool) -> int | None:

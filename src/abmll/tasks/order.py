@@ -28,7 +28,7 @@ def permutation(length: int, seed: int, *labels: int | str) -> list[int]:
 
 
 def task_of_episode(seed: int, episode: int, num_tasks: int) -> int:
-    """The task of an episode. Every task comes once in an epoch of ``num_tasks`` episodes, in a new order each epoch."""
+    """The task of an episode. Every task comes once in ``num_tasks`` episodes (an epoch), each time in a new order."""
     _at_least_one(num_tasks=num_tasks)
     epoch, position = divmod(episode, num_tasks)
     return permutation(num_tasks, seed, "tasks", epoch)[position]
@@ -65,19 +65,12 @@ def batches_of_episode(
 
 
 def adaptation_batches(seed: int, num_examples: int, batch_size: int, steps: int) -> list[list[int]]:
-    """The batches of an adaptation: passes over the examples, in a new order each pass.
-
-    Returns:
-        ``steps`` lists of ``batch_size`` indices below ``num_examples``.
-    """
+    """``steps`` batches of ``batch_size`` indices: passes over the examples of an unseen task, each in a new order."""
     return _batches(num_examples, batch_size, steps, seed, "adaptation")
 
 
 def demonstrations(seed: int, num_examples: int, count: int, asked: Collection[int], *labels: int | str) -> list[int]:
-    """At most ``count`` examples below ``num_examples`` to show before the questions ``asked``, which are not shown.
-
-    Seed and labels (an episode, a step) determine which, and their order.
-    """
+    """At most ``count`` examples, none of ``asked``, to show before those; seed and labels determine which."""
     order = permutation(num_examples, seed, "demonstrations", *labels)
     return list(islice((index for index in order if index not in asked), count))
 
@@ -85,13 +78,9 @@ def demonstrations(seed: int, num_examples: int, count: int, asked: Collection[i
 def union_batches(
     seed: int, episode: int, sizes: Sequence[int], batch_size: int, num_batches: int
 ) -> list[list[tuple[int, int]]]:
-    """The batches of an episode drawn from the shuffled union of all tasks, which consecutive episodes walk through.
+    """``num_batches`` batches of ``batch_size`` pairs (task, example), drawn from the shuffled union of all tasks.
 
-    Args:
-        sizes: number of examples of each task.
-
-    Returns:
-        ``num_batches`` lists of ``batch_size`` pairs (task, example).
+    Consecutive episodes walk through the union. ``sizes`` are the numbers of examples of the tasks.
     """
     _at_least_one(batch_size=batch_size, num_batches=num_batches, examples=sum(sizes))
     total = sum(sizes)

@@ -109,7 +109,7 @@ def _task_names(rows: Iterable[Row]) -> list[str]:
 def _build(name: str, rows: Sequence[Row], source: str, require_answer: bool, cells_are_text: bool) -> Task:
     """The task of these rows; options that no row has are the distinct outputs (CrossFit)."""
     outputs: tuple[str, ...] = ()
-    if cells_are_text and all(set(row.values) <= {"input", "output", "split"} for row in rows):
+    if cells_are_text and all(row.values.keys() <= {"id", "input", "output", "split"} for row in rows):
         outputs = _distinct_outputs(rows, source, require_answer)
     examples: list[Example] = []
     places: dict[str, str] = {}

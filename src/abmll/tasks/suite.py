@@ -1,4 +1,4 @@
-"""A suite: which tasks to learn from, and which unseen tasks to be evaluated on, out of the YAML file of ``definition``."""
+"""A suite with its tasks: those to learn from, and unseen ones to be evaluated on (``definition`` reads its file)."""
 
 import os
 from collections.abc import Sequence
@@ -20,10 +20,8 @@ from abmll.tasks.types import Task
 class Suite:
     """Tasks to learn from and unseen tasks to be evaluated on.
 
-    ``validation`` names those training tasks on which settings are chosen. ``missing`` names tasks that could not be
-    found, ``known_leaks`` evaluation tasks that are not quite unseen: whoever shows results shows both. ``prompt``
-    holds settings of ``PromptConfig``. The two caps, where not None, say how many training and test examples of an
-    evaluation task are used.
+    ``missing`` names tasks that could not be found, ``known_leaks`` evaluation tasks that are not quite unseen: whoever
+    shows results shows both. The other fields are those of the suite's file.
     """
 
     name: str

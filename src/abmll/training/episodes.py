@@ -69,7 +69,7 @@ class Episodes:
         return self.scorer.encode([one.train[index] for _, index in pairs], one.name)
 
     def _demonstrated(self, episode: int) -> Iterator[list[Encoded]]:
-        """The examples of each batch behind the episode's demonstrations. The cache keeps none: they hardly come again."""
+        """The examples of each batch behind the episode's demonstrations; such prompts hardly come again."""
         chosen = self.sampler.demonstrations(episode, self.shown)
         for pairs in self.sampler.batches(episode):
             task = self.tasks[pairs[0][0]]
