@@ -78,7 +78,6 @@ class Ours:
         self.trainer = MetaTrainer(self.model, bench.workload.train, setting.train(**changes), cache)
         self.rule, self.episodes = self.trainer.rule, self.trainer.episodes
         self.state = self.rule.init(self.model.theta)
-        self.episodes.prepare(NUMBERS)  # abmll train, too, makes the tokens before the first episode
 
     def step(self, number: int) -> Loss:
         batch = next(self.episodes.batches(number))
@@ -89,7 +88,7 @@ class Ours:
 
 
 class Peer:
-    """A peer on the batches that ``ours`` draws, in tokens made beforehand, as ABMLL's are."""
+    """A peer on the batches that ``ours`` draws, in tokens made beforehand (ABMLL makes its own in the step)."""
 
     def __init__(self, ours: Ours, step: Callable[[Sequence[Encoded]], object], episode: Callable[..., object]) -> None:
         self.batches = [batches_of(ours, number) for number in range(NUMBERS)]
@@ -109,12 +108,7 @@ class Peer:
 
 def batches_of(ours: Ours, number: int) -> list[list[Encoded]]:
     """The examples in tokens of each batch of an episode below ``NUMBERS``."""
-    episodes, scorer = ours.episodes, ours.model.scorer
-    name = episodes.name(number)
-    return [
-        scorer.encode([episodes.examples[task][index] for task, index in pairs], name)
-        for pairs in episodes.examples_of(number)
-    ]
+    return list(ours.episodes.encoded(number))
 
 
 def faster_attention(make: Callable[[str], Peer]) -> Peer:

@@ -4,13 +4,11 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import cycle, islice, pairwise, starmap
 from operator import sub
 from pathlib import Path
 
 from abmll.language.batch import batches_of_like_length, shared_prefix
-from abmll.language.encoded_store import kept
 from abmll.language.encoding import Encoded, Encoder
 from abmll.tasks import Example, Task, load_tasks
 from benchmarks.bench import Bench
@@ -22,16 +20,12 @@ EXAMPLES, FILES = 100_000, 10
 
 
 def tokens(bench: Bench) -> list[Row]:
-    """Reading 100 000 examples from ten JSONL files, making their tokens, and reading these again: per file."""
+    """Reading 100 000 examples from ten JSONL files, and making their tokens: per file."""
     base = bench.base()
     encoder = Encoder(base.tokenizer, bench.workload.prompt, base.context)
     per_file = (EXAMPLES if not bench.quick else 10_000) // FILES
     source = numbered(bench.workload.train)
-    rates: dict[str, list[float]] = {
-        "reading tasks": [],
-        "making tokens and keeping them": [],
-        "reading kept tokens": [],
-    }
+    rates: dict[str, list[float]] = {"reading tasks": [], "making tokens": []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(FILES):
             path = Path(folder) / f"task-{number}.jsonl"
@@ -39,12 +33,8 @@ def tokens(bench: Bench) -> list[Row]:
             moments = [time.perf_counter()]
             [task] = load_tasks(path)
             moments.append(time.perf_counter())
-            for _ in range(2):
-                made = kept(
-                    partial(str, number), partial(encoder.encode_all, task.examples, task.name), per_file, Path(folder)
-                )
-                assert sum(map(len, made)) > per_file
-                moments.append(time.perf_counter())
+            assert sum(map(len, encoder.encode_all(task.examples, task.name))) > per_file
+            moments.append(time.perf_counter())
             for each, seconds in zip(rates.values(), starmap(sub, pairwise(moments)), strict=True):
                 each.append(-per_file / seconds)
     label = f"{FILES * per_file:,} examples"

@@ -39,9 +39,9 @@ TASK_FILES: dict[str, tuple[bytes, str]] = {
         second_row(options=["no", "no "]),
         "bad.jsonl:2: options 0 and 1 are both 'no'; make them distinct",
     ),
-    "27 options?": (
-        second_row(options=["no", *map(str, range(26))]),
-        "bad.jsonl:2: 27 options; at most 26 (A to Z) are possible",
+    "201 options?": (
+        second_row(options=["no", *map(str, range(200))]),
+        "bad.jsonl:2: 201 options; at most 200 are possible",
     ),
     "mixed encodings?": (
         GOOD.encode() + 'é {"input"'.encode("latin-1"),
@@ -169,9 +169,6 @@ TRAIN_SETTINGS = {
     "--target-modules attn,q_proj": ("target_modules: 'attn' matches no layer.",),
     "--layers-to-transform 2": ("layers_to_transform: '2': the model has decoder layers 0-1",),
     "--layers-to-transform last": ("layers_to_transform: 'last' is not '18-29', '0,5,7', 'top-12', 'top-third' or",),
-    "--inner-steps 9": (
-        "tasks/toy0.jsonl: 32 training examples, but an episode takes 9 batches of 4; lower inner_steps",
-    ),
     "--max-length 9999": ("max_length: 9999 is not within the model's context of 2048 tokens",),
     "--max-length 20": ("tasks/toy", "example 'toy", "leave no room for the input within 20 tokens; shorten the"),
     "--answer letter --no-list-options": ("answer 'letter' needs the options in the prompt; set list_options true or",),

@@ -115,7 +115,10 @@ class PeftLoop:
 
 def rows_of(trainer: MetaTrainer, episode: int) -> list[list[tuple[Task, Example]]]:
     episodes = trainer.episodes
-    return [[(episodes.tasks[t], episodes.examples[t][i]) for t, i in batch] for batch in episodes.examples_of(episode)]
+    return [
+        [(episodes.tasks[t], episodes.tasks[t].train[i]) for t, i in batch]
+        for batch in episodes.sampler.batches(episode)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -163,9 +166,9 @@ def test_standard_deviations_stay_as_they_were(train: Callable[..., MetaTrainer]
 def test_structured_and_abmll_draw_the_same_examples(train: Callable[..., MetaTrainer]) -> None:
     structured, abmll = train("structured-lora"), train("abmll")
     for episode in range(6):
-        assert structured.episodes.examples_of(episode) == abmll.episodes.examples_of(episode)
+        assert structured.episodes.sampler.batches(episode) == abmll.episodes.sampler.batches(episode)
         assert structured.episodes.name(episode) == abmll.episodes.name(episode)
-        assert len(structured.episodes.examples_of(episode)) == 2
+        assert len(structured.episodes.sampler.batches(episode)) == 2
     assert [row["tokens"] for row in structured.folder.rows("timing.jsonl")] == [
         row["tokens"] for row in abmll.folder.rows("timing.jsonl")
     ]
@@ -177,7 +180,7 @@ def test_regular_draws_from_the_union(train: Callable[..., MetaTrainer], toy_tas
     drawn = [
         pair
         for episode in range(num_examples // 8)
-        for batch in trainer.episodes.examples_of(episode)
+        for batch in trainer.episodes.sampler.batches(episode)
         for pair in batch
     ]
     assert len(set(drawn)) == len(drawn)  # every example once before any comes again

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from abmll.common.documents import FORMATS
 from abmll.common.download import IndexFile
 from abmll.common.errors import DataError
 from abmll.common.files import sha256_file
-from abmll.tasks.bigbench import FORMAT, bigbench_dir, convert, fetch_bigbench
+from abmll.tasks.bigbench import bigbench_dir, convert, fetch_bigbench
 from abmll.tasks.leaks import check_leaks
 from abmll.tasks.read import load_task, load_tasks
 
@@ -135,7 +136,7 @@ def test_fetch_converts_verifies_and_reuses(make_archive: MakeArchive) -> None:
     assert folder == bigbench_dir()
     assert told == [f"2 BIG-bench tasks are in {folder}"]
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert (manifest["format"], list(manifest["tasks"])) == (FORMAT, ["t", "u"])
+    assert (manifest["format"], list(manifest["tasks"])) == (FORMATS["bigbench"], ["t", "u"])
     assert [task.name for task in load_tasks(folder)] == ["t", "u"]
     assert check_leaks(*[[task] for task in load_tasks(folder)]) == []
 

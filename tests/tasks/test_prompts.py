@@ -3,7 +3,7 @@
 import pytest
 
 from abmll.common.config import PromptConfig
-from abmll.common.errors import ConfigError
+from abmll.common.errors import ConfigError, DataError
 from abmll.tasks import Example
 from abmll.tasks.prompts import render
 
@@ -45,6 +45,18 @@ def test_twenty_six_options_have_letters() -> None:
     rendered = render(example, "t", PromptConfig(answer="letter"))
     assert rendered.continuations[-1] == " Z"
     assert rendered.suffix.endswith("\nZ) option 25\nAnswer:")
+
+
+@pytest.mark.parametrize("prompt", [PromptConfig(answer="letter"), PromptConfig(answer="text", list_options=True)])
+def test_a_list_has_letters_for_no_more(prompt: PromptConfig) -> None:
+    example = Example("1", "?", tuple(f"option {n}" for n in range(27)), 25)
+    with pytest.raises(
+        DataError, match=r"^task 't', example '1': 27 options, but a list has letters for 26; set answer"
+    ):
+        render(example, "t", prompt)
+    with pytest.raises(DataError, match="27 options"):
+        render(SKY, "t", prompt, [example])
+    assert len(render(example, "t", PromptConfig(answer="text")).continuations) == 27
 
 
 def test_letters_need_a_list() -> None:

@@ -60,6 +60,42 @@ def test_crossfit(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("name", "header"), [("t.csv", "input,output\n"), ("t.tsv", ""), ("t.tsv", "input\toutput\n")])
+def test_77_distinct_outputs_are_as_many_options(name: str, header: str, tmp_path: Path) -> None:
+    mark = "," if name == "t.csv" else "\t"
+    (tmp_path / name).write_text(header + "".join(f"question {n}{mark}intent {n % 77}\n" for n in range(200)))
+    examples = load_task(tmp_path / name).examples
+    assert {len(e.options) for e in examples} == {77}
+    assert [e.options[e.answer or 0] for e in examples] == [f"intent {n % 77}" for n in range(200)]
+
+
+@pytest.mark.parametrize(("name", "header"), [("t.csv", "input,output\n"), ("t.tsv", ""), ("t.tsv", "input\toutput\n")])
+def test_questions_without_outputs(name: str, header: str, tmp_path: Path) -> None:
+    mark = "," if name == "t.csv" else "\t"
+    path = tmp_path / name
+    path.write_text(f"{header}good{mark}positive\nbad{mark}negative\nso so{mark}\n")
+    examples = load_task(path, require_answer=False).examples
+    assert [(e.input, e.answer) for e in examples] == [("good", 1), ("bad", 0), ("so so", None)]
+    with pytest.raises(DataError, match=r":[34]: no key 'output'"):
+        load_task(path)
+    path.write_text(f"{header}good{mark}\nbad{mark}\n")
+    with pytest.raises(DataError, match="inputs without options to choose from; add columns option_1, option_2"):
+        load_task(path, require_answer=False)
+
+
+def test_inputs_alone_need_options(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("input\ngood\nbad\n")
+    with pytest.raises(DataError, match="inputs without options to choose from; add columns option_1, option_2"):
+        load_task(tmp_path / "t.csv", require_answer=False)
+
+
+def test_an_empty_or_absent_input_is_allowed(tmp_path: Path, write_rows: Write, question: Question) -> None:
+    (tmp_path / "t.csv").write_text("option_a,option_b,answer\nyes,no,0\n")
+    (tmp_path / "u.csv").write_text("input,option_a,option_b,answer\n,yes,no,0\n")
+    for path in (tmp_path / "t.csv", tmp_path / "u.csv", write_rows([question(input="")])):
+        assert load_task(path).examples[0].input == ""
+
+
 def test_few_shot_files_of_one_task_become_its_splits(tmp_path: Path) -> None:
     folder = tmp_path / "sst2"
     folder.mkdir()
@@ -172,7 +208,8 @@ def test_several_tasks_in_one_file(write_rows: Write, question: Question) -> Non
         ({"options": ["yes"]}, "1 option; a question needs at least 2"),
         ({"options": ["yes", "no", "yes"]}, "options 0 and 2 are both 'yes'"),
         ({"options": ["yes", ""]}, "option 1 is empty"),
-        ({"options": [f"o{n}" for n in range(27)]}, "27 options; at most 26"),
+        ({"options": [f"o{n}" for n in range(201)]}, "201 options; at most 200"),
+        ({"input": " \t"}, "the input is white space alone"),
         ({"answer": "maybe"}, "answer 'maybe' is not among the 2 options"),
         ({"answer": 2}, "answer 2 is out of range: 2 options count from 0 to 1"),
         ({"answer": -1}, "answer -1 is out of range"),
@@ -190,6 +227,7 @@ def test_a_bad_row_is_named(changes: dict[str, Any], message: str, write_rows: W
     with pytest.raises(DataError, match=f"task.jsonl:2: {message}") as caught:
         load_task(path)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).count("task.jsonl:2") == 1
 
 
 @pytest.mark.parametrize(
@@ -218,7 +256,9 @@ def test_a_bad_row_is_named(changes: dict[str, Any], message: str, write_rows: W
         ("t.csv", b"input,option_a,option_b,answer\n?,x,y,5\n", ":2: answer 5 is out of range"),
         ("t.tsv", b"one\tyes\ntwo\n", ":2: 1 columns"),
         ("t.tsv", b"one\tyes\ntwo\tyes\n", ":1: 1 option;"),
-        ("t.tsv", "".join(f"{n}\to{n}\n" for n in range(27)).encode(), "27 distinct outputs"),
+        ("t.tsv", "".join(f"{n}\to{n}\n" for n in range(201)).encode(), "201 distinct outputs"),
+        ("t.tsv", b"one\tyes\n  \tno\n", ":2: the input is white space alone"),
+        ("t.csv", b'input,output\none,yes\n" ",no\n', ":3: the input is white space alone"),
         ("t.jsonl.gz", b"not gzip", "damaged gzip"),
         ("t.jsonl.gz", gzip.compress(b'{"input": "x"}\n' * 1000, mtime=0)[:-20], "damaged gzip"),
         ("t.xlsx", b"", "unknown kind of file; use one of .jsonl, "),

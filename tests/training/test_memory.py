@@ -1,6 +1,8 @@
 """One base model in memory, however many tasks are learned: counted in tensors, not in seconds."""
 
 import gc
+import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from abmll.language.base import load_base
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.model.learned_task import TaskPosterior
-from abmll.tasks import Task
+from abmll.tasks import Task, load_tasks
+from abmll.training.training_tasks import usable
 
 
 @pytest.fixture
@@ -58,6 +61,29 @@ def test_peak_memory_does_not_grow_with_the_number_of_tasks(model: AbmllModel, t
         reached.append(max(peaks))
     handle.remove()
     assert len(set(reached)) == 1
+
+
+def held_bytes(count: int, folder: Path) -> int:
+    """What so many tasks of 25 rows, each of 100 characters and two options, take once they are read and split."""
+    path = folder / f"{count}.jsonl"
+    rows = (
+        {"task": f"t{n // 25}", "input": f"{n:0100}", "options": ["yes", "no"], "answer": 0} for n in range(25 * count)
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        tasks = usable(load_tasks(path), 1)
+        assert len(tasks) == count
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_thousand_tasks_take_one_percent_more_memory_than_ten(tmp_path: Path) -> None:
+    """The bound is 1 % of the 1.2 GB in which the smallest base model (135 M parameters) learns ten tasks."""
+    assert held_bytes(1000, tmp_path) - held_bytes(10, tmp_path) < 12e6
 
 
 def test_learning_moves_no_weight_of_the_base_and_copies_none(model: AbmllModel, toy_tasks: list[Task]) -> None:

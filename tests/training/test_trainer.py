@@ -14,6 +14,7 @@ import yaml
 from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.common.checkpoint import STATE, checkpoints, load_bundle
 from abmll.common.config import LearningConfig, PromptConfig
+from abmll.common.errors import DataError
 from abmll.methods import Loss
 from abmll.model.prediction import Prediction
 from abmll.tasks import Example, Task
@@ -75,6 +76,24 @@ def test_training_learns_what_the_tasks_share(tiny_llama: Path, tmp_path: Path, 
     fresh = model.adapt(unseen.train, task_name="unseen", steps=10, batch_size=8, seed=seed)
     from_theta, from_fresh = (one.predict(unseen.test, samples=0) for one in (adapted, fresh))
     assert nll(from_theta, unseen.test) < nll(from_fresh, unseen.test) - 0.05
+
+
+@pytest.mark.parametrize("method", ["abmll", "maml", "metaicl", "regular-lora"])
+def test_small_tasks_are_learned_like_others(tiny_model: AbmllModel, tmp_path: Path, method: str) -> None:
+    """An episode takes 48 examples; about 19 of 24 rows are for training. Every task takes as many steps."""
+    sizes = (24, 24, 3, 100) + (() if method == "maml" else (1, 2))
+    tasks = [letters_task(f"task{number}", number, size) for number, size in enumerate(sizes)]
+    config = TrainConfig(method=method, max_steps=len(sizes), inner_steps=12, output_dir=str(tmp_path / "run"))
+    trainer = MetaTrainer(tiny_model, tasks, config)
+    result = trainer.train()
+    assert {row["steps"] for row in trainer.folder.rows("timing.jsonl")} == {result.gradient_steps // len(sizes)}
+    assert all(math.isfinite(row["nll"]) for row in trainer.folder.rows())
+
+
+def test_a_task_too_small_for_a_query_batch_is_named(tiny_model: AbmllModel, tmp_path: Path) -> None:
+    tasks = [letters_task("large", 0), replace(letters_task("one", 1, 1), source="one.jsonl")]
+    with pytest.raises(DataError, match=r"^one.jsonl: 1 training examples, but this method needs at least 2 of each"):
+        MetaTrainer(tiny_model, tasks, TrainConfig(method="maml", output_dir=str(tmp_path / "run")))
 
 
 # -- what is written ----------------------------------------------------------------------------------------------

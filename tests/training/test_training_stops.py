@@ -125,8 +125,6 @@ def test_ctrl_c_before_the_first_checkpoint_says_so(make_trainer: MakeTrainer, t
 def test_tasks_and_settings_are_checked_before_anything_is_written(
     make_trainer: MakeTrainer, tiny_model: AbmllModel, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match="48 training examples, but an episode takes 2 batches of 30"):
-        make_trainer(per_device_train_batch_size=30)
     with pytest.raises(ConfigError, match=r"method: unknown 'abmmll'; Did you mean 'abmll'\?"):
         make_trainer(method="abmmll")
     with pytest.raises(ConfigError, match="outer_batch is 'query', but"):

@@ -102,6 +102,6 @@ def _refuse_learned(run: Path, suite: "Suite") -> None:
 def fill(values: Mapping[str, Any]) -> dict[str, Any]:
     """The preset's settings, and the suite's own numbers of examples."""
     from abmll.common.presets import fill as of_preset
-    from abmll.tasks.suite import caps_of_suite
+    from abmll.tasks.definition import read_suite
 
-    return of_preset(values) | (caps_of_suite(values["suite"]) if "suite" in values else {})
+    return of_preset(values) | (read_suite(values["suite"]).caps if "suite" in values else {})

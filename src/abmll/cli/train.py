@@ -72,7 +72,7 @@ def train(
 def _summary(trainer: "MetaTrainer", result: "TrainResult") -> dict[str, Any]:
     """The whole run in numbers, what was done before a --resume included; nll and accuracy are those of its end."""
     cost = trainer.folder.cost()
-    num_tasks = len(trainer.episodes.tasks)
+    num_tasks = len(trainer.tasks)
     last = trainer.folder.rows()[-num_tasks:]
     return {
         "run": str(result.folder),
@@ -85,8 +85,8 @@ def _summary(trainer: "MetaTrainer", result: "TrainResult") -> dict[str, Any]:
         "averaged_episodes": len(last),
         "nll": sum(row["nll"] for row in last) / len(last),
         "accuracy": sum(row["accuracy"] for row in last) / len(last),
-        "examples": len(trainer.episodes.encoded),
-        "truncated": sum(example.truncated > 0 for example in trainer.episodes.encoded.values()),
+        "examples": result.examples,
+        "truncated": result.truncated,
     }
 
 
@@ -113,7 +113,7 @@ def fill(values: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt settings of a suite, and over them the preset's settings."""
     from abmll.cli.sources import is_suite
     from abmll.common.presets import fill as of_preset
-    from abmll.tasks.suite import prompt_of_suite
+    from abmll.tasks.definition import read_suite
 
-    suite = prompt_of_suite(values["tasks"]) if "tasks" in values and is_suite(values["tasks"]) else {}
+    suite = read_suite(values["tasks"]).prompt if "tasks" in values and is_suite(values["tasks"]) else {}
     return suite | of_preset(values)

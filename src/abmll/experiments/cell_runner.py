@@ -35,8 +35,7 @@ from abmll.language.meter import metered
 from abmll.methods import find_rule
 from abmll.model.meta_learner import AbmllModel
 from abmll.tasks import Task
-from abmll.tasks.limit import limit_train
-from abmll.tasks.order import sample_seed
+from abmll.tasks.order import limit_train, sample_seed
 from abmll.tasks.suite import Suite, load_suite
 
 

@@ -54,5 +54,5 @@ class Recalibration:
         sides = {}
         for side, limit in limits.items():
             examples = getattr(task, side)
-            sides[side] = list(examples.select(permutation(len(examples), self.seed, "temperature", side)[:limit]))
+            sides[side] = [examples[i] for i in permutation(len(examples), self.seed, "temperature", side)[:limit]]
         return sides["train"], sides["test"]

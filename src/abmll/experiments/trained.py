@@ -64,7 +64,7 @@ def goes_on(trainer: MetaTrainer) -> bool:
         refuse_other_run(begun["settings"], trainer.settings(), path)
     except AbmllError:  # other settings, or damaged: begin again
         return False
-    return begun["data_sha256"] == trainer.episodes.sha256()
+    return begun["data_sha256"] == trainer.data_sha256
 
 
 def cost_of_run(folder: Path, episodes: int | None = None) -> dict[str, float | None]:

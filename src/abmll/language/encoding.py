@@ -1,17 +1,13 @@
 """From rendered prompts to token ids, with the middle of an over-long input cut out (never the options)."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from functools import cached_property
 
-import tokenizers
-import transformers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
-from abmll._version import __version__
 from abmll.common.config import PromptConfig
 from abmll.common.errors import ConfigError, DataError
-from abmll.language.encoded import Encoded
 from abmll.tasks import Example
 from abmll.tasks.prompts import Rendered, check_prompt, render
 
@@ -19,8 +15,27 @@ GAP = " ... "
 # The tokenizer gets many texts at once, but never so many that their tokens (as objects) would need much memory.
 MAX_TEXTS = 256
 MAX_CHARACTERS = 50_000
-MAX_KNOWN = 4096
-PROBE = Example("", "Is it?", ("yes", "no"), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One example in tokens.
+
+    Args:
+        prompt: with the special tokens that belong before it.
+        options: each one's continuation of the prompt.
+        answer: index of the right option; None where it is unknown.
+        truncated: tokens cut out of the input.
+    """
+
+    prompt: tuple[int, ...]
+    options: tuple[tuple[int, ...], ...]
+    answer: int | None
+    truncated: int = 0
+
+    def __len__(self) -> int:
+        """The length of the sequence that the model reads: an option's last token is only ever predicted."""
+        return len(self.prompt) + sum(map(len, self.options)) - len(self.options)
 
 
 class Encoder:
@@ -50,24 +65,8 @@ class Encoder:
         Raises ``DataError`` where prompt frame and options leave no room for any of the input, or where an option
         has no tokens.
         """
-        known: dict[tuple[str, str], list[int]] = {}
-        for some in _portions(examples):
-            if len(known) > MAX_KNOWN:
-                known = {}
-            yield from self._encode_some(some, task_name, known, demonstrations)
-
-    def describe(self) -> list[object] | None:
-        """Everything that an example's tokens depend on besides the example and its task's name, JSON-ready.
-
-        None for a tokenizer that is Python code or a ood library, which cannot be described.
-        """
-        if not isinstance(self.tokenizer, PreTrainedTokenizerFast):
-            return None
-        versions = [__version__, transformers.__version__, tokenizers.__version__]
-        # What the code makes of an example, and a chat template, which may write today's date.
-        probe = render(PROBE, "task", self.settings)
-        frame = [self._full_text(probe), self._opening, probe.continuations]
-        return [versions, self.tokenizer.backend_tokenizer.to_str(), frame, asdict(self.settings), self.limit]
+        for portion in _portions(examples):
+            yield from self._encode_portion(portion, task_name, demonstrations)
 
     def encode_demonstrated(
         self, examples: Sequence[Example], task_name: str, demonstrations: Sequence[Example]
@@ -86,27 +85,21 @@ class Encoder:
             encoded[index] = one
         return encoded, dropped + len(long)
 
-    def _encode_some(
-        self,
-        examples: Sequence[Example],
-        task_name: str,
-        known: dict[tuple[str, str], list[int]],
-        demonstrations: Sequence[Example],
+    def _encode_portion(
+        self, examples: Sequence[Example], task_name: str, demonstrations: Sequence[Example]
     ) -> Iterator[Encoded]:
-        """Encode so many at once; ``known`` holds the tokens of each distinct option seen so far."""
         rendered = [render(example, task_name, self.settings, demonstrations) for example in examples]
         texts = [self._full_text(one) for one in rendered]
-        self._learn(texts, rendered, known)
+        tokens = self._option_tokens(texts, rendered)
         for example, one, text, prompt in zip(examples, rendered, texts, self._prompts(texts), strict=True):
-            options = [known[text[-1:], option] for option in one.continuations]
-            for option, tokens in zip(example.options, options, strict=True):
-                if not tokens:
-                    raise DataError(
-                        f"task '{task_name}', example '{example.id}': the model's tokenizer makes nothing of option "
-                        f"{option!r}; write it in other characters"
-                    )
-            encoded = Encoded(prompt, options, example.answer)
             where = f"task '{task_name}', example '{example.id}'"
+            options = tuple(tokens[text[-1:], option] for option in one.continuations)
+            if () in options:
+                raise DataError(
+                    f"{where}: the model's tokenizer makes nothing of option {example.options[options.index(())]!r}; "
+                    "write it in other characters"
+                )
+            encoded = Encoded(prompt, options, example.answer)
             fits = len(encoded) <= self.limit or len(demonstrations) > 0
             yield encoded if fits else self._cut(encoded, one, where)
 
@@ -138,30 +131,31 @@ class Encoder:
             assert isinstance(text, str)
         return text
 
-    def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
+    def _prompts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Tokens of whole prompts; a chat template has written the special tokens itself."""
         opening = [] if self.settings.chat_template else self._opening
-        return [opening + tokens for tokens in self._plain(texts)]
+        return [(*opening, *tokens) for tokens in self._plain(texts)]
 
-    def _learn(
-        self, texts: Sequence[str], rendered: Sequence[Rendered], known: dict[tuple[str, str], list[int]]
-    ) -> None:
-        """Add to ``known`` the tokens of every option as it follows its prompt, by the prompt's last character.
+    def _option_tokens(
+        self, texts: Sequence[str], rendered: Sequence[Rendered]
+    ) -> dict[tuple[str, str], tuple[int, ...]]:
+        """The tokens of every option as it follows its prompt, by (the prompt's last character, the option).
 
         Some tokenizers encode a text differently at the start of a sequence, so an option is tokenised behind the
         prompt's last character wherever the boundary falls between two tokens.
         """
-        pairs = ((text[-1:], option) for text, one in zip(texts, rendered, strict=True) for option in one.continuations)
-        new = list(dict.fromkeys(pair for pair in pairs if pair not in known))
-        lasts = list({last for last, _ in new})
-        alone = dict(zip(lasts, self._plain(lasts), strict=True))
-        joint = self._plain([last + option for last, option in new])
-        melted = []
-        for (last, option), tokens in zip(new, joint, strict=True):
-            known[last, option] = tokens[len(alone[last]) :]
-            if tokens[: len(alone[last])] != alone[last]:
-                melted.append((last, option))
-        known.update(zip(melted, self._plain([option for _, option in melted]), strict=True))
+        pairs = {
+            (text[-1:], option): None for text, one in zip(texts, rendered, strict=True) for option in one.continuations
+        }
+        lasts = list(dict.fromkeys(last for last, _ in pairs))
+        before = dict(zip(lasts, self._plain(lasts), strict=True))
+        joint = self._plain([last + option for last, option in pairs])
+        alone = self._plain([option for _, option in pairs])
+        found = {}
+        for (last, option), together, by_itself in zip(pairs, joint, alone, strict=True):
+            size = len(before[last])
+            found[last, option] = tuple(together[size:] if together[:size] == before[last] else by_itself)
+        return found
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text's tokens and nothing else."""

@@ -8,17 +8,16 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
+from abmll.common.documents import FORMATS, json_lines, read_json
 from abmll.common.download import IndexFile, fetch_from_index
 from abmll.common.errors import DataError
 from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_json, write_text
 from abmll.common.progress import progress
-from abmll.tasks.example import MAX_OPTIONS, Example
-from abmll.tasks.task import split_by_content
+from abmll.tasks.types import Example, split_by_content
 
 SDIST = IndexFile(
     project="bigbench",
@@ -26,13 +25,12 @@ SDIST = IndexFile(
     sha256="1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
     size=358249635,
 )
-FORMAT = "abmll-bigbench-1"  # a new one for every change of the conversion: older caches are then made anew
+MAX_OPTIONS = 26  # fewer than other tasks may have: a higher limit would change the tasks of earlier versions
 MIN_ROWS = 50
 MAX_ROWS = 2000
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A ``task.json`` of the archive: task name, family (its top folder) and content."""
 
     name: str
@@ -63,17 +61,15 @@ def fetch_bigbench(
         AbmllError: no network, no room on the disk; ``DataError`` for an archive with another hash.
     """
     folder = bigbench_dir()
-    if is_complete(folder, archive):
+    if _is_complete(folder, archive):
         return folder
+    path = cache_dir() / archive.filename if sdist is None else Path(sdist)
     if sdist is None:
-        path = cache_dir() / archive.filename
         fetch_from_index(archive.project, archive.filename, archive.sha256, archive.size, path, announce, quiet)
-    else:
-        path = Path(sdist)
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; give the path of {archive.filename}")
-        if (found := sha256_file(path)) != archive.sha256:
-            raise DataError(f"{path}: SHA-256 is {found}, expected {archive.sha256}; it is not {archive.filename}")
+    elif not path.is_file():
+        raise DataError(f"{path}: no such file; give the path of {archive.filename}")
+    elif (found := sha256_file(path)) != archive.sha256:
+        raise DataError(f"{path}: SHA-256 is {found}, expected {archive.sha256}; it is not {archive.filename}")
     tasks = convert(path, folder, archive, quiet)
     if sdist is None:
         path.unlink()
@@ -81,14 +77,13 @@ def fetch_bigbench(
     return folder
 
 
-def is_complete(folder: Path, archive: IndexFile = SDIST) -> bool:
+def _is_complete(folder: Path, archive: IndexFile) -> bool:
     """Whether the folder holds a conversion of this archive, in this format, with every file unchanged."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT or manifest["archive_sha256"] != archive.sha256:
-            return False
-        return all(sha256_file(folder / f"{name}.jsonl") == task["sha256"] for name, task in manifest["tasks"].items())
-    except (OSError, ValueError, KeyError):
+        manifest = read_json(folder / "manifest.json", "bigbench", "fetch it again", DataError)
+        tasks = manifest["tasks"] if manifest["archive_sha256"] == archive.sha256 else {}
+        return bool(tasks) and all(sha256_file(folder / f"{name}.jsonl") == tasks[name]["sha256"] for name in tasks)
+    except (DataError, OSError, KeyError):
         return False
 
 
@@ -107,20 +102,19 @@ def convert(sdist: Path, folder: Path, archive: IndexFile = SDIST, quiet: bool =
             rows = _rows(source)
             if not rows:
                 continue
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            write_text(temporary / f"{source.name}.jsonl", text)
-            counts = sorted({len(row["options"]) for row in rows})
+            path = temporary / f"{source.name}.jsonl"
+            write_text(path, json_lines(rows))
             tasks[source.name] = {
-                "sha256": hashlib.sha256(text.encode()).hexdigest(),
+                "sha256": sha256_file(path),
                 "rows": len(rows),
-                "options": counts,
+                "options": sorted({len(row["options"]) for row in rows}),
                 "family": source.family,
                 "canary": source.content.get("canary"),
                 "description": source.content.get("description"),
             }
         tasks = dict(sorted(tasks.items()))
-        manifest = {"format": FORMAT, "archive": archive.filename, "archive_sha256": archive.sha256, "tasks": tasks}
-        write_json(temporary / "manifest.json", manifest)
+        about = {"format": FORMATS["bigbench"], "archive": archive.filename, "archive_sha256": archive.sha256}
+        write_json(temporary / "manifest.json", about | {"tasks": tasks})
     return tasks
 
 
@@ -161,17 +155,10 @@ def _rows(source: Source) -> list[dict[str, Any]]:
         return []
     in_order = sorted((index, text, scores) for (text, _), (index, scores) in questions.items())
     examples = [_example(source, *question) for question in in_order]
+    shared = {"task": source.name, "family": source.family}
     return [
-        {
-            "id": example.id,
-            "task": source.name,
-            "family": source.family,
-            "split": side,
-            "input": example.input,
-            "options": list(example.options),
-            "answer": example.answer,
-        }
-        for example, side in zip(examples, split_by_content(examples), strict=True)
+        {"id": one.id, **shared, "split": side, "input": one.input, "options": one.options, "answer": one.answer}
+        for one, side in zip(examples, split_by_content(examples), strict=True)
     ]
 
 
@@ -195,13 +182,6 @@ def _text(source: Source, item: dict[str, Any]) -> str:
 
 def _example(source: Source, index: int, text: str, scores: dict[str, int]) -> Example:
     """The example, its options in the order of their hashes: in the source the order often gives the answer away."""
-    hashed = hashlib.sha256(text.encode())
-    options = sorted(scores, key=lambda option: _continued(hashed, option))
+    options = sorted(scores, key=lambda option: hashlib.sha256((text + option).encode()).digest())
     answer = next(position for position, option in enumerate(options) if scores[option] == 1)
     return Example(f"{source.name}/{index}", text, tuple(options), answer)
-
-
-def _continued(hashed: Any, text: str) -> bytes:
-    longer = hashed.copy()
-    longer.update(text.encode())
-    return longer.digest()

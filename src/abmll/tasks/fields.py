@@ -3,7 +3,7 @@
 A row has these keys (CSV and Parquet: columns); others are ignored:
 
     input     the question, a text (may be empty)
-    options   2 to 26 distinct texts: a list; in a CSV one cell with a JSON list, or columns option_... or choice_...
+    options   2 to 200 distinct texts: a list; in a CSV one cell with a JSON list, or columns option_... or choice_...
               in their order, of which a row may leave some empty
     answer    the right option's index from 0, or its text. In a CSV or TSV, where both look alike, the text goes first.
               MetaICL's ``output`` (a text) is understood as well
@@ -15,21 +15,15 @@ A row has these keys (CSV and Parquet: columns); others are ignored:
 
 import json
 import re
+from sys import intern
 from typing import Any
 
 from abmll.common.errors import DataError, nearest
-from abmll.tasks.example import Example, Split
 from abmll.tasks.rows import Row
+from abmll.tasks.types import Example, Split
 
 KEYS = ("input", "options", "answer", "output", "task", "family", "split", "id")
-SPLITS: dict[str, Split] = {
-    "train": "train",
-    "test": "test",
-    "validation": "test",
-    "valid": "test",
-    "val": "test",
-    "dev": "test",
-}
+SPLITS: dict[str, Split] = {"train": "train"} | dict.fromkeys(("test", "validation", "valid", "val", "dev"), "test")
 
 
 def example_of(
@@ -49,8 +43,9 @@ def example_of(
     text = "" if cells_are_text and "input" not in row.values else text_of(row, "input")
     options = outputs or _options(row, cells_are_text)
     answer = _answer(row, options, require_answer, cells_are_text)
+    identity, split = _id(row, fallback_id), _split(row)
     try:
-        return Example(_id(row, fallback_id), text, options, answer, _split(row))
+        return Example(identity, text, options, answer, split)
     except DataError as error:
         raise DataError(f"{row.where}: {error}") from error
 
@@ -59,7 +54,7 @@ def text_of(row: Row, key: str) -> str:
     """The value of a key that must be there and be a text."""
     if key not in row.values:
         raise _missing(row, key)
-    return _checked(row, f"'{key}'", row.values[key])
+    return _text(row, f"'{key}'", row.values[key])
 
 
 def _missing(row: Row, key: str) -> DataError:
@@ -69,7 +64,7 @@ def _missing(row: Row, key: str) -> DataError:
     return DataError(f"{row.where}: no key '{key}'.{remedy}.")
 
 
-def _checked(row: Row, what: str, value: Any) -> str:
+def _text(row: Row, what: str, value: Any) -> str:
     if not isinstance(value, str):
         raise DataError(f"{row.where}: {what} is {_kind(value)}; it must be a text")
     try:
@@ -97,11 +92,8 @@ def _options(row: Row, cells_are_text: bool) -> tuple[str, ...]:
             raise DataError(f'{row.where}: \'options\' is not a JSON list such as ["yes", "no"]') from error
     if not isinstance(value, list):
         raise DataError(f"{row.where}: 'options' is {_kind(value)}; it must be a list of texts")
-    try:
-        "".join(value).encode()  # all of them at once, as nearly every row is fine
-    except (TypeError, UnicodeEncodeError):
-        return tuple(_checked(row, f"option {index}", option) for index, option in enumerate(value))
-    return tuple(value)
+    # Interned: most rows of a task have the same few options.
+    return tuple(intern(_text(row, f"option {index}", option)) for index, option in enumerate(value))
 
 
 def _answer(row: Row, options: tuple[str, ...], required: bool, cells_are_text: bool) -> int | None:
@@ -142,4 +134,4 @@ def _id(row: Row, fallback: str) -> str:
         return fallback
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return _checked(row, "'id'", value)
+    return _text(row, "'id'", value)

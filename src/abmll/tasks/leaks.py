@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from abmll.common.errors import DataError
-from abmll.tasks.example import content_hash
-from abmll.tasks.task import Task
+from abmll.tasks.types import Task, content_hash
 
 
 def check_leaks(train: Sequence[Task], evaluation: Sequence[Task]) -> list[str]:

@@ -7,9 +7,12 @@ unlike ``Generator.shuffle``, both are the same in every version of NumPy, on ev
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from itertools import count, islice
+from dataclasses import replace
+from itertools import chain, count, islice
 
 import numpy as np
+
+from abmll.tasks.types import Task
 
 
 def sample_seed(seed: int, *labels: int | str) -> int:
@@ -25,37 +28,49 @@ def permutation(length: int, seed: int, *labels: int | str) -> list[int]:
 
 
 def task_of_episode(seed: int, episode: int, num_tasks: int) -> int:
-    """The task of an episode. Every task comes once in an epoch of ``num_tasks`` episodes, in a new order each epoch."""
+    """The task of an episode. Every task comes once in ``num_tasks`` episodes (an epoch), each time in a new order."""
     _at_least_one(num_tasks=num_tasks)
     epoch, position = divmod(episode, num_tasks)
     return permutation(num_tasks, seed, "tasks", epoch)[position]
 
 
 def batches_of_episode(
-    seed: int, episode: int, num_examples: int, batch_size: int, num_batches: int
+    seed: int, episode: int, num_examples: int, batch_size: int, num_batches: int, *, query: bool = False
 ) -> list[list[int]]:
     """The examples of an episode's batches; none comes twice before each has come once.
 
+    A task with too few examples for all batches gives smaller ones (at most all its examples), and more than one pass
+    over its examples, in a new order each pass. A query batch never shares an example with the others: there it is the
+    last examples of the first pass, at most half of all, and the other batches pass over the rest.
+
     Returns:
-        ``num_batches`` lists of ``batch_size`` indices below ``num_examples``.
+        ``num_batches`` lists of at most ``batch_size`` indices below ``num_examples``, and one more with ``query``.
+
+    Raises:
+        ValueError: a number below 1; a query batch from a single example.
     """
-    return _batches(num_examples, batch_size, num_batches, seed, "visit", episode)
+    _at_least_one(num_examples=num_examples, batch_size=batch_size, num_batches=num_batches)
+    if query and num_examples < 2:
+        raise ValueError("one example, of which a query batch would leave none; it needs 2")
+    labels = ("visit", episode)
+    if num_examples >= (num_batches + query) * batch_size:
+        return _batches(num_examples, batch_size, num_batches + query, seed, *labels)
+    first = permutation(num_examples, seed, *labels, 0)
+    size = min(batch_size, num_examples // 2) if query else 0
+    others, held_out = first[: num_examples - size], first[num_examples - size :]
+    later = (others[index] for index in _passes(len(others), seed, *labels, first=1))
+    stream = chain(others, later)
+    batches = [list(islice(stream, min(batch_size, len(others)))) for _ in range(num_batches)]
+    return [*batches, held_out] if query else batches
 
 
 def adaptation_batches(seed: int, num_examples: int, batch_size: int, steps: int) -> list[list[int]]:
-    """The batches of an adaptation: passes over the examples, in a new order each pass.
-
-    Returns:
-        ``steps`` lists of ``batch_size`` indices below ``num_examples``.
-    """
+    """``steps`` batches of ``batch_size`` indices: passes over the examples of an unseen task, each in a new order."""
     return _batches(num_examples, batch_size, steps, seed, "adaptation")
 
 
 def demonstrations(seed: int, num_examples: int, count: int, asked: Collection[int], *labels: int | str) -> list[int]:
-    """At most ``count`` examples below ``num_examples`` to show before the questions ``asked``, which are not shown.
-
-    Seed and labels (an episode, a step) determine which, and their order.
-    """
+    """At most ``count`` examples, none of ``asked``, to show before those; seed and labels determine which."""
     order = permutation(num_examples, seed, "demonstrations", *labels)
     return list(islice((index for index in order if index not in asked), count))
 
@@ -63,13 +78,9 @@ def demonstrations(seed: int, num_examples: int, count: int, asked: Collection[i
 def union_batches(
     seed: int, episode: int, sizes: Sequence[int], batch_size: int, num_batches: int
 ) -> list[list[tuple[int, int]]]:
-    """The batches of an episode drawn from the shuffled union of all tasks, which consecutive episodes walk through.
+    """``num_batches`` batches of ``batch_size`` pairs (task, example), drawn from the shuffled union of all tasks.
 
-    Args:
-        sizes: number of examples of each task.
-
-    Returns:
-        ``num_batches`` lists of ``batch_size`` pairs (task, example).
+    Consecutive episodes walk through the union. ``sizes`` are the numbers of examples of the tasks.
     """
     _at_least_one(batch_size=batch_size, num_batches=num_batches, examples=sum(sizes))
     total = sum(sizes)
@@ -82,6 +93,18 @@ def union_batches(
         task = int(np.searchsorted(ends, index, side="right"))
         pairs.append((task, int(index - (ends[task] - sizes[task]))))
     return [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
+
+
+def limit_train(task: Task, limit: int | None, seed: int) -> Task:
+    """The task with at most ``limit`` of its training examples, the first of an order that ``seed`` determines.
+
+    A smaller limit keeps a part of what a larger one keeps. None changes nothing; the test examples all stay.
+    """
+    if limit is None or len(task.train) <= limit:
+        return task
+    chosen = sorted(permutation(len(task.train), seed, "limit", task.name)[:limit])
+    train = [replace(task.train[index], split="train") for index in chosen]
+    return replace(task, examples=(*train, *(replace(example, split="test") for example in task.test)))
 
 
 def _batches(num_examples: int, batch_size: int, num_batches: int, seed: int, *labels: int | str) -> list[list[int]]:

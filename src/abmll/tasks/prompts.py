@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from abmll.common.config import PromptConfig
-from abmll.common.errors import ConfigError
-from abmll.tasks.example import Example
+from abmll.common.errors import ConfigError, DataError
+from abmll.tasks.types import Example
 
 INSTRUCTIONS = {
     "letter": "Return only the label of the correct answer for the question below.",
@@ -46,11 +46,12 @@ def render(example: Example, task_name: str, prompt: PromptConfig, demonstration
 
     Raises:
         ConfigError: letters without a list of options to which they belong.
+        DataError: more options to be listed than there are letters.
     """
     check_prompt(prompt)
     instruction = f"{INSTRUCTIONS[prompt.answer]}\n\n" if prompt.instruction else ""
     shown = "".join(_demonstrate(demonstration, task_name, prompt) for demonstration in demonstrations)
-    suffix, answers = _question(example, prompt)
+    suffix, answers = _question(example, task_name, prompt)
     space = "" if prompt.chat_template else " "
     return Rendered(
         prefix=f"{instruction}{shown}{task_name}: ",
@@ -62,19 +63,24 @@ def render(example: Example, task_name: str, prompt: PromptConfig, demonstration
 
 def _demonstrate(example: Example, task_name: str, prompt: PromptConfig) -> str:
     """A question with its right answer."""
-    suffix, answers = _question(example, prompt)
+    suffix, answers = _question(example, task_name, prompt)
     assert example.answer is not None
     return f"{task_name}: {example.input.strip()}{suffix} {answers[example.answer]}\n\n"
 
 
-def _question(example: Example, prompt: PromptConfig) -> tuple[str, list[str]]:
+def _question(example: Example, task_name: str, prompt: PromptConfig) -> tuple[str, Sequence[str]]:
     """What follows the input, and the answers to choose from."""
-    options = [option.strip() for option in example.options]
-    letters = string.ascii_uppercase[: len(options)]
-    choices = "".join(f"\n{letter}) {option}" for letter, option in zip(letters, options, strict=True))
+    options, letters = [option.strip() for option in example.options], string.ascii_uppercase
     listed = prompt.answer == "letter" if prompt.list_options is None else prompt.list_options
-    suffix = f"\nChoices:{choices}\nAnswer:" if listed else "\nAnswer:"
-    return suffix, list(letters) if prompt.answer == "letter" else options
+    if not listed:
+        return "\nAnswer:", options
+    if len(options) > len(letters):
+        raise DataError(
+            f"task '{task_name}', example '{example.id}': {len(options)} options, but a list has letters for "
+            f"{len(letters)}; set answer 'text' and no list_options, or give fewer options"
+        )
+    choices = "".join(f"\n{letter}) {option}" for letter, option in zip(letters, options, strict=False))
+    return f"\nChoices:{choices}\nAnswer:", letters[: len(options)] if prompt.answer == "letter" else options
 
 
 def check_prompt(prompt: PromptConfig) -> None:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from abmll.common.errors import DataError
-from abmll.tasks.example import MAX_OPTIONS, Example
 from abmll.tasks.fields import example_of, text_of
-from abmll.tasks.rows import CELLS_ARE_TEXT, Row, read_rows, stem_of, suffix_of
-from abmll.tasks.task import Task
+from abmll.tasks.rows import Row, is_table, read_rows, stem_of, suffix_of
+from abmll.tasks.types import MAX_OPTIONS, Example, Task
 
 _FEW_SHOT_FILE = re.compile(r"(?P<task>.+)_\d+_\d+_(?P<split>train|dev|test)$")  # CrossFit, MetaICL: <task>_16_100_dev
 
@@ -34,7 +33,7 @@ def load_task(path: Path | str, *, name: str | None = None, require_answer: bool
     if name is None and len(names) > 1:
         raise DataError(f"{path}: holds {len(names)} tasks ({names[0]}, {names[1]}, ...); give a file with one task")
     name = name or (names[0] if names else stem_of(path))
-    return _build(name, rows, str(path), require_answer, cells_are_text=_is_table(path))
+    return _build(name, rows, str(path), require_answer, cells_are_text=is_table(path))
 
 
 def load_tasks(path: Path | str) -> list[Task]:
@@ -52,7 +51,7 @@ def load_tasks(path: Path | str) -> list[Task]:
         return _by_task(rows, Path(str(path).removeprefix("hf:")).name, str(path), cells_are_text=False)
     path = Path(path)
     if not path.is_dir():
-        return _by_task(read_rows(path), stem_of(path), str(path), _is_table(path))
+        return _by_task(read_rows(path), stem_of(path), str(path), is_table(path))
     tasks = [task for files in _groups(path) for task in _load_group(*files)]
     if not tasks:
         raise DataError(f"{path}: no task files in this folder")
@@ -62,10 +61,6 @@ def load_tasks(path: Path | str) -> list[Task]:
             raise DataError(f"{task.source}: a task '{task.name}' is in {sources[task.name]} too; rename or remove one")
         sources[task.name] = task.source
     return tasks
-
-
-def _is_table(path: Path) -> bool:
-    return suffix_of(path).removesuffix(".gz") in CELLS_ARE_TEXT
 
 
 def _groups(folder: Path) -> list[tuple[str, list[Path]]]:
@@ -81,7 +76,7 @@ def _groups(folder: Path) -> list[tuple[str, list[Path]]]:
 
 def _load_group(name: str, files: Sequence[Path]) -> list[Task]:
     if len(files) == 1 and not _FEW_SHOT_FILE.match(stem_of(files[0])):
-        return _by_task(read_rows(files[0]), name, str(files[0]), _is_table(files[0]))
+        return _by_task(read_rows(files[0]), name, str(files[0]), is_table(files[0]))
     rows, seen = [], {}
     for file in files:
         match = _FEW_SHOT_FILE.match(stem_of(file))
@@ -90,7 +85,7 @@ def _load_group(name: str, files: Sequence[Path]) -> list[Task]:
             raise DataError(f"{file}: the same task and split as {seen.get(split, files[0])}; keep one of them")
         seen[split] = file
         rows += [Row(row.where, {**row.values, "split": split}) for row in read_rows(file)]
-    return _by_task(rows, name, str(files[0].parent), all(_is_table(file) for file in files))
+    return _by_task(rows, name, str(files[0].parent), all(is_table(file) for file in files))
 
 
 def _by_task(rows: Sequence[Row], name: str, source: str, cells_are_text: bool) -> list[Task]:
@@ -114,8 +109,8 @@ def _task_names(rows: Iterable[Row]) -> list[str]:
 def _build(name: str, rows: Sequence[Row], source: str, require_answer: bool, cells_are_text: bool) -> Task:
     """The task of these rows; options that no row has are the distinct outputs (CrossFit)."""
     outputs: tuple[str, ...] = ()
-    if cells_are_text and all(set(row.values) <= {"input", "output", "split"} for row in rows):
-        outputs = _distinct_outputs(rows, source)
+    if cells_are_text and all(row.values.keys() <= {"id", "input", "output", "split"} for row in rows):
+        outputs = _distinct_outputs(rows, source, require_answer)
     examples: list[Example] = []
     places: dict[str, str] = {}
     families: dict[str, str] = {}
@@ -132,12 +127,19 @@ def _build(name: str, rows: Sequence[Row], source: str, require_answer: bool, ce
     return Task(name, tuple(examples), next(iter(families), None), source)
 
 
-def _distinct_outputs(rows: Sequence[Row], source: str) -> tuple[str, ...]:
-    outputs = sorted({text_of(row, "output").strip() for row in rows})
+def _distinct_outputs(rows: Sequence[Row], source: str, require_answer: bool) -> tuple[str, ...]:
+    """The options of a file that has inputs and outputs alone; rows without an output are questions."""
+    answered = rows if require_answer else [row for row in rows if "output" in row.values]
+    outputs = sorted({text_of(row, "output").strip() for row in answered})
+    if not outputs:
+        raise DataError(
+            f"{source}: inputs without options to choose from; add columns option_1, option_2, ..., or a column "
+            "'options' with JSON lists"
+        )
     if len(outputs) > MAX_OPTIONS:
         raise DataError(
-            f"{source}: {len(outputs)} distinct outputs; as options at most {MAX_OPTIONS} are possible, so give every "
-            "row its own options (JSONL)"
+            f"{source}: {len(outputs)} distinct outputs, of which each would be an option; at most {MAX_OPTIONS} are "
+            "possible. Leave out the rows of rare outputs, or give every row options of its own"
         )
     return tuple(outputs)
 

@@ -1,6 +1,6 @@
 """The rows of a JSONL, JSON, CSV, TSV or Parquet file as dictionaries, each with the place where it stands.
 
-Nothing is known here of what a row means; what is checked is that the file can be read at all, in bounded memory.
+Nothing is known here of what a row means, only whether it can be read at all, in bounded memory.
 """
 
 import csv
@@ -17,7 +17,6 @@ MAX_LINE_BYTES = 10 * 10**6
 MAX_JSON_BYTES = 200 * 10**6
 TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 SUFFIXES = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES), ".parquet")
-CELLS_ARE_TEXT = (".csv", ".tsv")  # formats that cannot tell the number 1 from the text "1"
 
 
 class Row(NamedTuple):
@@ -29,12 +28,17 @@ class Row(NamedTuple):
 
 def suffix_of(path: Path) -> str:
     """The known suffix that the file name ends with, such as ".jsonl.gz", or an empty string."""
-    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if path.name.endswith(suffix)), "")
+    return next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), "")
 
 
 def stem_of(path: Path) -> str:
     """The file name without its known suffix."""
     return path.name.removesuffix(suffix_of(path))
+
+
+def is_table(path: Path) -> bool:
+    """Whether the file is a CSV or TSV, which cannot tell the number 1 from the text "1"."""
+    return suffix_of(path).removesuffix(".gz") in (".csv", ".tsv")
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -43,17 +47,16 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         DataError: missing, empty, of an unknown kind, or unreadable at the line that the text names.
     """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; give one file of it")
     if not path.is_file():
-        if path.is_dir():
-            raise DataError(f"{path}: is a folder; give one file of it")
         siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file.{nearest(path.name, siblings)}")
-    suffix = suffix_of(path)
-    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".tsv": _read_tsv}
-    if not suffix:
+    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_table, ".tsv": _read_tsv}
+    read = {**readers, ".parquet": _read_parquet}.get(suffix_of(path).removesuffix(".gz"))
+    if read is None:
         raise DataError(f"{path}: unknown kind of file; use one of {', '.join(SUFFIXES)}")
     try:
-        read = _read_parquet if suffix == ".parquet" else readers[suffix.removesuffix(".gz")]
         rows = list(read(path))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip file ({error}); compress it again") from error
@@ -69,25 +72,20 @@ def _open(path: Path) -> BinaryIO | gzip.GzipFile:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, text) of every line, decoded, in memory that one line bounds. A UTF-8 byte-order mark is dropped."""
+    """(number, text) of every line, in memory that one line bounds. A UTF-8 byte-order mark is dropped."""
     with _open(path) as file:
         number = 0
         while raw := file.readline(MAX_LINE_BYTES + 1):
             number += 1
             if len(raw) > MAX_LINE_BYTES:
                 raise DataError(f"{path}:{number}: line longer than {MAX_LINE_BYTES // 10**6} MB; shorten or split it")
-            yield number, _decode(raw, path, number)
-
-
-def _decode(raw: bytes, path: Path, number: int) -> str:
-    if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path}:1: the file is UTF-16; save it as UTF-8")
-    try:
-        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8; save the whole file as UTF-8"
-        ) from error
+            if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise DataError(f"{path}:1: the file is UTF-16; save it as UTF-8")
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                place = f"byte {error.start + 1} of the line is not UTF-8"
+                raise DataError(f"{path}:{number}: {place}; save the whole file as UTF-8") from error
 
 
 def _no_constant(name: str) -> None:
@@ -101,12 +99,11 @@ def _parse(text: str, path: Path, line: int) -> Any:
     """The JSON value of a text that begins at that line of the file."""
     try:
         return _STRICT.decode(text)
-    except json.JSONDecodeError as error:
-        place = f"{path}:{line + error.lineno - 1}"
-        problem = f"{error.msg} at column {error.colno}"
-        raise DataError(f"{place}: malformed JSON ({problem}); correct or remove it") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}:{line}: malformed JSON ({error}); correct or remove it") from error
+        problem = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            line, problem = line + error.lineno - 1, f"{error.msg} at column {error.colno}"
+        raise DataError(f"{path}:{line}: malformed JSON ({problem}); correct or remove it") from error
 
 
 def _object(value: Any, where: str) -> Row:
@@ -118,7 +115,7 @@ def _object(value: Any, where: str) -> Row:
 def _read_jsonl(path: Path) -> Iterator[Row]:
     for number, line in _lines(path):
         if line.strip():
-            # Without its end: a value that breaks off there would be missed on the next line.
+            # Without the line's end: the error of a value that breaks off there would name the next line.
             yield _object(_parse(line.rstrip(), path, number), f"{path}:{number}")
 
 
@@ -127,22 +124,16 @@ def _read_json(path: Path) -> Iterator[Row]:
         raw = file.read(MAX_JSON_BYTES + 1)
     if len(raw) > MAX_JSON_BYTES:
         raise DataError(f"{path}: larger than {MAX_JSON_BYTES // 10**6} MB; use JSONL, which is read line by line")
-    if not raw.strip():
-        return
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{line}: not UTF-8; save the whole file as UTF-8") from error
-    values = _parse(text, path, 1)
+    values = _parse(text, path, 1) if text.strip() else []
     if not isinstance(values, list):
         raise DataError(f"{path}: expected a list of objects")
     for index, value in enumerate(values):
         yield _object(value, f"{path}: item {index}")
-
-
-def _read_csv(path: Path) -> Iterator[Row]:
-    return _read_table(path, ",")
 
 
 def _read_tsv(path: Path) -> Iterator[Row]:
@@ -159,11 +150,11 @@ def _read_tsv(path: Path) -> Iterator[Row]:
             raise DataError(
                 f"{path}:{number}: {len(cells)} columns; without a header that has 'input', a line is input<TAB>output"
             )
-        yield Row(f"{path}:{number}", {"input": cells[0], "output": cells[1]})
+        yield _cells(f"{path}:{number}", ["input", "output"], cells)
 
 
-def _read_table(path: Path, delimiter: str) -> Iterator[Row]:
-    """Rows under a header line; empty cells count as absent."""
+def _read_table(path: Path, delimiter: str = ",") -> Iterator[Row]:
+    """Rows under a header line."""
     reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
     header: list[str] = []
     try:
@@ -180,9 +171,15 @@ def _read_table(path: Path, delimiter: str) -> Iterator[Row]:
                 raise DataError(
                     f"{where}: {len(cells)} cells under {len(header)} columns; quote cells that hold commas"
                 )
-            yield Row(where, {key: cell for key, cell in zip(header, cells, strict=True) if cell.strip()})
+            yield _cells(where, header, cells)
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: malformed table ({error}); check the quotes") from error
+
+
+def _cells(where: str, header: list[str], cells: list[str]) -> Row:
+    """A table's row. Empty cells count as absent; so do blank ones, but for an input, where they are a mistake."""
+    pairs = zip(header, cells, strict=True)
+    return Row(where, {key: cell for key, cell in pairs if cell.strip() or (cell and key == "input")})
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -191,8 +188,8 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         import pyarrow.parquet
     except ImportError as error:
         raise DataError(f'{path}: reading Parquet needs pyarrow; run: pip install "abmll[data]"') from error
+    number = 0
     try:
-        number = 0
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
                 for values in batch.to_pylist():

@@ -1,17 +1,4 @@
-"""A suite: which tasks to learn from, which unseen tasks to be evaluated on, and the prompt, named in a YAML file.
-
-name: my-suite
-description: one sentence
-source: bigbench             # or folder (the default): files <task>.jsonl, .jsonl.gz, .csv, ... beside the YAML file
-train: [task, ...]
-validation: [task, ...]      # optional: those of the training tasks on which settings are chosen
-evaluation: [task, ...]
-known_leaks: [task, ...]     # optional: evaluation tasks that overlap with the training on purpose; tables name them
-hub: {task: dataset}         # optional: the Hugging Face dataset of a task that lies in no folder
-prompt: {answer: text}       # optional: fields of PromptConfig
-adapt_examples: 20           # optional: training examples of an evaluation task that adaptation may use
-test_examples: 100           # optional: test examples of an evaluation task that are predicted
-"""
+"""A suite with its tasks: those to learn from, and unseen ones to be evaluated on (``definition`` reads its file)."""
 
 import os
 from collections.abc import Sequence
@@ -22,21 +9,19 @@ from typing import Any
 from abmll.common.errors import ConfigError, DataError, nearest
 from abmll.common.files import cache_dir
 from abmll.tasks.bigbench import bigbench_dir
-from abmll.tasks.definition import CAPS, SuiteFile, read_suite, shipped_suites
+from abmll.tasks.definition import SuiteFile, read_suite
 from abmll.tasks.leaks import refuse_leaks
 from abmll.tasks.read import load_task, load_tasks
 from abmll.tasks.rows import SUFFIXES, stem_of, suffix_of
-from abmll.tasks.task import Task
+from abmll.tasks.types import Task
 
 
 @dataclass(frozen=True)
 class Suite:
     """Tasks to learn from and unseen tasks to be evaluated on.
 
-    ``validation`` names those training tasks on which settings are chosen. ``missing`` names tasks that could not be
-    found, ``known_leaks`` evaluation tasks that are not quite unseen: whoever shows results shows both. ``prompt``
-    holds settings of ``PromptConfig``. The two caps, where not None, say how many training and test examples of an
-    evaluation task are used.
+    ``missing`` names tasks that could not be found, ``known_leaks`` evaluation tasks that are not quite unseen: whoever
+    shows results shows both. The other fields are those of the suite's file.
     """
 
     name: str
@@ -107,17 +92,6 @@ def load_suite(name_or_path: str | Path, data_dir: Path | str | None = None, *, 
     )
 
 
-def prompt_of_suite(name_or_path: str | Path) -> dict[str, Any]:
-    """The suite's prompt settings (fields of ``PromptConfig``), without its tasks. Raises as ``load_suite``."""
-    return read_suite(name_or_path).prompt
-
-
-def caps_of_suite(name_or_path: str | Path) -> dict[str, int]:
-    """``adapt_examples`` and ``test_examples`` where the suite sets them. Raises as ``load_suite``."""
-    file = read_suite(name_or_path)
-    return {key: getattr(file, key) for key in CAPS if getattr(file, key) is not None}
-
-
 def _folders(file: SuiteFile, data_dir: Path | str | None) -> list[Path]:
     """Where to look for the tasks; a later folder goes before an earlier one."""
     cached = cache_dir() / "tasks"
@@ -168,6 +142,3 @@ def _refusal(file: SuiteFile, missing: Sequence[str], available: dict[str, Path]
     hint = nearest(missing[0], available)
     remedy = "Add its file, or say --allow-missing to go on without"
     return f"{file.where}: no {side} task '{missing[0]}'{more}.{hint} {remedy}"
-
-
-__all__ = ["Suite", "caps_of_suite", "load_suite", "prompt_of_suite", "shipped_suites"]

@@ -19,7 +19,7 @@ These are training numbers; `abmll evaluate` measures on unseen tasks.
     abmll adapt {run} --task new_task.jsonl --output-dir adapted
     abmll predict adapted --input questions.jsonl --output answers.jsonl
 
-The adapter fits only the base model named above ({fingerprint}...). Settings: config.yaml.
+The adapter fits only the base model named above ({fingerprint:.12}...). Settings: config.yaml.
 Training curves: report.html. Every number: metrics.jsonl.
 """
 
@@ -42,23 +42,11 @@ def model_card(
         tasks: names of the training tasks.
         rows: the run's metrics, one mapping an episode.
     """
-    front_matter = {
-        "base_model": settings["model"],
-        "library_name": "abmll",
-        "tags": ["lora", "meta-learning", "bayesian", settings["method"]],
-    }
-    last = rows[-len(tasks) :]
-    return CARD.format(
-        front_matter=yaml.safe_dump(front_matter, sort_keys=False),
-        label=label,
-        model=settings["model"],
-        version=version("abmll"),
-        episodes=len(rows),
-        num_tasks=len(tasks),
-        tasks=", ".join(tasks),
-        last=len(last),
-        nll=sum(row["nll"] for row in last) / len(last),
-        accuracy=sum(row["accuracy"] for row in last) / len(last),
-        run=run,
-        fingerprint=fingerprint[:12],
-    )
+    model, last = settings["model"], rows[-len(tasks) :]
+    tags = ["lora", "meta-learning", "bayesian", settings["method"]]
+    front_matter = {"base_model": model, "library_name": "abmll", "tags": tags}
+    means = {key: sum(row[key] for row in last) / len(last) for key in ("nll", "accuracy")}
+    counts = {"episodes": len(rows), "num_tasks": len(tasks), "last": len(last)}
+    names = {"label": label, "model": model, "tasks": ", ".join(tasks), "run": run, "fingerprint": fingerprint}
+    yaml_text = yaml.safe_dump(front_matter, sort_keys=False)
+    return CARD.format(front_matter=yaml_text, version=version("abmll"), **names, **counts, **means)

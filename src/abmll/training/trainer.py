@@ -39,39 +39,51 @@ from abmll.tasks.order import sample_seed
 from abmll.training.card import model_card
 from abmll.training.empirical_bayes import learn_calibration_prior
 from abmll.training.episodes import Episodes
+from abmll.training.sampler import EpisodeSampler
 from abmll.training.schedule import rate
+from abmll.training.training_tasks import check_encodings, fingerprint, usable
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run leaves: its folder, episodes done in all, gradient steps and tokens of this call."""
+    """What a finished run leaves: its folder, episodes done in all, gradient steps and tokens of this call.
+
+    ``examples`` counts the distinct training examples that all episodes read, ``truncated`` those of them that were too
+    long for the model and lost the middle of their input.
+    """
 
     folder: Path
     episodes: int
     gradient_steps: int
     tokens: int
     seconds: float
+    examples: int
+    truncated: int
 
 
 class MetaTrainer:
     """Meta-trains ``model`` on ``tasks`` and leaves the learned theta in it and in ``config.output_dir``.
 
     Training starts from a fresh theta that ``config.seed`` determines, whatever theta the model has.
-    Raises ``ConfigError`` for settings that contradict each other and ``DataError`` for tasks that cannot be trained
-    on: see ``Episodes``.
+    Raises ``ConfigError`` for settings that contradict each other, ``DataError`` for tasks that cannot be trained on.
     """
 
     def __init__(
         self, model: AbmllModel, tasks: Sequence[Task], config: TrainConfig, cache: ActivationCache | None = None
     ) -> None:
+        _refuse_unfit(config)
         self.model = model
         self.config = config
-        _refuse_unfit(config)
         self.rule = make_rule(model.scorer, config, len(tasks))
+        query = self.rule.needs_query or config.outer_batch == "query"
+        self.tasks = usable(tasks, min_examples=1 + query if self.rule.draws_from == "task" else 0)
+        self.data_sha256 = fingerprint(self.tasks)
+        sizes, batch_size = [len(task.train) for task in self.tasks], config.per_device_train_batch_size
+        sampler = EpisodeSampler(config.seed, sizes, batch_size, config.inner_steps, query, self.rule.draws_from)
         if cache is None:
             cache = open_cache(model.scorer.base, model.scorer.lower_blocks, config, config.activation_cache_gb)
         shown = config.num_demonstrations if self.rule.demonstrations else 0
-        self.episodes = Episodes(model.scorer, tasks, config, self.rule.draws_from, cache, self.rule.needs_query, shown)
+        self.episodes = Episodes(model.scorer, self.tasks, sampler, cache, shown)
         self.folder = RunFolder(Path(config.output_dir))
 
     def settings(self) -> dict[str, Any]:
@@ -82,10 +94,9 @@ class MetaTrainer:
         """One line on what will be trained: rule, tasks, trainable numbers, adapted layers."""
         state = self.rule.init(self.model.theta)
         learned = [tensor for optimizer in _optimizers(state).values() for tensor in optimizer.named.values()]
-        layers, examples = len(self.model.scorer.shapes), sum(map(len, self.episodes.examples))
         return (
-            f"{self.rule.label}: {len(self.episodes.tasks)} tasks, {examples} training examples; "
-            f"{sum(tensor.numel() for tensor in learned):,} trainable numbers in {layers} layers"
+            f"{self.rule.label}: {len(self.tasks)} tasks, {sum(self.episodes.sampler.sizes)} training examples; "
+            f"{sum(tensor.numel() for tensor in learned):,} trainable numbers in {len(self.model.scorer.shapes)} layers"
         )
 
     def train(self, *, resume: bool = False, overwrite: bool = False, quiet: bool = True) -> TrainResult:
@@ -99,18 +110,20 @@ class MetaTrainer:
         Raises ``TrainingError`` (with episode and task) where a loss term is not finite or theta does not move; the
         last checkpoint stays intact. Raises ``DataError`` for an example too long to learn from, before anything else.
         """
-        self.episodes.prepare(self.config.max_steps)
+        config, encoder = self.config, self.model.scorer.encoder
+        drawn = self.episodes.sampler.drawn(config.max_steps)
+        examples, truncated = check_encodings(encoder, self.tasks, drawn, quiet)
         state, first = self._resume() if resume else self._start(overwrite)
         started, steps, tokens = time.perf_counter(), 0, 0
-        with progress(self.config.max_steps, f"training {self.rule.label}", "episode", quiet=quiet) as bar:
+        with progress(config.max_steps, f"training {self.rule.label}", "episode", quiet=quiet) as bar:
             bar.update(first)
             try:
-                for episode in range(first, self.config.max_steps):
-                    row, done = self._episode(state, episode)
-                    steps, tokens = steps + done["steps"], tokens + done["tokens"]
+                for episode in range(first, config.max_steps):
+                    row, cost = self._episode(state, episode)
+                    steps, tokens = steps + cost["steps"], tokens + cost["tokens"]
                     self.folder.append(METRICS, row)
-                    self.folder.append(TIMING, {"episode": episode + 1} | done)
-                    if (episode + 1) % self.config.save_steps == 0 or episode + 1 == self.config.max_steps:
+                    self.folder.append(TIMING, cost)
+                    if (episode + 1) % config.save_steps == 0 or episode + 1 == config.max_steps:
                         self._save(state, episode + 1)
                     bar.set_postfix(nll=f"{row['nll']:.3f}", accuracy=f"{row['accuracy']:.2f}")
                     bar.update()
@@ -122,8 +135,8 @@ class MetaTrainer:
             finally:
                 if self.episodes.cache is not None:
                     self.episodes.cache.flush()
-        self._write_card()
-        return TrainResult(self.folder.path, self.config.max_steps, steps, tokens, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return TrainResult(self.folder.path, config.max_steps, steps, tokens, seconds, examples, truncated)
 
     def _start(self, overwrite: bool) -> tuple[State, int]:
         self.folder.start(self.settings(), overwrite)
@@ -136,7 +149,7 @@ class MetaTrainer:
         document, episode = bundle.document, bundle.document["episode"]
         refuse_other_run(document["settings"], self.settings(), self.folder.path)
         self.model.scorer.refuse_other_base(document["base_fingerprint"], document["settings"]["model"], str(path))
-        if document["data_sha256"] != self.episodes.sha256():
+        if document["data_sha256"] != self.data_sha256:
             raise CheckpointError(f"{path}: the training tasks are not those the run began with; give the same --tasks")
         if episode > self.config.max_steps:
             raise ConfigError(f"max_steps is {self.config.max_steps}, but {path} has done more; give {episode} or more")
@@ -149,47 +162,41 @@ class MetaTrainer:
         return state, episode
 
     def _finish(self, theta: Adapter, quiet: bool) -> None:
-        """Hand the model what was learned, and its calibration, learned now unless an earlier call has done so."""
+        """Hand the model what was learned and write the card; learn theta's calibration unless an earlier call did."""
         config, episode = self.config, self.config.max_steps
-        self.model.learned(theta, pick(LearningConfig, flatten(config)), len(self.episodes.tasks))
-        if not self.rule.has_calibration or not config.calibration_tasks:
-            return
-        wanted = {"num_tasks": config.calibration_tasks, "num_examples": config.calibration_examples}
-        prior = self.folder.calibration(episode, wanted)
-        if prior is None:
-            how: dict[str, Any] = {"seed": config.seed, "cache": self.episodes.cache, "quiet": quiet}
-            with counted(self.model.scorer) as cost:
-                prior = learn_calibration_prior(self.model, self.episodes.tasks, **wanted, **how)
-            self.folder.write_calibration(episode, prior, wanted, cost.of_run())
-        self.model.calibration_prior = prior
+        self.model.learned(theta, pick(LearningConfig, flatten(config)), len(self.tasks))
+        if self.rule.has_calibration and config.calibration_tasks:
+            wanted = {"num_tasks": config.calibration_tasks, "num_examples": config.calibration_examples}
+            prior = self.folder.calibration(episode, wanted)
+            if prior is None:
+                how: dict[str, Any] = {"seed": config.seed, "cache": self.episodes.cache, "quiet": quiet}
+                with counted(self.model.scorer) as cost:
+                    prior = learn_calibration_prior(self.model, self.tasks, **wanted, **how)
+                self.folder.write_calibration(episode, prior, wanted, cost.of_run())
+            self.model.calibration_prior = prior
+        names = [task.name for task in self.tasks]
+        run, rows, fingerprint = str(self.folder.path), self.folder.rows(), self.model.scorer.base.fingerprint
+        write_text(self.folder.path / CARD, model_card(self.rule.label, run, self.settings(), fingerprint, names, rows))
 
     def _save(self, state: State, episode: int) -> None:
         moments = {name: optimizer.tensors() for name, optimizer in _optimizers(state).items()}
         tensors = {"theta": state.theta.state_dict(), "optimizer_phi": {}} | moments
         document = {
             "episode": episode,
-            "num_tasks": len(self.episodes.tasks),
-            "tasks": [task.name for task in self.episodes.tasks],
-            "data_sha256": self.episodes.sha256(),
+            "num_tasks": len(self.tasks),
+            "tasks": [task.name for task in self.tasks],
+            "data_sha256": self.data_sha256,
             "base_fingerprint": self.model.scorer.base.fingerprint,
             "settings": self.settings(),
         }
         save_bundle(self.folder.path / f"{PREFIX}{episode}", Bundle(tensors, document), STATE, overwrite=True)
         keep_newest(self.folder.path, self.config.save_total_limit)
 
-    def _write_card(self) -> None:
-        base, tasks = self.model.scorer.base, [task.name for task in self.episodes.tasks]
-        run, rows = str(self.folder.path), self.folder.rows()
-        card = model_card(self.rule.label, run, self.settings(), base.fingerprint, tasks, rows)
-        write_text(self.folder.path / CARD, card)
-
     def _episode(self, state: State, episode: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """One episode; returns its row of metrics and its cost."""
-        started, left_out = time.perf_counter(), self.episodes.left_out
-        name = self.episodes.name(episode)
-        before = (
-            state.theta.clone() if episode + 1 == self.config.meta_batch else None
-        )  # the first outer step's episode
+        started, left_out, name = time.perf_counter(), self.episodes.left_out, self.episodes.name(episode)
+        ends_first_outer_step = episode + 1 == self.config.meta_batch
+        before = state.theta.clone() if ends_first_outer_step else None
         try:
             steps = read_steps(self.learn(state, episode), "theta", state.theta)
             if before is not None:
@@ -199,6 +206,7 @@ class MetaTrainer:
         log_sigma = mean_log_sigma(self.model.scorer, state.theta) if self.rule.is_posterior else None
         row = {"episode": episode + 1, "task": name} | summarize(steps) | {"log_sigma": log_sigma}
         return row, {
+            "episode": episode + 1,
             "seconds": time.perf_counter() - started,
             "tokens": sum(step.tokens for step in steps.values()),
             "steps": len(steps),
@@ -231,8 +239,8 @@ def _refuse_unfit(config: TrainConfig) -> None:
         if episodes % config.meta_batch:
             fitting = -(-episodes // config.meta_batch) * config.meta_batch
             raise ConfigError(
-                f"{name} is {episodes}, but an outer step takes meta_batch = {config.meta_batch} episodes and none may be "
-                f"cut in two; use {name} = {fitting}"
+                f"{name} is {episodes}, but an outer step takes meta_batch = {config.meta_batch} episodes and none may "
+                f"be cut in two; use {name} = {fitting}"
             )
 
 

@@ -5,8 +5,7 @@ import random
 import pytest
 
 from abmll.common.errors import DataError
-from abmll.tasks.example import Example, content_hash, normalize
-from abmll.tasks.task import Task, split_by_content
+from abmll.tasks.types import Example, Task, content_hash, normalize, split_by_content
 
 
 def example(number: int, **changes: object) -> Example:
@@ -19,7 +18,8 @@ def example(number: int, **changes: object) -> Example:
     [
         ({"options": ("yes",)}, "1 option; a question needs at least 2"),
         ({"options": ()}, "0 options; a question needs at least 2"),
-        ({"options": tuple(map(str, range(27)))}, "27 options; at most 26"),
+        ({"options": tuple(map(str, range(201)))}, "201 options; at most 200"),
+        ({"input": " \n\t"}, "the input is white space alone; give the question, or leave it empty"),
         ({"options": ("yes", " yes ")}, "options 0 and 1 are both 'yes'"),
         ({"options": ("yes", " ")}, "option 1 is empty"),
         ({"answer": 2}, "answer 2 is out of range"),
@@ -32,8 +32,9 @@ def test_an_invalid_example_cannot_be_made(changes: dict[str, object], message: 
         example(1, **changes)
 
 
-def test_the_most_options_and_an_unknown_answer_are_allowed() -> None:
-    assert example(1, options=tuple(map(str, range(26))), answer=None).answer is None
+def test_the_most_options_an_unknown_answer_and_no_input_are_allowed() -> None:
+    assert example(1, options=tuple(map(str, range(200))), answer=None).answer is None
+    assert example(1, input="").input == ""
 
 
 @pytest.mark.parametrize(
