@@ -1,25 +1,26 @@
-# make install : .venv with the package and its development tools, in the exact versions of constraints.txt
-# make demo    : fetch the embedded model and tasks, run the whole method, print the table, write runs/demo/
-# make test    : all tests            make lint : format, lint and types            make clean : remove .venv
-# make bench   : measure ABMLL beside plain LoRA and the published algorithm, write benchmarks/results.json and the
-#                tables of docs/performance.md (17 minutes on two idle cores with bf16 hardware)
+# make install     : .venv with the package and its development tools, in the exact versions of constraints.txt
+# make demo        : fetch the embedded model and tasks, run the whole method, print the table, write runs/demo/
+# make test        : all tests            make lint : format, lint and types            make clean : remove .venv
+# make bench       : measure ABMLL beside plain LoRA and the published algorithm; writes benchmarks/results.json and the
+#                    tables of docs/performance.md (17 minutes on two idle cores with bf16 hardware)
+# make bench-quick : try out every row of the benchmarks once; fails where a row fails, changes no file of the repository
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Old pips constrain the build environment by the first variable, newer ones by the second.
+# Old versions of pip read the first variable for build environments, newer ones the second.
 PIP_INSTALL := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
 	$(BIN)/python -m pip install
 
-# laplace-torch and what it imports, without the torchvision that it asks for and never touches: the package index has
-# that as a CUDA build only, beside which a CPU torch does not work.
+# laplace-torch and the packages it imports. It also asks for torchvision, which it does not use: the package index has
+# torchvision as a CUDA build only, which does not work with a CPU build of torch.
 LAPLACE := laplace-torch asdfghjkl backpack-for-pytorch curvlinops-for-pytorch einconv einops unfoldnd
 
-.PHONY: install demo bench test lint clean
+.PHONY: install demo bench bench-quick test lint clean
 
 install: $(STAMP)
 
-# Runs again only when what it installs has changed: the stamp is younger than both files.
+# Runs again when one of these two files has changed.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "abmll needs Python 3.10 or newer; choose one with: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
@@ -36,12 +37,15 @@ demo: install
 	@echo "  BIG-bench 1.0.0, source archive with the task files        about 358 MB"
 	$(BIN)/abmll demo
 
-# Cells that are finished for the same code and machine are kept: a run that was stopped goes on where it was.
+# A run that was stopped goes on where it stopped: results for the same code and machine are kept in runs/benchmarks/.
 bench: install
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.table
 
-# Two workers of one thread each: the tests' models are too small to gain from more threads.
+bench-quick: install
+	$(BIN)/python -m benchmarks.run --quick --fresh
+
+# Two workers with one thread each: the tests' models are too small to use more threads.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 

@@ -1,11 +1,12 @@
 """What every cell needs: device, repetitions, workload, frozen models that share one set of weights."""
 
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -15,6 +16,7 @@ from benchmarks.pairs import Rounds, interleave
 from benchmarks.workload import Workload, load_workload
 
 Dtype = Literal["fp32", "bf16"]
+T = TypeVar("T")
 
 
 def announce(line: str) -> None:
@@ -24,7 +26,7 @@ def announce(line: str) -> None:
 
 @dataclass
 class Bench:
-    """One run's settings. ``quick`` tries every row out on tiny settings, for no result."""
+    """One run's settings. ``quick`` measures every row once, to see that it works: its numbers mean nothing."""
 
     model: str = ModelConfig.model
     device: str = "cpu"
@@ -55,10 +57,24 @@ class Bench:
             self.loaded[dtype] = load_base(ModelConfig(self.model, dtype, self.device), announce, quiet=True)
         return self.loaded[dtype].twin()
 
-    def rounds(self, contenders: Mapping[str, Callable[[int], object]], warmup: int = 1) -> Rounds:
+    def rounds(self, contenders: Mapping[str, Callable[[int], object]]) -> Rounds:
         """Time ``contenders`` side by side."""
-        count = 1 if self.quick else self.repetitions
-        return interleave(contenders, count, warmup=warmup, smoke=self.quick, synchronize=self.synchronize)
+        if self.quick:
+            return interleave(contenders, 1, warmup=0, smoke=True, synchronize=self.synchronize)
+        return interleave(contenders, self.repetitions, synchronize=self.synchronize)
+
+    def faster_attention(self, make: Callable[[str], T], work: Callable[[T], object]) -> T:
+        """What ``make`` makes with transformers' eager or sdpa attention, whichever does the ``work`` faster here."""
+        if self.quick:
+            return make("sdpa")
+        timed: list[tuple[float, T]] = []
+        for attention in ("eager", "sdpa"):
+            made = make(attention)
+            work(made)
+            started = time.perf_counter()
+            work(made)
+            timed.append((time.perf_counter() - started, made))
+        return min(timed, key=lambda entry: entry[0])[1]
 
     def synchronize(self) -> None:
         """Wait until the device has done all it was asked to do."""

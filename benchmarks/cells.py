@@ -36,7 +36,6 @@ CELLS: dict[str, Cell] = {
     "growth-length": lambda bench: scaling.length(bench, Setting()),
     "growth-layers": lambda bench: scaling.layers(bench, Setting()),
     "padding": lambda bench: data.padding(bench, Setting()),
-    "tokens": data.tokens,
     "commands": starting.commands,
     "first-step": starting.first_step,
 }

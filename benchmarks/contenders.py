@@ -3,7 +3,6 @@
 A peer is one function here, and one line in ``PEERS`` where every cell on training is to have it.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -111,16 +110,8 @@ def batches_of(ours: Ours, number: int) -> list[list[Encoded]]:
     return list(ours.episodes.encoded(number))
 
 
-def faster_attention(make: Callable[[str], Peer]) -> Peer:
-    """The contender with whichever of transformers' attention implementations is the faster one here."""
-    timed = []
-    for attention in ("eager", "sdpa"):
-        contender = make(attention)
-        contender.step(0)
-        started = time.perf_counter()
-        contender.step(0)
-        timed.append((time.perf_counter() - started, attention, contender))
-    return min(timed, key=lambda entry: entry[0])[2]
+def _first_step(peer: Peer) -> object:
+    return peer.step(0)
 
 
 def plain_lora(bench: Bench, setting: Setting, ours: Ours) -> Peer:
@@ -134,7 +125,7 @@ def plain_lora(bench: Bench, setting: Setting, ours: Ours) -> Peer:
         )
         return Peer(ours, plain.step, plain.episode)
 
-    return faster_attention(make)
+    return bench.faster_attention(make, _first_step)
 
 
 def published(bench: Bench, setting: Setting, ours: Ours) -> Peer:
@@ -148,7 +139,7 @@ def published(bench: Bench, setting: Setting, ours: Ours) -> Peer:
         one = Published(model, modules=setting.modules, layers=setting.layers, num_tasks=num_tasks)
         return Peer(ours, one.inner_step, one.episode)
 
-    return faster_attention(make)
+    return bench.faster_attention(make, _first_step)
 
 
 def blob(bench: Bench, setting: Setting, ours: Ours) -> Peer:

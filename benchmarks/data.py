@@ -1,44 +1,17 @@
-"""Cells on data: reading and tokenising many examples, and what padding costs."""
+"""Cells on data: what padding costs; and tasks of any number and size, cut from real ones."""
 
-import json
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from itertools import cycle, islice, pairwise, starmap
-from operator import sub
+from itertools import cycle
 from pathlib import Path
 
+from abmll.common.documents import write_json_lines
 from abmll.language.batch import batches_of_like_length, shared_prefix
-from abmll.language.encoding import Encoded, Encoder
-from abmll.tasks import Example, Task, load_tasks
+from abmll.language.encoding import Encoded
+from abmll.tasks import Example, Task
 from benchmarks.bench import Bench
 from benchmarks.contenders import NUMBERS, Ours, Setting, batches_of
 from benchmarks.pairs import Spread
-from benchmarks.rows import Row, absolute, compared
-
-EXAMPLES, FILES = 100_000, 10
-
-
-def tokens(bench: Bench) -> list[Row]:
-    """Reading 100 000 examples from ten JSONL files, and making their tokens: per file."""
-    base = bench.base()
-    encoder = Encoder(base.tokenizer, bench.workload.prompt, base.context)
-    per_file = (EXAMPLES if not bench.quick else 10_000) // FILES
-    source = numbered(bench.workload.train)
-    rates: dict[str, list[float]] = {"reading tasks": [], "making tokens": []}
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(FILES):
-            path = Path(folder) / f"task-{number}.jsonl"
-            write_task(path, islice(source, per_file))
-            moments = [time.perf_counter()]
-            [task] = load_tasks(path)
-            moments.append(time.perf_counter())
-            assert sum(map(len, encoder.encode_all(task.examples, task.name))) > per_file
-            moments.append(time.perf_counter())
-            for each, seconds in zip(rates.values(), starmap(sub, pairwise(moments)), strict=True):
-                each.append(-per_file / seconds)
-    label = f"{FILES * per_file:,} examples"
-    return [absolute(f"{name} ({label})", Spread.of(each), "examples/s") for name, each in rates.items()]
+from benchmarks.rows import Row, compared
 
 
 def padding(bench: Bench, setting: Setting) -> list[Row]:
@@ -55,19 +28,17 @@ def padding(bench: Bench, setting: Setting) -> list[Row]:
     for name, batches in (("training", training), ("prediction", asked)):
         computed = [scorer.batch(batch).input_ids.numel() for batch in batches]
         real = [sum(map(len, batch)) for batch in batches]  # a prefix that a batch shares counts for each example
-        each = Spread.of([one / other for one, other in zip(computed, real, strict=True)])
-        total = Spread(sum(computed) / sum(real), each.low, each.high)
-        rows.append(compared(f"tokens computed / real tokens, {name}", total, sum(computed), sum(real), "tokens", 1.03))
+        rows.append(_share(name, computed, real, 1.03))
     usual = [len(batch) * max(map(answered, batch)) for batch in training]
     needed = [sum(map(answered, batch)) for batch in training]
-    return [*rows, _share("tokens computed / real tokens, training, PEFT LoRA + Trainer", usual, needed)]
+    return [*rows, _share("training, PEFT LoRA + Trainer", usual, needed)]
 
 
 def _share(name: str, computed: Sequence[int], real: Sequence[int], target: float | None = None) -> Row:
     """All batches together, with the least and the greatest of a single batch."""
     each = [one / other for one, other in zip(computed, real, strict=True)]
     spread = Spread(sum(computed) / sum(real), min(each), max(each))
-    return compared(name, spread, sum(computed), sum(real), "tokens", target)
+    return compared(f"tokens computed / real tokens, {name}", spread, sum(computed), sum(real), "tokens", target)
 
 
 def answered(example: Encoded) -> int:
@@ -89,4 +60,4 @@ def write_task(path: Path, examples: Iterator[Example] | Sequence[Example]) -> N
         {"id": e.id, "input": e.input, "options": list(e.options), "answer": e.answer, "split": "train"}
         for e in examples
     )
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_json_lines(path, rows)

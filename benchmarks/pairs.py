@@ -70,7 +70,7 @@ def interleave(
     """
     if repetitions < MIN_REPETITIONS and not smoke:
         raise ValueError(f"{repetitions} repetitions: a ratio needs at least {MIN_REPETITIONS}")
-    if len(contenders) == 2:
+    if len(contenders) == 2 and not smoke:
         repetitions += repetitions % 2
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     gc.collect()  # what was built before is not to be cleared away in the middle

@@ -42,13 +42,13 @@ def training(bench: Bench, setting: Setting) -> list[Row]:
     rows = []
     for space in ("weight", "output"):
         for peer, target in (("PEFT LoRA + Trainer", None), ("published algorithm", 0.35)):
-            name = f"peak memory above the bare model, {space} space / {peer} ({label})"
+            name = f"peak memory, {space} space / {peer} ({label})"
             rows.append(_ratio(name, rounds[space], rounds[peer], target))
     return rows
 
 
 def tasks(bench: Bench, setting: Setting) -> list[Row]:
-    """Peak memory of ``abmll train`` with 10, 100 and 1000 tasks of 25 rows; the episodes read the same rows in each."""
+    """Peak memory of ``abmll train`` with 10, 100 and 1000 tasks of 25 rows; all of them read the same rows."""
     shared = _settings(bench, setting) | {"episodes": EPISODES, "prompt": flatten(bench.workload.prompt)}
     rounds: dict[int, list[float]] = {count: [] for count in TASKS}
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def posteriors(bench: Bench, setting: Setting) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "task.jsonl"
         write_task(path, islice(numbered(bench.workload.train), 10))
-        own = {"task": str(path), "count": HELD, "prompt": flatten(bench.workload.prompt)}
+        own = {"task": str(path), "count": 4 if bench.quick else HELD, "prompt": flatten(bench.workload.prompt)}
         measured = [measure("posteriors", _settings(bench, setting) | own) for _ in _repetitions(bench)]
     name = f"a held posterior in memory / its file ({setting.label(bench)})"
     return [_ratio(name, [one["each"] for one in measured], [one["file"] for one in measured], 1.1)]

@@ -72,7 +72,3 @@ class PlainLora:
         """A step on each batch; plain LoRA has no outer step."""
         for batch in batches:
             self.step(batch)
-
-    def num_adapted(self) -> int:
-        """How many linear layers carry an adapter."""
-        return sum(name.endswith("lora_A.default") for name, _ in self.model.named_modules())

@@ -4,8 +4,8 @@ A plain forward is the bare Hugging Face model's own: prompt and right answer of
 longest, logits of the whole vocabulary at every position, no gradient. ABMLL scores every option of each question.
 """
 
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,29 +31,16 @@ REFERENCE = 256  # samples that the others are compared with
 
 
 class PlainForward:
-    """The bare model's forward pass, with whichever attention implementation is the faster one here."""
+    """The bare model's forward pass, with one of transformers' attention implementations."""
 
-    def __init__(self, bench: Bench, probe: Sequence[Encoded]) -> None:
-        timed_models = []
-        for attention in ("eager", "sdpa"):
-            model = bench.base().model
-            model.set_attn_implementation(attention)
-            timed_models.append((self._seconds(model, probe), attention, model))
-        self.model: Any = min(timed_models, key=lambda entry: entry[0])[2]
-
-    def __call__(self, examples: Sequence[Encoded]) -> Tensor:
-        return self._logits(self.model, examples)
+    def __init__(self, bench: Bench, attention: str) -> None:
+        self.model: Any = bench.base().model
+        self.model.set_attn_implementation(attention)
 
     @torch.no_grad()
-    def _logits(self, model: Any, examples: Sequence[Encoded]) -> Tensor:
-        batch = padded(examples, model.config.get_text_config().pad_token_id or 0, model.device)
-        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-
-    def _seconds(self, model: Any, examples: Sequence[Encoded]) -> float:
-        self._logits(model, examples)
-        started = time.perf_counter()
-        self._logits(model, examples)
-        return time.perf_counter() - started
+    def __call__(self, examples: Sequence[Encoded]) -> Tensor:
+        batch = padded(examples, self.model.config.get_text_config().pad_token_id or 0, self.model.device)
+        return self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
 
 
 def prediction(bench: Bench, setting: Setting, ways: Sequence[str], targets: dict[str, float]) -> list[Row]:
@@ -63,7 +50,7 @@ def prediction(bench: Bench, setting: Setting, ways: Sequence[str], targets: dic
     for number in range(NUMBERS):
         name, examples = questions(bench.workload, number, QUESTIONS)
         asked.append(model.scorer.encode(examples, name))
-    plain = PlainForward(bench, asked[0])
+    plain = bench.faster_attention(partial(PlainForward, bench), lambda plain: plain(asked[0]))
     contenders: dict[str, Callable[[int], object]] = {"plain": lambda number: plain(asked[number])}
     for name in ways:
         contenders[name] = _predictor(model, asked, WAYS[name])
@@ -92,7 +79,7 @@ def prediction_error(bench: Bench, setting: Setting, count: int = 3) -> list[Row
     for name, how in {**WAYS, f"{reference.num_samples} other samples": reference}.items():
         found = predict(model.scorer, phi, encoded, how, seed=1)
         errors = (found.probs - exact.probs).abs().sum(-1) / exact.num_options
-        title = f"error of prediction, {name}, against {reference.num_samples} samples ({label})"
+        title = f"error, {name}, against {reference.num_samples} samples ({label})"
         rows.append(absolute(title, Spread.of(errors.tolist()), ""))
     return rows
 
@@ -124,4 +111,4 @@ def _predictor(model: AbmllModel, asked: Sequence[Sequence[Encoded]], how: Predi
 
 
 def _depth(setting: Setting) -> str:
-    return "full depth" if setting.layers is None else f"{setting.layers} of the layers"
+    return "full depth" if setting.layers is None else f"{setting.layers} layers"

@@ -55,4 +55,4 @@ def _row(what: str, rounds: Rounds, label: str) -> Row:
     """The fitted exponent, with the seconds at every size in the note."""
     note = ", ".join(f"{size}: {rounds.median(size):.3g} s" for size in rounds.seconds)
     spread = exponents({float(size): seconds for size, seconds in rounds.seconds.items()})
-    return absolute(f"growth of an inner step with {what} ({label})", spread, "exponent", note)
+    return absolute(f"growth with {what} ({label})", spread, "exponent", note)

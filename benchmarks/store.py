@@ -4,12 +4,12 @@ A cell's file is written atomically as soon as its rows are there, so that a sto
 again as long as code, machine, versions and settings are the same.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from abmll.common.documents import read_json
 from abmll.common.files import remove, write_json
 from benchmarks.rows import Row
 
@@ -28,7 +28,7 @@ class Store:
         path = self._path(cell)
         if not path.exists():
             return None
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path, None, "measure the cell again with --fresh")
         return document["rows"] if document["key"] == self.key else None
 
     def save(self, cell: str, rows: Sequence[Row], seconds: float) -> list[dict[str, Any]]:

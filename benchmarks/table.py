@@ -4,12 +4,12 @@ A table stands between ``<!-- rows: CELL ... -->`` and ``<!-- end -->`` and hold
 ``<!-- run -->`` stands for a line on machine, versions and commit. All other text is written by hand.
 """
 
-import json
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from abmll.common.documents import read_json
 from abmll.common.files import write_text
 from benchmarks.machine import ROOT
 
@@ -22,7 +22,7 @@ MET = {True: "yes", False: "**no**", None: ""}
 
 def main() -> int:
     """Rewrite the document in place; refuses the results of a trial run."""
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results = read_json(RESULTS, None, "run python -m benchmarks.run")
     if results["smoke"]:
         print(f"{RESULTS}: a trial run (--quick); run python -m benchmarks.run", file=sys.stderr)
         return 1
@@ -58,7 +58,7 @@ def table_line(row: dict[str, Any]) -> str:
     spread = f"{number(row['low'], row['unit'])} to {number(row['high'], row['unit'])}"
     made_of = row["note"]
     if row["numerator"] is not None:
-        made_of = f"{row['numerator']:.3g} / {row['denominator']:.3g} {row['measured_in']}"
+        made_of = f"{digits(row['numerator'])} / {digits(row['denominator'])} {row['measured_in']}"
     values = (row["name"], target, number(row["ratio"], row["unit"]), spread, made_of, MET[row["met"]])
     return f"| {' | '.join(values)} |\n"
 
@@ -67,7 +67,12 @@ def number(value: float, unit: str) -> str:
     """A value of the table: ratios to three digits, anything else with its unit."""
     if unit in ("x", "exponent"):
         return f"{value:.2f}" if value < 10 else f"{value:.3g}"
-    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+    return f"{digits(value)} {unit}".rstrip()
+
+
+def digits(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def run_line(results: dict[str, Any]) -> str:

@@ -82,13 +82,13 @@ def cached_lower(bench: Bench, setting: Setting, top: str) -> list[Row]:
     label = setting.label(bench)
     return [
         timed(
-            f"inner step, {top} of the layers with cached lower_blocks / full depth ({label})",
+            f"inner step, {top} layers, cached activations / full depth ({label})",
             rounds,
             "cached",
             "full",
             0.30,
         ),
-        timed(f"inner step, {top} of the layers without a cache / full depth ({label})", rounds, "fresh", "full"),
+        timed(f"inner step, {top} layers, no cache / full depth ({label})", rounds, "fresh", "full"),
     ]
 
 

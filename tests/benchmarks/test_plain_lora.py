@@ -27,13 +27,17 @@ def by_hand(base: Base, examples: list[Encoded]) -> torch.Tensor:
     return torch.cat(losses).mean()
 
 
+def num_adapted(plain: PlainLora) -> int:
+    return sum(name.endswith("lora_A.default") for name, _ in plain.model.named_modules())
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_loss_is_the_cross_entropy_of_the_answers(
     make_base: Callable[..., Base], examples: list[Encoded], attention: str
 ) -> None:
     base = make_base(attention)
     plain = PlainLora(base.model, base.tokenizer, modules=QV, r=2, alpha=4.0)
-    assert plain.num_adapted() == 4
+    assert num_adapted(plain) == 4
     torch.testing.assert_close(plain.step(examples), by_hand(make_base(), examples).detach())
 
 
@@ -68,7 +72,7 @@ def test_steps_are_clipped_adamw(make_base: Callable[..., Base], examples: list[
 def test_chosen_layers_alone_are_adapted(make_base: Callable[..., Base]) -> None:
     base = make_base()
     plain = PlainLora(base.model, base.tokenizer, modules=("all-linear",), r=2, alpha=4.0, layers="top-1")
-    assert plain.num_adapted() == 7
+    assert num_adapted(plain) == 7
     assert all("layers.1." in name for name, tensor in plain.model.named_parameters() if tensor.requires_grad)
 
 

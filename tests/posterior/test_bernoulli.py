@@ -73,9 +73,9 @@ def test_no_dropout_is_the_mean(factors: Factors) -> None:
 
 
 def test_what_it_has_not_is_refused(factors: Factors) -> None:
-    with pytest.raises(ConfigError, match="no divergence; use 'weight'"):
+    with pytest.raises(ConfigError, match="no divergence between factors; use the space 'weight'"):
         SPACE.kl(factors, factors)
-    with pytest.raises(ConfigError, match="no prior; use 'weight'"):
+    with pytest.raises(ConfigError, match="no prior on factors; use the space 'weight'"):
         SPACE.negative_log_prior(factors, Prior(1.0, 1.0, 1.0))
     with pytest.raises(ConfigError, match=r"dropout_rate is 1\.0: give a number of 0 or more and below 1"):
         DropoutSpace(SCALING, 1.0)

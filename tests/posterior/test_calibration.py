@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from abmll.posterior.calibration import (
-    COUNT_BEFORE,
-    UNKNOWN,
+    DEFAULT_COUNT,
+    P_ZERO,
     Calibration,
     CalibrationPrior,
     Evidence,
@@ -33,7 +33,7 @@ def draws_of_the_prior(prior: CalibrationPrior, num_biases: int, count: int) -> 
     generator = torch.Generator().manual_seed(7)
     slopes = prior.mean + prior.std * torch.randn(4 * count, generator=generator, dtype=torch.float64)
     slopes = slopes[slopes > 0][:count]
-    slopes[torch.rand(count, generator=generator) < UNKNOWN] = 0.0
+    slopes[torch.rand(count, generator=generator) < P_ZERO] = 0.0
     biases = prior.bias_std * torch.randn(count, num_biases, generator=generator, dtype=torch.float64)
     return torch.cat([slopes[:, None], biases], -1)
 
@@ -71,7 +71,7 @@ def test_much_evidence_finds_the_truth() -> None:
 
 def test_without_evidence_the_prior_remains() -> None:
     found, drawn = before_examples(PRIOR), draws_of_the_prior(PRIOR, 0, 100_000)
-    assert float((found.points[:, 0] == 0).double().mean()) == UNKNOWN
+    assert float((found.points[:, 0] == 0).double().mean()) == P_ZERO
     torch.testing.assert_close(found.mean, drawn.mean(0), rtol=0.02, atol=0)
     torch.testing.assert_close(found.points.std(0), drawn.std(0), rtol=0.02, atol=0)
     labelled = infer(PRIOR, Evidence(torch.empty(0, 2).double(), torch.empty(0, dtype=torch.long), True))
@@ -91,7 +91,7 @@ def test_confident_and_wrong_answers_lower_the_inverse_temperature() -> None:
     mixed = right.clone()
     mixed[::2] = 1
     sure, doubtful = (infer(PRIOR, Evidence(logs, answers, False)).inverse_temperature for answers in (right, mixed))
-    assert doubtful < (1 - UNKNOWN) * PRIOR.mean < sure
+    assert doubtful < (1 - P_ZERO) * PRIOR.mean < sure
 
 
 def test_an_absent_option_and_the_order_of_options_change_nothing() -> None:
@@ -202,6 +202,6 @@ def test_few_tasks_leave_the_default_its_weight() -> None:
     default = CalibrationPrior()
     assert learn_prior([]) == default
     one = learn_prior([world(2_000, 0.1, [0.0, 0.0], labelled=False)])
-    assert one.mean == pytest.approx((COUNT_BEFORE + 0.1) / (COUNT_BEFORE + 1), rel=0.05)
+    assert one.mean == pytest.approx((DEFAULT_COUNT + 0.1) / (DEFAULT_COUNT + 1), rel=0.05)
     assert one.std > default.std
     assert one.bias_std == default.bias_std  # nothing was said about it

@@ -168,5 +168,5 @@ def test_start_and_what_is_watched(generator: torch.Generator) -> None:
         assert not factors.mean_B.any()
         assert factors.mean_A.abs().max() <= 1 / math.sqrt(5)
         assert float(space.log_sigma_mean(factors)) == -2.5
-    with pytest.raises(ConfigError, match="init_log_sigma is inf"):
+    with pytest.raises(ConfigError, match="init_log_sigma=inf"):
         FactorSpace(SCALING, init_log_sigma=math.inf)

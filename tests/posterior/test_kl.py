@@ -7,7 +7,7 @@ from torch.distributions import kl_divergence
 
 from abmll.posterior import Factors, Prior, WeightSpace
 from abmll.posterior.any_rank import tiled_kl
-from abmll.posterior.kl import rank_one_kl
+from abmll.posterior.rank_one import rank_one_kl
 from abmll.posterior.tiles import row_tiles
 
 SCALING = 2.0

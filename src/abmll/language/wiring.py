@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from abmll.common.errors import ConfigError
 from abmll.language.adapter import Adapter
 from abmll.language.targets import Target, find_targets
-from abmll.posterior import ActivationSpace, LayerUpdate, Noise, Prior, Recorder, Space
+from abmll.posterior import LayerUpdate, Noise, OutputSpace, Prior, Recorder, Space
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Tokens(Protocol):
 class ActivationTerms:
     """Divergence and prior of output space, from the coefficients that a forward pass leaves behind."""
 
-    space: ActivationSpace
+    space: OutputSpace
     phi: Adapter
     theta: Adapter
     tokens: Tokens
@@ -103,7 +103,7 @@ class Wiring:
         terms, before = None, self.bound
         if phi is None:
             self.bound = None
-        elif theta is not None and isinstance(self.space, ActivationSpace):
+        elif theta is not None and isinstance(self.space, OutputSpace):
             space = self.space
             recorders = _by_name(phi, lambda shape: space.recorders(phi.stacks[shape], theta.stacks[shape], noise))
             terms = ActivationTerms(space, phi, theta, tokens, recorders)

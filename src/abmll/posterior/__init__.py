@@ -1,9 +1,8 @@
 """Gaussian LoRA adapters: the mathematics on tensors alone.
 
-Not here: any language model, file or setting but the adapter's own.
-Start with ``stacks`` (the tensors) and ``space`` (the interface), then ``kl`` and ``prior`` (closed forms at sigma rank 1),
-``any_rank`` (by tiles), ``noise`` (sampling), ``weight`` and ``output`` (the two spaces of the paper), ``calibration``
-(temperature and option biases).
+There is no language model here, no file, and no setting but the adapter's own. Read ``stacks`` (the tensors) and
+``space`` (the interface) first, then ``weight`` and ``output`` (the two spaces of the paper); ``rank_one`` (closed
+forms), ``any_rank`` (by tiles) and ``noise`` (sampling) do their work. ``calibration`` stands alone.
 
 **Scale of the loss.** All terms are sums in nats, as in the paper's objective: the negative log-likelihood is summed
 over the batch's scored answers (for token scoring: over their answer tokens), the KL over every weight of every
@@ -16,13 +15,13 @@ Nothing here is averaged or divided by a batch size; beta and gamma carry all th
 """
 
 from abmll.posterior.build import build_space
-from abmll.posterior.output import OutputSpace
-from abmll.posterior.space import ActivationSpace, LayerUpdate, Noise, Prior, Recorder, Space
+from abmll.posterior.output import OutputSpace, Recorder
+from abmll.posterior.prior import Prior
+from abmll.posterior.space import LayerUpdate, Noise, Space
 from abmll.posterior.stacks import Factors
 from abmll.posterior.weight import WeightSpace
 
 __all__ = [
-    "ActivationSpace",
     "Factors",
     "LayerUpdate",
     "Noise",

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from abmll.posterior.numerics import log_ratio_excess_sum, on_host, sinh_excess_series, sinh_excess_sum
-from abmll.posterior.one_pass import Gradients, in_one_pass
-from abmll.posterior.space import Prior
+from abmll.posterior.prior import Prior
 from abmll.posterior.stacks import Factors
-from abmll.posterior.tiles import ProductGradient, Tiles
+from abmll.posterior.tiles import Gradients, ProductGradient, Tiles, in_one_pass
 
 
 def _wanted(*tensors: Tensor) -> bool:
@@ -78,9 +77,8 @@ def _kl_and_gradients(
             torch.addcmul(delta, delta, delta, value=0.5, out=delta).addcmul_(h, h, value=0.5)
             by_theta_scale.add(layers, rows, delta.div_(theta_sigma))
         h.div_(theta_sigma)
-        for by_mean in (by_phi_mean, by_theta_mean):
-            if by_mean.wanted:
-                by_mean.add(layers, rows, h)
+        by_phi_mean.add(layers, rows, h)
+        by_theta_mean.add(layers, rows, h)
     by_phi = (*by_phi_mean.result(scaling), *by_phi_scale.result_of_logarithms(1.0))
     by_theta = (*by_theta_mean.result(-scaling), *by_theta_scale.result_of_logarithms(-2.0))
     return (0.5 * twice_kl).to(theta_A.dtype), (*by_phi, *by_theta)

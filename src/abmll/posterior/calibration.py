@@ -1,24 +1,23 @@
-"""The calibration: how confidently, and with what leaning, a task's answers follow from the model's option scores.
+"""Calibration of one task's probabilities: a posterior over its inverse temperature w and its options' biases b.
 
     p(y = c | x, phi) = softmax_c(w s_c(x) + b_c)
 
-s are the log-probabilities that the adapted layers give the options. The inverse temperature w and the biases b belong
-to phi as its weights do, and what tasks have in common belongs to theta:
+s are the log-probabilities that the adapted model gives the options. w and b belong to the task as its adapter does;
+their prior is learned from the tasks that theta was trained on (empirical Bayes):
 
-    w | theta ~ N(mean, std^2), w > 0, with probability 1 - UNKNOWN, else w = 0        b_c | theta ~ N(0, bias_std^2)
+    w ~ N(mean, std^2), w > 0, with probability 1 - P_ZERO, else w = 0        b_c ~ N(0, bias_std^2)
 
-mean, std and bias_std are learned of tasks that theta was trained on. A task to come may be of a kind that theta knows
-nothing of. There the scores say nothing, and the answers fall back on how often each was right. Before any evidence
-neither is the likelier. Scores never speak against themselves: w is not negative.
+w = 0 is a task unlike all of those, whose scores say nothing: its probabilities follow from how often each option was
+right. Before any evidence the two cases are equally likely. w is never negative.
 
-The evidence are answers that a task's examples were given on the way, before each was learned. q(w, b | D) weighs two
-Bayesian logistic regressions (``logistic.py``) by how probable they make these answers: one of the biases alone, and
-one of w and the biases, cut at w = 0. Where a task's options do not mean the same in every example there is no bias.
+The evidence is what a task's examples were answered before each of them was learned from (prequential). q(w, b | D)
+mixes two Bayesian logistic regressions (``logistic.py``) by their marginal likelihoods: one of the biases alone, and
+one of w and the biases, cut at w = 0. Where the options do not mean the same in every example there are no biases.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from statistics import NormalDist
 
 import torch
@@ -28,16 +27,17 @@ from torch.nn.functional import pad
 from abmll.posterior.logistic import Choices, Gaussian, regress
 from abmll.posterior.numerics import normal_points
 
-UNKNOWN = 0.5
+P_ZERO = 0.5  # prior probability of w = 0
 EM_ROUNDS, EM_CLOSE = 200, 1e-4
-POINTS, FEWEST, ROWS = 64, 16, 16384  # places that stand for the posterior; fewer are read where samples are many
-COUNT_BEFORE = 2.0  # what the default prior counts for in learning another one, in tasks
-LEAST = 1e-12  # of a share of probability
+POINTS, MIN_POINTS = 64, 16  # that stand for the posterior; and how few of them, where there are many weight samples,
+MAX_ROWS = 16384  # keep points times samples below this
+DEFAULT_COUNT = 2.0  # how many tasks the default prior counts as when a prior is learned
+LEAST = 1e-12  # of a probability
 
 
 @dataclass(frozen=True)
 class CalibrationPrior:
-    """p(w, b | theta) of a task that theta knows. The defaults trust the scores as they are, give or take a half.
+    """p(w, b) where w > 0. The default takes the scores as they are, give or take a half.
 
     Raises ``ValueError`` for numbers that are not finite, for a negative mean, and for standard deviations that are not
     positive.
@@ -66,7 +66,7 @@ class Evidence:
 
     @property
     def num_biases(self) -> int:
-        """How many options have a bias."""
+        """L: how many options have a bias."""
         return self.log_probs.shape[-1] if self.is_labelled else 0
 
 
@@ -88,21 +88,21 @@ class Calibration:
 
     @property
     def mean(self) -> Tensor:
-        """(1 + L,): w and the biases at the mean."""
+        """(1 + L,): the posterior mean of w and the biases."""
         return self.points.mean(0)
 
     @property
     def inverse_temperature(self) -> float:
-        """w at the mean."""
+        """The posterior mean of w."""
         return float(self.mean[0])
 
     @torch.no_grad()
     def read(self, probs: Tensor, label: Tensor | None = None, at_mean: bool = False) -> Tensor:
-        """Probabilities (S P, N, C) for those of S samples of the weights, (S, N, C), at P of the points.
+        """Calibrated probabilities (S P, N, C) from those of S weight samples, (S, N, C), at each of P points.
 
-        ``label`` (N, C) is the bias that belongs to each option, -1 for none; ``at_mean``: the mean is the only place.
+        ``label`` (N, C) is the bias that belongs to each option, -1 for none; ``at_mean``: the mean is the only point.
         """
-        points = self.mean[None] if at_mean else self.points[: max(FEWEST, ROWS // len(probs))]
+        points = self.mean[None] if at_mean else self.points[: max(MIN_POINTS, MAX_ROWS // len(probs))]
         logs = log_probs(probs)[:, None]  # (S, 1, N, C)
         absent = logs.isneginf()
         scores = points[:, 0][:, None, None] * logs.masked_fill(absent, 0.0)  # (S, P, N, C)
@@ -113,89 +113,81 @@ class Calibration:
 
 
 def log_probs(probs: Tensor) -> Tensor:
-    """float64 logarithms, -inf for zero; what has no digits left counts as the smallest number that has all."""
+    """float64 logarithms on the CPU, -inf for zero; a subnormal number counts as the smallest normal one."""
     probs = probs.double().cpu()
     return torch.where(probs > 0, probs.clamp_min(torch.finfo(torch.float64).tiny).log(), -torch.inf)
 
 
 def before_examples(prior: CalibrationPrior) -> Calibration:
-    """What is believed of a task of which nothing is known: the prior, without biases."""
+    """The calibration of a task without any examples: the prior, without biases."""
     return infer(prior, Evidence(torch.empty(0, 1, dtype=torch.float64), torch.empty(0, dtype=torch.long), False))
 
 
 def infer(prior: CalibrationPrior, evidence: Evidence) -> Calibration:
     """q(w, b | D); the prior itself without examples."""
-    silent, speaking = _biases_alone(prior, evidence), _all(prior, evidence)
-    above = _above_zero(float(speaking.mean[0]), float(speaking.covariance[0, 0].sqrt()))
-    log_odds = speaking.log_evidence + math.log(above / _above_zero(prior.mean, prior.std)) - silent.log_evidence
-    if speaking.mean[0] < 0:  # then no w > 0 makes the answers more probable than 0 does, whatever the Gaussian's tail
+    biases, full = _fit(prior, evidence, with_scores=False), _fit(prior, evidence)
+    above = _mass_above_zero(float(full.mean[0]), float(full.covariance[0, 0].sqrt()))
+    log_odds = full.log_evidence + math.log(above / _mass_above_zero(prior.mean, prior.std)) - biases.log_evidence
+    if full.mean[0] < 0:  # then no w > 0 makes the answers more probable than 0 does, whatever the Gaussian's tail
         log_odds = min(log_odds, 0.0)
-    unknown = float(torch.sigmoid(torch.tensor(math.log(UNKNOWN / (1 - UNKNOWN)) - log_odds)))
+    zero = float(torch.sigmoid(torch.tensor(math.log(P_ZERO / (1 - P_ZERO)) - log_odds)))  # P(w = 0 | D)
     normal = normal_points(1 + evidence.num_biases, POINTS)
-    place = torch.special.ndtr(normal[:, 0])  # the first part of the unit interval is for w = 0, the rest for w > 0
-    among_known = ((place - unknown) / max(1 - unknown, LEAST)).clamp_min(0.0)
-    cut = torch.special.ndtri((1 - above * (1 - among_known)).clamp(LEAST, 1 - LEAST))
-    known = _at(speaking, torch.cat([cut[:, None], normal[:, 1:]], -1))
-    known[:, 0].clamp_(min=0.0)  # what rounding, or the bound on the quantile, left below zero
-    return Calibration(torch.where((place < unknown)[:, None], pad(_at(silent, normal[:, 1:]), (1, 0)), known))
+    # The first coordinate draws w by its distribution function: up to ``zero`` it is 0, from there on positive.
+    uniform = torch.special.ndtr(normal[:, 0])
+    quantile = ((uniform - zero) / max(1 - zero, LEAST)).clamp_min(0.0)
+    truncated = torch.special.ndtri((1 - above * (1 - quantile)).clamp(LEAST, 1 - LEAST))
+    positive = _transformed(full, torch.cat([truncated[:, None], normal[:, 1:]], -1))
+    positive[:, 0].clamp_(min=0.0)  # what rounding, or the bound on the quantile, left below zero
+    without_w = pad(_transformed(biases, normal[:, 1:]), (1, 0))
+    return Calibration(torch.where((uniform < zero)[:, None], without_w, positive))
 
 
 def learn_prior(tasks: Sequence[Evidence]) -> CalibrationPrior:
-    """theta's part of the calibration from held-out answers to several tasks that it knows: empirical Bayes, by EM.
-
-    E: the Gaussian of w and b for every task. M: the moments of what was inferred. The default prior takes part as
-    COUNT_BEFORE tasks of its kind, so that few tasks, or equal ones, give no certainty.
-    """
-    start = prior = CalibrationPrior()
+    """The prior of w and b from held-out answers to several training tasks: empirical Bayes, by EM."""
+    prior = CalibrationPrior()
     for _ in range(EM_ROUNDS):
-        before, found = prior, [_all(prior, task) for task in tasks]
-        slopes = [(float(one.mean[0]), float(one.covariance[0, 0])) for one in found]
-        mean = (COUNT_BEFORE * start.mean + sum(slope for slope, _ in slopes)) / (COUNT_BEFORE + len(slopes))
-        mean = max(mean, 0.0)
-        spread = sum((slope - mean) ** 2 + variance for slope, variance in slopes)
-        own = (mean - start.mean) ** 2 + start.std**2
-        biases = [one.mean[1:].square() + one.covariance.diagonal()[1:] for one in found if len(one.mean) > 1]
-        total = sum(float(squares.mean()) for squares in biases)
-        prior = CalibrationPrior(
-            mean,
-            math.sqrt((COUNT_BEFORE * own + spread) / (COUNT_BEFORE + len(slopes))),
-            math.sqrt((COUNT_BEFORE * start.bias_std**2 + total) / (COUNT_BEFORE + len(biases))),
-        )
-        moved = (prior.mean - before.mean, prior.std - before.std, prior.bias_std - before.bias_std)
-        if max(map(abs, moved)) < EM_CLOSE:
+        before, prior = prior, _maximised([_fit(prior, task) for task in tasks])
+        if max(abs(new - old) for new, old in zip(astuple(prior), astuple(before), strict=True)) < EM_CLOSE:
             break
     return prior
 
 
-def _above_zero(mean: float, std: float) -> float:
-    """How much of a Gaussian lies above zero."""
+def _maximised(fits: Sequence[Gaussian]) -> CalibrationPrior:
+    """The moments of w and b over all tasks (M step).
+
+    The default prior takes part as DEFAULT_COUNT tasks, so that few tasks, or equal ones, give no certainty.
+    """
+    default, count = CalibrationPrior(), DEFAULT_COUNT + len(fits)
+    slopes = [(float(fit.mean[0]), float(fit.covariance[0, 0])) for fit in fits]
+    mean = max((DEFAULT_COUNT * default.mean + sum(slope for slope, _ in slopes)) / count, 0.0)
+    spread = sum((slope - mean) ** 2 + variance for slope, variance in slopes)
+    own = (mean - default.mean) ** 2 + default.std**2
+    biases = [fit.mean[1:].square() + fit.covariance.diagonal()[1:] for fit in fits if len(fit.mean) > 1]
+    total = sum(float(squares.mean()) for squares in biases)
+    return CalibrationPrior(
+        mean,
+        math.sqrt((DEFAULT_COUNT * own + spread) / count),
+        math.sqrt((DEFAULT_COUNT * default.bias_std**2 + total) / (DEFAULT_COUNT + len(biases))),
+    )
+
+
+def _mass_above_zero(mean: float, std: float) -> float:
     return max(NormalDist().cdf(mean / std), LEAST)
 
 
-def _all(prior: CalibrationPrior, evidence: Evidence) -> Gaussian:
-    """q(w, b | D) of a task that theta knows, not cut."""
-    offset, scores, options = _columns(evidence)
-    size = evidence.num_biases
-    mean = torch.tensor([prior.mean, *[0.0] * size], dtype=torch.float64)
-    std = torch.tensor([prior.std, *[prior.bias_std] * size], dtype=torch.float64)
-    return regress(Choices(offset, torch.cat([scores[..., None], options], -1), evidence.answers), mean, std)
+def _fit(prior: CalibrationPrior, evidence: Evidence, with_scores: bool = True) -> Gaussian:
+    """q(w, b | D) by regression on scores and options, not cut at w = 0; q(b | D, w = 0) on the options alone."""
+    absent, size = evidence.log_probs.isneginf(), evidence.num_biases
+    offset = torch.zeros_like(evidence.log_probs).masked_fill(absent, -torch.inf)  # keeps absent options out
+    features = torch.eye(absent.shape[-1], size, dtype=torch.float64).expand(len(absent), -1, -1)  # (N, C, L)
+    means, stds = [0.0] * size, [prior.bias_std] * size
+    if with_scores:
+        features = torch.cat([evidence.log_probs.masked_fill(absent, 0.0)[..., None], features], -1)
+        means, stds = [prior.mean, *means], [prior.std, *stds]
+    prior_of_v = torch.tensor([means, stds], dtype=torch.float64)
+    return regress(Choices(offset, features, evidence.answers), *prior_of_v)
 
 
-def _biases_alone(prior: CalibrationPrior, evidence: Evidence) -> Gaussian:
-    """q(b | D, w = 0) of a task that theta does not know."""
-    offset, _, options = _columns(evidence)
-    zeros = torch.zeros(evidence.num_biases, dtype=torch.float64)
-    return regress(Choices(offset, options, evidence.answers), zeros, zeros + prior.bias_std)
-
-
-def _columns(evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the regressions: the offset (N, C) that keeps absent options out, the scores (N, C), the options (N, C, L)."""
-    absent = evidence.log_probs.isneginf()
-    offset = torch.zeros_like(evidence.log_probs).masked_fill(absent, -torch.inf)
-    options = torch.eye(evidence.log_probs.shape[-1], evidence.num_biases, dtype=torch.float64)
-    return offset, evidence.log_probs.masked_fill(absent, 0.0), options.expand(len(offset), -1, -1)
-
-
-def _at(belief: Gaussian, normal: Tensor) -> Tensor:
-    """The Gaussian's values (P, D) at places of a standard one; the first depends on the first of them alone."""
-    return belief.mean + normal @ torch.linalg.cholesky(belief.covariance).mT
+def _transformed(gaussian: Gaussian, normal: Tensor) -> Tensor:
+    """Points (P, D) of a standard normal as points of ``gaussian``; each first number depends on the first alone."""
+    return gaussian.mean + normal @ torch.linalg.cholesky(gaussian.covariance).mT

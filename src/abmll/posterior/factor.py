@@ -5,69 +5,46 @@ logarithms of their standard deviations. Without ``random_B``, as in BLoB (Wang 
 is a parameter without a distribution: scale_B is empty, (L, d_out, 0), and B takes no part in the divergence.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from abmll.common.errors import ConfigError
 from abmll.posterior.noise import draw
 from abmll.posterior.numerics import differentiable_exp_excess
-from abmll.posterior.prior import gamma_constant, gaussian_constant
-from abmll.posterior.space import LayerUpdate, LowRank, Noise, Prior
+from abmll.posterior.prior import Prior
+from abmll.posterior.space import LayerUpdate, Noise, Space, low_rank_updates
 from abmll.posterior.stacks import Factors
-from abmll.posterior.weight import kaiming_uniform
 
 
 @dataclass(frozen=True)
-class FactorSpace:
-    """Factor-space Gaussian LoRA; see ``Space`` for what its functions take and return.
+class FactorSpace(Space):
+    """Factor-space Gaussian LoRA.
 
     ``shared`` noise is one draw of A and B a pass: a plain LoRA update, the same for every token and example.
     ``local`` noise is flipout: one draw E a pass and layer, which every token sees under random signs of its own,
     E_ij t_i s_j. That is standard normal for each token and uncorrelated between tokens. Signs belong to tokens (as
     in BLoB's published code), not to examples: examples lie packed in one row, and share tokens at its beginning.
-    The noise's rank is of no meaning here, both are exact. Raises ConfigError on a start that is not finite.
+    The noise's rank is of no meaning here, both are exact.
     """
 
-    scaling: float
     init_log_sigma: float = -5.0
     random_B: bool = True
 
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.init_log_sigma):
-            raise ConfigError(f"init_log_sigma is {self.init_log_sigma}: give a finite number")
+    def init_scales(self, mean_A: Tensor, mean_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Every standard deviation is exp(init_log_sigma)."""
+        random = mean_B if self.random_B else mean_B[..., :0]
+        return torch.full_like(mean_A, self.init_log_sigma), torch.full_like(random, self.init_log_sigma)
 
-    @property
-    def per_activation(self) -> bool:
-        return False
-
-    def scale_rank(self, r: int) -> int:
-        return r
-
-    def init(self, num_layers: int, d_out: int, d_in: int, r: int, generator: torch.Generator) -> Factors:
-        """mean_A as LoRA's A, mean_B zero, and every standard deviation exp(init_log_sigma)."""
-        device = generator.device
-        return Factors(
-            mean_A=kaiming_uniform((num_layers, r, d_in), generator),
-            mean_B=torch.zeros(num_layers, d_out, r, device=device),
-            scale_A=torch.full((num_layers, r, d_in), self.init_log_sigma, device=device),
-            scale_B=torch.full((num_layers, d_out, r if self.random_B else 0), self.init_log_sigma, device=device),
-        )
-
-    def layers(self, factors: Factors, noise: Noise | None) -> list[LayerUpdate]:
+    def noisy_layers(self, factors: Factors, noise: Noise) -> list[LayerUpdate]:
         left, right = self.scaling * factors.mean_B, factors.mean_A
-        if noise is None:
-            return [LowRank(*layer) for layer in zip(left.unbind(), right.unbind(), strict=True)]
         noise_A = factors.scale_A.exp() * draw(tuple(right.shape), right, noise.generator)
         noise_B = None
         if self.random_B:
             noise_B = self.scaling * factors.scale_B.exp() * draw(tuple(left.shape), left, noise.generator)
         if noise.kind == "shared":
-            left = left if noise_B is None else left + noise_B
-            return [LowRank(*layer) for layer in zip(left.unbind(), (right + noise_A).unbind(), strict=True)]
+            return low_rank_updates(left if noise_B is None else left + noise_B, right + noise_A)
         each_B = [None] * len(left) if noise_B is None else noise_B.unbind()
         stack = zip(left.unbind(), right.unbind(), noise_A.unbind(), each_B, strict=True)
         return [_Flipout(*layer, noise.generator) for layer in stack]
@@ -80,9 +57,9 @@ class FactorSpace:
 
     def negative_log_prior(self, theta: Factors, prior: Prior) -> Tensor:
         """Of the entries of A and B: N(mean; 0, std^2), and the Gamma on 1 / sigma^2 of those that are random."""
-        means, scales = (theta.mean_A, theta.mean_B), (theta.scale_A, theta.scale_B)
-        constants = sum(mean.numel() for mean in means) * gaussian_constant(prior)
-        constants += sum(scale.numel() for scale in scales) * gamma_constant(prior)
+        means, scales = theta[:2], theta[2:]
+        constants = sum(mean.numel() for mean in means) * prior.gaussian_constant
+        constants += sum(scale.numel() for scale in scales) * prior.gamma_constant
         gaussian = torch.stack([mean.square().sum() for mean in means]).sum() / (2 * prior.std**2)
         logs = torch.stack([scale.sum() for scale in scales]).sum()
         precisions = torch.stack([torch.exp(-2 * scale).sum() for scale in scales]).sum()

@@ -26,7 +26,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A belief about v (D,); as a posterior, with the logarithm of the answers' probability under the prior."""
+    """q(v), v (D,), and the logarithm of the answers' probability under the prior."""
 
     mean: Tensor
     covariance: Tensor

@@ -5,13 +5,14 @@ A weight sample is E with E_ij = sigma_ij z_ij; the output noise of a token x is
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from abmll.posterior.space import Noise
+from abmll.posterior.space import LowRank, Noise
 from abmll.posterior.tiles import row_tiles
 
 
@@ -20,14 +21,14 @@ def draw(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Te
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
-def local_std(x: Tensor, positive_B: Tensor, positive_A: Tensor) -> Tensor:
+def _local_std(x: Tensor, positive_B: Tensor, positive_A: Tensor) -> Tensor:
     """(..., d_in) -> (..., d_out): the standard deviation of every output channel of every token.
 
     At rank 1 it is ||x * a|| b. Else the variance is sum_j x_j^2 (sum_k b_ik a_kj)^2, a sum over the pairs (k, l) of
     (b_ik b_il) (sum_j x_j^2 a_kj a_lj): all terms positive, and again a low-rank product.
     """
     if positive_A.shape[0] == 1:
-        return token_std(x, positive_A[0]) * positive_B[:, 0]
+        return _token_std(x, positive_A[0]) * positive_B[:, 0]
     first, second = _pairs(positive_A)
     return _quadratic_root(F.linear(x.square(), positive_A[first] * positive_A[second]), positive_B)
 
@@ -86,11 +87,9 @@ class _TokenStd(torch.autograd.Function):
         return x * (share[..., None] * a.square()), by_a
 
 
-def token_std(x: Tensor, a: Tensor) -> Tensor:
+def _token_std(x: Tensor, a: Tensor) -> Tensor:
     """(..., d_in), (d_in,) -> (..., 1): the length of every token of X diag(a)."""
-    std = _TokenStd.apply(x, a)
-    assert isinstance(std, Tensor)
-    return std[..., None]
+    return cast(Tensor, _TokenStd.apply(x, a))[..., None]
 
 
 class _LowRankSample(torch.autograd.Function):
@@ -110,7 +109,7 @@ class _LowRankSample(torch.autograd.Function):
         x, left, right, a, units, std, joint = ctx.saved_tensors
         [gradient] = grad_outputs
         if torch.is_grad_enabled():  # what was computed on the way is a constant otherwise
-            std = token_std(x, a)
+            std = _token_std(x, a)
             joint = torch.cat([x @ right.mT, std * units], dim=1)
         by_mean, by_noise = (gradient @ left).split([len(right), units.shape[1]], dim=1)
         share = (by_noise * units).sum(1, keepdim=True) / std.clamp_min(torch.finfo(std.dtype).tiny)
@@ -120,25 +119,51 @@ class _LowRankSample(torch.autograd.Function):
         return by_x, gradient.mT @ joint, by_mean.mT @ x, by_a, by_units
 
 
-def low_rank_sample(x: Tensor, left: Tensor, right: Tensor, a: Tensor, units: Tensor) -> Tensor:
-    """(..., d_in) -> (..., d_out): left [right x; ||a x|| u], the mean and noise of rank m in one product.
+@dataclass(frozen=True)
+class LowRankUpdate:
+    """One layer, sigma of rank 1, noise of rank m: left [right x; ||a x|| u] with a unit vector u for every token."""
 
-    left (d_out, r + m), right (r, d_in), a (d_in,), and a unit vector u for every token, units (..., m).
-    """
-    shape = (*x.shape[:-1], len(left))
-    output = _LowRankSample.apply(x.flatten(0, -2), left, right, a, units.flatten(0, -2))
-    assert isinstance(output, Tensor)
-    return output.view(shape)
+    left: Tensor  # (d_out, r + m): factors of the mean, then of the noise
+    right: Tensor  # (r, d_in)
+    positive_A: Tensor  # a (d_in,)
+    directions: Tensor | None  # (d_in, m), shared noise only
+    noise: Noise
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.to(self.right.dtype)
+        units = random_units(x, self.noise) if self.directions is None else F.normalize(x @ self.directions, dim=-1)
+        output = _LowRankSample.apply(x.flatten(0, -2), self.left, self.right, self.positive_A, units.flatten(0, -2))
+        return cast(Tensor, output).view(*x.shape[:-1], len(self.left))
 
 
-def low_rank_noise(x: Tensor, positive_B: Tensor, positive_A: Tensor, noise: Noise) -> Tensor:
+@dataclass(frozen=True)
+class NoisyUpdate:
+    """One layer with exact noise, or a sigma of higher rank."""
+
+    left: Tensor  # (d_out, r)
+    right: Tensor  # (r, d_in)
+    positive_B: Tensor  # (d_out, k)
+    positive_A: Tensor  # (k, d_in)
+    noise: Noise
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.to(self.right.dtype)
+        mean, noise = LowRank(self.left, self.right)(x), self.noise
+        if noise.rank:
+            return mean + _low_rank_noise(x, self.positive_B, self.positive_A, noise)
+        if noise.kind == "local":
+            std = _local_std(x, self.positive_B, self.positive_A)
+            return torch.addcmul(mean, std, draw(tuple(std.shape), std, noise.generator))
+        return mean + _shared_noise(x, self.positive_B, self.positive_A, noise)
+
+
+def _low_rank_noise(x: Tensor, positive_B: Tensor, positive_A: Tensor, noise: Noise) -> Tensor:
     """(..., d_in) -> (..., d_out): noise of ``noise.rank`` m for a sigma of any rank k, exactly normal at every token.
 
     For shared noise channel i has its own unit vector, along sum_k b_ik V^T (a_k * x), V the random directions: the
     product of rank k m below gives U_i . w_i, and the ratio of the exact to its own standard deviation sets the scale.
-    At rank 1 ``WeightSpace`` has a cheaper form.
     """
-    std = local_std(x, positive_B, positive_A)
+    std = _local_std(x, positive_B, positive_A)
     normal = draw((positive_B.shape[0], noise.rank), x, noise.generator)
     if noise.kind == "local":
         return std * F.linear(random_units(x, noise), normal)
@@ -150,15 +175,13 @@ def low_rank_noise(x: Tensor, positive_B: Tensor, positive_A: Tensor, noise: Noi
     return std * F.linear(images.flatten(-2), left.flatten(1)) / length
 
 
-def shared_noise(
-    x: Tensor, positive_B: Tensor, positive_A: Tensor, mask: Tensor | None, generator: torch.Generator
-) -> Tensor:
-    """(N, T, d_in) -> (N, T, d_out): x E^T with one weight sample E per row; zero on padding (mask False)."""
-    if mask is not None:
-        x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
+def _shared_noise(x: Tensor, positive_B: Tensor, positive_A: Tensor, noise: Noise) -> Tensor:
+    """(N, T, d_in) -> (N, T, d_out): x E^T with one weight sample E per row; zero on padding."""
+    if noise.mask is not None:
+        x = x.masked_fill(~noise.mask.unsqueeze(-1), 0.0)
     if positive_A.shape[0] == 1:
-        return _shared_rank_one(x * positive_A[0], generator, positive_B.shape[0]) * positive_B[:, 0]
-    return _shared_dense(x, positive_B, positive_A, generator)
+        return _shared_rank_one(x * positive_A[0], noise.generator, positive_B.shape[0]) * positive_B[:, 0]
+    return _shared_dense(x, positive_B, positive_A, noise.generator)
 
 
 def _shared_rank_one(x: Tensor, generator: torch.Generator, d_out: int) -> Tensor:

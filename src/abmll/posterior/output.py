@@ -1,69 +1,57 @@
 """Gaussian over the adapter's output (the authors' code): mu(x) = s B A x, log sigma^2(x) = s B' A' x + log c^2."""
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from abmll.common.errors import ConfigError
 from abmll.posterior.noise import draw, random_units
-from abmll.posterior.prior import gamma_constant, gaussian_constant
-from abmll.posterior.space import LayerUpdate, LowRank, Noise, Prior, Recorder
+from abmll.posterior.prior import Prior
+from abmll.posterior.space import LayerUpdate, Noise, Space, kaiming_uniform
 from abmll.posterior.stacks import Factors
-from abmll.posterior.tokenwise import gaussian_kl, perturbed
-from abmll.posterior.weight import kaiming_uniform
+from abmll.posterior.tokenwise import Perturbed, gaussian_kl
 
 
 @dataclass(frozen=True)
-class OutputSpace:
-    """Output-space Gaussian LoRA; see ``Space`` for what its functions take and return.
+class OutputSpace(Space):
+    """Output-space Gaussian LoRA, whose KL and prior need the layers' inputs.
 
     scale_A and scale_B are A' and B' above, of the means' rank; log c^2 is twice ``init_log_sigma``.
-    Raises ConfigError on an init_log_sigma that is not finite.
+
+    Below, ``coefficients`` (L, n, 4 r) are those of a stack's L layers for n tokens, as its recorders gave them, and
+    ``counts`` (n,) says how many tokens each of the n stands for (None: one).
     """
 
-    scaling: float
     init_log_sigma: float = -5.0
 
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.init_log_sigma):
-            raise ConfigError(f"init_log_sigma is {self.init_log_sigma}: give a finite number")
+    per_activation: ClassVar[bool] = True
 
-    @property
-    def per_activation(self) -> bool:
-        return True
+    def init_scales(self, mean_A: Tensor, mean_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A' as LoRA's A, B' zero: log variance 2 init_log_sigma whatever the input."""
+        return kaiming_uniform(mean_A.shape, generator), torch.zeros_like(mean_B)
 
-    def scale_rank(self, r: int) -> int:
-        return r
+    def noisy_layers(self, factors: Factors, noise: Noise) -> list[LayerUpdate]:
+        return [*self._recorders(factors, (), noise)]
 
-    def init(self, num_layers: int, d_out: int, d_in: int, r: int, generator: torch.Generator) -> Factors:
-        """A and A' as LoRA's A, B and B' zero: mean 0 and log variance 2 init_log_sigma whatever the input."""
-        return Factors(
-            mean_A=kaiming_uniform((num_layers, r, d_in), generator),
-            mean_B=torch.zeros(num_layers, d_out, r, device=generator.device),
-            scale_A=kaiming_uniform((num_layers, r, d_in), generator),
-            scale_B=torch.zeros(num_layers, d_out, r, device=generator.device),
-        )
+    def recorders(self, phi: Factors, theta: Factors, noise: Noise | None) -> list["Recorder"]:
+        """``layers(phi, noise)``, each in two steps.
 
-    def layers(self, factors: Factors, noise: Noise | None) -> list[LayerUpdate]:
-        if noise is None:
-            stack = zip((self.scaling * factors.mean_B).unbind(), factors.mean_A.unbind(), strict=True)
-            return [LowRank(*layer) for layer in stack]
-        return [*self._samples(factors, (), noise)]
+        Coefficients (R, L, 4 r): A x and A' x of phi, then phi's less theta's, from the factors' own differences.
+        """
+        return self._recorders(phi, (phi.mean_A - theta.mean_A, phi.scale_A - theta.scale_A), noise)
 
-    def recorders(self, phi: Factors, theta: Factors, noise: Noise | None) -> list[Recorder]:
-        """Coefficients (R, L, 4 r): A x and A' x of phi, then phi's less theta's, from the factors' own differences."""
-        return [*self._samples(phi, (phi.mean_A - theta.mean_A, phi.scale_A - theta.scale_A), noise)]
-
-    def _samples(self, phi: Factors, more: tuple[Tensor, ...], noise: Noise | None) -> list["_Sample"]:
+    def _recorders(self, phi: Factors, more: tuple[Tensor, ...], noise: Noise | None) -> list["Recorder"]:
         rights = torch.cat([phi.mean_A, phi.scale_A, *more], dim=1).unbind()
         lefts = (self.scaling * phi.mean_B).unbind(), (0.5 * self.scaling * phi.scale_B).unbind()
-        return [_Sample(*layer, self.init_log_sigma, noise) for layer in zip(*lefts, rights, strict=True)]
+        return [Recorder(*layer, self.init_log_sigma, noise) for layer in zip(*lefts, rights, strict=True)]
 
     def activation_kl(self, phi: Factors, theta: Factors, coefficients: Tensor, counts: Tensor | None) -> Tensor:
-        """sum of 1/2 [exp(d) - 1 - d + (mu - mu')^2 exp(-v')]: v' is theta's log variance, d is phi's less theta's."""
+        """KL of the layers' outputs in nats, summed over layers, tokens and channels.
+
+        Each is 1/2 [exp(d) - 1 - d + (mu - mu')^2 exp(-v')]: v' is theta's log variance, d is phi's less theta's.
+        """
         mean, scale, d_mean, d_scale = coefficients.chunk(4, dim=-1)
         # v' = s B' A' x + 2 init_log_sigma: the constant is one more coefficient.
         constant, one = torch.full_like(scale[..., :1], 2.0 * self.init_log_sigma), torch.ones_like(scale[:, :1, :1])
@@ -82,6 +70,7 @@ class OutputSpace:
     def activation_negative_log_prior(
         self, theta: Factors, prior: Prior, coefficients: Tensor, counts: Tensor | None
     ) -> Tensor:
+        """-log p(theta) of the layers' outputs in nats with its normalisers, summed likewise."""
         mean, scale, d_mean, d_scale = coefficients.chunk(4, dim=-1)
         mu = self.scaling * (mean - d_mean) @ theta.mean_B.mT
         log_sigma = 0.5 * self.scaling * (scale - d_scale) @ theta.scale_B.mT + self.init_log_sigma
@@ -89,15 +78,9 @@ class OutputSpace:
             mu.square().sum((0, 2)) / (2 * prior.std**2)
             + 2 * (prior.gamma_shape - 1) * log_sigma.sum((0, 2))
             + prior.gamma_rate * torch.exp(-2 * log_sigma).sum((0, 2))
-            + len(mu) * mu.shape[-1] * (gaussian_constant(prior) + gamma_constant(prior))
+            + len(mu) * mu.shape[-1] * (prior.gaussian_constant + prior.gamma_constant)
         )
         return by_token.sum() if counts is None else by_token @ counts
-
-    def kl(self, phi: Factors, theta: Factors) -> Tensor:
-        raise NotImplementedError("output space has no KL without inputs: call activation_kl()")
-
-    def negative_log_prior(self, theta: Factors, prior: Prior) -> Tensor:
-        raise NotImplementedError("output space has no prior without inputs: call activation_negative_log_prior()")
 
     def linear_covariance(self, layer: Factors, x: Tensor, gradients: Tensor) -> Tensor:
         """Every token and channel has noise of its own here: sum_ti g_ti g'_ti sigma_ti^2."""
@@ -108,12 +91,16 @@ class OutputSpace:
         return scaled @ scaled.mT
 
     def log_sigma_mean(self, factors: Factors) -> Tensor:
+        """Half the log variance at input zero."""
         return factors.mean_A.new_tensor(self.init_log_sigma)
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """Update of one layer, at the mean or with noise; coefficients from 2 r on are not its own business."""
+class Recorder:
+    """Update of one layer in two steps, so that the divergence can start from the first one's coefficients.
+
+    The update itself uses the first 2 r of them.
+    """
 
     mean_B: Tensor  # (d_out, r), times s
     half_B: Tensor  # (d_out, r), scale_B times s / 2
@@ -125,9 +112,11 @@ class _Sample:
         return self.update(self.coefficients(x))
 
     def coefficients(self, x: Tensor) -> Tensor:
+        """(R, L, d_in) -> (R, L, c): all that the layer's Gaussians need of its input."""
         return F.linear(x.to(self.right.dtype), self.right)
 
     def update(self, coefficients: Tensor) -> Tensor:
+        """(R, L, c) -> (R, L, d_out)."""
         r = self.mean_B.shape[1]
         mean, half = coefficients[..., :r], coefficients[..., r : 2 * r]
         if self.noise is None:
@@ -135,7 +124,7 @@ class _Sample:
         shape = (*coefficients.shape[:-1], len(self.mean_B))
         normal = self._normal(coefficients, self.noise).expand(shape).flatten(0, -2)
         pairs = (mean.flatten(0, -2), self.mean_B, half.flatten(0, -2), self.half_B)
-        return perturbed(*pairs, normal, self.init_log_sigma).view(shape)
+        return cast(Tensor, Perturbed.apply(*pairs, normal, self.init_log_sigma)).view(shape)
 
     def _normal(self, coefficients: Tensor, noise: Noise) -> Tensor:
         """Standard normal numbers (R, L, d_out), or (R, 1, d_out) where all tokens of a row share them."""

@@ -1,14 +1,17 @@
-"""What every Gaussian adapter space offers, and the two small records that its functions take."""
+"""``Space``, the base class of the Gaussian adapter families, and the small records that its functions take."""
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import astuple, dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from abmll.common.errors import ConfigError
+from abmll.posterior.prior import Prior
 from abmll.posterior.stacks import Factors
 
 
@@ -31,22 +34,8 @@ class Noise:
     rank: int = 0
 
 
-@dataclass(frozen=True)
-class Prior:
-    """p(theta) = N(mu; 0, std^2) Gamma(1 / sigma^2; gamma_shape, gamma_rate), elementwise (paper, section 3).
-
-    The Gamma is a density of the precision 1 / sigma^2; its rate is that of ``torch.distributions.Gamma``.
-    Raises ConfigError unless all three are positive.
-    """
-
-    std: float
-    gamma_shape: float
-    gamma_rate: float
-
-    def __post_init__(self) -> None:
-        for name in ("std", "gamma_shape", "gamma_rate"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"the prior's {name} is {getattr(self, name)}: give a number above 0")
+# x (R, L, d_in) -> (R, L, d_out): what an adapter adds to a layer's output
+LayerUpdate = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,46 +49,44 @@ class LowRank:
         return F.linear(F.linear(x.to(self.right.dtype), self.right), self.left)
 
 
-# x (R, L, d_in) -> (R, L, d_out): what an adapter adds to a layer's output
-LayerUpdate = Callable[[Tensor], Tensor]
+def low_rank_updates(left: Tensor, right: Tensor) -> list[LayerUpdate]:
+    """L times ``LowRank``, for left (L, d_out, r) and right (L, r, d_in)."""
+    return [LowRank(*layer) for layer in zip(left.unbind(), right.unbind(), strict=True)]
 
 
-class Recorder(Protocol):
-    """A layer's update in two steps, so that a divergence can start from what the first one leaves."""
-
-    def coefficients(self, x: Tensor) -> Tensor:
-        """(R, L, d_in) -> (R, L, c): all that the layer's Gaussians need of its input."""
-        ...
-
-    def update(self, coefficients: Tensor) -> Tensor:
-        """(R, L, c) -> (R, L, d_out)."""
-        ...
+def kaiming_uniform(shape: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """LoRA's start of A (L, r, d_in): Kaiming-uniform with a = sqrt(5), which is uniform within 1 / sqrt(d_in)."""
+    bound = 1.0 / math.sqrt(shape[-1])
+    return torch.empty(shape, device=generator.device).uniform_(-bound, bound, generator=generator)
 
 
-class Space(Protocol):
+@dataclass(frozen=True)
+class Space(ABC):
     """A family of Gaussian LoRA adapters: initialisation, sampling, KL and prior of a stack of layers.
 
     All arithmetic is in the factors' dtype (float32, or float64 in tests); inputs are cast to it, results stay in it.
     Functions over a stack take Factors with a leading L; functions of one layer take an element of ``unbind()``.
+    Raises ConfigError for a number that is not finite.
     """
 
-    @property
-    def per_activation(self) -> bool:
-        """False: KL and prior follow from the factors alone. True: they need the layer's input."""
-        ...
+    scaling: float  # s = lora_alpha / r of the mean update s B A
 
-    @property
-    def scaling(self) -> float:
-        """s = lora_alpha / r of the mean update s B A."""
-        ...
+    # False: KL and prior follow from the factors alone. True: they need the layers' inputs.
+    per_activation: ClassVar[bool] = False
 
-    def scale_rank(self, r: int) -> int:
-        """k, the rank of the scale factors, for mean factors of rank r."""
-        ...
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, astuple(self))):
+            raise ConfigError(f"{self}: give finite numbers")
 
     def init(self, num_layers: int, d_out: int, d_in: int, r: int, generator: torch.Generator) -> Factors:
-        """Fresh float32 factors of L layers on the generator's device; the mean update starts at zero."""
-        ...
+        """Fresh float32 factors of L layers on the generator's device: A as LoRA's, B and so the mean update zero."""
+        mean_A = kaiming_uniform((num_layers, r, d_in), generator)
+        mean_B = torch.zeros(num_layers, d_out, r, device=generator.device)
+        return Factors(mean_A, mean_B, *self.init_scales(mean_A, mean_B, generator))
+
+    @abstractmethod
+    def init_scales(self, mean_A: Tensor, mean_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Fresh scale_A and scale_B, for means of these shapes."""
 
     def layers(self, factors: Factors, noise: Noise | None) -> list[LayerUpdate]:
         """The contributions of a stack's L layers; at the posterior mean when noise is None.
@@ -107,56 +94,42 @@ class Space(Protocol):
         What does not depend on the layer's input is computed, and drawn, here and for the whole stack at once. A weight
         sample of ``noise.rank`` above 0 is drawn here entirely: every input then meets the same function.
         """
-        ...
+        if noise is None:
+            return low_rank_updates(self.scaling * factors.mean_B, factors.mean_A)
+        return self.noisy_layers(factors, noise)
+
+    @abstractmethod
+    def noisy_layers(self, factors: Factors, noise: Noise) -> list[LayerUpdate]:
+        """``layers`` with noise."""
 
     def kl(self, phi: Factors, theta: Factors) -> Tensor:
         """KL(q(phi) || p(phi | theta)) in nats, a scalar summed over all layers.
 
-        Raises NotImplementedError if per_activation.
+        Raises ConfigError where the factors alone do not define it.
         """
-        ...
+        raise ConfigError(
+            f"{type(self).__name__} has no divergence between factors; use the space 'weight' or 'factor' "
+            "(in the space 'output' it is one between activations)"
+        )
 
     def negative_log_prior(self, theta: Factors, prior: Prior) -> Tensor:
         """-log p(theta) in nats with its normalisers, a scalar summed over all layers.
 
-        Raises NotImplementedError if per_activation.
+        Raises ConfigError where the factors alone do not define it.
         """
-        ...
+        raise ConfigError(
+            f"{type(self).__name__} has no prior on factors; use the space 'weight' or 'factor' "
+            "(in the space 'output' it is one on activations)"
+        )
 
+    @abstractmethod
     def linear_covariance(self, layer: Factors, x: Tensor, gradients: Tensor) -> Tensor:
         """Covariance (N, D, D) of the functions sum_t gradients_t . y_t of one layer's noisy outputs y.
 
         x (N, T, d_in) are the layer's inputs and ``gradients`` (N, D, T, d_out) those of D functions of each of N
         examples; both are zero on padding.
         """
-        ...
 
+    @abstractmethod
     def log_sigma_mean(self, factors: Factors) -> Tensor:
-        """A scalar to watch, outside the gradient graph: the mean log standard deviation over all layers.
-
-        In output space it is half the log variance at input zero.
-        """
-        ...
-
-
-@runtime_checkable
-class ActivationSpace(Space, Protocol):
-    """A space whose KL and prior need the layers' inputs.
-
-    Below, ``coefficients`` (L, n, c) are those of a stack's L layers for n tokens, as its recorders gave them, and
-    ``counts`` (n,) says how many tokens each of the n stands for (None: one).
-    """
-
-    def recorders(self, phi: Factors, theta: Factors, noise: Noise | None) -> list[Recorder]:
-        """``layers(phi, noise)``, each in two steps."""
-        ...
-
-    def activation_kl(self, phi: Factors, theta: Factors, coefficients: Tensor, counts: Tensor | None) -> Tensor:
-        """KL of the layers' outputs in nats, summed over layers, tokens and channels."""
-        ...
-
-    def activation_negative_log_prior(
-        self, theta: Factors, prior: Prior, coefficients: Tensor, counts: Tensor | None
-    ) -> Tensor:
-        """-log p(theta) of the layers' outputs in nats with its normalisers, summed likewise."""
-        ...
+        """A scalar to watch, outside the gradient graph: the mean log standard deviation over all layers."""

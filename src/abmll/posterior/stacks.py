@@ -9,15 +9,20 @@ from torch import Tensor
 class Factors(NamedTuple):
     """Low-rank factors of a stack of L layers of one shape (or of a single layer, without the leading L).
 
-    The mean update of a layer is ``scaling * mean_B @ mean_A``. What the scale factors mean is the space's business:
-    logarithms of the standard deviation's positive factors (weight space), or the map from a layer's input to its
-    output's log variance (output space). k is ``Space.scale_rank(r)``.
+    The mean update of a layer is ``scaling * mean_B @ mean_A``. What the scale factors mean, and their rank k, is the
+    space's business: logarithms of the standard deviation's factors, say, or the map from a layer's input to its
+    output's log variance.
     """
 
     mean_A: Tensor  # (L, r, d_in)
     mean_B: Tensor  # (L, d_out, r)
     scale_A: Tensor  # (L, k, d_in)
     scale_B: Tensor  # (L, d_out, k)
+
+    @property
+    def num_weights(self) -> int:
+        """L d_out d_in: how many weights a stack describes."""
+        return self.mean_A.shape[0] * self.mean_B.shape[-2] * self.mean_A.shape[-1]
 
     def unbind(self) -> list["Factors"]:
         """The L single layers, as views: one ``torch.unbind`` per tensor, so one gradient node per tensor."""
@@ -27,11 +32,11 @@ class Factors(NamedTuple):
         """A copy with its own memory and no gradient history; ``requires_grad`` is off."""
         return Factors(*(tensor.detach().clone() for tensor in self))
 
+    @torch.no_grad()
     def copy_(self, other: "Factors") -> "Factors":
         """Overwrite the values in place with those of ``other``, outside the gradient graph; returns self."""
-        with torch.no_grad():
-            for mine, theirs in zip(self, other, strict=True):
-                mine.copy_(theirs)
+        for mine, theirs in zip(self, other, strict=True):
+            mine.copy_(theirs)
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> "Factors":

@@ -1,12 +1,42 @@
-"""Going over large products of thin factors a tile at a time, in memory that all tiles share."""
+"""Sums over large products of thin factors, a tile at a time, gradients taken in the same pass.
+
+The products have d_out d_in numbers a layer. Only a few tiles of them exist at any time, in memory that all tiles
+share, and nothing large is kept for the backward pass.
+"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from abmll.posterior.one_pass import Gradients
+Gradients = tuple[Tensor | None, ...]
+Evaluate = Callable[..., tuple[Tensor, Gradients]]
+
+
+class _ScalarWithGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any, **kwargs: Any) -> Tensor:
+        evaluate, *tensors = args
+        value, gradients = evaluate(*tensors)
+        ctx.save_for_backward(*gradients)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Gradients:
+        # torch's once_differentiable would not notice here: the saved gradients are constants, so a second
+        # derivative through this term would silently be zero.
+        if torch.is_grad_enabled():
+            raise NotImplementedError(
+                "this term (of output space, sigma_rank > 1 or a floor) is differentiable only once"
+            )
+        return (None, *(None if gradient is None else grad_outputs[0] * gradient for gradient in ctx.saved_tensors))
+
+
+def in_one_pass(evaluate: Evaluate, tensors: Sequence[Tensor]) -> Tensor:
+    """The scalar that ``evaluate`` returns for ``tensors``, together with its gradient for each (None: not needed)."""
+    return cast(Tensor, _ScalarWithGradients.apply(evaluate, *tensors))
 
 
 def row_tiles(num_layers: int, d_out: int, d_in: int, device: torch.device) -> list[slice]:
@@ -51,7 +81,9 @@ class ProductGradient:
         self.wanted = wanted
 
     def add(self, layers: slice, rows: slice, by_product: Tensor) -> None:
-        """Take in a tile."""
+        """Take in a tile, where the gradients are wanted."""
+        if not self.wanted:
+            return
         self.by_left[layers, rows] = (self.right[layers] @ by_product.mT).mT  # faster than the other way round
         self.by_right[layers].baddbmm_(self.left[layers, rows].mT, by_product)
 

@@ -11,11 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from abmll.posterior.numerics import exp_excess_and_growth
-from abmll.posterior.one_pass import Gradients, in_one_pass
-from abmll.posterior.tiles import ProductGradient, Tiles
+from abmll.posterior.tiles import Gradients, ProductGradient, Tiles, in_one_pass
 
 
-class _Perturbed(torch.autograd.Function):
+class Perturbed(torch.autograd.Function):
+    """mu + sigma eps (n, d_out) for mu = mean mean_left^T, log sigma = half half_left^T + log_sigma and eps = normal.
+
+    mean, half (n, r) are coefficients of the tokens; mean_left, half_left (d_out, r).
+    """
+
     @staticmethod
     def forward(ctx: Any, *args: Any, **kwargs: Any) -> Tensor:
         mean, mean_left, half, half_left, normal, log_sigma = args
@@ -29,18 +33,6 @@ class _Perturbed(torch.autograd.Function):
         [gradient] = grad_outputs
         by_half = gradient * noise
         return gradient @ mean_left, gradient.mT @ mean, by_half @ half_left, by_half.mT @ half, None, None
-
-
-def perturbed(
-    mean: Tensor, mean_left: Tensor, half: Tensor, half_left: Tensor, normal: Tensor, log_sigma: float
-) -> Tensor:
-    """mu + sigma eps (n, d_out) for mu = mean mean_left^T, log sigma = half half_left^T + log_sigma and eps = normal.
-
-    mean, half (n, r) are coefficients of the tokens; mean_left, half_left (d_out, r).
-    """
-    output = _Perturbed.apply(mean, mean_left, half, half_left, normal, log_sigma)
-    assert isinstance(output, Tensor)
-    return output
 
 
 def gaussian_kl(

@@ -14,7 +14,7 @@ from abmll.common.config import EstimateConfig
 from abmll.experiments.costs import flops
 from abmll.experiments.costs.shapes import Shape, load_shape, meta_model
 from abmll.language.targets import find_targets
-from abmll.posterior.kl import rank_one_kl
+from abmll.posterior.rank_one import rank_one_kl
 from abmll.posterior.stacks import Factors
 
 EXAMPLES, LENGTH, SCORED = 3, 50, 4
