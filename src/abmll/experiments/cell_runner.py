@@ -30,7 +30,6 @@ from abmll.experiments.recalibration import Recalibration
 from abmll.experiments.trained import cost_of_run, no_cost, recall, train_once
 from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.base import Base, load_base
-from abmll.language.layer_selection import choose_layers
 from abmll.language.meter import metered
 from abmll.methods import find_rule
 from abmll.model.meta_learner import AbmllModel
@@ -184,8 +183,7 @@ class CellRunner:
         adapter, prompt = pick(AdapterConfig, settings), pick(PromptConfig, settings)
         key = json.dumps(flatten(adapter, prompt), sort_keys=True)
         if key not in self.models:
-            chosen = choose_layers(self.base, adapter, prompt, self.suite.train, announce=self.say, quiet=self.quiet)
-            self.models[key] = AbmllModel(self.base.twin(), chosen, prompt)
+            self.models[key] = AbmllModel(self.base.twin(), adapter, prompt)
         return self.models[key]
 
     def cache(self, model: AbmllModel, settings: Mapping[str, Any]) -> ActivationCache | None:
