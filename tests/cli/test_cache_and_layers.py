@@ -16,7 +16,7 @@ VERBS = {
 }
 
 
-def shards(folder: str) -> list[Path]:
+def rows(folder: str) -> list[Path]:
     return sorted(Path(folder).glob("activations-*/*.safetensors"))
 
 
@@ -24,10 +24,10 @@ def shards(folder: str) -> list[Path]:
 def test_a_verb_fills_a_cache_and_reads_it(verb: str, work: Any, abmll: Call) -> None:
     command = VERBS[verb] if verb != "train" else f"{work.train} {VERBS[verb]}"
     assert abmll(command, "--activation-cache-dir activations --quiet").code == 0
-    written = shards("activations")
-    assert len(written) == 1
+    written = rows("activations")
+    assert written
     assert abmll(command, "--overwrite --activation-cache-dir activations --quiet").code == 0
-    assert shards("activations") == written
+    assert rows("activations") == written
 
 
 def test_a_full_cache_is_said_once_and_ends_nothing(work: Any, abmll: Call) -> None:
@@ -36,7 +36,7 @@ def test_a_full_cache_is_said_once_and_ends_nothing(work: Any, abmll: Call) -> N
     )
     assert code == 0
     assert err.count("activation_cache_dir activations is full") == 1
-    assert shards("activations") == []
+    assert rows("activations") == []
 
 
 def test_a_cache_that_cannot_be_made_is_refused(refused: Callable[..., str], work: Any) -> None:

@@ -37,7 +37,7 @@ def counted(scorer: OptionScorer) -> Iterator[Counter[int]]:
     """How often each decoder block computes inside."""
     calls: Counter[int] = Counter()
     blocks: Any = scorer.base.model.base_model.layers
-    inner = [block.block if isinstance(block, SkippableBlock) else block for block in blocks]
+    inner = [block.inner if isinstance(block, SkippableBlock) else block for block in blocks]
 
     def count(index: int) -> Callable[..., None]:
         return lambda *args: calls.update([index])
@@ -55,7 +55,7 @@ def variants(scorer: OptionScorer, examples: list[Encoded]) -> dict[str, Any]:
     cache = ActivationCache(10**9)
     return {
         "full": scorer.batch(examples),
-        "computed": scorer.with_lower(scorer.batch(examples)),
+        "computed": scorer.lower_blocks.fill(scorer.batch(examples)),
         "missed": scorer.batch(examples, cache),
         "cached": scorer.batch(examples, cache),
     }
@@ -101,7 +101,7 @@ def test_a_replayed_lower_blocks_is_not_computed_again(
             scorer.scores(batch, adapter)
         scorer.scores(scorer.batch(ragged[::-1], cache), adapter)
     assert calls == {2: 4, 3: 4}
-    assert scorer.with_lower(batch) is batch
+    assert scorer.lower_blocks.fill(batch) is batch
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,9 @@ def test_batches_of_one_beginning_have_its_lower_blocks_read_once(
 ) -> None:
     """Each batch scores as it does alone, also a batch of one; only as many as fit the limits are read together."""
     monkeypatch.setattr("abmll.language.scorer.TOGETHER", together)
-    monkeypatch.setattr("abmll.language.scorer.READ_AT_ONCE", at_once)
-    monkeypatch.setattr(scorer, "packed", packed)
+    monkeypatch.setattr("abmll.language.lower_blocks.READ_AT_ONCE", at_once)
+    for reader in (scorer, scorer.lower_blocks):
+        monkeypatch.setattr(reader, "packed", packed)
     shown = tuple(range(40, 60))
     behind = [replace(example, prompt=shown + example.prompt) for example in ragged]
     groups = [behind[:2], behind[2:3], behind[3:] + behind[:1]]
@@ -157,12 +158,12 @@ def test_with_the_first_layer_adapted_there_is_no_lower_blocks(
     make_scorer: Callable[..., OptionScorer], deep_llama: Path, ragged: list[Encoded]
 ) -> None:
     scorer = make_scorer(deep_llama, layers_to_transform="0,3")
-    assert scorer.lower_blocks is None
+    assert not scorer.lower_blocks.blocks
     batch = scorer.batch(ragged, ActivationCache(10**9))
     assert batch.lower is None
-    assert scorer.with_lower(batch) is batch
-    with pytest.raises(ValueError, match="no lower_blocks"):
-        scorer.lower_output(batch)
+    assert scorer.lower_blocks.fill(batch) is batch
+    with pytest.raises(ValueError, match="the first block has an adapter"):
+        scorer.lower_blocks.output(batch)
 
 
 def test_a_model_whose_blocks_cannot_be_skipped_is_read_in_full(
@@ -170,7 +171,7 @@ def test_a_model_whose_blocks_cannot_be_skipped_is_read_in_full(
 ) -> None:
     folder = make_folder("gptj", n_embd=32, n_head=4, n_layer=3, rotary_dim=8)  # its blocks return tuples
     scorer = make_scorer(folder, layers_to_transform="2")
-    assert scorer.lower_blocks is None
+    assert not scorer.lower_blocks.blocks
     scores = scorer.scores(scorer.batch(ragged, ActivationCache(10**9)), None).options
     expected = oracle(folder, ragged)
     assert scores[1, :3].tolist() == pytest.approx(expected[1], rel=2e-5)
@@ -210,22 +211,21 @@ def test_an_exception_in_the_middle_of_a_pass_leaves_no_trace(
     scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]
 ) -> None:
     full = scorer.scores(scorer.batch(ragged), adapter).options
-    batch = scorer.with_lower(scorer.batch(ragged))
+    batch = scorer.lower_blocks.fill(scorer.batch(ragged))
     blocks: Any = scorer.base.model.base_model.layers
     with breaking(blocks[2]), pytest.raises(Broken):  # above the lower blocks, while it is replayed
         scorer.scores(batch, adapter)
     torch.testing.assert_close(scorer.scores(scorer.batch(ragged[::-1]), adapter).options.flip(0)[:, :2], full[:, :2])
     with breaking(blocks[1]), pytest.raises(Broken):  # in the lower blocks, while it is recorded
-        scorer.lower_output(batch)
-    assert scorer.lower_blocks is not None
-    assert not any(block.replay is not None or block.skip or block.is_asked for block in scorer.lower_blocks.blocks)
+        scorer.lower_blocks.output(batch)
+    assert not any(block.answer is not None or block.ends_pass for block in scorer.lower_blocks.blocks)
     torch.testing.assert_close(scorer.scores(scorer.batch(ragged), adapter).options, full)
 
 
 def test_blocks_above_the_lower_blocks_are_not_computed_for_it(scorer: OptionScorer, ragged: list[Encoded]) -> None:
     blocks: Any = scorer.base.model.base_model.layers
     with breaking(blocks[2]):
-        scorer.lower_output(scorer.batch(ragged))
+        scorer.lower_blocks.output(scorer.batch(ragged))
 
 
 def test_a_lower_blocks_block_answers_for_the_block_in_it() -> None:

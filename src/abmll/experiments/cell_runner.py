@@ -109,8 +109,6 @@ class CellRunner:
                 recalibrate=recalibration.of_task if recalibration.kind != "none" else None,
                 ood_examples=cell.settings["ood_examples"],
             )
-        if cache is not None:
-            cache.flush()
         calibration = model.calibration_prior and asdict(model.calibration_prior) | {
             "inverse_temperatures": evaluation.inverse_temperatures
         }
@@ -189,8 +187,7 @@ class CellRunner:
     def cache(self, model: AbmllModel, settings: Mapping[str, Any]) -> ActivationCache | None:
         """Kept activations, shared by all models that compute the same ones."""
         scorer = model.scorer
-        depth = 0 if scorer.lower_blocks is None else len(scorer.lower_blocks.blocks)
-        key = json.dumps([depth, scorer.packed, flatten(scorer.prompt)])
+        key = json.dumps([len(scorer.lower_blocks.blocks), scorer.packed, flatten(scorer.prompt)])
         if key not in self.caches:
             self.caches[key] = open_cache(
                 scorer.base, scorer.lower_blocks, self.place.activations, settings["activation_cache_gb"], self.say

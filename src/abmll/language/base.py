@@ -10,16 +10,22 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from abmll.common.config import ModelConfig
 from abmll.common.errors import CheckpointError, ConfigError, nearest
 from abmll.language import embedded
-from abmll.language.lower_blocks import SkippableBlock
 from abmll.language.packing import PREFIX, remove_packing
-from abmll.language.wiring import AdaptedLinear
+
+
+class Wrapper(nn.Module):
+    """A layer of the frozen model inside one of our own."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,8 @@ class Base:
         if (model.config._attn_implementation or "").startswith(PREFIX):
             remove_packing(model)
         for name, module in list(model.named_modules()):
-            if isinstance(module, SkippableBlock):
-                model.set_submodule(name, module.block)
-        for name, module in list(model.named_modules()):
-            if isinstance(module, AdaptedLinear):
-                model.set_submodule(name, module.base)
+            if isinstance(module, Wrapper):  # ours are never nested
+                model.set_submodule(name, module.inner)
         return Base(model, self.tokenizer, self.name, self.fingerprint)
 
 

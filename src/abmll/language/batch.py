@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from abmll.language.encoding import Encoded
 from abmll.language.packing import Packing
@@ -42,7 +43,7 @@ class Batch:
     num_tokens: int  # of the examples together, padding left out
     packing: Packing | None = None  # where the examples lie in a packed row
     counts: Tensor | None = None  # (R, L) how many examples a position stands for; None where that is one everywhere
-    lower: Tensor | None = None  # (R, L, d) activations below the lowest adapted layer, where they are at hand
+    lower: Tensor | None = None  # (R, L, d) output of the blocks below the lowest adapted layer, where known
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on ``device``."""
@@ -53,10 +54,15 @@ class Batch:
         )
 
     def with_lower(self, rows: Sequence[Tensor]) -> "Batch":
-        """The batch with the lower blocks activations of its examples, (T_n, d) for each."""
+        """The batch with the lower blocks' output for each of its examples, (T_n, d)."""
         if self.packing is None:
             return replace(self, lower=pad_sequence(list(rows), batch_first=True))
         return replace(self, lower=self.packing.lay_out(rows))
+
+
+def make_batch(model: PreTrainedModel, examples: Sequence[Encoded], packed: bool, share_prefix: bool = True) -> Batch:
+    """``collate`` for a model: with its padding token, on its device."""
+    return collate(examples, model.config.get_text_config().pad_token_id or 0, packed, share_prefix).to(model.device)
 
 
 def collate(examples: Sequence[Encoded], pad_id: int, packed: bool = False, share_prefix: bool = True) -> Batch:

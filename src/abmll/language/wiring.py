@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from abmll.common.errors import ConfigError
 from abmll.language.adapter import Adapter
+from abmll.language.base import Wrapper
 from abmll.language.targets import Target, find_targets
 from abmll.posterior import ActivationSpace, LayerUpdate, Noise, Prior, Recorder, Space
 
@@ -121,18 +122,17 @@ def _by_name(phi: Adapter, made: Callable[[str], list[T]]) -> dict[str, T]:
     return {name: one for shape in phi.stacks for name, one in zip(phi.layers[shape], made(shape), strict=True)}
 
 
-class AdaptedLinear(nn.Module):
+class AdaptedLinear(Wrapper):
     """A frozen linear layer plus, while an adapter is bound, its Gaussian LoRA contribution."""
 
     def __init__(self, base: nn.Module, name: str, wiring: Wiring) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.name = name
         self.wiring = wiring
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, d_in) -> (N, T, d_out), in the base layer's dtype; the adapter itself computes in fp32."""
-        y = self.base(x)
+        y = self.inner(x)
         bound = self.wiring.bound
         if bound is None:
             return y

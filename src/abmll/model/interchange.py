@@ -13,7 +13,6 @@ from abmll.common.errors import AbmllError, ConfigError
 from abmll.common.files import atomic_folder
 from abmll.language.adapter import Adapter
 from abmll.language.base import no_progress_bars
-from abmll.language.lower_blocks import SkippableBlock
 from abmll.language.scorer import OptionScorer
 from abmll.language.wiring import AdaptedLinear
 
@@ -54,7 +53,7 @@ def export_merged(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: b
 
     The model in memory is not touched. Raises ``ConfigError`` for a base whose weights are not plain numbers.
     """
-    model = scorer.base.model
+    model = scorer.base.twin().model
     merged: dict[str, Tensor] = {}
     for name, layer in phi.by_layer().items():
         weight = _base_layer(scorer, name).weight
@@ -63,28 +62,15 @@ def export_merged(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: b
         update = scorer.space.scaling * layer.mean_B @ layer.mean_A
         update = update.T if isinstance(_base_layer(scorer, name), Conv1D) else update
         merged[f"{name}.weight"] = (weight.float() + update).to(weight.dtype)
-    state = plain_state(model) | merged
     with atomic_folder(folder, overwrite=overwrite) as target, no_progress_bars():
         try:
-            model.save_pretrained(target, state_dict=state)
+            model.save_pretrained(target, state_dict=model.state_dict() | merged)
         except SafetensorError as error:  # its word for a disk that takes no more
             raise AbmllError(f"cannot write {folder}: {error}; free some space or choose another folder") from error
         scorer.base.tokenizer.save_pretrained(target)
 
 
-def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a wrapped model under the names they have in the bare one, without the steps through wrappers."""
-    inner = {AdaptedLinear: "base", SkippableBlock: "block"}
-    steps = {f"{name}.{inner[type(module)]}" for name, module in model.named_modules() if type(module) in inner}
-
-    def plain(name: str) -> str:
-        parts = name.split(".")
-        return ".".join(part for depth, part in enumerate(parts, 1) if ".".join(parts[:depth]) not in steps)
-
-    return {plain(name): tensor for name, tensor in model.state_dict().items()}
-
-
 def _base_layer(scorer: OptionScorer, name: str) -> nn.Module:
     wrapped = scorer.adapted[name]
     assert isinstance(wrapped, AdaptedLinear)
-    return wrapped.base
+    return wrapped.inner

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from abmll.common.checkpoint import DOCUMENT, Bundle, load_bundle, save_bundle
+from abmll.common.checkpoint import DOCUMENT, Bundle, load_bundle, refuse_other_base, save_bundle
 from abmll.common.config import AdapterConfig, ModelConfig, PredictConfig, PromptConfig
 from abmll.common.errors import CheckpointError, ConfigError, DataError
 from abmll.common.settings import flatten, pick
@@ -142,7 +142,7 @@ class TaskPosterior:
         if scorer is None:
             base = load_base(model or pick(ModelConfig, settings), announce, quiet)
             scorer = OptionScorer(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
-        scorer.refuse_other_base(document["base_fingerprint"], settings["model"], str(path))
+        refuse_other_base(document, scorer.base.fingerprint, scorer.base.name, path)
         # Read as settings: what this version has and the older one that wrote them had not is at its default.
         saved = flatten(pick(AdapterConfig, settings), pick(PromptConfig, settings))
         for key, value in flatten(scorer.adapter_config, scorer.prompt).items():

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from abmll.common.checkpoint import STATE, latest_checkpoint, load_bundle
+from abmll.common.checkpoint import STATE, latest_checkpoint, load_bundle, refuse_other_base
 from abmll.common.config import (
     ActivationCacheConfig,
     AdaptConfig,
@@ -88,7 +88,7 @@ class AbmllModel:
         document, settings = bundle.document, bundle.document["settings"]
         base = load_base(model or pick(ModelConfig, settings), announce, quiet)
         loaded = cls(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
-        loaded.scorer.refuse_other_base(document["base_fingerprint"], settings["model"], str(path))
+        refuse_other_base(document, base.fingerprint, base.name, path)
         loaded.theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
         calibration = RunFolder(Path(run)).calibration(document["episode"])
         loaded.learned(loaded.theta, pick(LearningConfig, settings), document["num_tasks"], calibration)
