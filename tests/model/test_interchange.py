@@ -233,6 +233,6 @@ def test_a_quantised_layer_is_not_merged(tiny_llama: Path, tmp_path: Path) -> No
     model = learned(tiny_llama, "1", ["q_proj"])
     wrapped: Any = model.scorer.adapted["model.layers.1.self_attn.q_proj"]
     wrapped.inner.weight = nn.Parameter(torch.zeros(8, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(ConfigError, match=r"q_proj: cannot merge into a quantised layer; load the model with --dtype"):
+    with pytest.raises(ConfigError, match=r"q_proj: cannot merge into a quantised layer; export with --format peft"):
         export_merged(model.scorer, model.theta, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()

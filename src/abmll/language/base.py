@@ -19,6 +19,9 @@ from abmll.common.errors import CheckpointError, ConfigError, nearest
 from abmll.language import embedded
 from abmll.language.packing import PREFIX, remove_packing
 
+PLAIN = (torch.float32, torch.bfloat16, torch.float16)
+PACKED = (torch.int8, torch.uint8, torch.int16, torch.int32)  # in which codes of quantised weights lie
+
 
 class Wrapper(nn.Module):
     """A layer of the frozen model inside one of our own."""
@@ -125,22 +128,36 @@ def resolve_dtype(name: str, device: torch.device) -> str:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """A hash of the architecture and of 16 numbers out of every weight, the same for every dtype it is loaded in.
+    """A hash of the architecture and of 16 numbers out of every weight, the same for fp32 and bf16.
 
-    Names and order of the weights play no part: they differ between versions of transformers.
+    Of a quantised weight its parts are hashed. Names and order of the weights play no part: they differ between
+    versions of transformers.
     """
     config = model.config.get_text_config()
     shape = (config.model_type, config.vocab_size, config.hidden_size, config.num_hidden_layers)
-    weights = sorted(_digest(weight) for weight in model.parameters() if weight.is_floating_point())
-    return hashlib.sha256(repr(shape).encode() + b"".join(weights)).hexdigest()
+    packed = [buffer for buffer in model.buffers() if buffer.dtype in PACKED]  # unpacked buffers follow from the config
+    parts = [part for weight in [*model.parameters(), *packed] for part in _parts(weight)]
+    return hashlib.sha256(repr(shape).encode() + b"".join(sorted(map(_digest, parts)))).hexdigest()
+
+
+def is_quantised(weight: object) -> bool:
+    """Whether something in the place of a weight is other than a plain tensor of fp32, bf16 or fp16 numbers."""
+    return not isinstance(weight, Tensor) or weight.dtype not in PLAIN or hasattr(weight, "__tensor_flatten__")
+
+
+def _parts(weight: Tensor) -> list[Tensor]:
+    """The plain tensors that a weight consists of: those inside of a subclass, such as codes and scales."""
+    flatten = getattr(weight, "__tensor_flatten__", None)
+    return [weight] if flatten is None else [part for name in flatten()[0] for part in _parts(getattr(weight, name))]
 
 
 def _digest(weight: Tensor) -> bytes:
-    """A hash of a weight's shape and of 16 of its numbers as bfloat16."""
+    """A hash of a tensor's shape and of 16 of its numbers: as bfloat16, or the integers that they are."""
     flat = weight.detach().flatten()
-    picked = flat[:: max(1, flat.numel() // 16)][:16].to(torch.bfloat16)
-    numbers = picked.view(torch.int16).cpu().numpy().tobytes()
-    return hashlib.sha256(repr(tuple(weight.shape)).encode() + numbers).digest()
+    picked = flat[:: max(1, flat.numel() // 16)][:16]
+    if weight.is_floating_point():
+        picked = picked.to(torch.bfloat16).view(torch.int16)
+    return hashlib.sha256(repr(tuple(weight.shape)).encode() + picked.cpu().numpy().tobytes()).digest()
 
 
 def _folder_or_name(name: str) -> str:

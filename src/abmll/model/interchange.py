@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from abmll.common.errors import AbmllError, ConfigError
 from abmll.common.files import atomic_folder
 from abmll.language.adapter import Adapter
-from abmll.language.base import no_progress_bars
+from abmll.language.base import is_quantised, no_progress_bars
 from abmll.language.scorer import OptionScorer
 from abmll.language.wiring import AdaptedLinear
 
@@ -57,8 +57,11 @@ def export_merged(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: b
     merged: dict[str, Tensor] = {}
     for name, layer in phi.by_layer().items():
         weight = _base_layer(scorer, name).weight
-        if not isinstance(weight, Tensor) or not weight.is_floating_point():
-            raise ConfigError(f"{name}: cannot merge into a quantised layer; load the model with --dtype fp32 or bf16")
+        if is_quantised(weight):
+            raise ConfigError(
+                f"{name}: cannot merge into a quantised layer; export with --format peft, and let PEFT merge the adapter "
+                "into the model as it was before it was quantised"
+            )
         update = scorer.space.scaling * layer.mean_B @ layer.mean_A
         update = update.T if isinstance(_base_layer(scorer, name), Conv1D) else update
         merged[f"{name}.weight"] = (weight.float() + update).to(weight.dtype)
