@@ -60,8 +60,8 @@ class OptionScorer:
         self.encoder = Encoder(base.tokenizer, prompt, base.context)
         self.space = build_space(adapter)
         self.wiring = Wiring(self.space)
-        targets = adapt_linears(base.model, adapter.target_modules, adapter.layers_to_transform, self.wiring)
-        self.adapted = {target.name: base.model.get_submodule(target.name) for target in targets}
+        self.adapted = adapt_linears(base.model, adapter.target_modules, adapter.layers_to_transform, self.wiring)
+        targets = [layer.target for layer in self.adapted.values()]
         self.shapes = {target.name: (target.d_out, target.d_in) for target in targets}
         self.last_mlp = LastMLP(base.model)
         self.packed = install_packing(base.model)

@@ -101,16 +101,14 @@ class Wiring:
         With ``theta`` in a space whose divergence needs activations, what it needs is collected; with ``trace``, the
         layers' inputs and outputs are.
         """
-        terms, before = None, self.bound
-        if phi is None:
-            self.bound = None
-        elif theta is not None and isinstance(self.space, ActivationSpace):
-            space = self.space
+        space, terms, bound = self.space, None, None
+        if phi is not None and theta is not None and isinstance(space, ActivationSpace):
             recorders = _by_name(phi, lambda shape: space.recorders(phi.stacks[shape], theta.stacks[shape], noise))
             terms = ActivationTerms(space, phi, theta, tokens, recorders)
-            self.bound = Bound({}, terms, trace)
-        else:
-            self.bound = Bound(_by_name(phi, lambda shape: self.space.layers(phi.stacks[shape], noise)), None, trace)
+            bound = Bound({}, terms, trace)
+        elif phi is not None:
+            bound = Bound(_by_name(phi, lambda shape: space.layers(phi.stacks[shape], noise)), None, trace)
+        before, self.bound = self.bound, bound
         try:
             yield terms
         finally:
@@ -125,43 +123,44 @@ def _by_name(phi: Adapter, made: Callable[[str], list[T]]) -> dict[str, T]:
 class AdaptedLinear(Wrapper):
     """A frozen linear layer plus, while an adapter is bound, its Gaussian LoRA contribution."""
 
-    def __init__(self, base: nn.Module, name: str, wiring: Wiring) -> None:
-        super().__init__(base)
-        self.name = name
+    def __init__(self, linear: nn.Module, target: Target, wiring: Wiring) -> None:
+        super().__init__(linear)
+        self.target = target
         self.wiring = wiring
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, d_in) -> (N, T, d_out), in the base layer's dtype; the adapter itself computes in fp32."""
         y = self.inner(x)
-        bound = self.wiring.bound
+        bound, name = self.wiring.bound, self.target.name
         if bound is None:
             return y
         if bound.terms is None:
-            y = y + bound.updates[self.name](x).to(y.dtype)
+            y = y + bound.updates[name](x).to(y.dtype)
         else:
             # x is left attached: the input of this layer is a sample of phi's layers below, and their share of the
             # divergence's gradient belongs to the expectation.
-            recorder = bound.terms.recorders[self.name]
-            coefficients = bound.terms.coefficients[self.name] = recorder.coefficients(x)
+            recorder = bound.terms.recorders[name]
+            coefficients = bound.terms.coefficients[name] = recorder.coefficients(x)
             y = y + recorder.update(coefficients).to(y.dtype)
         if bound.trace is not None:
-            bound.trace.inputs[self.name] = x.detach()
+            bound.trace.inputs[name] = x.detach()
             # The lowest layers' outputs depend on nothing that is learned: they begin the graph themselves.
-            bound.trace.outputs[self.name] = y if y.requires_grad else y.requires_grad_()
+            bound.trace.outputs[name] = y if y.requires_grad else y.requires_grad_()
         return y
 
 
 def adapt_linears(
     model: nn.Module, target_modules: tuple[str, ...], layers_to_transform: str | None, wiring: Wiring
-) -> list[Target]:
-    """Freeze ``model`` and wrap its target layers in place; returns them in the model's order.
+) -> dict[str, AdaptedLinear]:
+    """Freeze ``model`` and wrap its target layers in place; returns the wrapped ones by name, in the model's order.
 
     Raises ``ConfigError`` where they cannot be found, or where the model has been wrapped before.
     """
     if any(isinstance(module, AdaptedLinear) for module in model.modules()):
         raise ConfigError("this model carries adapters already: share its scorer, or load the model once more")
     model.requires_grad_(False)
-    targets = find_targets(model, target_modules, layers_to_transform)
-    for target in targets:
-        model.set_submodule(target.name, AdaptedLinear(model.get_submodule(target.name), target.name, wiring))
-    return targets
+    adapted = {}
+    for target in find_targets(model, target_modules, layers_to_transform):
+        adapted[target.name] = AdaptedLinear(model.get_submodule(target.name), target, wiring)
+        model.set_submodule(target.name, adapted[target.name])
+    return adapted

@@ -17,8 +17,7 @@ from abmll.language.activation_cache import ActivationCache
 from abmll.language.adapter import Adapter
 from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
-from abmll.model.averaging import average_update
-from abmll.model.interchange import export_merged, export_peft
+from abmll.model.interchange import average_update, export_merged, export_peft
 from abmll.model.prediction import Prediction, entropy, predict_each
 from abmll.model.prequential import TaskCalibration
 from abmll.posterior.calibration import Evidence
