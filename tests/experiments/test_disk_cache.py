@@ -1,4 +1,4 @@
-"""Training, adapting and predicting with the lower blocks' activations on disk: the same bits, cold, warm or without."""
+"""Training, adapting and predicting with activations kept on disk: the same bits, cold, warm or without."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

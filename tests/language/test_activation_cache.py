@@ -71,7 +71,7 @@ def scorer_of(model: Path, dtype: Any) -> OptionScorer:
 
 
 @pytest.mark.parametrize("keeps_bits", [True, False])
-def test_the_lower_blocks_is_packed_only_where_that_changes_no_bit(
+def test_the_lower_blocks_read_packed_rows_only_where_that_changes_no_bit(
     deep_llama: Path, ragged: list[Encoded], monkeypatch: pytest.MonkeyPatch, keeps_bits: bool
 ) -> None:
     """Two batches of two: the first is computed both ways, the second as the first has shown."""
@@ -138,7 +138,7 @@ QUESTION = Encoded(PROMPT, OPTIONS, 0)
         Encoded(PROMPT, ((8, 9), (11, 12, 13)), 0),  # an option of one token is not read at all
     ],
 )
-def test_what_the_lower_blocks_does_not_read_shares_a_row(other: Encoded, scorer: OptionScorer) -> None:
+def test_what_the_lower_blocks_do_not_read_shares_a_row(other: Encoded, scorer: OptionScorer) -> None:
     assert row_key(other) == row_key(QUESTION)
     cache = ActivationCache(10**9)
     assert torch.equal(activations(scorer, cache, [QUESTION]), activations(scorer, ActivationCache(10**9), [other]))
@@ -158,7 +158,7 @@ def test_what_the_lower_blocks_does_not_read_shares_a_row(other: Encoded, scorer
         Encoded(PROMPT, ((8, 9), (11, 9), (12, 9)), 0),
     ],
 )
-def test_what_the_lower_blocks_reads_otherwise_has_a_row_of_its_own(other: Encoded) -> None:
+def test_what_the_lower_blocks_read_otherwise_has_a_row_of_its_own(other: Encoded) -> None:
     assert row_key(other) != row_key(QUESTION)
 
 
@@ -212,7 +212,7 @@ def test_nothing_is_kept_where_nothing_is_asked_for(scorer: OptionScorer) -> Non
     assert disk_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig()) is None
 
 
-def test_without_a_lower_blocks_no_folder_is_made(
+def test_without_lower_blocks_no_folder_is_made(
     make_scorer: Callable[..., OptionScorer], deep_llama: Path, tmp_path: Path
 ) -> None:
     scorer = make_scorer(deep_llama, layers_to_transform="0,3")

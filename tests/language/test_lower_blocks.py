@@ -51,7 +51,7 @@ def counted(scorer: OptionScorer) -> Iterator[Counter[int]]:
 
 
 def variants(scorer: OptionScorer, examples: list[Encoded]) -> dict[str, Any]:
-    """The same batch: read in full, with its lower_blocks computed for all, and from single examples' activations."""
+    """The same batch: read in full, with the lower blocks computed for all, and from single examples' activations."""
     cache = ActivationCache(10**9)
     return {
         "full": scorer.batch(examples),
@@ -62,7 +62,7 @@ def variants(scorer: OptionScorer, examples: list[Encoded]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["bare", "mean", "local", "shared"])
-def test_a_replayed_lower_blocks_gives_the_scores_of_the_full_pass(
+def test_skipped_lower_blocks_give_the_scores_of_the_full_pass(
     kind: Any, scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]
 ) -> None:
     results = {}
@@ -73,7 +73,7 @@ def test_a_replayed_lower_blocks_gives_the_scores_of_the_full_pass(
         torch.testing.assert_close(results[name], results["full"], rtol=2e-5, atol=2e-5, msg=name)
 
 
-def test_a_replayed_lower_blocks_gives_the_gradient_of_the_full_pass(
+def test_skipped_lower_blocks_give_the_gradient_of_the_full_pass(
     scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]
 ) -> None:
     gradients = {}
@@ -86,9 +86,7 @@ def test_a_replayed_lower_blocks_gives_the_gradient_of_the_full_pass(
         torch.testing.assert_close(gradients[name], gradients["full"], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_a_replayed_lower_blocks_is_not_computed_again(
-    scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]
-) -> None:
+def test_skipped_lower_blocks_are_not_computed(scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]) -> None:
     with counted(scorer) as calls:
         scorer.scores(scorer.batch(ragged), adapter)
     assert calls == {0: 1, 1: 1, 2: 1, 3: 1}
@@ -114,7 +112,7 @@ def test_a_replayed_lower_blocks_is_not_computed_again(
         (False, 1, 1000, 3),
     ],
 )
-def test_batches_of_one_beginning_have_its_lower_blocks_read_once(
+def test_the_lower_blocks_read_what_batches_begin_with_once(
     scorer: OptionScorer,
     adapter: Adapter,
     ragged: list[Encoded],
@@ -145,7 +143,7 @@ def test_batches_of_one_beginning_have_its_lower_blocks_read_once(
     assert list(scorer.batches([])) == []
 
 
-def test_batches_without_a_lower_blocks_are_what_they_are_alone(
+def test_batches_without_lower_blocks_are_what_they_are_alone(
     make_scorer: Callable[..., OptionScorer], deep_llama: Path, ragged: list[Encoded]
 ) -> None:
     scorer = make_scorer(deep_llama)
@@ -154,7 +152,7 @@ def test_batches_without_a_lower_blocks_are_what_they_are_alone(
     assert torch.equal(other.input_ids, scorer.batch(ragged[2:]).input_ids)
 
 
-def test_with_the_first_layer_adapted_there_is_no_lower_blocks(
+def test_with_the_first_layer_adapted_there_are_no_lower_blocks(
     make_scorer: Callable[..., OptionScorer], deep_llama: Path, ragged: list[Encoded]
 ) -> None:
     scorer = make_scorer(deep_llama, layers_to_transform="0,3")
@@ -178,7 +176,7 @@ def test_a_model_whose_blocks_cannot_be_skipped_is_read_in_full(
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gemma"])
-def test_every_family_has_a_lower_blocks_that_changes_nothing(
+def test_every_family_has_lower_blocks_that_change_nothing(
     family: str, make_scorer: Callable[..., OptionScorer], ragged: list[Encoded], randomize: Any
 ) -> None:
     scorer = make_scorer(family, layers_to_transform="1")
@@ -213,22 +211,22 @@ def test_an_exception_in_the_middle_of_a_pass_leaves_no_trace(
     full = scorer.scores(scorer.batch(ragged), adapter).options
     batch = scorer.lower_blocks.fill(scorer.batch(ragged))
     blocks: Any = scorer.base.model.base_model.layers
-    with breaking(blocks[2]), pytest.raises(Broken):  # above the lower blocks, while it is replayed
+    with breaking(blocks[2]), pytest.raises(Broken):  # above the lower blocks, while they are skipped
         scorer.scores(batch, adapter)
     torch.testing.assert_close(scorer.scores(scorer.batch(ragged[::-1]), adapter).options.flip(0)[:, :2], full[:, :2])
-    with breaking(blocks[1]), pytest.raises(Broken):  # in the lower blocks, while it is recorded
+    with breaking(blocks[1]), pytest.raises(Broken):  # in the lower blocks, while they compute
         scorer.lower_blocks.output(batch)
     assert not any(block.answer is not None or block.ends_pass for block in scorer.lower_blocks.blocks)
     torch.testing.assert_close(scorer.scores(scorer.batch(ragged), adapter).options, full)
 
 
-def test_blocks_above_the_lower_blocks_are_not_computed_for_it(scorer: OptionScorer, ragged: list[Encoded]) -> None:
+def test_blocks_above_the_lower_blocks_are_not_computed_for_them(scorer: OptionScorer, ragged: list[Encoded]) -> None:
     blocks: Any = scorer.base.model.base_model.layers
     with breaking(blocks[2]):
         scorer.lower_blocks.output(scorer.batch(ragged))
 
 
-def test_a_lower_blocks_block_answers_for_the_block_in_it() -> None:
+def test_a_skippable_block_answers_for_the_block_in_it() -> None:
     block: Any = nn.Linear(2, 2)
     wrapped: Any = SkippableBlock(block)
     block.attention_type = "sliding_attention"

@@ -112,7 +112,7 @@ def draw(
 
 
 @pytest.mark.parametrize("how", [sampled(0), sampled(3), PredictConfig(predictive="linearized")])
-def test_several_adapters_answer_as_each_of_them_alone_over_one_lower_blocks(
+def test_several_adapters_answer_as_each_of_them_alone(
     how: PredictConfig, model: AbmllModel, examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = model.theta.clone()

@@ -42,15 +42,15 @@ class ActivationCache:
     ) -> list[Tensor]:
         """The row (T, d) of every example on ``device``; ``compute`` gives those that are not kept."""
         keys = [row_key(example) for example in examples]
-        rows = {key: self._lookup(key, device) for key in keys}
-        missing = {key: example for key, example in zip(keys, examples, strict=True) if rows[key] is None}
+        found = {key: row for key in dict.fromkeys(keys) if (row := self._lookup(key, device)) is not None}
+        missing = {key: example for key, example in zip(keys, examples, strict=True) if key not in found}
         if missing:
             for key, row in zip(missing, compute(list(missing.values())), strict=True):
-                rows[key] = row
+                found[key] = row
                 if self.store is not None:
                     self.store.put(key, row)
                 self._keep(key, row)
-        return [row for key in keys if (row := rows[key]) is not None]
+        return [found[key] for key in keys]
 
     def _lookup(self, key: str, device: torch.device) -> Tensor | None:
         if key in self.kept:

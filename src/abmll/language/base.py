@@ -33,7 +33,7 @@ class Wrapper(nn.Module):
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen model, its tokenizer, the name it was asked for by, and a fingerprint of its weights."""
+    """A frozen model, its tokenizer, the name it was asked for by, and the fingerprint of its weights."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -53,17 +53,12 @@ class Base:
                 f"model: {self.name}: {type(self.model).__name__} has no max_position_embeddings; "
                 "its architecture is not supported"
             )
-        limits = [longest]
-        sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
-        if sliding and getattr(config, "sliding_window", None):
-            limits.append(config.sliding_window)
-        return min(limits)
+        slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+        window = getattr(config, "sliding_window", None)
+        return min(longest, window) if slides and window else longest
 
     def twin(self) -> "Base":
-        """The very same weights under bare modules of their own, for adapters of another kind beside the first.
-
-        The copy costs the modules, not the weights; wrappers that a scorer has put around the layers are left out.
-        """
+        """The very same weights under new modules without a scorer's wrappers, for other adapters beside the first."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
         if (model.config._attn_implementation or "").startswith(PREFIX):
@@ -83,8 +78,7 @@ def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool 
     device = resolve_device(config.device)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[resolve_dtype(config.dtype, device)]
     name = config.model
-    _refuse_missing(name)
-    source = embedded.embedded_model(announce, quiet=quiet) if name == embedded.NAME else _folder_or_name(name)
+    source = embedded.embedded_model(announce, quiet=quiet) if name == embedded.NAME else _located(name)
     # The eager attention's backward pass is the faster one on a CPU.
     attention = "eager" if device.type == "cpu" else "sdpa"
     try:
@@ -160,20 +154,19 @@ def _digest(weight: Tensor) -> bytes:
     return hashlib.sha256(repr(tuple(weight.shape)).encode() + picked.cpu().numpy().tobytes()).digest()
 
 
-def _folder_or_name(name: str) -> str:
-    """A folder as transformers finds it (it does not know ``~``), a Hugging Face name as it is."""
+def _located(name: str) -> str:
+    """A folder as transformers finds it (it does not know ``~``), a Hugging Face name as it is.
+
+    Raises ``CheckpointError`` for what can only be a folder and is none, or nearly is the embedded model's name.
+    """
     folder = Path(name).expanduser()
-    return str(folder) if folder.is_dir() else name
-
-
-def _refuse_missing(name: str) -> None:
-    """Raise ``CheckpointError`` for what can only be a folder and is none, or nearly is the embedded model's name."""
-    if name == embedded.NAME or Path(name).expanduser().is_dir():
-        return
+    if folder.is_dir():
+        return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise CheckpointError(f"model: there is no folder {name}; give a folder, a Hugging Face name or smollm2-135m")
     if "/" not in name and (hint := nearest(name.lower(), [embedded.NAME])):
         raise CheckpointError(f"model: there is no folder or model {name}.{hint}")
+    return name
 
 
 @contextmanager

@@ -8,7 +8,7 @@ of one forward pass, and thousands of task posteriors can share one base.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from abmll.common.errors import ConfigError
 from abmll.language.adapter import Adapter
 from abmll.language.base import Wrapper
+from abmll.language.batch import Batch
 from abmll.language.targets import Target, find_targets
 from abmll.posterior import ActivationSpace, LayerUpdate, Noise, Prior, Recorder, Space
 
@@ -30,16 +31,6 @@ class Trace:
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Tokens(Protocol):
-    """Which positions of a forward pass are tokens, and how many examples each stands for (see ``Batch``)."""
-
-    @property
-    def mask(self) -> Tensor | None: ...
-
-    @property
-    def counts(self) -> Tensor | None: ...
-
-
 @dataclass
 class ActivationTerms:
     """Divergence and prior of output space, from the coefficients that a forward pass leaves behind."""
@@ -47,7 +38,7 @@ class ActivationTerms:
     space: ActivationSpace
     phi: Adapter
     theta: Adapter
-    tokens: Tokens
+    batch: Batch
     recorders: dict[str, Recorder]
     coefficients: dict[str, Tensor] = field(default_factory=dict)
 
@@ -60,7 +51,7 @@ class ActivationTerms:
         return self._sum(lambda shape, theta, *read: self.space.activation_negative_log_prior(theta, prior, *read))
 
     def _sum(self, term: Callable[..., Tensor]) -> Tensor:
-        mask, counts = self.tokens.mask, self.tokens.counts
+        mask, counts = self.batch.mask, self.batch.counts
         if counts is not None:
             counts = counts.flatten() if mask is None else counts[mask]
         sums = []
@@ -91,12 +82,12 @@ class Wiring:
     def use(
         self,
         phi: Adapter | None,
-        tokens: Tokens,
+        batch: Batch,
         noise: Noise | None = None,
         theta: Adapter | None = None,
         trace: Trace | None = None,
     ) -> Iterator[ActivationTerms | None]:
-        """Bind ``phi`` (None: the bare model) for the forward passes inside, which read ``tokens``.
+        """Bind ``phi`` (None: the bare model) for the forward passes inside, which read ``batch``.
 
         With ``theta`` in a space whose divergence needs activations, what it needs is collected; with ``trace``, the
         layers' inputs and outputs are.
@@ -104,7 +95,7 @@ class Wiring:
         space, terms, bound = self.space, None, None
         if phi is not None and theta is not None and isinstance(space, ActivationSpace):
             recorders = _by_name(phi, lambda shape: space.recorders(phi.stacks[shape], theta.stacks[shape], noise))
-            terms = ActivationTerms(space, phi, theta, tokens, recorders)
+            terms = ActivationTerms(space, phi, theta, batch, recorders)
             bound = Bound({}, terms, trace)
         elif phi is not None:
             bound = Bound(_by_name(phi, lambda shape: space.layers(phi.stacks[shape], noise)), None, trace)
