@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from abmll.common.config import ModelConfig
 from abmll.common.errors import AbmllError, CheckpointError, ConfigError
-from abmll.language.base import Base, fingerprint, is_quantised, load_base, no_progress_bars, resolve_dtype
+from abmll.language.base import Base, fingerprint, is_plain, load_base, no_progress_bars, resolve_dtype
 
 WEIGHTS = "model.safetensors"
 
@@ -122,7 +122,7 @@ def test_quantised_weights_count_in_the_fingerprint(kind: str, tiny_llama: Path)
         else:
             layer.register_buffer("codes", codes)
             layer.bias = nn.Parameter(scales, requires_grad=False)
-        assert is_quantised(layer.weight) == (kind != "buffer")
+        assert is_plain(layer.weight) == (kind == "buffer")
         return fingerprint(base.model)
 
     different = {base.fingerprint, quantised(3, 0.1), quantised(4, 0.1), quantised(4, 0.2)}

@@ -229,10 +229,11 @@ def test_an_existing_folder_is_kept_unless_it_may_be_overwritten(
     assert (tmp_path / "out").is_dir()
 
 
-def test_a_quantised_layer_is_not_merged(tiny_llama: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_a_quantised_layer_is_not_merged(dtype: torch.dtype, tiny_llama: Path, tmp_path: Path) -> None:
     model = learned(tiny_llama, "1", ["q_proj"])
     wrapped: Any = model.scorer.adapted["model.layers.1.self_attn.q_proj"]
-    wrapped.inner.weight = nn.Parameter(torch.zeros(8, dtype=torch.int8), requires_grad=False)
+    wrapped.inner.weight = nn.Parameter(torch.zeros(8, dtype=dtype), requires_grad=False)
     with pytest.raises(ConfigError, match=r"q_proj: cannot merge into a quantised layer; export with --format peft"):
         export_merged(model.scorer, model.theta, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -134,9 +134,9 @@ def fingerprint(model: PreTrainedModel) -> str:
     return hashlib.sha256(repr(shape).encode() + b"".join(sorted(map(_digest, parts)))).hexdigest()
 
 
-def is_quantised(weight: object) -> bool:
-    """Whether something in the place of a weight is other than a plain tensor of fp32, bf16 or fp16 numbers."""
-    return not isinstance(weight, Tensor) or weight.dtype not in PLAIN or hasattr(weight, "__tensor_flatten__")
+def is_plain(weight: object) -> TypeGuard[Tensor]:
+    """Whether what a layer has for a weight is a tensor of fp32, bf16 or fp16 numbers, and not quantised."""
+    return isinstance(weight, Tensor) and weight.dtype in PLAIN and not hasattr(weight, "__tensor_flatten__")
 
 
 def _parts(weight: Tensor) -> list[Tensor]:

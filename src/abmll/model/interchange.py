@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from abmll.common.errors import AbmllError, ConfigError
 from abmll.common.files import atomic_folder, write_json
 from abmll.language.adapter import Adapter
-from abmll.language.base import is_quantised, no_progress_bars
+from abmll.language.base import is_plain, no_progress_bars
 from abmll.language.scorer import OptionScorer
 
 
@@ -89,10 +89,10 @@ def export_merged(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: b
     for name, layer in phi.by_layer().items():
         linear = model.get_submodule(name)
         weight = linear.weight
-        if is_quantised(weight):
+        if not is_plain(weight):
             raise ConfigError(
-                f"{name}: cannot merge into a quantised layer; export with --format peft, and let PEFT merge the adapter "
-                "into the model as it was before it was quantised"
+                f"{name}: cannot merge into a quantised layer; export with --format peft, and let PEFT merge that "
+                "adapter into the model as it was before it was quantised"
             )
         update = scorer.space.scaling * layer.mean_B @ layer.mean_A
         update = update.T if isinstance(linear, Conv1D) else update
