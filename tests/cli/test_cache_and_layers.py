@@ -1,11 +1,10 @@
-"""--activation-cache-dir in every verb that reads examples, and --layer-selection from the flag to what is predicted."""
+"""--activation-cache-dir in every verb that reads examples."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 Call = Callable[..., Any]
 
@@ -17,7 +16,7 @@ VERBS = {
 }
 
 
-def shards(folder: str) -> list[Path]:
+def rows(folder: str) -> list[Path]:
     return sorted(Path(folder).glob("activations-*/*.safetensors"))
 
 
@@ -25,10 +24,10 @@ def shards(folder: str) -> list[Path]:
 def test_a_verb_fills_a_cache_and_reads_it(verb: str, work: Any, abmll: Call) -> None:
     command = VERBS[verb] if verb != "train" else f"{work.train} {VERBS[verb]}"
     assert abmll(command, "--activation-cache-dir activations --quiet").code == 0
-    written = shards("activations")
-    assert len(written) == 1
+    written = rows("activations")
+    assert written
     assert abmll(command, "--overwrite --activation-cache-dir activations --quiet").code == 0
-    assert shards("activations") == written
+    assert rows("activations") == written
 
 
 def test_a_full_cache_is_said_once_and_ends_nothing(work: Any, abmll: Call) -> None:
@@ -37,7 +36,7 @@ def test_a_full_cache_is_said_once_and_ends_nothing(work: Any, abmll: Call) -> N
     )
     assert code == 0
     assert err.count("activation_cache_dir activations is full") == 1
-    assert shards("activations") == []
+    assert rows("activations") == []
 
 
 def test_a_cache_that_cannot_be_made_is_refused(refused: Callable[..., str], work: Any) -> None:
@@ -52,27 +51,3 @@ def test_a_run_may_go_on_with_another_cache(work: Any, abmll: Call) -> None:
     assert abmll(two, "--max-steps 2 --resume").code == 0
     for name in ("metrics.jsonl", "checkpoint-2/theta.safetensors"):
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
-
-
-def test_layers_chosen_by_similarity_are_stored_and_used(work: Any, abmll: Call) -> None:
-    train = f"{work.train} --layers-to-transform top-1 --layer-selection similarity --save-steps 1 --output-dir mine"
-    code, _, err = abmll(train, "--max-steps 1")
-    assert code == 0
-    settings = yaml.safe_load(Path("mine/config.yaml").read_text())
-    chosen = settings["layers_to_transform"]
-    assert chosen in ("0", "1")
-    assert err.startswith(f"adapting layers {chosen} of 0-1: those that change their input most\n")
-    assert settings["layer_selection"] == "similarity"
-    assert abmll(train, "--max-steps 2 --resume").code == 0
-    assert abmll("adapt mine --task toy3.jsonl --output-dir mine_new --steps 1").code == 0
-    assert abmll("predict mine_new --input questions.jsonl --output answers.jsonl --num-samples 2").code == 0
-    # The stored settings are a configuration like any other.
-    again = "train --tasks tasks --config mine/config.yaml --max-steps 2 --output-dir again"
-    assert abmll(again).code == 0
-    for name in ("metrics.jsonl", "checkpoint-2/theta.safetensors"):
-        assert Path("again", name).read_bytes() == Path("mine", name).read_bytes()
-
-
-def test_similarity_needs_a_number_of_layers(refused: Callable[..., str], work: Any) -> None:
-    command = f"train --model {work.model} --tasks tasks --output-dir out --layer-selection similarity"
-    refused(command, "layer_selection: 'similarity' needs a number of layers", "layers_to_transform to 'top-12'")

@@ -20,6 +20,7 @@ from abmll.common.checkpoint import (
     keep_newest,
     latest_checkpoint,
     load_bundle,
+    refuse_other_base,
     save_bundle,
 )
 from abmll.common.errors import AbmllError, CheckpointError
@@ -183,6 +184,13 @@ def test_nothing_is_overwritten_unasked(folder: Path) -> None:
     with pytest.raises(AbmllError, match="checkpoint-3 exists already"):
         save_bundle(folder, BUNDLE, STATE)
     assert contents(folder) == before
+
+
+def test_another_base_is_refused_by_its_fingerprint() -> None:
+    document = {"base_fingerprint": "0" * 64, "settings": {"model": "other"}}
+    refuse_other_base(document, "0" * 64, "this", Path("run"))
+    with pytest.raises(CheckpointError, match=r"^run: was learned on other, but .* this has other weights; .*--model$"):
+        refuse_other_base(document, "1" * 64, "this", Path("run"))
 
 
 def test_numbers_that_json_lacks_are_refused(tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ REFUSED: list[tuple[type[Checked], str, Any, str]] = [
     (config.AdapterConfig, "target_modules", (), "a tuple of names"),
     (config.AdapterConfig, "target_modules", ("q_proj", ""), "a tuple of names"),
     (config.AdapterConfig, "layers_to_transform", 3, "none or a text"),
-    (config.AdapterConfig, "layer_selection", "similar", "'depth' or 'similarity'. Did you mean 'similarity'?"),
     (
         config.AdapterConfig,
         "space",

@@ -45,14 +45,14 @@ def test_the_cache_keeps_to_its_bytes_and_forgets_the_longest_unused(
 
     def compute(examples: Sequence[Encoded]) -> list[torch.Tensor]:
         computed.extend(examples)
-        return [scorer.lower_output(scorer.batch([example]))[0] for example in examples]
+        return [scorer.lower_blocks.output(scorer.batch([example]))[0] for example in examples]
 
     sizes = {example: len(example) * 32 * 4 for example in ragged}  # tokens x width x bytes
     first, second, third, fourth = ragged
     cache = ActivationCache(sizes[first] + sizes[second] + sizes[third])
 
     def read(*examples: Encoded) -> None:
-        cache.attach(scorer.batch(examples), examples, compute)
+        cache.rows(examples, compute, scorer.device)
         assert cache.num_bytes == sum(row.nbytes for row in cache.kept.values()) <= cache.max_bytes
 
     read(first, second, third)
@@ -71,15 +71,15 @@ def scorer_of(model: Path, dtype: Any) -> OptionScorer:
 
 
 @pytest.mark.parametrize("keeps_bits", [True, False])
-def test_the_lower_blocks_is_packed_only_where_that_changes_no_bit(
+def test_the_lower_blocks_read_packed_rows_only_where_that_changes_no_bit(
     deep_llama: Path, ragged: list[Encoded], monkeypatch: pytest.MonkeyPatch, keeps_bits: bool
 ) -> None:
     """Two batches of two: the first is computed both ways, the second as the first has shown."""
     scorer = scorer_of(deep_llama, "bf16")
-    alone = [scorer.lower_output(scorer.batch([one]))[0] for one in ragged]
+    alone = [scorer.lower_blocks.output(scorer.batch([one]))[0] for one in ragged]
     together = {2: torch.cat(alone[:2]), 3: torch.cat(alone[2:])}
     read: list[int] = []
-    output = scorer.lower_output
+    output = scorer.lower_blocks.output
 
     def count(batch: Batch) -> torch.Tensor:
         read.append(len(batch.answers))
@@ -88,7 +88,7 @@ def test_the_lower_blocks_is_packed_only_where_that_changes_no_bit(
         row = together[2 if len(read) == 1 else 3]
         return (row if keeps_bits else row + 1e-3)[None]
 
-    monkeypatch.setattr(scorer, "lower_output", count)
+    monkeypatch.setattr(scorer.lower_blocks, "output", count)
     cache = ActivationCache(10**9)
     for part in (ragged[:2], ragged[2:]):
         scorer.batch(part, cache)
@@ -103,7 +103,7 @@ def test_a_row_is_to_the_bit_what_it_is_alone(deep_llama: Path, ragged: list[Enc
     for part in (ragged[:2], ragged[2:]):
         scorer.batch(part, cache)
     for one in ragged:
-        assert torch.equal(cache.kept[row_key(one)], scorer.lower_output(scorer.batch([one]))[0])
+        assert torch.equal(cache.kept[row_key(one)], scorer.lower_blocks.output(scorer.batch([one]))[0])
 
 
 def test_a_cache_that_can_hold_nothing_still_answers(
@@ -138,7 +138,7 @@ QUESTION = Encoded(PROMPT, OPTIONS, 0)
         Encoded(PROMPT, ((8, 9), (11, 12, 13)), 0),  # an option of one token is not read at all
     ],
 )
-def test_what_the_lower_blocks_does_not_read_shares_a_row(other: Encoded, scorer: OptionScorer) -> None:
+def test_what_the_lower_blocks_do_not_read_shares_a_row(other: Encoded, scorer: OptionScorer) -> None:
     assert row_key(other) == row_key(QUESTION)
     cache = ActivationCache(10**9)
     assert torch.equal(activations(scorer, cache, [QUESTION]), activations(scorer, ActivationCache(10**9), [other]))
@@ -158,7 +158,7 @@ def test_what_the_lower_blocks_does_not_read_shares_a_row(other: Encoded, scorer
         Encoded(PROMPT, ((8, 9), (11, 9), (12, 9)), 0),
     ],
 )
-def test_what_the_lower_blocks_reads_otherwise_has_a_row_of_its_own(other: Encoded) -> None:
+def test_what_the_lower_blocks_read_otherwise_has_a_row_of_its_own(other: Encoded) -> None:
     assert row_key(other) != row_key(QUESTION)
 
 
@@ -176,13 +176,11 @@ def test_rows_from_the_disk_are_the_bits_that_were_computed(
     computed = activations(scorer, ActivationCache(10**9), ragged)
     first = on_disk(scorer, tmp_path)
     assert torch.equal(activations(scorer, first, ragged), computed)
-    first.flush()
     second = on_disk(scorer, tmp_path)
-    batch = scorer.batch(ragged)
-    read = second.attach(batch, ragged, _refuse)
-    assert read.lower is not None
-    assert read.lower.dtype == computed.dtype
-    assert torch.equal(read.lower, computed)
+    read = scorer.batch(ragged).with_lower(second.rows(ragged, _refuse, scorer.device)).lower
+    assert read is not None
+    assert read.dtype == computed.dtype
+    assert torch.equal(read, computed)
     assert not second.kept  # the mapped file holds them already
 
 
@@ -195,16 +193,15 @@ def test_another_process_finds_what_was_written_meanwhile(
 ) -> None:
     writer, reader = on_disk(scorer, tmp_path), on_disk(scorer, tmp_path)
     activations(scorer, writer, ragged)
-    writer.flush()
-    reader.attach(scorer.batch(ragged), ragged, _refuse)
+    reader.rows(ragged, _refuse, scorer.device)
 
 
-def test_without_memory_the_rows_not_written_yet_are_not_computed_again(
+def test_without_memory_rows_are_read_from_the_disk(
     scorer: OptionScorer, ragged: list[Encoded], tmp_path: Path
 ) -> None:
     cache = on_disk(scorer, tmp_path, memory_gb=0.0)
     computed = activations(scorer, cache, ragged)
-    again = cache.attach(scorer.batch(ragged), ragged, _refuse).lower
+    again = scorer.batch(ragged).with_lower(cache.rows(ragged, _refuse, scorer.device)).lower
     assert again is not None
     assert torch.equal(again, computed)
     assert cache.num_bytes == 0
@@ -212,31 +209,17 @@ def test_without_memory_the_rows_not_written_yet_are_not_computed_again(
 
 def test_nothing_is_kept_where_nothing_is_asked_for(scorer: OptionScorer) -> None:
     assert open_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig(), 0.0) is None
-    with disk_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig()) as cache:
-        assert cache is None
+    assert disk_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig()) is None
 
 
-def test_without_a_lower_blocks_no_folder_is_made(
+def test_without_lower_blocks_no_folder_is_made(
     make_scorer: Callable[..., OptionScorer], deep_llama: Path, tmp_path: Path
 ) -> None:
     scorer = make_scorer(deep_llama, layers_to_transform="0,3")
-    with disk_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig(str(tmp_path / "cache"))) as cache:
-        assert cache is not None
-        assert cache.store is None
+    cache = disk_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig(str(tmp_path / "cache")))
+    assert cache is not None
+    assert cache.store is None
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_disk_cache_is_written_when_its_block_is_left_by_an_error(
-    scorer: OptionScorer, ragged: list[Encoded], tmp_path: Path
-) -> None:
-    def interrupted() -> None:
-        with disk_cache(scorer.base, scorer.lower_blocks, ActivationCacheConfig(str(tmp_path))) as cache:
-            scorer.batch(ragged, cache)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    on_disk(scorer, tmp_path).attach(scorer.batch(ragged), ragged, _refuse)
 
 
 def test_a_folder_that_cannot_be_made_is_refused_at_once(scorer: OptionScorer, tmp_path: Path) -> None:

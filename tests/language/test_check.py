@@ -45,7 +45,7 @@ def test_a_sound_model_passes_whatever_the_prompt_settings(
     dtype: str, length_normalize: bool, make_scorer: Callable[..., OptionScorer], deep_llama: Path
 ) -> None:
     prompt = PromptConfig(length_normalize=length_normalize)
-    assert make_scorer(deep_llama, dtype=dtype, prompt=prompt, layers_to_transform="top-2").lower_blocks is not None
+    assert make_scorer(deep_llama, dtype=dtype, prompt=prompt, layers_to_transform="top-2").lower_blocks.blocks
 
 
 def test_weights_that_are_not_numbers_are_refused(make_folder: Any, make_scorer: Any) -> None:

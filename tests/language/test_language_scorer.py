@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from abmll.common.config import PromptConfig
-from abmll.common.errors import CheckpointError, ConfigError
+from abmll.common.errors import ConfigError
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer, Pass, nll
 from abmll.posterior import Noise, Prior
@@ -103,7 +103,7 @@ def test_logits_that_a_family_scales_or_caps(
 ) -> None:
     folder = make_folder(family, **config)
     scorer = make_scorer(folder, layers_to_transform="2,3")
-    scores = scorer.scores(scorer.with_lower(scorer.batch(ragged)), None)
+    scores = scorer.scores(scorer.lower_blocks.fill(scorer.batch(ragged)), None)
     assert_equal(scores.options, oracle(folder, ragged))
 
 
@@ -211,13 +211,6 @@ def test_a_second_scorer_on_one_base_is_refused(make_scorer: Callable[..., Optio
     scorer = make_scorer("llama")
     with pytest.raises(ConfigError, match=r"^this model carries adapters already: .*load the model once more$"):
         OptionScorer(scorer.base, scorer.adapter_config, scorer.prompt)
-
-
-def test_another_base_is_refused_by_its_fingerprint(make_scorer: Callable[..., OptionScorer]) -> None:
-    scorer = make_scorer("llama")
-    scorer.refuse_other_base(scorer.base.fingerprint, "itself", "run")
-    with pytest.raises(CheckpointError, match=r"^run: was learned on other, but .* has other weights; .*--model$"):
-        scorer.refuse_other_base("0" * 64, "other", "run")
 
 
 def test_settings_name_what_an_adapter_depends_on(make_scorer: Callable[..., OptionScorer]) -> None:

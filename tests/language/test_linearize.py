@@ -58,7 +58,7 @@ def test_packed_padded_and_replayed_batches_agree(
     packed = scorer.batch(ragged, share_prefix=False)
     wanted = linearize(scorer, phi, collate(ragged, 0))[1]
     assert wanted.abs().max() > 1e-6
-    for batch in (packed, scorer.with_lower(packed)):
+    for batch in (packed, scorer.lower_blocks.fill(packed)):
         torch.testing.assert_close(linearize(scorer, phi, batch)[1], wanted, rtol=1e-3, atol=1e-8)
 
 

@@ -37,7 +37,7 @@ def counted(scorer: OptionScorer) -> Iterator[Counter[int]]:
     """How often each decoder block computes inside."""
     calls: Counter[int] = Counter()
     blocks: Any = scorer.base.model.base_model.layers
-    inner = [block.block if isinstance(block, SkippableBlock) else block for block in blocks]
+    inner = [block.inner if isinstance(block, SkippableBlock) else block for block in blocks]
 
     def count(index: int) -> Callable[..., None]:
         return lambda *args: calls.update([index])
@@ -51,18 +51,18 @@ def counted(scorer: OptionScorer) -> Iterator[Counter[int]]:
 
 
 def variants(scorer: OptionScorer, examples: list[Encoded]) -> dict[str, Any]:
-    """The same batch: read in full, with its lower_blocks computed for all, and from single examples' activations."""
+    """The same batch: read in full, with the lower blocks computed for all, and from single examples' activations."""
     cache = ActivationCache(10**9)
     return {
         "full": scorer.batch(examples),
-        "computed": scorer.with_lower(scorer.batch(examples)),
+        "computed": scorer.lower_blocks.fill(scorer.batch(examples)),
         "missed": scorer.batch(examples, cache),
         "cached": scorer.batch(examples, cache),
     }
 
 
 @pytest.mark.parametrize("kind", ["bare", "mean", "local", "shared"])
-def test_a_replayed_lower_blocks_gives_the_scores_of_the_full_pass(
+def test_skipped_lower_blocks_give_the_scores_of_the_full_pass(
     kind: Any, scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]
 ) -> None:
     results = {}
@@ -73,7 +73,7 @@ def test_a_replayed_lower_blocks_gives_the_scores_of_the_full_pass(
         torch.testing.assert_close(results[name], results["full"], rtol=2e-5, atol=2e-5, msg=name)
 
 
-def test_a_replayed_lower_blocks_gives_the_gradient_of_the_full_pass(
+def test_skipped_lower_blocks_give_the_gradient_of_the_full_pass(
     scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]
 ) -> None:
     gradients = {}
@@ -86,9 +86,7 @@ def test_a_replayed_lower_blocks_gives_the_gradient_of_the_full_pass(
         torch.testing.assert_close(gradients[name], gradients["full"], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_a_replayed_lower_blocks_is_not_computed_again(
-    scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]
-) -> None:
+def test_skipped_lower_blocks_are_not_computed(scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]) -> None:
     with counted(scorer) as calls:
         scorer.scores(scorer.batch(ragged), adapter)
     assert calls == {0: 1, 1: 1, 2: 1, 3: 1}
@@ -101,7 +99,7 @@ def test_a_replayed_lower_blocks_is_not_computed_again(
             scorer.scores(batch, adapter)
         scorer.scores(scorer.batch(ragged[::-1], cache), adapter)
     assert calls == {2: 4, 3: 4}
-    assert scorer.with_lower(batch) is batch
+    assert scorer.lower_blocks.fill(batch) is batch
 
 
 @pytest.mark.parametrize(
@@ -114,7 +112,7 @@ def test_a_replayed_lower_blocks_is_not_computed_again(
         (False, 1, 1000, 3),
     ],
 )
-def test_batches_of_one_beginning_have_its_lower_blocks_read_once(
+def test_the_lower_blocks_read_what_batches_begin_with_once(
     scorer: OptionScorer,
     adapter: Adapter,
     ragged: list[Encoded],
@@ -126,8 +124,9 @@ def test_batches_of_one_beginning_have_its_lower_blocks_read_once(
 ) -> None:
     """Each batch scores as it does alone, also a batch of one; only as many as fit the limits are read together."""
     monkeypatch.setattr("abmll.language.scorer.TOGETHER", together)
-    monkeypatch.setattr("abmll.language.scorer.READ_AT_ONCE", at_once)
-    monkeypatch.setattr(scorer, "packed", packed)
+    monkeypatch.setattr("abmll.language.lower_blocks.READ_AT_ONCE", at_once)
+    for reader in (scorer, scorer.lower_blocks):
+        monkeypatch.setattr(reader, "packed", packed)
     shown = tuple(range(40, 60))
     behind = [replace(example, prompt=shown + example.prompt) for example in ragged]
     groups = [behind[:2], behind[2:3], behind[3:] + behind[:1]]
@@ -144,7 +143,7 @@ def test_batches_of_one_beginning_have_its_lower_blocks_read_once(
     assert list(scorer.batches([])) == []
 
 
-def test_batches_without_a_lower_blocks_are_what_they_are_alone(
+def test_batches_without_lower_blocks_are_what_they_are_alone(
     make_scorer: Callable[..., OptionScorer], deep_llama: Path, ragged: list[Encoded]
 ) -> None:
     scorer = make_scorer(deep_llama)
@@ -153,16 +152,16 @@ def test_batches_without_a_lower_blocks_are_what_they_are_alone(
     assert torch.equal(other.input_ids, scorer.batch(ragged[2:]).input_ids)
 
 
-def test_with_the_first_layer_adapted_there_is_no_lower_blocks(
+def test_with_the_first_layer_adapted_there_are_no_lower_blocks(
     make_scorer: Callable[..., OptionScorer], deep_llama: Path, ragged: list[Encoded]
 ) -> None:
     scorer = make_scorer(deep_llama, layers_to_transform="0,3")
-    assert scorer.lower_blocks is None
+    assert not scorer.lower_blocks.blocks
     batch = scorer.batch(ragged, ActivationCache(10**9))
     assert batch.lower is None
-    assert scorer.with_lower(batch) is batch
-    with pytest.raises(ValueError, match="no lower_blocks"):
-        scorer.lower_output(batch)
+    assert scorer.lower_blocks.fill(batch) is batch
+    with pytest.raises(ValueError, match="the first block has an adapter"):
+        scorer.lower_blocks.output(batch)
 
 
 def test_a_model_whose_blocks_cannot_be_skipped_is_read_in_full(
@@ -170,14 +169,14 @@ def test_a_model_whose_blocks_cannot_be_skipped_is_read_in_full(
 ) -> None:
     folder = make_folder("gptj", n_embd=32, n_head=4, n_layer=3, rotary_dim=8)  # its blocks return tuples
     scorer = make_scorer(folder, layers_to_transform="2")
-    assert scorer.lower_blocks is None
+    assert not scorer.lower_blocks.blocks
     scores = scorer.scores(scorer.batch(ragged, ActivationCache(10**9)), None).options
     expected = oracle(folder, ragged)
     assert scores[1, :3].tolist() == pytest.approx(expected[1], rel=2e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gemma"])
-def test_every_family_has_a_lower_blocks_that_changes_nothing(
+def test_every_family_has_lower_blocks_that_change_nothing(
     family: str, make_scorer: Callable[..., OptionScorer], ragged: list[Encoded], randomize: Any
 ) -> None:
     scorer = make_scorer(family, layers_to_transform="1")
@@ -210,25 +209,24 @@ def test_an_exception_in_the_middle_of_a_pass_leaves_no_trace(
     scorer: OptionScorer, adapter: Adapter, ragged: list[Encoded]
 ) -> None:
     full = scorer.scores(scorer.batch(ragged), adapter).options
-    batch = scorer.with_lower(scorer.batch(ragged))
+    batch = scorer.lower_blocks.fill(scorer.batch(ragged))
     blocks: Any = scorer.base.model.base_model.layers
-    with breaking(blocks[2]), pytest.raises(Broken):  # above the lower blocks, while it is replayed
+    with breaking(blocks[2]), pytest.raises(Broken):  # above the lower blocks, while they are skipped
         scorer.scores(batch, adapter)
     torch.testing.assert_close(scorer.scores(scorer.batch(ragged[::-1]), adapter).options.flip(0)[:, :2], full[:, :2])
-    with breaking(blocks[1]), pytest.raises(Broken):  # in the lower blocks, while it is recorded
-        scorer.lower_output(batch)
-    assert scorer.lower_blocks is not None
-    assert not any(block.replay is not None or block.skip or block.is_asked for block in scorer.lower_blocks.blocks)
+    with breaking(blocks[1]), pytest.raises(Broken):  # in the lower blocks, while they compute
+        scorer.lower_blocks.output(batch)
+    assert not any(block.answer is not None or block.ends_pass for block in scorer.lower_blocks.blocks)
     torch.testing.assert_close(scorer.scores(scorer.batch(ragged), adapter).options, full)
 
 
-def test_blocks_above_the_lower_blocks_are_not_computed_for_it(scorer: OptionScorer, ragged: list[Encoded]) -> None:
+def test_blocks_above_the_lower_blocks_are_not_computed_for_them(scorer: OptionScorer, ragged: list[Encoded]) -> None:
     blocks: Any = scorer.base.model.base_model.layers
     with breaking(blocks[2]):
-        scorer.lower_output(scorer.batch(ragged))
+        scorer.lower_blocks.output(scorer.batch(ragged))
 
 
-def test_a_lower_blocks_block_answers_for_the_block_in_it() -> None:
+def test_a_skippable_block_answers_for_the_block_in_it() -> None:
     block: Any = nn.Linear(2, 2)
     wrapped: Any = SkippableBlock(block)
     block.attention_type = "sliding_attention"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from abmll.language.adapter import Adapter
-from abmll.model.averaging import average_update
+from abmll.model.interchange import average_update
 from abmll.posterior import Factors
 
 

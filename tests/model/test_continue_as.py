@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from abmll import AbmllModel, TaskPosterior
 from abmll.common.config import ContinuedConfig, LearningConfig
 from abmll.common.errors import CheckpointError, ConfigError
-from abmll.model.averaging import average_update
+from abmll.model.interchange import average_update
 from abmll.model.prediction import Prediction, entropy
 from abmll.tasks import Task
 

@@ -18,11 +18,8 @@ from abmll import AbmllModel
 from abmll.common.errors import AbmllError, ConfigError
 from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
-from abmll.language.lower_blocks import SkippableBlock
 from abmll.language.scorer import OptionScorer
-from abmll.language.wiring import AdaptedLinear, Wiring
-from abmll.model.interchange import export_merged, export_peft, plain_state
-from abmll.posterior import WeightSpace
+from abmll.model.interchange import export_merged, export_peft
 
 # PEFT 0.21 asks transformers 5.23 for an attribute under its old name; any other warning is an error.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -232,31 +229,11 @@ def test_an_existing_folder_is_kept_unless_it_may_be_overwritten(
     assert (tmp_path / "out").is_dir()
 
 
-def test_a_quantised_layer_is_not_merged(tiny_llama: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_a_quantised_layer_is_not_merged(dtype: torch.dtype, tiny_llama: Path, tmp_path: Path) -> None:
     model = learned(tiny_llama, "1", ["q_proj"])
     wrapped: Any = model.scorer.adapted["model.layers.1.self_attn.q_proj"]
-    wrapped.base.weight = nn.Parameter(torch.zeros(8, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(ConfigError, match=r"q_proj: cannot merge into a quantised layer; load the model with --dtype"):
+    wrapped.inner.weight = nn.Parameter(torch.zeros(8, dtype=dtype), requires_grad=False)
+    with pytest.raises(ConfigError, match=r"q_proj: cannot merge into a quantised layer; export with --format peft"):
         export_merged(model.scorer, model.theta, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
-
-
-def test_names_lose_the_steps_through_wrappers_and_no_others() -> None:
-    """Layers of a model may themselves be called ``base`` or ``block``."""
-
-    def build() -> Any:
-        model: Any = nn.Module()
-        model.base = nn.Module()
-        model.base.block = nn.ModuleList([nn.Sequential(nn.Linear(2, 2)), nn.ModuleDict({"base": nn.Linear(2, 2)})])
-        return model
-
-    plain, wrapped = build(), build()
-    wrapped.load_state_dict(plain.state_dict())
-    wrapped.base.block[0] = SkippableBlock(wrapped.base.block[0])
-    layers = wrapped.base.block[1]
-    layers["base"] = AdaptedLinear(layers["base"], "base.block.1.base", Wiring(WeightSpace(1.0)))
-    assert "base.block.0.block.0.weight" in wrapped.state_dict()
-    assert "base.block.1.base.base.bias" in wrapped.state_dict()
-    state = plain_state(wrapped)
-    assert list(state) == list(plain.state_dict())
-    assert all(torch.equal(state[name], tensor) for name, tensor in plain.state_dict().items())

@@ -58,8 +58,10 @@ def test_examples_that_are_met_again_are_read_by_the_lower_blocks_once(
     tiny_model: AbmllModel, toy_tasks: list[Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    rows = tiny_model.scorer._lower_rows
-    monkeypatch.setattr(tiny_model.scorer, "_lower_rows", lambda missing: read.append(len(missing)) or rows(missing))
+    rows = tiny_model.scorer.lower_blocks.rows
+    monkeypatch.setattr(
+        tiny_model.scorer.lower_blocks, "rows", lambda missing: read.append(len(missing)) or rows(missing)
+    )
     tiny_model.adapt(toy_tasks[0].train[:5], steps=2, batch_size=2)
     assert sum(read) == 0
     tiny_model.continue_as("abmll-mixture", ensemble_size=3).adapt(toy_tasks[0].train[:5], steps=4, batch_size=2)

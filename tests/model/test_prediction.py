@@ -102,7 +102,7 @@ def draw(
 ) -> Tensor:
     """(S, C): the samples over which ``predict`` averages for a single example."""
     scorer = model.scorer
-    batch = scorer.with_lower(scorer.batch([example]))
+    batch = scorer.lower_blocks.fill(scorer.batch([example]))
     rows = []
     for number in range(samples):
         generator = torch.Generator().manual_seed(sample_seed(seed, "prediction", number))
@@ -112,7 +112,7 @@ def draw(
 
 
 @pytest.mark.parametrize("how", [sampled(0), sampled(3), PredictConfig(predictive="linearized")])
-def test_several_adapters_answer_as_each_of_them_alone_over_one_lower_blocks(
+def test_several_adapters_answer_as_each_of_them_alone(
     how: PredictConfig, model: AbmllModel, examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = model.theta.clone()
@@ -121,10 +121,9 @@ def test_several_adapters_answer_as_each_of_them_alone_over_one_lower_blocks(
     members = [(model.theta, 3), (other, 4), (None, 0)]
     alone = [predict(model.scorer, phi, examples, how, seed=seed) for phi, seed in members]
     computed: list[int] = []
-    lower_blocks = model.scorer.lower_output
-    monkeypatch.setattr(
-        model.scorer, "lower_output", lambda batch: computed.append(len(batch.answers)) or lower_blocks(batch)
-    )
+    lower = model.scorer.lower_blocks
+    output = lower.output
+    monkeypatch.setattr(lower, "output", lambda batch: computed.append(len(batch.answers)) or output(batch))
     together = predict_each(model.scorer, members, examples, how)
     assert sum(computed) == len(examples)
     for one, own in zip(together, alone, strict=True):

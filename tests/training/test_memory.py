@@ -108,14 +108,14 @@ def test_a_scorer_copies_no_weight_when_it_wraps_layers(tiny_llama: Path) -> Non
     scorer = OptionScorer(base, AdapterConfig(layers_to_transform="1"), PromptConfig())
     assert sorted(parameter.data_ptr() for parameter in base.model.parameters()) == places
     assert live_storages() == before
-    assert scorer.lower_blocks is not None
+    assert scorer.lower_blocks.blocks
 
 
 def test_a_pass_leaves_no_tensor_behind(model: AbmllModel) -> None:
     scorer: Any = model.scorer
     example = Encoded((5, 6, 7), ((8, 9), (10,)), 0)
-    scorer.scores(scorer.with_lower(scorer.batch([example])), model.theta)
+    scorer.scores(scorer.lower_blocks.fill(scorer.batch([example])), model.theta)
     before = live_storages()
     for _ in range(3):
-        scorer.scores(scorer.with_lower(scorer.batch([example])), model.theta)
+        scorer.scores(scorer.lower_blocks.fill(scorer.batch([example])), model.theta)
     assert live_storages() == before

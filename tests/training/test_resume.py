@@ -59,7 +59,7 @@ model = AbmllModel.from_base(model_folder, prompt=prompt, r=2, target_modules=["
 config = TrainConfig(output_dir=output_dir, max_steps={EPISODES}, save_steps={SAVE}, inner_steps=2,
                      per_device_train_batch_size=2, moments="persist", activation_cache_gb=0.1)
 trainer = (Slow if mode == "slow" else MetaTrainer)(model, load_tasks(tasks), config)
-assert trainer.episodes.cache is not None and model.scorer.lower_blocks is not None
+assert trainer.episodes.cache is not None and model.scorer.lower_blocks.blocks
 trainer.train(resume=mode == "resume")
 """
 

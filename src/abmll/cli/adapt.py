@@ -54,16 +54,15 @@ def adapt(
         raise DataError(f"{task}: no training examples, every row has 'split': 'test'; mark some as 'train'")
     check_folder(output_dir, overwrite, "posterior")
     meta = load_learner(run, method, continued, place, quiet)
-    with disk_cache(meta.scorer.base, meta.scorer.lower_blocks, activations, narrator(quiet)) as cache:
-        posterior = meta.adapt(
-            examples,
-            task_name=loaded.name,
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            seed=seed,
-            cache=cache,
-            quiet=quiet,
-        )
+    posterior = meta.adapt(
+        examples,
+        task_name=loaded.name,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        seed=seed,
+        cache=disk_cache(meta.scorer.base, meta.scorer.lower_blocks, activations, narrator(quiet)),
+        quiet=quiet,
+    )
     posterior.save_pretrained(output_dir, overwrite)
     summary = {
         "task": loaded.name,

@@ -67,8 +67,8 @@ def evaluate(
             narrator(quiet)(
                 f"the suite's prompt has {key} = {value}, but the run was trained with {used}, used here too"
             )
-    with disk_cache(model.scorer.base, model.scorer.lower_blocks, activations, narrator(quiet)) as cache:
-        evaluation = evaluate_tasks(model, loaded.evaluation, settings, seed=seed, cache=cache, quiet=quiet)
+    cache = disk_cache(model.scorer.base, model.scorer.lower_blocks, activations, narrator(quiet))
+    evaluation = evaluate_tasks(model, loaded.evaluation, settings, seed=seed, cache=cache, quiet=quiet)
     about = {"run": str(run), "suite": loaded.name, "seed": seed}
     about |= {"missing": list(loaded.missing), "known_leaks": list(loaded.known_leaks)}
     save_evaluation(evaluation, output_dir, model, settings, about)

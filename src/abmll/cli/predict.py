@@ -51,8 +51,8 @@ def predict(
     questions = load_task(input, name=task_name, require_answer=False)
     check_file(output, overwrite)
     posterior = load_posterior(run_or_posterior, task_name, questions.name, place, quiet)
-    with disk_cache(posterior.scorer.base, posterior.scorer.lower_blocks, activations, narrator(quiet)) as cache:
-        prediction = posterior.predict(questions.examples, settings, seed=seed, cache=cache, quiet=quiet)
+    cache = disk_cache(posterior.scorer.base, posterior.scorer.lower_blocks, activations, narrator(quiet))
+    prediction = posterior.predict(questions.examples, settings, seed=seed, cache=cache, quiet=quiet)
     rows = prediction_rows(posterior.task_name, questions.examples, prediction)
     write_text(output, "".join(json_lines.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
     sampled = posterior.is_posterior and settings.predictive == "samples"

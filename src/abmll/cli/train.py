@@ -45,7 +45,6 @@ def train(
     from abmll.experiments.html import write_report
     from abmll.language.activation_cache import open_cache
     from abmll.language.base import load_base
-    from abmll.language.layer_selection import choose_layers
     from abmll.methods import find_rule
     from abmll.model.meta_learner import AbmllModel
     from abmll.training.trainer import MetaTrainer
@@ -56,7 +55,6 @@ def train(
     chosen = training_tasks(tasks, data_dir, allow_missing)
     say = narrator(quiet)
     loaded = load_base(base, say, quiet)
-    adapter = choose_layers(loaded, adapter, prompt, chosen, announce=say, quiet=quiet)
     model = AbmllModel(loaded, adapter, prompt, settings.seed)
     cache = open_cache(loaded, model.scorer.lower_blocks, settings, settings.activation_cache_gb, say)
     trainer = MetaTrainer(model, chosen, settings, cache)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,18 @@ def _manifest(folder: Path, remedy: str) -> dict[str, str]:
     if not isinstance(listed, dict):
         raise CheckpointError(f"{path}: lists no files, so it is damaged; {remedy}")
     return listed
+
+
+def refuse_other_base(document: Mapping[str, Any], fingerprint: str, name: str, where: Path) -> None:
+    """Raise ``CheckpointError`` where what was saved with ``document`` belongs to other weights than the loaded ones.
+
+    ``fingerprint`` and ``name`` are those of the base model that is loaded.
+    """
+    if document["base_fingerprint"] != fingerprint:
+        raise CheckpointError(
+            f"{where}: was learned on {document['settings']['model']}, but the model loaded from {name} has other "
+            "weights; name the right one with --model"
+        )
 
 
 def checkpoints(run: Path) -> dict[int, Path]:

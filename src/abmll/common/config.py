@@ -39,10 +39,6 @@ class AdapterConfig(Checked):
     layers_to_transform: str | None = setting(
         None, "decoder layers to adapt: '18-29', '0,5,7', 'top-12', 'top-third' or 'top-half' (default: all)"
     )
-    layer_selection: Literal["depth", "similarity"] = setting(
-        "depth",
-        "what 'top' ranks the layers by: their depth, or how much they change their input on the training tasks",
-    )
     space: Literal["weight", "output", "factor", "factor-a", "dropout"] = setting(
         "weight",
         "Gaussian over the weights, the layer's output, or A and B; factor-a and dropout are blob's and mc-dropout's",

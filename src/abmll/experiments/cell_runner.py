@@ -30,7 +30,6 @@ from abmll.experiments.recalibration import Recalibration
 from abmll.experiments.trained import cost_of_run, no_cost, recall, train_once
 from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.base import Base, load_base
-from abmll.language.layer_selection import choose_layers
 from abmll.language.meter import metered
 from abmll.methods import find_rule
 from abmll.model.meta_learner import AbmllModel
@@ -109,8 +108,6 @@ class CellRunner:
                 recalibrate=recalibration.of_task if recalibration.kind != "none" else None,
                 ood_examples=cell.settings["ood_examples"],
             )
-        if cache is not None:
-            cache.flush()
         calibration = model.calibration_prior and asdict(model.calibration_prior) | {
             "inverse_temperatures": evaluation.inverse_temperatures
         }
@@ -183,15 +180,13 @@ class CellRunner:
         adapter, prompt = pick(AdapterConfig, settings), pick(PromptConfig, settings)
         key = json.dumps(flatten(adapter, prompt), sort_keys=True)
         if key not in self.models:
-            chosen = choose_layers(self.base, adapter, prompt, self.suite.train, announce=self.say, quiet=self.quiet)
-            self.models[key] = AbmllModel(self.base.twin(), chosen, prompt)
+            self.models[key] = AbmllModel(self.base.twin(), adapter, prompt)
         return self.models[key]
 
     def cache(self, model: AbmllModel, settings: Mapping[str, Any]) -> ActivationCache | None:
         """Kept activations, shared by all models that compute the same ones."""
         scorer = model.scorer
-        depth = 0 if scorer.lower_blocks is None else len(scorer.lower_blocks.blocks)
-        key = json.dumps([depth, scorer.packed, flatten(scorer.prompt)])
+        key = json.dumps([len(scorer.lower_blocks.blocks), scorer.packed, flatten(scorer.prompt)])
         if key not in self.caches:
             self.caches[key] = open_cache(
                 scorer.base, scorer.lower_blocks, self.place.activations, settings["activation_cache_gb"], self.say

@@ -86,8 +86,6 @@ class Demo:
                 cache=self.cache,
                 quiet=self.quiet,
             )
-            if self.cache is not None:
-                self.cache.flush()
             methods[name] = self._row(model, run, evaluation, cost)
         document = {
             "format": FORMAT,

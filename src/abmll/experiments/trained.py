@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from abmll.common.checkpoint import PREFIX, STATE, checkpoints, latest_checkpoint, load_bundle
+from abmll.common.checkpoint import PREFIX, STATE, checkpoints, latest_checkpoint, load_bundle, refuse_other_base
 from abmll.common.config import LearningConfig, TrainConfig
 from abmll.common.errors import AbmllError
 from abmll.common.files import write_json
@@ -106,7 +106,8 @@ def _read(
         bundle = load_bundle(path, STATE)
         settings = bundle.document["settings"]
         refuse_other_run(settings, model.scorer.settings() | flatten(config), folder)
-        model.scorer.refuse_other_base(bundle.document["base_fingerprint"], settings["model"], str(path))
+        base = model.scorer.base
+        refuse_other_base(bundle.document, base.fingerprint, base.name, path)
         theta = model.scorer.new_adapter(0)
         theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
         return theta, RunFolder(folder).calibration(episodes)

@@ -1,14 +1,13 @@
-"""LowerBlocks activations kept: in memory for a run, and on disk for other runs, seeds and methods.
+"""The lower blocks' output for examples, kept in memory for a run, and on disk for other runs, seeds and methods.
 
-A row is found by a hash of the tokens that the lower blocks reads. The answer, and the last tokens of the options, which are
-only ever predicted, play no part: the same question with another label shares its row.
+A row is found by a hash of the tokens that the lower blocks read. The answer, and the last tokens of the options, which
+are only ever predicted, play no part: the same question with another label shares its row.
 """
 
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,14 @@ from torch import Tensor
 from abmll.common.config import ActivationCacheConfig, RunConfig
 from abmll.language.activation_store import ActivationStore
 from abmll.language.base import Base
-from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
 from abmll.language.lower_blocks import LowerBlocks
 
 
 class ActivationCache:
-    """LowerBlocks activations of single examples, kept in memory up to a number of bytes; the longest unused leave first.
+    """Rows of single examples, in memory up to a number of bytes (the longest unused leave first), and in a ``store``.
 
-    It belongs to one model and one choice of adapted layers: examples alone are its keys. With a ``store`` they are
-    read from disk where they are there, and written to it else; ``flush`` writes the last ones.
+    It belongs to one model and one choice of adapted layers: examples alone are its keys.
     """
 
     def __init__(self, max_bytes: int, store: ActivationStore | None = None) -> None:
@@ -37,25 +34,23 @@ class ActivationCache:
         self.num_bytes = 0
         self.kept: OrderedDict[str, Tensor] = OrderedDict()
 
-    def attach(
-        self, batch: Batch, examples: Sequence[Encoded], compute: Callable[[Sequence[Encoded]], Sequence[Tensor]]
-    ) -> Batch:
-        """``batch`` with the lower blocks of its ``examples``; ``compute`` gives the (T, d) of each that is not kept."""
+    def rows(
+        self,
+        examples: Sequence[Encoded],
+        compute: Callable[[Sequence[Encoded]], Sequence[Tensor]],
+        device: torch.device,
+    ) -> list[Tensor]:
+        """The row (T, d) of every example on ``device``; ``compute`` gives those that are not kept."""
         keys = [row_key(example) for example in examples]
-        rows = {key: self._lookup(key, batch.input_ids.device) for key in dict.fromkeys(keys)}
-        missing = {key: example for key, example in zip(keys, examples, strict=True) if rows[key] is None}
+        found = {key: row for key in dict.fromkeys(keys) if (row := self._lookup(key, device)) is not None}
+        missing = {key: example for key, example in zip(keys, examples, strict=True) if key not in found}
         if missing:
             for key, row in zip(missing, compute(list(missing.values())), strict=True):
-                rows[key] = row
+                found[key] = row
                 if self.store is not None:
                     self.store.put(key, row)
                 self._keep(key, row)
-        return batch.with_lower([row for key in keys if (row := rows[key]) is not None])
-
-    def flush(self) -> None:
-        """Write to disk what is not there yet."""
-        if self.store is not None:
-            self.store.flush()
+        return [found[key] for key in keys]
 
     def _lookup(self, key: str, device: torch.device) -> Tensor | None:
         if key in self.kept:
@@ -76,7 +71,7 @@ class ActivationCache:
 
 
 def row_key(example: Encoded) -> str:
-    """A hash of the tokens the lower blocks reads of an example, and of how they lie: prompt, then the options' but the last.
+    """A hash of the tokens that the lower blocks read of an example: its prompt, and all but the last of each option.
 
     An option of one token (a letter) adds none.
     """
@@ -86,7 +81,7 @@ def row_key(example: Encoded) -> str:
 
 def open_cache(
     base: Base,
-    lower_blocks: LowerBlocks | None,
+    lower_blocks: LowerBlocks,
     config: ActivationCacheConfig,
     memory_gb: float = RunConfig.activation_cache_gb,
     announce: Callable[[str], None] = lambda line: None,
@@ -96,38 +91,27 @@ def open_cache(
     ``announce`` is told when the disk takes no more. Raises ``AbmllError`` where the folder cannot be made.
     """
     store = None
-    if config.activation_cache_dir is not None and lower_blocks is not None:
+    if config.activation_cache_dir is not None and lower_blocks.blocks:
         root = Path(config.activation_cache_dir).expanduser()
         limit = int(config.activation_cache_disk_gb * 1e9)
         store = ActivationStore(root, identity(base, len(lower_blocks.blocks)), limit, announce)
     return ActivationCache(int(memory_gb * 1e9), store) if memory_gb > 0 or store is not None else None
 
 
-@contextmanager
 def disk_cache(
     base: Base,
-    lower_blocks: LowerBlocks | None,
+    lower_blocks: LowerBlocks,
     config: ActivationCacheConfig,
     announce: Callable[[str], None] = lambda line: None,
-) -> Iterator[ActivationCache | None]:
-    """The cache on disk for the time of a block, all written at its end; None where ``config`` names no folder.
-
-    What reads every example once, as predicting does, gains nothing from a cache in memory alone, and
-    ``AbmllModel.adapt`` makes its own.
-    """
-    cache = None if config.activation_cache_dir is None else open_cache(base, lower_blocks, config, announce=announce)
-    try:
-        yield cache
-    finally:
-        if cache is not None:
-            cache.flush()
+) -> ActivationCache | None:
+    """The cache for what reads every example once, which gains nothing from memory: None without a folder."""
+    return None if config.activation_cache_dir is None else open_cache(base, lower_blocks, config, announce=announce)
 
 
 def identity(base: Base, depth: int) -> dict[str, Any]:
-    """All that the bits of a row depend on but its tokens: what computes the first ``depth`` blocks, and on what.
+    """All that the bits of a row of the first ``depth`` blocks depend on but its tokens.
 
-    Weights and configuration of the model, precision, and the versions and kind of processor. The number of threads is
-    left out: sums split otherwise may differ in the last bit.
+    The number of threads is left out, although sums that are split otherwise may differ in the last bit.
     """
     settings = base.model.config.to_dict()
     passing = ("_name_or_path", "transformers_version", "dtype")

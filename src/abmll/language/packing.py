@@ -2,8 +2,8 @@
 
 Linear layers, norms and embeddings see one row of M tokens. Only attention needs to know where an example begins: it
 spreads the row's queries, keys and values out to (N, T), attends there as in a padded batch, and gathers the outputs
-again. Attention is a few per cent of a short sequence's cost, so what padding is left there is cheap. Behind a long
-prefix it is half of it: there the prefix attends to itself once, and of each example only what follows it asks.
+again. Attention is a few per cent of a short sequence's cost, so the padding that is left there is cheap. Behind a
+long prefix it is half of it: then the prefix attends to itself once, and of each example only the rest does.
 """
 
 import sys
@@ -19,7 +19,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PREFIX = "packed_"
-WORTHWHILE = 256  # queries that a second call of the attention function, on the prefix alone, must save
+WORTHWHILE = 256  # queries saved from which on a second call of the attention function, for the prefix, pays
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,15 @@ class Packing:
 
         The prefix attends once where it is at least half of the longest example and that saves ``WORTHWHILE`` queries.
         """
-        width = max(lengths)
-        spread = torch.zeros(len(lengths), width, dtype=torch.long)
-        unread = torch.ones(spread.shape, dtype=torch.bool)
-        gather = [torch.arange(prefix)]
-        unread[0, :prefix] = False
-        place = prefix
-        for n, length in enumerate(lengths):
-            spread[n, :prefix] = torch.arange(prefix)
-            spread[n, prefix:length] = torch.arange(place, place + length - prefix)
-            unread[n, prefix:length] = False
-            gather.append(torch.arange(n * width + prefix, n * width + length))
-            place += length - prefix
-        is_long = 2 * prefix >= width and (len(lengths) - 1) * prefix >= WORTHWHILE
+        places, own = torch.arange(max(lengths)), torch.tensor(lengths)[:, None] - prefix
+        unread = places >= own + prefix
+        first = prefix + own.cumsum(0) - own  # (N, 1) place in the row of what follows the prefix
+        spread = torch.where(places < prefix, places, first + places - prefix).masked_fill(unread, 0)
+        unread[1:, :prefix] = True
+        gather = (~unread).flatten().nonzero()[:, 0]
+        is_long = 2 * prefix >= max(lengths) and (len(lengths) - 1) * prefix >= WORTHWHILE
         rest = cls.of([length - prefix for length in lengths], 0) if is_long else None
-        return cls(spread, torch.cat(gather), unread, prefix, rest)
+        return cls(spread, gather, unread, prefix, rest)
 
     def to(self, device: torch.device) -> "Packing":
         """The same packing with its tensors on ``device``."""
@@ -135,8 +129,8 @@ def packed_attention(
     size = packing.prefix
     own = (heads[:, :, :size] for heads in (query, key, value))
     first, _ = attend(module, *own, attention_mask[:1, :, :size, :size], **kwargs)
-    asking = _spread_heads(query[:, :, size:], packing.rest)
-    output, _ = attend(module, asking, keys, values, attention_mask[:, :, size:], **kwargs)
+    rest = _spread_heads(query[:, :, size:], packing.rest)
+    output, _ = attend(module, rest, keys, values, attention_mask[:, :, size:], **kwargs)
     return torch.cat([first, _gather_heads(output, packing.rest)], dim=1), None
 
 

@@ -1,10 +1,9 @@
-"""The engine: a frozen causal language model with Gaussian LoRA layers, scoring the options of a batch."""
+"""The scorer: a frozen causal language model with Gaussian LoRA layers, which scores the options of a batch."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain, islice
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -12,23 +11,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from abmll.common.config import AdapterConfig, PromptConfig
-from abmll.common.errors import CheckpointError, ConfigError
+from abmll.common.errors import ConfigError
 from abmll.common.settings import flatten
 from abmll.language.activation_cache import ActivationCache
 from abmll.language.adapter import Adapter
 from abmll.language.base import Base
-from abmll.language.batch import Batch, batches_of_like_length, collate, shared_prefix
-from abmll.language.check import check_scoring, probe_example
+from abmll.language.batch import Batch, make_batch
+from abmll.language.check import check_scoring
 from abmll.language.encoding import Encoded, Encoder
+from abmll.language.forward import LastMLP, hidden_states, logits
 from abmll.language.lower_blocks import LowerBlocks
 from abmll.language.packing import install_packing, remove_packing
-from abmll.language.scored_rows import ScoredRows
 from abmll.language.wiring import ActivationTerms, Trace, Wiring, adapt_linears
 from abmll.posterior import Noise, build_space
 from abmll.tasks import Example
 
-TOGETHER = 16_384  # positions, padding included, of the batches whose lower_blocks is read together
-READ_AT_ONCE = 768  # of their tokens behind the shared ones in a pass: of like length, since attention pads
+TOGETHER = 16_384  # positions, padding included, of the batches whose lower blocks are read together
 
 
 class Scores(NamedTuple):
@@ -49,7 +47,7 @@ class Pass:
 
 
 class OptionScorer:
-    """A frozen language model whose target layers add a Gaussian LoRA adapter, whichever is passed in.
+    """A frozen language model whose target layers add the Gaussian LoRA adapter that is passed in.
 
     The model itself has no trainable state: theta, phi and every task posterior are ``Adapter`` objects.
     Raises ``ConfigError`` for settings that fit no layer of the model, and for a model that cannot be scored this way.
@@ -58,22 +56,17 @@ class OptionScorer:
     def __init__(self, base: Base, adapter: AdapterConfig, prompt: PromptConfig) -> None:
         self.base = base
         self.adapter_config = adapter
-        self.encoder = Encoder(base.tokenizer, prompt, base.context)
         self.prompt = prompt
+        self.encoder = Encoder(base.tokenizer, prompt, base.context)
         self.space = build_space(adapter)
         self.wiring = Wiring(self.space)
-        targets = adapt_linears(base.model, adapter.target_modules, adapter.layers_to_transform, self.wiring)
-        self.adapted = {target.name: base.model.get_submodule(target.name) for target in targets}
+        self.adapted = adapt_linears(base.model, adapter.target_modules, adapter.layers_to_transform, self.wiring)
+        targets = [layer.target for layer in self.adapted.values()]
         self.shapes = {target.name: (target.d_out, target.d_in) for target in targets}
-        lowest = min(target.block for target in targets)
-        self.lower_blocks = None
+        self.last_mlp = LastMLP(base.model)
         self.packed = install_packing(base.model)
-        self.last_mlp = ScoredRows(base.model)
         self._check()
-        can_pack = self.packed and base.model.dtype == torch.bfloat16 and self.device.type == "cpu"
-        self._packs_lower = None if can_pack else False  # None: not known yet
-        if lowest:
-            self.lower_blocks = self._skippable(LowerBlocks(base.model, lowest))
+        self.lower_blocks = LowerBlocks(base.model, min(target.block for target in targets), self.packed)
 
     @property
     def device(self) -> torch.device:
@@ -88,138 +81,32 @@ class OptionScorer:
         """The examples in tokens, under this model's prompt settings."""
         return list(self.encoder.encode_all(examples, task_name))
 
-    def _check(self) -> None:
-        """Refuse a model that cannot be scored this way; one that only packing disagrees with is read padded."""
-        check = partial(check_scoring, self.base.model, self.base.name, self._bare_answers)
-        if self.packed:
-            try:
-                return check()
-            except ConfigError:
-                remove_packing(self.base.model)
-                self.packed = False
-        check()
-
-    def _bare_answers(self, examples: Sequence[Encoded]) -> Tensor:
-        return self.scores(self.batch(examples), None).answer_tokens
-
     def batch(
         self, examples: Sequence[Encoded], cache: ActivationCache | None = None, share_prefix: bool = True
     ) -> Batch:
-        """The examples as one batch on the model's device, with the lower blocks's activations where ``cache`` keeps them."""
-        batch = collate(examples, self._pad_id, self.packed, share_prefix).to(self.device)
-        if cache is None or self.lower_blocks is None:
+        """The examples as one batch on the model's device, with the lower blocks' output where a ``cache`` keeps it."""
+        batch = make_batch(self.base.model, examples, self.packed, share_prefix)
+        if cache is None or not self.lower_blocks.blocks:
             return batch
-        return cache.attach(batch, examples, self._lower_rows)
+        return batch.with_lower(cache.rows(examples, self.lower_blocks.rows, self.device))
 
     def batches(self, groups: Sequence[Sequence[Encoded]]) -> Iterator[Batch]:
-        """Each group of examples as a batch, those of a portion of ``TOGETHER`` positions at once.
-
-        What a portion's prompts begin with is not read again by the lower blocks for every batch, but for every
-        ``READ_AT_ONCE`` tokens that follow it.
-        """
-        portion: list[Sequence[Encoded]] = []
-        for group in groups:
-            examples = list(chain(*portion, group))
-            if portion and len(examples) * max(map(len, examples)) > TOGETHER:
-                yield from self._read_together(portion)
-                portion = []
-            portion.append(group)
-        if portion:
-            yield from self._read_together(portion)
-
-    def _read_together(self, groups: Sequence[Sequence[Encoded]]) -> list[Batch]:
-        batches = [self.batch(group) for group in groups]
-        if self.lower_blocks is None:
-            return batches
-        examples, activations = list(chain(*groups)), dict[int, Tensor]()
-        prefix = shared_prefix([example.prompt for example in examples]) if self.packed else 0
-        for chosen in batches_of_like_length(examples, prefix + READ_AT_ONCE, prefix):
-            activations |= zip(chosen, self._lower_outputs([examples[index] for index in chosen]), strict=True)
-        rows = (activations[index] for index in range(len(examples)))
-        return [batch.with_lower(list(islice(rows, len(group)))) for batch, group in zip(batches, groups, strict=True)]
-
-    def _lower_outputs(self, examples: Sequence[Encoded], share_prefix: bool = True) -> list[Tensor]:
-        """The lower blocks (T, d) of each example in one pass; ``share_prefix``: what they begin with is read once."""
-        batch, lengths = self.batch(examples, share_prefix=share_prefix), list(map(len, examples))
-        output = self.lower_output(batch)
-        if batch.packing is None:
-            return [row[:length] for row, length in zip(output, lengths, strict=True)]
-        return batch.packing.take_apart(output[0], lengths)
-
-    def _lower_rows(self, examples: Sequence[Encoded]) -> list[Tensor]:
-        """The lower blocks (T, d) of each example, to the bit what it is alone, so that a resumed run sees the same.
-
-        One packed row is half the work of a row each. In bf16, whose sums are rounded to 8 bits, packing was seen to
-        change none of them on a CPU. The first batch is computed both ways; if it differs here, rows stay alone.
-        """
-
-        def alone() -> list[Tensor]:
-            return [self.lower_output(self.batch([one]))[0] for one in examples]
-
-        if len(examples) == 1 or self._packs_lower is False:
-            return alone()
-        packed = self._lower_outputs(examples, share_prefix=False)
-        if self._packs_lower is None:
-            exact = alone()
-            self._packs_lower = all(map(torch.equal, exact, packed))
-            return exact
-        return packed
-
-    @property
-    def _pad_id(self) -> int:
-        return self.base.model.config.get_text_config().pad_token_id or 0
-
-    @torch.no_grad()
-    def lower_output(self, batch: Batch) -> Tensor:
-        """Activations (N, T, d) below the lowest adapted layer. Raises ``ValueError`` where there is no lower_blocks."""
-        output = None if self.lower_blocks is None else self.lower_blocks.output(lambda: self._hidden(batch))
-        if output is None:
-            raise ValueError(
-                "this model has no lower_blocks: its first layer is adapted, or its blocks cannot be skipped"
-            )
-        return output
-
-    def with_lower(self, batch: Batch) -> Batch:
-        """The batch with its lower_blocks computed, so that several passes over it share it; unchanged without a lower_blocks."""
-        if self.lower_blocks is None or batch.lower is not None:
-            return batch
-        return replace(batch, lower=self.lower_output(batch))
-
-    @torch.no_grad()
-    def _skippable(self, lower_blocks: LowerBlocks) -> LowerBlocks | None:
-        """The lower blocks, or None where this model's blocks cannot be skipped and it is read from its first layer on."""
-        probe = self.batch([probe_example(self.base.model)])
-        return None if lower_blocks.output(lambda: self._hidden(probe)) is None else lower_blocks
+        """Each group of examples as a batch; the lower blocks read ``TOGETHER`` positions of them together."""
+        for portion in _portions(groups):
+            yield from self.lower_blocks.fill_together([self.batch(group) for group in portion], portion)
 
     def scores(self, batch: Batch, phi: Adapter | None, how: Pass | None = None) -> Scores:
         """Score every option of a batch with adapter ``phi`` (None: the bare model)."""
         how = how or Pass()
         with ExitStack() as bound:
             terms = bound.enter_context(self.wiring.use(phi, batch, how.noise, how.theta, how.trace))
-            if self.lower_blocks is not None and batch.lower is not None:
-                bound.enter_context(self.lower_blocks.replayed(batch.lower))
+            if batch.lower is not None:
+                bound.enter_context(self.lower_blocks.skipped(batch.lower))
             if batch.mask is None and terms is None and how.trace is None:
                 bound.enter_context(self.last_mlp.only(batch.rows))
-            hidden = self._hidden(batch)
-        return self._score(batch, hidden, terms)
-
-    def _hidden(self, batch: Batch) -> Tensor:
-        """Last hidden states (N, T, d) after the final norm."""
-        dtype = self.base.model.dtype
-        additive = torch.zeros_like(batch.visible, dtype=dtype).masked_fill(~batch.visible, torch.finfo(dtype).min)
-        packing = {} if batch.packing is None else {"packing": batch.packing}
-        output = self.base.model.base_model(
-            input_ids=batch.input_ids,
-            attention_mask=additive,
-            position_ids=batch.position_ids,
-            use_cache=False,
-            **packing,
-        )
-        return output.last_hidden_state
-
-    def _score(self, batch: Batch, hidden: Tensor, terms: ActivationTerms | None) -> Scores:
-        logits = self._head(hidden.flatten(0, 1)[batch.rows]).float()
-        tokens = logits[batch.token_row, batch.token_id] - torch.logsumexp(logits, -1)[batch.token_row]
+            hidden = hidden_states(self.base.model, batch)
+        values = logits(self.base.model, hidden.flatten(0, 1)[batch.rows]).float()
+        tokens = values[batch.token_row, batch.token_id] - torch.logsumexp(values, -1)[batch.token_row]
         lengths = batch.option_lengths
         sums = tokens.new_zeros(lengths.numel()).index_add(0, batch.token_option, tokens).view(lengths.shape)
         answer_tokens = sums.gather(1, batch.answers.clamp(min=0)[:, None])[:, 0] * (batch.answers >= 0)
@@ -227,31 +114,36 @@ class OptionScorer:
             sums = sums / lengths.clamp(min=1)
         return Scores(sums.masked_fill(lengths == 0, -torch.inf), answer_tokens, terms)
 
-    def _head(self, hidden: Tensor) -> Tensor:
-        """Logits (H, V) of hidden states (H, d): only the positions that are scored, unlike the model's own head.
-
-        Cohere multiplies its logits by a number, Granite divides them by one, Gemma 2 and 3 cap them.
-        """
-        config = self.base.model.config.get_text_config()
-        head: Any = self.base.model.get_output_embeddings()
-        logits = head(hidden)
-        factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-        logits = logits if factor == 1.0 else logits * factor
-        cap = getattr(config, "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
-
     def settings(self) -> dict[str, Any]:
         """The settings that an adapter of this model depends on, flat and JSON-ready."""
         dtype = "bf16" if self.base.model.dtype == torch.bfloat16 else "fp32"
         return {"model": self.base.name, "dtype": dtype} | flatten(self.adapter_config, self.prompt)
 
-    def refuse_other_base(self, fingerprint: str, name: str, where: str) -> None:
-        """Raise ``CheckpointError`` where something saved belongs to a base model with another fingerprint."""
-        if fingerprint != self.base.fingerprint:
-            raise CheckpointError(
-                f"{where}: was learned on {name}, but the model loaded from {self.base.name} has other weights; "
-                "name the right one with --model"
-            )
+    def _check(self) -> None:
+        """Refuse a model that cannot be scored this way; one that only packing disagrees with is read padded."""
+        if self.packed:
+            try:
+                return check_scoring(self.base.model, self.base.name, self._bare_answers)
+            except ConfigError:
+                remove_packing(self.base.model)
+                self.packed = False
+        check_scoring(self.base.model, self.base.name, self._bare_answers)
+
+    def _bare_answers(self, examples: Sequence[Encoded]) -> Tensor:
+        return self.scores(self.batch(examples), None).answer_tokens
+
+
+def _portions(groups: Sequence[Sequence[Encoded]]) -> Iterator[list[Sequence[Encoded]]]:
+    """The groups in their order, as many at once as have at most ``TOGETHER`` positions, and at least one."""
+    portion: list[Sequence[Encoded]] = []
+    for group in groups:
+        examples = list(chain(*portion, group))
+        if portion and len(examples) * max(map(len, examples)) > TOGETHER:
+            yield portion
+            portion = []
+        portion.append(group)
+    if portion:
+        yield portion
 
 
 def nll(scores: Scores, answers: Tensor, loss: str) -> Tensor:

@@ -34,6 +34,13 @@ def blocks_path(model: nn.Module) -> str:
     return max(lists, key=lambda name: lists[name])
 
 
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """The model's decoder blocks, from the lowest on."""
+    blocks = model.get_submodule(blocks_path(model))
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks
+
+
 def find_targets(model: nn.Module, target_modules: tuple[str, ...], layers_to_transform: str | None) -> list[Target]:
     """All layers whose name ends in one of ``target_modules`` (or ``all-linear``), in the chosen decoder blocks.
 
@@ -45,9 +52,7 @@ def find_targets(model: nn.Module, target_modules: tuple[str, ...], layers_to_tr
         for name, module in model.named_modules()
         if name.startswith(path + ".") and (shape := _shape(module)) is not None
     ]
-    blocks = model.get_submodule(path)
-    assert isinstance(blocks, nn.ModuleList)
-    wanted = parse_layers(layers_to_transform, len(blocks))
+    wanted = parse_layers(layers_to_transform, len(decoder_blocks(model)))
     if target_modules != ("all-linear",):
         _refuse_unmatched(target_modules, linear)
         linear = [target for target in linear if any(_matches(target.name, end) for end in target_modules)]
@@ -60,7 +65,10 @@ def find_targets(model: nn.Module, target_modules: tuple[str, ...], layers_to_tr
 
 
 def parse_layers(text: str | None, num_blocks: int) -> set[int]:
-    """``None`` (all), ``"18-29"``, ``"0,5,7"``, ``"top-12"``, ``"top-third"`` or ``"top-half"`` as block indices."""
+    """``None`` (all), ``"18-29"``, ``"0,5,7"``, ``"top-12"``, ``"top-third"`` or ``"top-half"`` as block indices.
+
+    ``"top-12"`` of a model with fewer blocks means all of them. Raises ``ConfigError`` for another text or block.
+    """
     if text is None:
         return set(range(num_blocks))
     try:
@@ -81,7 +89,7 @@ def num_top(text: str, num_blocks: int) -> int | None:
     if not text.startswith("top-"):
         return None
     share = text[len("top-") :]
-    return max(1, round(num_blocks / SHARES[share])) if share in SHARES else int(share)
+    return max(1, round(num_blocks / SHARES[share])) if share in SHARES else min(int(share), num_blocks)
 
 
 def _span(text: str) -> tuple[int, int]:

@@ -8,13 +8,15 @@ of one forward pass, and thousands of task posteriors can share one base.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from abmll.common.errors import ConfigError
 from abmll.language.adapter import Adapter
+from abmll.language.base import Wrapper
+from abmll.language.batch import Batch
 from abmll.language.targets import Target, find_targets
 from abmll.posterior import LayerUpdate, Noise, OutputSpace, Prior, Recorder, Space
 
@@ -29,16 +31,6 @@ class Trace:
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Tokens(Protocol):
-    """Which positions of a forward pass are tokens, and how many examples each stands for (see ``Batch``)."""
-
-    @property
-    def mask(self) -> Tensor | None: ...
-
-    @property
-    def counts(self) -> Tensor | None: ...
-
-
 @dataclass
 class ActivationTerms:
     """Divergence and prior of output space, from the coefficients that a forward pass leaves behind."""
@@ -46,7 +38,7 @@ class ActivationTerms:
     space: OutputSpace
     phi: Adapter
     theta: Adapter
-    tokens: Tokens
+    batch: Batch
     recorders: dict[str, Recorder]
     coefficients: dict[str, Tensor] = field(default_factory=dict)
 
@@ -59,7 +51,7 @@ class ActivationTerms:
         return self._sum(lambda shape, theta, *read: self.space.activation_negative_log_prior(theta, prior, *read))
 
     def _sum(self, term: Callable[..., Tensor]) -> Tensor:
-        mask, counts = self.tokens.mask, self.tokens.counts
+        mask, counts = self.batch.mask, self.batch.counts
         if counts is not None:
             counts = counts.flatten() if mask is None else counts[mask]
         sums = []
@@ -90,26 +82,24 @@ class Wiring:
     def use(
         self,
         phi: Adapter | None,
-        tokens: Tokens,
+        batch: Batch,
         noise: Noise | None = None,
         theta: Adapter | None = None,
         trace: Trace | None = None,
     ) -> Iterator[ActivationTerms | None]:
-        """Bind ``phi`` (None: the bare model) for the forward passes inside, which read ``tokens``.
+        """Bind ``phi`` (None: the bare model) for the forward passes inside, which read ``batch``.
 
         With ``theta`` in a space whose divergence needs activations, what it needs is collected; with ``trace``, the
         layers' inputs and outputs are.
         """
-        terms, before = None, self.bound
-        if phi is None:
-            self.bound = None
-        elif theta is not None and isinstance(self.space, OutputSpace):
-            space = self.space
+        space, terms, bound = self.space, None, None
+        if phi is not None and theta is not None and isinstance(space, OutputSpace):
             recorders = _by_name(phi, lambda shape: space.recorders(phi.stacks[shape], theta.stacks[shape], noise))
-            terms = ActivationTerms(space, phi, theta, tokens, recorders)
-            self.bound = Bound({}, terms, trace)
-        else:
-            self.bound = Bound(_by_name(phi, lambda shape: self.space.layers(phi.stacks[shape], noise)), None, trace)
+            terms = ActivationTerms(space, phi, theta, batch, recorders)
+            bound = Bound({}, terms, trace)
+        elif phi is not None:
+            bound = Bound(_by_name(phi, lambda shape: space.layers(phi.stacks[shape], noise)), None, trace)
+        before, self.bound = self.bound, bound
         try:
             yield terms
         finally:
@@ -121,47 +111,47 @@ def _by_name(phi: Adapter, made: Callable[[str], list[T]]) -> dict[str, T]:
     return {name: one for shape in phi.stacks for name, one in zip(phi.layers[shape], made(shape), strict=True)}
 
 
-class AdaptedLinear(nn.Module):
+class AdaptedLinear(Wrapper):
     """A frozen linear layer plus, while an adapter is bound, its Gaussian LoRA contribution."""
 
-    def __init__(self, base: nn.Module, name: str, wiring: Wiring) -> None:
-        super().__init__()
-        self.base = base
-        self.name = name
+    def __init__(self, linear: nn.Module, target: Target, wiring: Wiring) -> None:
+        super().__init__(linear)
+        self.target = target
         self.wiring = wiring
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, d_in) -> (N, T, d_out), in the base layer's dtype; the adapter itself computes in fp32."""
-        y = self.base(x)
-        bound = self.wiring.bound
+        y = self.inner(x)
+        bound, name = self.wiring.bound, self.target.name
         if bound is None:
             return y
         if bound.terms is None:
-            y = y + bound.updates[self.name](x).to(y.dtype)
+            y = y + bound.updates[name](x).to(y.dtype)
         else:
             # x is left attached: the input of this layer is a sample of phi's layers below, and their share of the
             # divergence's gradient belongs to the expectation.
-            recorder = bound.terms.recorders[self.name]
-            coefficients = bound.terms.coefficients[self.name] = recorder.coefficients(x)
+            recorder = bound.terms.recorders[name]
+            coefficients = bound.terms.coefficients[name] = recorder.coefficients(x)
             y = y + recorder.update(coefficients).to(y.dtype)
         if bound.trace is not None:
-            bound.trace.inputs[self.name] = x.detach()
+            bound.trace.inputs[name] = x.detach()
             # The lowest layers' outputs depend on nothing that is learned: they begin the graph themselves.
-            bound.trace.outputs[self.name] = y if y.requires_grad else y.requires_grad_()
+            bound.trace.outputs[name] = y if y.requires_grad else y.requires_grad_()
         return y
 
 
 def adapt_linears(
     model: nn.Module, target_modules: tuple[str, ...], layers_to_transform: str | None, wiring: Wiring
-) -> list[Target]:
-    """Freeze ``model`` and wrap its target layers in place; returns them in the model's order.
+) -> dict[str, AdaptedLinear]:
+    """Freeze ``model`` and wrap its target layers in place; returns the wrapped ones by name, in the model's order.
 
     Raises ``ConfigError`` where they cannot be found, or where the model has been wrapped before.
     """
     if any(isinstance(module, AdaptedLinear) for module in model.modules()):
         raise ConfigError("this model carries adapters already: share its scorer, or load the model once more")
     model.requires_grad_(False)
-    targets = find_targets(model, target_modules, layers_to_transform)
-    for target in targets:
-        model.set_submodule(target.name, AdaptedLinear(model.get_submodule(target.name), target.name, wiring))
-    return targets
+    adapted = {}
+    for target in find_targets(model, target_modules, layers_to_transform):
+        adapted[target.name] = AdaptedLinear(model.get_submodule(target.name), target, wiring)
+        model.set_submodule(target.name, adapted[target.name])
+    return adapted

@@ -1,21 +1,52 @@
-"""The posterior mean for other programs: a plain PEFT LoRA adapter, or a whole model with the update merged in."""
+"""The posterior mean for other programs: one adapter of several, plain PEFT LoRA, or a model with it merged in."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from abmll.common.errors import AbmllError, ConfigError
-from abmll.common.files import atomic_folder
+from abmll.common.files import atomic_folder, write_json
 from abmll.language.adapter import Adapter
-from abmll.language.base import no_progress_bars
-from abmll.language.lower_blocks import SkippableBlock
+from abmll.language.base import is_plain, no_progress_bars
 from abmll.language.scorer import OptionScorer
-from abmll.language.wiring import AdaptedLinear
+
+
+@torch.no_grad()
+def average_update(members: Sequence[Adapter]) -> tuple[Adapter, float]:
+    """The adapter of the members' rank r whose update is nearest to the average of theirs, and how far it is off.
+
+    The average of M updates B A has rank M r at most; of it the r greatest singular values are kept (Eckart and Young).
+    How far is the Frobenius norm of what is lost, over all layers, divided by that of the average: 0 if nothing is.
+    Only the mean factors are averaged; the standard deviations are the first member's. One member is its own average.
+    """
+    if len(members) == 1:
+        return members[0], 0.0
+    average = members[0].clone()
+    lost, whole = 0.0, 0.0
+    for shape, factors in average.stacks.items():
+        own = [member.stacks[shape] for member in members]
+        a, b = torch.cat([one.mean_A for one in own], 1), torch.cat([one.mean_B for one in own], 2) / len(members)
+        left, values, right = _thin_svd(b.double(), a.double())
+        kept = factors.mean_A.shape[1]
+        root = values[:, :kept].sqrt()
+        factors.mean_B.copy_(left[..., :kept] * root[:, None, :])
+        factors.mean_A.copy_(root[:, :, None] * right[:, :kept])
+        lost += float(values[:, kept:].square().sum())
+        whole += float(values.square().sum())
+    return average, (lost / whole) ** 0.5 if whole else 0.0
+
+
+def _thin_svd(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The singular value decomposition of every b @ a, (L, d_out, k) @ (L, k, d_in), by way of a core of k x k."""
+    left, upper = torch.linalg.qr(b)
+    right, lower = torch.linalg.qr(a.mT)
+    vectors, values, others = torch.linalg.svd(upper @ lower.mT)
+    return left @ vectors, values, others @ right.mT
 
 
 def export_peft(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: bool = False) -> None:
@@ -30,7 +61,6 @@ def export_peft(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: boo
         tensors[f"base_model.model.{name}.lora_A.weight"] = layer.mean_A.detach().cpu().contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = layer.mean_B.detach().cpu().contiguous()
     adapter = scorer.adapter_config
-    transposed = any(isinstance(_base_layer(scorer, name), Conv1D) for name in layers)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -39,13 +69,13 @@ def export_peft(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: boo
         "lora_alpha": adapter.lora_alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": transposed,
+        "fan_in_fan_out": any(isinstance(layer.inner, Conv1D) for layer in scorer.adapted.values()),
         "inference_mode": True,
         "target_modules": sorted(layers),
     }
     with atomic_folder(folder, overwrite=overwrite) as target:
         (target / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
-        (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(target / "adapter_config.json", config)
 
 
 @torch.no_grad()
@@ -54,37 +84,22 @@ def export_merged(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: b
 
     The model in memory is not touched. Raises ``ConfigError`` for a base whose weights are not plain numbers.
     """
-    model = scorer.base.model
+    model = scorer.base.twin().model
     merged: dict[str, Tensor] = {}
     for name, layer in phi.by_layer().items():
-        weight = _base_layer(scorer, name).weight
-        if not isinstance(weight, Tensor) or not weight.is_floating_point():
-            raise ConfigError(f"{name}: cannot merge into a quantised layer; load the model with --dtype fp32 or bf16")
+        linear = model.get_submodule(name)
+        weight = linear.weight
+        if not is_plain(weight):
+            raise ConfigError(
+                f"{name}: cannot merge into a quantised layer; export with --format peft, and let PEFT merge that "
+                "adapter into the model as it was before it was quantised"
+            )
         update = scorer.space.scaling * layer.mean_B @ layer.mean_A
-        update = update.T if isinstance(_base_layer(scorer, name), Conv1D) else update
+        update = update.T if isinstance(linear, Conv1D) else update
         merged[f"{name}.weight"] = (weight.float() + update).to(weight.dtype)
-    state = plain_state(model) | merged
     with atomic_folder(folder, overwrite=overwrite) as target, no_progress_bars():
         try:
-            model.save_pretrained(target, state_dict=state)
+            model.save_pretrained(target, state_dict=model.state_dict() | merged)
         except SafetensorError as error:  # its word for a disk that takes no more
             raise AbmllError(f"cannot write {folder}: {error}; free some space or choose another folder") from error
         scorer.base.tokenizer.save_pretrained(target)
-
-
-def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a wrapped model under the names they have in the bare one, without the steps through wrappers."""
-    inner = {AdaptedLinear: "base", SkippableBlock: "block"}
-    steps = {f"{name}.{inner[type(module)]}" for name, module in model.named_modules() if type(module) in inner}
-
-    def plain(name: str) -> str:
-        parts = name.split(".")
-        return ".".join(part for depth, part in enumerate(parts, 1) if ".".join(parts[:depth]) not in steps)
-
-    return {plain(name): tensor for name, tensor in model.state_dict().items()}
-
-
-def _base_layer(scorer: OptionScorer, name: str) -> nn.Module:
-    wrapped = scorer.adapted[name]
-    assert isinstance(wrapped, AdaptedLinear)
-    return wrapped.base

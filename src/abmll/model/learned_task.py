@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from abmll.common.checkpoint import DOCUMENT, Bundle, load_bundle, save_bundle
+from abmll.common.checkpoint import DOCUMENT, Bundle, load_bundle, refuse_other_base, save_bundle
 from abmll.common.config import AdapterConfig, ModelConfig, PredictConfig, PromptConfig
 from abmll.common.errors import CheckpointError, ConfigError, DataError
 from abmll.common.settings import flatten, pick
@@ -17,8 +17,7 @@ from abmll.language.activation_cache import ActivationCache
 from abmll.language.adapter import Adapter
 from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
-from abmll.model.averaging import average_update
-from abmll.model.interchange import export_merged, export_peft
+from abmll.model.interchange import average_update, export_merged, export_peft
 from abmll.model.prediction import Prediction, entropy, predict_each
 from abmll.model.prequential import TaskCalibration
 from abmll.posterior.calibration import Evidence
@@ -142,7 +141,7 @@ class TaskPosterior:
         if scorer is None:
             base = load_base(model or pick(ModelConfig, settings), announce, quiet)
             scorer = OptionScorer(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
-        scorer.refuse_other_base(document["base_fingerprint"], settings["model"], str(path))
+        refuse_other_base(document, scorer.base.fingerprint, scorer.base.name, path)
         # Read as settings: what this version has and the older one that wrote them had not is at its default.
         saved = flatten(pick(AdapterConfig, settings), pick(PromptConfig, settings))
         for key, value in flatten(scorer.adapter_config, scorer.prompt).items():

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from abmll.common.checkpoint import STATE, latest_checkpoint, load_bundle
+from abmll.common.checkpoint import STATE, latest_checkpoint, load_bundle, refuse_other_base
 from abmll.common.config import (
     ActivationCacheConfig,
     AdaptConfig,
@@ -25,14 +25,13 @@ from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.adapter import Adapter
 from abmll.language.base import Base, load_base
 from abmll.language.batch import Batch
-from abmll.language.layer_selection import choose_layers, refuse_open_choice
 from abmll.language.scorer import OptionScorer
 from abmll.methods import REGISTRY, Loss, Rule, Support, find_rule, learn, make_rule, num_batches
 from abmll.model.learned_task import TaskPosterior
 from abmll.model.prequential import TaskCalibration, evidence, infer_calibration
 from abmll.model.run_folder import RunFolder
 from abmll.posterior.calibration import CalibrationPrior, before_examples
-from abmll.tasks import Example, Task
+from abmll.tasks import Example
 from abmll.tasks.order import adaptation_batches, demonstrations, sample_seed
 
 
@@ -40,7 +39,6 @@ class AbmllModel:
     """A frozen language model, its Gaussian LoRA layers, theta, and the learning rule that theta was made for."""
 
     def __init__(self, base: Base, adapter: AdapterConfig, prompt: PromptConfig, seed: int = 0) -> None:
-        refuse_open_choice(adapter)
         self.scorer = OptionScorer(base, adapter, prompt)
         self.learning = LearningConfig(seed=seed)
         self.num_tasks = 1
@@ -56,14 +54,11 @@ class AbmllModel:
         dtype: Any = "auto",
         device: str = "auto",
         seed: int = 0,
-        tasks: Sequence[Task] = (),
         announce: Callable[[str], None] = lambda line: None,
         quiet: bool = True,
         **adapter: Any,
     ) -> "AbmllModel":
         """Load ``model`` and hang a fresh adapter on it; further keywords are ``AdapterConfig``'s fields.
-
-        ``tasks`` are those to be trained on: ``layer_selection="similarity"`` chooses the layers by them.
 
         ``AbmllModel.from_base("smollm2-135m", r=8, target_modules=["q_proj", "v_proj"])``
         """
@@ -72,9 +67,7 @@ class AbmllModel:
             adapter["target_modules"] = (names,) if isinstance(names, str) else tuple(names)
         refuse_unknown((AdapterConfig,), adapter, "AbmllModel.from_base")
         base = load_base(ModelConfig(model, dtype, device), announce, quiet)
-        prompt = prompt or PromptConfig()
-        chosen = choose_layers(base, pick(AdapterConfig, adapter), prompt, tasks, announce=announce, quiet=quiet)
-        return cls(base, chosen, prompt, seed)
+        return cls(base, pick(AdapterConfig, adapter), prompt or PromptConfig(), seed)
 
     @classmethod
     def from_pretrained(
@@ -95,7 +88,7 @@ class AbmllModel:
         document, settings = bundle.document, bundle.document["settings"]
         base = load_base(model or pick(ModelConfig, settings), announce, quiet)
         loaded = cls(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
-        loaded.scorer.refuse_other_base(document["base_fingerprint"], settings["model"], str(path))
+        refuse_other_base(document, base.fingerprint, base.name, path)
         loaded.theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
         calibration = RunFolder(Path(run)).calibration(document["episode"])
         loaded.learned(loaded.theta, pick(LearningConfig, settings), document["num_tasks"], calibration)

@@ -110,7 +110,7 @@ def predict_each(
     with progress(len(members) * len(examples), "predicting", "example", quiet=quiet) as bar:
         for chosen in batches_of_like_length(examples, max_tokens // 4 if linearized else max_tokens, prefix):
             batch = scorer.batch([examples[i] for i in chosen], cache, share_prefix=not linearized)
-            batch = scorer.with_lower(batch) if len(members) > 1 else batch
+            batch = scorer.lower_blocks.fill(batch) if len(members) > 1 else batch
             index = torch.tensor(chosen)
             for number, (phi, seed) in enumerate(members):
                 if linearized and phi is not None:
@@ -137,7 +137,7 @@ def _sampled_probs(scorer: OptionScorer, phi: Adapter | None, batch: Batch, how:
     """Option probabilities (S, N, C) of one batch; the lower blocks below the adapters is computed once."""
     if how.num_samples == 0 or phi is None:
         return _probs(scorer.scores(batch, phi).options)[None]
-    batch = scorer.with_lower(batch)
+    batch = scorer.lower_blocks.fill(batch)
     sampled = []
     for number in range(how.num_samples):
         generator = torch.Generator(scorer.device).manual_seed(sample_seed(seed, "prediction", number))
@@ -148,7 +148,7 @@ def _sampled_probs(scorer: OptionScorer, phi: Adapter | None, batch: Batch, how:
 
 def _linearized_probs(scorer: OptionScorer, phi: Adapter, batch: Batch) -> Tensor:
     """Option probabilities (P, N, C) at ``POINTS`` places of the scores' Gaussian, spread evenly over it."""
-    scores, covariance = linearize(scorer, phi, scorer.with_lower(batch))
+    scores, covariance = linearize(scorer, phi, scorer.lower_blocks.fill(batch))
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp(min=0.0).sqrt()[:, None, :]
     leads = normal_points(covariance.shape[-1], POINTS).to(root) @ root.mT

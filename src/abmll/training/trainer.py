@@ -20,6 +20,7 @@ from abmll.common.checkpoint import (
     keep_newest,
     latest_checkpoint,
     load_bundle,
+    refuse_other_base,
     save_bundle,
 )
 from abmll.common.config import LearningConfig, TrainConfig
@@ -132,9 +133,6 @@ class MetaTrainer:
                 saved = max(checkpoints(self.folder.path), default=0)  # a checkpoint may just have been completed
                 again = f"--resume to go on from episode {saved}" if saved else "--overwrite: no checkpoint was due yet"
                 raise KeyboardInterrupt(f"{self.folder.path}: run the same command with {again}") from None
-            finally:
-                if self.episodes.cache is not None:
-                    self.episodes.cache.flush()
         seconds = time.perf_counter() - started
         return TrainResult(self.folder.path, config.max_steps, steps, tokens, seconds, examples, truncated)
 
@@ -148,7 +146,8 @@ class MetaTrainer:
         bundle = load_bundle(path, STATE)
         document, episode = bundle.document, bundle.document["episode"]
         refuse_other_run(document["settings"], self.settings(), self.folder.path)
-        self.model.scorer.refuse_other_base(document["base_fingerprint"], document["settings"]["model"], str(path))
+        base = self.model.scorer.base
+        refuse_other_base(document, base.fingerprint, base.name, path)
         if document["data_sha256"] != self.data_sha256:
             raise CheckpointError(f"{path}: the training tasks are not those the run began with; give the same --tasks")
         if episode > self.config.max_steps:

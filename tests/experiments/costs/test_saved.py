@@ -113,7 +113,7 @@ def test_abmll_as_its_rule_runs(tiny_llama: Path, dtype: str, modules: tuple[str
     batch = scorer.batch([Encoded((n, *prompt), ((5, 6, 7), (8, 9, 10)), 0) for n in range(EXAMPLES)])
     adapters = [tensor for role in (state.theta, state.phi) for _, tensor in role.named_tensors()]
     with kept(base.model, *adapters) as count:
-        loss = rule.inner_loss(state, scorer.with_lower(batch), torch.Generator().manual_seed(0))
+        loss = rule.inner_loss(state, scorer.lower_blocks.fill(batch), torch.Generator().manual_seed(0))
     assert loss.total.requires_grad
     whole = saved.scored_decoder_bytes(shape, config, saved.abmll_bytes) + saved.factor_bytes(shape.adapted, config)
     assert whole + saved.scored_bytes(shape, config) == pytest.approx(count(), rel=0.02)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from abmll.language.encoding import Encoded
-from abmll.language.scored_rows import ScoredRows
+from abmll.language.forward import LastMLP
 from abmll.language.scorer import OptionScorer, Pass
 from abmll.language.wiring import Trace
 
@@ -56,9 +56,9 @@ def test_what_an_mlp_says_beside_its_output_is_kept() -> None:
     model = nn.Module()
     model.layers = nn.ModuleList([nn.Module()])
     model.layers[0].mlp = Routed()
-    rows = ScoredRows(model)
+    last_mlp = LastMLP(model)
     hidden = torch.arange(6.0).view(1, 3, 2)
-    with rows.only(torch.tensor([2, 0])):
+    with last_mlp.only(torch.tensor([2, 0])):
         output, routes = model.layers[0].mlp(hidden)
     assert output.tolist() == [[[0, 2], [0, 0], [8, 10]]]
     assert routes == "routes"
