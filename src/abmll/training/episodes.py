@@ -29,7 +29,7 @@ class Episodes:
     With ``episodes="task"`` an episode's batches come from one task, with ``"union"`` from all tasks shuffled together.
     With ``shown`` every question of an episode stands behind the same so many other training examples of its task, or as
     many as there are; ``left_out`` counts those that did not fit into the model's context.
-    A held-out query batch ends every episode where ``outer_batch`` asks for it or the rule ``needs_query``.
+    A held-out query batch ends every episode where the rule ``needs_query``.
     Raises ``DataError`` for tasks that cannot be trained on: two of one name, examples without an answer, too few
     examples for an episode.
     """
@@ -50,7 +50,7 @@ class Episodes:
         self.config = config
         self.draws_from: Literal["task", "union"] = draws_from
         self.cache = cache
-        self.num_batches = config.inner_steps + (needs_query or config.outer_batch == "query")
+        self.num_batches = config.inner_steps + needs_query
         self.shown = shown
         self.left_out = 0
         self._refuse_unusable()
