@@ -1,4 +1,4 @@
-"""The calibration of a task: its evidence is what was answered before it was learned; it goes wherever theta and phi go."""
+"""The calibration of a task: its evidence are answers before learning; it goes wherever theta and phi go."""
 
 import math
 from collections.abc import Callable, Sequence

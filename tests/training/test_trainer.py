@@ -15,6 +15,7 @@ from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.common.checkpoint import STATE, checkpoints, load_bundle
 from abmll.common.config import LearningConfig, PromptConfig
 from abmll.methods import Loss
+from abmll.model.meta_learner import mean_log_sigma
 from abmll.model.prediction import Prediction
 from abmll.tasks import Example, Task
 
@@ -133,7 +134,7 @@ def test_metrics_are_those_of_the_episodes(make_trainer: MakeTrainer) -> None:
         assert (row["kl"], row["prior"]) == (float(outer[episode].kl), float(outer[episode].prior))
         beta, gamma = trainer.config.beta, trainer.config.gamma
         assert row["loss"] == pytest.approx(beta * row["kl"] + gamma / 3 * row["prior"])
-    assert rows[-1]["log_sigma"] == pytest.approx(trainer.model.log_sigma())
+    assert rows[-1]["log_sigma"] == pytest.approx(mean_log_sigma(trainer.model.scorer, trainer.model.theta))
 
 
 def test_methods_without_a_posterior_have_no_sigma_and_no_divergence(make_trainer: MakeTrainer) -> None:

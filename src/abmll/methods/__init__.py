@@ -16,7 +16,7 @@ from abmll.methods.ensemble import Ensemble
 from abmll.methods.icl import AbmllIcl, Icl, MetaIcl
 from abmll.methods.laplace import Laplace
 from abmll.methods.lora import Pretrained, PretrainedAdapted, RegularLora, StructuredLora
-from abmll.methods.loss import OUTER, Loss, Reading, read_steps, summarize
+from abmll.methods.loss import OUTER, Loss, read_steps, summarize
 from abmll.methods.maml import Fomaml, Maml
 from abmll.methods.mc_dropout import McDropout
 from abmll.methods.mixture import AbmllMixture
@@ -43,7 +43,7 @@ def find_rule(name: str) -> type[Rule[Any]]:
 
 
 def settings_method(name: str) -> str:
-    """The method whose settings and calibration this one takes over: the one it continues where it is a kind of that one.
+    """The method whose settings and calibration this one takes over: the one it continues, if it is a kind of it.
 
     Of ``abmll-mixture`` this is ``abmll``; of every other method it is the method itself.
     """
@@ -83,7 +83,6 @@ __all__ = [
     "OUTER",
     "REGISTRY",
     "Loss",
-    "Reading",
     "Rule",
     "State",
     "Support",

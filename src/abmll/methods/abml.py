@@ -1,7 +1,7 @@
 """ABML (Ravi and Beatson, "Amortized Bayesian Meta-Learning", ICLR 2019): a Gaussian posterior learned through MAML.
 
-Theta is the prior p(phi | theta) and the start of every posterior q(phi). An episode of task i: lambda_0 = theta; K plain
-gradient steps on the posterior's parameters lambda against  NLL(batch k) + beta KL(q_k || p(phi | theta));  theta
+Theta is the prior p(phi | theta) and the start of every posterior q(phi). An episode of task i: lambda_0 = theta; K
+plain gradient steps on the posterior's parameters lambda against  NLL(batch k) + beta KL(q_k || p(phi | theta));  theta
 learns from  NLL(support and query) + beta KL(q_K || p(phi | theta)) + (gamma / M) (-log p(theta)),  differentiated
 through all K steps as in MAML. As in the paper's algorithm the last loss is that of the whole task: the K inner
 batches are read again at q_K, beside the held-out one, so that the divergence is weighed against all of the task's
@@ -17,7 +17,7 @@ from abmll.common.config import LearningConfig
 from abmll.common.errors import ConfigError
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
-from abmll.language.scorer import OptionScorer, Pass
+from abmll.language.scorer import OptionScorer
 from abmll.methods.descent import Descent
 from abmll.methods.loss import Loss
 from abmll.methods.maml import Maml, MamlState
@@ -57,7 +57,7 @@ class Abml(Maml):
 
     def inner_loss(self, state: MamlState, batch: Batch, generator: torch.Generator) -> Loss:
         """NLL at one sample of q(phi) plus beta KL(q(phi) || p(phi | theta))."""
-        loss = self._sampled(state.phi, batch, generator)
+        loss = self.likelihood(state.phi, batch, self.sampled(batch, generator))
         kl = self.kl(state.phi, state.theta)
         return loss._replace(kl=kl, total=loss.nll + self.config.beta * kl)
 
@@ -78,7 +78,7 @@ class Abml(Maml):
         final = state.phi.clone().requires_grad_()
         losses = []
         for one in (*state.support, batch):
-            losses.append(self._sampled(final, one, generator))
+            losses.append(self.likelihood(final, one, self.sampled(one, generator)))
             losses[-1].total.backward()
         kl, prior = self.kl(final, state.theta), self.negative_log_prior(state.theta)
         own = self.config.beta * kl + self.config.gamma / self.num_tasks * prior
@@ -97,10 +97,6 @@ class Abml(Maml):
             at_ends.append(tensor.grad + more)
         through = torch.autograd.grad(list(reached.values()), list(theta.values()), grad_outputs=at_ends)
         return {name: here + there for name, here, there in zip(theta, direct, through, strict=False)}
-
-    def _sampled(self, phi: Adapter, batch: Batch, generator: torch.Generator) -> Loss:
-        """NLL at one sample of q(phi), with the noise of training."""
-        return self.likelihood(phi, batch, Pass(self.noise(batch, generator)))
 
 
 def _sum(losses: list[Loss], own: Tensor, kl: Tensor, prior: Tensor) -> Loss:

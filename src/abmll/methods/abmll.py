@@ -13,7 +13,6 @@ import torch
 
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
-from abmll.language.scorer import Pass
 from abmll.methods.loss import Loss
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.rule import THETA, PhiState, Rule
@@ -72,7 +71,7 @@ class Abmll(Rule[AbmllState]):
 
     def _forward(self, state: AbmllState, batch: Batch, generator: torch.Generator, prior: Prior | None = None) -> Loss:
         """NLL at a sample of phi, KL(phi || theta), and in output space -log p(theta) if asked for, of one pass."""
-        scores = self.scorer.scores(batch, state.phi, Pass(self.noise(batch, generator), state.theta))
+        scores = self.scorer.scores(batch, state.phi, self.sampled(batch, generator, state.theta))
         loss = self.read(scores, batch)
         if scores.terms is None:
             return loss._replace(kl=self.kl(state.phi, state.theta))

@@ -16,7 +16,6 @@ import torch
 
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
-from abmll.language.scorer import Pass
 from abmll.methods.loss import Loss
 from abmll.methods.rule import PhiState, Rule
 
@@ -46,6 +45,6 @@ class Blob(Rule[PhiState]):
 
     def inner_loss(self, state: PhiState, batch: Batch, generator: torch.Generator) -> Loss:
         """NLL at one sample of A plus the weighted KL."""
-        loss = self.likelihood(state.phi, batch, Pass(self.noise(batch, generator)))
+        loss = self.likelihood(state.phi, batch, self.sampled(batch, generator))
         kl = self.kl(state.phi, state.theta)
         return loss._replace(kl=kl, total=loss.nll + self.config.blob_kl_weight * kl)

@@ -42,18 +42,13 @@ class Descent:
         return gradients
 
     def moved(self, adapter: Adapter, gradients: Mapping[str, Tensor], rate: float) -> Adapter:
-        """A new adapter, one step on at ``rate`` times the rates; tensors without a gradient are shared."""
-        factor = self._clipping(gradients)
-        stacks = {}
-        for shape, factors in adapter.stacks.items():
-            changed = {}
-            for field in MEANS + SCALES:
-                gradient = gradients.get(f"{shape}.{field}")
-                if gradient is not None:
-                    own = self.mean_rate if field in MEANS else self.scale_rate or 0.0
-                    step = gradient if factor is None else factor * gradient
-                    changed[field] = torch.sub(getattr(factors, field), step, alpha=rate * own)
-            stacks[shape] = factors._replace(**changed)
+        """A new adapter, one step on at ``rate`` times the rates; tensors that do not learn are shared."""
+        factor, stacks = self._clipping(gradients), dict(adapter.stacks)
+        for name, tensor in self.learned(adapter).items():
+            shape, field = name.split(".")
+            own = self.mean_rate if field in MEANS else self.scale_rate or 0.0
+            step = gradients[name] if factor is None else factor * gradients[name]
+            stacks[shape] = stacks[shape]._replace(**{field: torch.sub(tensor, step, alpha=rate * own)})
         return Adapter(stacks, adapter.layers)
 
     def _clipping(self, gradients: Mapping[str, Tensor]) -> Tensor | None:
@@ -62,11 +57,6 @@ class Descent:
             return None
         whole = total_norm({name: torch.linalg.vector_norm(one) for name, one in gradients.items()})
         return (self.max_norm / whole).clamp(max=1.0)
-
-
-def norms(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The norm of each gradient, fp64 scalars outside the graph."""
-    return {name: torch.linalg.vector_norm(one.detach(), dtype=torch.float64) for name, one in gradients.items()}
 
 
 def tied_to(theta: Adapter) -> Adapter:

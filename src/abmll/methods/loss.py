@@ -16,12 +16,15 @@ from torch import Tensor
 
 from abmll.common.errors import TrainingError
 from abmll.language.adapter import Adapter
-from abmll.language.batch import Batch
-from abmll.language.scorer import Scores
 from abmll.methods.optimizer import total_norm
 
 OUTER = "outer step"  # the last of an episode's steps, beside "step 1" to "step K"
-TERMS: tuple[str, ...] = ("nll", "kl", "prior", "total")  # the total last: where it is not finite, the term that made it so is named
+TERMS: tuple[str, ...] = (
+    "nll",
+    "kl",
+    "prior",
+    "total",
+)  # the total last: where it is not finite, the term that made it so is named
 NO_NORMS: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -38,14 +41,6 @@ class Loss(NamedTuple):
     grad_norms: Mapping[str, Tensor] = NO_NORMS  # by tensor, before clipping; once a step is taken
     passes: int = 1  # forward passes over a batch
     options: Tensor | None = None  # (N, C) log-probabilities that the batch's options had before the step
-
-    @classmethod
-    def of(cls, nll: Tensor, scores: Scores, batch: Batch) -> "Loss":
-        """What one forward pass over ``batch`` gives: the total is the negative log-likelihood, other terms are zero."""
-        zero = torch.zeros_like(nll)
-        correct = (scores.options.argmax(-1) == batch.answers).sum()
-        options = torch.log_softmax(scores.options.detach(), -1)
-        return cls(nll, nll, zero, zero, correct, len(batch.answers), batch.num_tokens, options=options)
 
     def stepped(self, norms: Mapping[str, Tensor]) -> "Loss":
         """The loss without its graph, once a step is taken; ``norms`` are those of the step's gradient."""

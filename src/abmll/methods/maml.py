@@ -21,9 +21,9 @@ from abmll.common.config import LearningConfig
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
-from abmll.methods.descent import Descent, norms, tied_to
+from abmll.methods.descent import Descent, tied_to
 from abmll.methods.loss import Loss
-from abmll.methods.optimizer import AdapterOptimizer
+from abmll.methods.optimizer import AdapterOptimizer, gradient_norms
 from abmll.methods.rule import THETA, Rule, State
 
 
@@ -80,7 +80,7 @@ class Fomaml(Rule[MamlState]):
             state.phi = moved
         else:
             state.phi.copy_(moved)
-        return loss.stepped(norms(gradients))
+        return loss.stepped(gradient_norms(gradients))
 
     def outer_step(self, state: MamlState, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """theta learns from the query batch's gradient at phi, d phi / d theta taken as the identity."""
@@ -99,7 +99,7 @@ class Fomaml(Rule[MamlState]):
         if state.gathered == self.config.meta_batch:
             state.optimizer.step(rate, self.config.max_grad_norm)
             state.gathered = 0
-        return loss.stepped(norms(gradients))
+        return loss.stepped(gradient_norms(gradients))
 
 
 class Maml(Fomaml):

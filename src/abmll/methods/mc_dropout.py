@@ -8,7 +8,6 @@ is, one set of weights.
 import torch
 
 from abmll.language.batch import Batch
-from abmll.language.scorer import Pass
 from abmll.methods.lora import StructuredLora
 from abmll.methods.loss import Loss
 from abmll.methods.rule import PhiState
@@ -27,4 +26,4 @@ class McDropout(StructuredLora):
 
     def inner_loss(self, state: PhiState, batch: Batch, generator: torch.Generator) -> Loss:
         """NLL under one draw of the masks."""
-        return self.likelihood(state.phi, batch, Pass(self.noise(batch, generator)))
+        return self.likelihood(state.phi, batch, self.sampled(batch, generator))

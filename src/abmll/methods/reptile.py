@@ -1,8 +1,8 @@
 """Reptile (Nichol, Achiam and Schulman, arXiv 1803.02999), with the ABMLL paper's settings.
 
-An episode of task i: phi <- theta; K AdamW steps on phi against NLL(phi);  theta <- theta + eps (phi - theta),  with eps
-falling linearly from ``reptile_epsilon`` to 0 over the episodes. No gradient moves theta, so it has no optimizer. What
-is interpolated are the factors B and A themselves, not their product, whose interpolation has twice the rank.
+An episode of task i: phi <- theta; K AdamW steps on phi against NLL(phi);  theta <- theta + eps (phi - theta),  with
+eps falling linearly from ``reptile_epsilon`` to 0 over the episodes. No gradient moves theta, so it has no optimizer.
+What is interpolated are the factors B and A themselves, not their product, whose interpolation has twice the rank.
 """
 
 from dataclasses import dataclass

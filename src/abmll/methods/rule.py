@@ -129,12 +129,16 @@ class Rule(Generic[S]):
         return self.read(self.scorer.scores(batch, phi, how), batch)
 
     def read(self, scores: Scores, batch: Batch) -> Loss:
-        """The negative log-likelihood of a forward pass over ``batch``."""
-        return Loss.of(nll(scores, batch.answers, self.config.loss), scores, batch)
+        """The negative log-likelihood of a forward pass over ``batch``; the other terms are zero."""
+        loss = nll(scores, batch.answers, self.config.loss)
+        zero = torch.zeros_like(loss)
+        correct = (scores.options.argmax(-1) == batch.answers).sum()
+        options = torch.log_softmax(scores.options.detach(), -1)
+        return Loss(loss, loss, zero, zero, correct, len(batch.answers), batch.num_tokens, options=options)
 
-    def noise(self, batch: Batch, generator: torch.Generator) -> Noise:
-        """The noise of training, for one sample of q(phi)."""
-        return Noise(self.config.noise, generator, batch.mask, self.config.noise_rank)
+    def sampled(self, batch: Batch, generator: torch.Generator, theta: Adapter | None = None) -> Pass:
+        """A pass at one sample of q(phi), with the noise of training."""
+        return Pass(Noise(self.config.noise, generator, batch.mask, self.config.noise_rank), theta)
 
     def kl(self, phi: Adapter, theta: Adapter) -> Tensor:
         """KL(q(phi) || p(phi | theta)) of Gaussians over the weights, summed over all layers."""

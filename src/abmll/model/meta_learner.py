@@ -103,7 +103,7 @@ class AbmllModel:
     def learned(
         self, theta: Adapter, learning: LearningConfig, num_tasks: int, calibration: CalibrationPrior | None = None
     ) -> None:
-        """Take over a theta, the settings it was learned with, the number of its training tasks, and its calibration."""
+        """Take over a theta, the settings it was learned with, the number of its training tasks, its calibration."""
         self.theta = theta.clone()
         self.learning = learning
         self.num_tasks = num_tasks
@@ -122,13 +122,12 @@ class AbmllModel:
     ) -> TaskPosterior:
         """Learn an unseen task from labelled ``examples``: ``steps`` gradient steps from theta (arXiv 2508.14285).
 
-        ``task_name`` stands before every question in the prompt. Examples are passed over in a new order until the
-        steps are done. Theta stays as it is, and only adapter tensors are copied. In-context methods show some of the
-        examples before every question: other ones while adapting, and the same ones before all that is predicted.
-        ``cache`` keeps the activations below the adapters; without one they are kept until the end where examples are
-        met twice or more.
-        Raises ``DataError`` where there is no example or one without an answer, ``TrainingError`` where a loss term is
-        not finite.
+        ``task_name`` stands before every question in the prompt. Passes over the examples, each in a new order, are
+        repeated until the steps are done. Theta stays as it is, and only adapter tensors are copied. In-context methods
+        show some of the examples before every question: others in every batch, and the same ones in prediction.
+        ``cache`` keeps the activations below the adapters; without one they are kept for the time of the adaptation
+        where examples are met twice or more. Raises ``DataError`` where there is no example or one without an answer,
+        ``TrainingError`` where a loss term is not finite.
         """
         AdaptConfig(steps, batch_size)
         _refuse_unlabelled(examples, task_name)
@@ -159,10 +158,9 @@ class AbmllModel:
     def continue_as(self, method: str, **settings: Any) -> "AbmllModel":
         """The model of another method that starts from this theta; this one stays as it is.
 
-        It takes over the means; where it has the same kind of posterior, the standard deviations and the calibration too.
-
-        Further keywords are ``ContinuedConfig``'s fields; the rest is as in this run. The language model's weights are
-        shared. The run's own method gives a model that differs in its settings at most.
+        It takes over the means. Where it has the same kind of posterior it takes over the standard deviations too, and
+        the calibration where it has one. Further keywords are ``ContinuedConfig``'s fields; the rest is as in this run.
+        The language model's weights are shared. The run's own method gives a model that differs in settings at most.
         Raises ``ConfigError`` for a method that does not continue this model's, and for unknown settings.
         """
         refuse_unknown((ContinuedConfig,), settings, "AbmllModel.continue_as")
@@ -170,18 +168,17 @@ class AbmllModel:
         if method != own and rule.base_method != own:
             raise ConfigError(f"method: {_why_not(rule, own)}")
         learning = pick(ContinuedConfig, flatten(self.learning) | settings | {"method": method})
-        model = copy.copy(self)
         adapter = self.scorer.adapter_config
         wanted = replace(adapter, space=rule.space or adapter.space)
         if wanted.space == "dropout":
             wanted = replace(wanted, dropout_rate=learning.dropout_rate)
+        model, theta = copy.copy(self), self.theta
         if wanted != adapter:
             model.scorer = OptionScorer(self.scorer.base.twin(), wanted, self.scorer.prompt)
-        theta = model.scorer.new_adapter(sample_seed(learning.seed, "init"))
-        for mean, learned in zip(theta.mean_tensors(), self.theta.mean_tensors(), strict=True):
-            mean.copy_(learned)
-        calibration = self.calibration_prior if rule.has_calibration else None
-        model.learned(self.theta if wanted == adapter else theta, learning, self.num_tasks, calibration)
+            theta = model.scorer.new_adapter(sample_seed(learning.seed, "init"))
+            for mean, learned in zip(theta.mean_tensors(), self.theta.mean_tensors(), strict=True):
+                mean.copy_(learned)
+        model.learned(theta, learning, self.num_tasks, self.calibration_prior if rule.has_calibration else None)
         return model
 
     def theta_as_posterior(self, task_name: str) -> TaskPosterior:
@@ -198,10 +195,6 @@ class AbmllModel:
         if rule.is_trained or rule.base_method:
             return self.theta
         return self.scorer.new_adapter(sample_seed(self.learning.seed, "init"))
-
-    def log_sigma(self) -> float:
-        """Theta's mean log standard deviation (output space: at input zero)."""
-        return mean_log_sigma(self.scorer, self.theta)
 
 
 def _why_not(rule: type[Rule[Any]], own: str) -> str:
@@ -224,7 +217,7 @@ def _refuse_unlabelled(examples: Sequence[Example], task_name: str) -> None:
 
 
 def mean_log_sigma(scorer: OptionScorer, adapter: Adapter) -> float:
-    """The mean log standard deviation over all adapted layers, each stack weighed by its number of layers."""
+    """The mean log standard deviation over all adapted layers (output space: at input zero)."""
     layers = {shape: len(names) for shape, names in adapter.layers.items()}
     means = [count * scorer.space.log_sigma_mean(adapter.stacks[shape]).double() for shape, count in layers.items()]
     return float(torch.stack(means).sum()) / sum(layers.values())

@@ -98,7 +98,7 @@ def evidence(examples: Sequence[Example], given: Sequence[Answers], labels: Sequ
 
 
 def infer_calibration(prior: CalibrationPrior, examples: Sequence[Example], prequential: Evidence) -> TaskCalibration:
-    """A task's calibration from what its adaptation ``examples`` were answered; the prior itself without any evidence."""
+    """A task's calibration from what its ``examples`` were answered; the prior itself without any evidence."""
     return TaskCalibration(infer(prior, prequential).points, labels_of(examples))
 
 

@@ -93,7 +93,7 @@ class RunFolder:
     def write_calibration(
         self, episode: int, prior: CalibrationPrior, settings: Mapping[str, int], cost: Mapping[str, float]
     ) -> None:
-        """Keep theta's calibration of after so many episodes, under which settings it was learned, and what that took."""
+        """Keep theta's calibration of after so many episodes, the settings it was learned under, and what that took."""
         document = {"format": FORMATS["calibration"], "episode": episode, "prior": asdict(prior)}
         write_json(self.path / CALIBRATION, document | {"settings": dict(settings), "cost": dict(cost)})
 
