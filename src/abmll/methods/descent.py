@@ -9,7 +9,6 @@ from torch import Tensor
 from abmll.common.errors import TrainingError
 from abmll.language.adapter import Adapter
 from abmll.methods.optimizer import total_norm
-from abmll.posterior import Factors
 
 MEANS, SCALES = ("mean_A", "mean_B"), ("scale_A", "scale_B")
 
@@ -57,9 +56,3 @@ class Descent:
             return None
         whole = total_norm({name: torch.linalg.vector_norm(one) for name, one in gradients.items()})
         return (self.max_norm / whole).clamp(max=1.0)
-
-
-def tied_to(theta: Adapter) -> Adapter:
-    """theta's values as tensors of their own in theta's graph: the start of a phi that is a function of theta."""
-    stacks = {shape: Factors(*(one.view_as(one) for one in factors)) for shape, factors in theta.stacks.items()}
-    return Adapter(stacks, theta.layers)

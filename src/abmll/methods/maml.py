@@ -21,10 +21,11 @@ from abmll.common.config import LearningConfig
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
-from abmll.methods.descent import Descent, tied_to
+from abmll.methods.descent import Descent
 from abmll.methods.loss import Loss
 from abmll.methods.optimizer import AdapterOptimizer, gradient_norms
 from abmll.methods.rule import THETA, Rule, State
+from abmll.posterior import Factors
 
 
 @dataclass
@@ -40,8 +41,9 @@ class MamlState(State):
         return {THETA: self.optimizer}
 
     def tie(self) -> None:
-        """phi = theta, and a function of it from here on."""
-        self.phi, self.tied = tied_to(self.theta), True
+        """phi = theta, and a function of it from here on: theta's values as tensors of their own in its graph."""
+        views = {shape: Factors(*(one.view_as(one) for one in factors)) for shape, factors in self.theta.stacks.items()}
+        self.phi, self.tied = Adapter(views, self.theta.layers), True
 
     def untie(self) -> None:
         """Let go of the graph behind phi."""
