@@ -73,11 +73,11 @@ def prediction_error(bench: Bench, setting: Setting, count: int = 3) -> list[Row
     asked = [(task, model.scorer.encode(task.test[:count], task.name)) for task in bench.workload.evaluation]
     task, encoded = min(asked, key=lambda pair: sum(map(len, pair[1])))
     phi = model.adapt(task.train[:20], task_name=task.name).phi
-    exact = predict(model.scorer, phi, encoded, reference, seed=0)
+    exact = predict(model.scorer, [phi], encoded, reference, seed=0)
     label = f"{count} questions of {task.name}, {_depth(setting)}, {setting.label(bench)}"
     rows = []
     for name, how in {**WAYS, f"{reference.num_samples} other samples": reference}.items():
-        found = predict(model.scorer, phi, encoded, how, seed=1)
+        found = predict(model.scorer, [phi], encoded, how, seed=1)
         errors = (found.probs - exact.probs).abs().sum(-1) / exact.num_options
         title = f"error, {name}, against {reference.num_samples} samples ({label})"
         rows.append(absolute(title, Spread.of(errors.tolist()), ""))
@@ -107,7 +107,7 @@ def adaptation(bench: Bench, setting: Setting, num_examples: int, steps: int, ba
 
 
 def _predictor(model: AbmllModel, asked: Sequence[Sequence[Encoded]], how: PredictConfig) -> Callable[[int], object]:
-    return lambda number: predict(model.scorer, model.theta, asked[number], how)
+    return lambda number: predict(model.scorer, [model.theta], asked[number], how)
 
 
 def _depth(setting: Setting) -> str:

@@ -15,7 +15,7 @@ from abmll.common.config import LearningConfig, RunConfig
 MakeTrainer = Callable[..., MetaTrainer]
 
 
-BASE: dict[str, Any] = {"max_steps": 2, "gamma": 0.04, "beta": 1e-3, "outer_gradient": "first-order"}
+BASE: dict[str, Any] = {"max_steps": 2, "gamma": 0.04, "beta": 1e-3}
 CHANGES: dict[str, Any] = {
     "method": "structured-lora",
     "inner_steps": 3,
@@ -33,9 +33,6 @@ CHANGES: dict[str, Any] = {
     "noise": "shared",
     "noise_rank": 4,
     "loss": "tokens",
-    "outer_batch": "query",
-    "outer_gradient": "prior",
-    "moments": "reset",
     "lr_scheduler_type": "linear",
     "warmup_steps": 2,
     "max_grad_norm": 0.5,

@@ -38,7 +38,6 @@ def test_published_values(name: str, beta: float, gamma: float, steps: int) -> N
     assert (learning.learning_rate, learning.scale_learning_rate) == (1e-5, 1e-5)
     assert (learning.outer_learning_rate, learning.outer_scale_learning_rate) == (5e-5, 5e-5)
     assert (learning.lr_scheduler_type, learning.warmup_steps, learning.max_grad_norm) == ("constant", 0, 0.0)
-    assert (learning.outer_batch, learning.outer_gradient, learning.moments) == ("last", "prior", "persist")
     assert (learning.noise, learning.loss) == ("local", "tokens")
     assert (adapter.r, adapter.lora_alpha, adapter.space) == (8, 16.0, "output")
     assert 2 * adapter.init_log_sigma == -20.0  # log sigma^2(x) = s B' A' x - 20

@@ -1,7 +1,7 @@
 """A tiny language model under test with batches that any model can score, and a toy network in double precision."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from abmll.common.config import AdapterConfig, PromptConfig
 from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer, Pass, Scores
+from abmll.methods import Loss, Rule
 from abmll.posterior import Factors, WeightSpace
 
 TARGETS = ["q_proj", "v_proj", "up_proj", "down_proj"]
@@ -62,6 +63,29 @@ def draw_examples() -> Callable[..., list[Encoded]]:
         ]
 
     return draw
+
+
+class Given:
+    """Steps written out, in the place of a ``Support``: the same batches and generators for every learner."""
+
+    def __init__(self, steps: Iterable[tuple[Any, torch.Generator]]) -> None:
+        self.steps = steps
+        self.losses: list[Loss] = []
+
+    def batches(self, learner: int = 0) -> Iterator[tuple[Any, torch.Generator]]:
+        yield from self.steps
+
+
+@pytest.fixture
+def adapt() -> Callable[..., Adapter]:
+    """What a rule learns from steps written out, which is one adapter."""
+
+    def run(rule: Rule[Any], theta: Adapter, steps: Iterable[tuple[Any, torch.Generator]]) -> Adapter:
+        support: Any = Given(steps)
+        [phi] = rule.adapt(theta, support)
+        return phi
+
+    return run
 
 
 @dataclass

@@ -16,6 +16,7 @@ from abmll.methods import make_rule
 MakeScorer = Callable[..., OptionScorer]
 MakeTheta = Callable[..., Adapter]
 Draw = Callable[..., list[Encoded]]
+Adapt = Callable[..., Adapter]
 CONFIG = ContinuedConfig(
     method="blob",
     noise="shared",
@@ -61,12 +62,14 @@ def by_hand(scorer: OptionScorer, theta: Adapter, batches: list[list[Encoded]]) 
     return phi.requires_grad_(False)
 
 
-def test_a_fit_is_the_loop_by_hand(make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw) -> None:
+def test_a_fit_is_the_loop_by_hand(
+    adapt: Adapt, make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw
+) -> None:
     scorer = make_scorer(space="factor-a")
     theta = make_theta(scorer)
     batches = [draw_examples(3, seed=seed) for seed in range(3)]
     rule = make_rule(scorer, CONFIG, 1)
-    phi = rule.adapt(theta, [(scorer.batch(examples), generator(seed)) for seed, examples in enumerate(batches)])
+    phi = adapt(rule, theta, [(scorer.batch(examples), generator(seed)) for seed, examples in enumerate(batches)])
     expected = by_hand(scorer, theta, batches)
     before = dict(theta.named_tensors())
     for (name, tensor), (_, wanted) in zip(phi.named_tensors(), expected.named_tensors(), strict=True):
@@ -93,14 +96,14 @@ def test_the_loss_weighs_its_divergence(
 
 
 def test_without_noise_and_divergence_it_is_plain_lora(
-    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw
+    adapt: Adapt, make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw
 ) -> None:
     """exp(-40) is no noise at all."""
     scorer = make_scorer(space="factor-a")
     theta, batch = make_theta(scorer), scorer.batch(draw_examples(3))
     settings = {"blob_init_log_sigma": -40.0, "blob_kl_weight": 0.0, "noise": "local"}
     fits = [
-        make_rule(scorer, ContinuedConfig(method=method, **settings), 1).adapt(theta, [(batch, generator(0))] * 2)
+        adapt(make_rule(scorer, ContinuedConfig(method=method, **settings), 1), theta, [(batch, generator(0))] * 2)
         for method in ("blob", "structured-lora")
     ]
     for one, other in zip(fits[0].mean_tensors(), fits[1].mean_tensors(), strict=True):

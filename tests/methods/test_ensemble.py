@@ -1,17 +1,15 @@
 """LoRA ensembles: where members start, what they read, and that each is plain LoRA from there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 
 from abmll.common.config import ContinuedConfig
 from abmll.language.adapter import Adapter
-from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
-from abmll.methods import make_rule
+from abmll.methods import Support, make_rule
 from abmll.methods.ensemble import Ensemble
-from abmll.methods.support import Support
 
 
 def test_members_are_plain_lora_from_their_own_start_and_order(
@@ -20,19 +18,14 @@ def test_members_are_plain_lora_from_their_own_start_and_order(
     draw_examples: Callable[..., list[Encoded]],
 ) -> None:
     scorer = make_scorer()
-    theta, examples, asked = make_theta(scorer), draw_examples(6), []
-
-    def batches(learner: int) -> Iterator[tuple[Batch, torch.Generator]]:
-        asked.append(learner)
-        for step in range(2):
-            yield scorer.batch(examples[learner + step : learner + step + 2]), torch.Generator()
-
-    support = Support(examples, 7, batches, lambda index: scorer.batch([examples[index]]))
+    theta, support = make_theta(scorer), Support(scorer, draw_examples(6), steps=2, batch_size=2, seed=7)
     rule = make_rule(scorer, ContinuedConfig(method="ensemble", ensemble_size=3, ensemble_spread=0.5), 1)
     assert isinstance(rule, Ensemble)
-    assert rule.num_batches(2, 6) == 6
-    members = rule.fit(theta, support)
-    assert asked == [0, 1, 2]
+    assert rule.num_batches(support) == 6
+    members = rule.adapt(theta, support)
+    assert len(members) == 3
+    assert len(support.losses) == 2  # the first member's
+    assert support.order(0) != support.order(1) != support.order(2)
     plain = make_rule(scorer, ContinuedConfig(method="structured-lora"), 1)
     for number, member in enumerate(members):
         start = rule.start(theta, 7, number)
@@ -41,7 +34,7 @@ def test_members_are_plain_lora_from_their_own_start_and_order(
             bound = 0.5 / stack.mean_A.shape[-1] ** 0.5  # the spread times the fresh A's range
             assert 0.8 * bound < moved.abs().max() <= 1.001 * bound
             assert torch.equal(stack.mean_B, theta.stacks[shape].mean_B)
-        expected = plain.adapt(start, batches(number))
+        expected = plain.learn(plain.init(start), support, number)
         for one, other in zip(member.mean_tensors(), expected.mean_tensors(), strict=True):
             assert torch.equal(one, other)
     firsts = [member.mean_tensors()[0] for member in members]

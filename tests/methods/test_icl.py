@@ -52,11 +52,11 @@ def test_every_question_is_asked_behind_the_same_examples_of_those_adapted_to(
     assert len(posterior.demonstrations) == 3
     assert set(posterior.demonstrations) <= set(support)
     prompted, left_out = model.scorer.encoder.encode_demonstrated(questions, task.name, posterior.demonstrations)
-    wanted = predict(model.scorer, posterior.phi, prompted)
+    wanted = predict(model.scorer, [posterior.phi], prompted)
     given = posterior.predict(questions, samples=0, cache=ActivationCache(10**9))
     torch.testing.assert_close(given.probs, wanted.probs)
     assert given.left_out == left_out == 0
-    bare = predict(model.scorer, posterior.phi, model.scorer.encode(questions, task.name))
+    bare = predict(model.scorer, [posterior.phi], model.scorer.encode(questions, task.name))
     assert (bare.probs - wanted.probs).abs().max() > 1e-4
 
 

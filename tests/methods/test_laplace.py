@@ -1,7 +1,7 @@
 """Laplace-LoRA against dense matrices: curvature, marginal likelihood and linearised predictive."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,13 +10,11 @@ from torch import Tensor
 from abmll.common.config import ContinuedConfig, LearningConfig
 from abmll.common.errors import ConfigError
 from abmll.language.adapter import Adapter
-from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
 from abmll.language.linearize import linearize
 from abmll.language.scorer import OptionScorer
-from abmll.methods import make_rule
-from abmll.methods.laplace import Laplace, write_variances
-from abmll.methods.support import Support, continued
+from abmll.methods import Support, make_rule
+from abmll.methods.laplace import write_variances
 
 # One of laplace-torch's own dependencies (asdl) still compiles a function by the old way while it is imported.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
@@ -35,12 +33,7 @@ def case(
         dict(scorer.base.model.named_parameters())["model.norm.weight"].mul_(50.0)
     examples = draw_examples(5)
     examples.append(Encoded(examples[0].prompt[1:], examples[0].options[:2], 1))
-
-    def batches(learner: int) -> Iterator[tuple[Batch, torch.Generator]]:
-        for seed in range(3):
-            yield scorer.batch(examples[seed : seed + 2]), torch.Generator().manual_seed(seed)
-
-    return scorer, make_theta(scorer), Support(examples, 0, batches, lambda index: scorer.batch([examples[index]]))
+    return scorer, make_theta(scorer), Support(scorer, examples, steps=3, batch_size=2)
 
 
 def jacobian(scorer: OptionScorer, phi: Adapter, example: Encoded) -> tuple[Tensor, Tensor]:
@@ -59,7 +52,7 @@ def jacobian(scorer: OptionScorer, phi: Adapter, example: Encoded) -> tuple[Tens
 def dense_ggn(scorer: OptionScorer, phi: Adapter, support: Support) -> Tensor:
     """(P, P): the sum over the examples of J^T (diag(p) - p p^T) J."""
     ggn = torch.zeros(())
-    for example in support.examples:
+    for example in support.encoded:
         rows, scores = jacobian(scorer, phi, example)
         p = torch.softmax(scores, -1)
         ggn = ggn + rows.T @ (p.diag() - p.outer(p)) @ rows
@@ -70,7 +63,7 @@ def test_variances_are_the_dense_curvature_s(case: tuple[OptionScorer, Adapter, 
     from abmll.methods.curvature import diagonal_laplace
 
     scorer, phi, support = case
-    posterior = diagonal_laplace(scorer, phi, support)
+    posterior = diagonal_laplace(phi, support)
     curvature = dense_ggn(scorer, phi, support).diagonal()
     precision = float(posterior.prior_precision)
     assert curvature.max() > precision  # the examples say something about some entries
@@ -110,12 +103,12 @@ def test_the_linearised_predictive_is_laplace_torch_s(case: tuple[OptionScorer, 
     from abmll.methods.curvature import diagonal_laplace
 
     scorer, phi, support = case
-    posterior = diagonal_laplace(scorer, phi, support)
+    posterior = diagonal_laplace(phi, support)
     write_variances(phi, posterior.posterior_variance)
     jacobians, scores = posterior.backend.jacobians(torch.arange(5))
     covariance = posterior.functional_variance(jacobians).double()
     leads = torch.tensor([[-1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]], dtype=torch.float64)
-    found_scores, found = linearize(scorer, phi, scorer.batch(support.examples[:5], share_prefix=False))
+    found_scores, found = linearize(scorer, phi, scorer.batch(support.encoded[:5], share_prefix=False))
     torch.testing.assert_close(found_scores, scores, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found, leads @ covariance @ leads.T, rtol=2e-3, atol=1e-8)
     assert covariance.diagonal(dim1=1, dim2=2).min() > 1e-4
@@ -126,15 +119,13 @@ def test_a_fit_is_plain_lora_s_mode_with_those_variances(case: tuple[OptionScore
 
     scorer, theta, support = case
     rule = make_rule(scorer, LearningConfig(method="laplace"), 1)
-    assert isinstance(rule, Laplace)
-    [phi] = rule.fit(theta, support)
-    mode = make_rule(scorer, LearningConfig(method="structured-lora"), 1).adapt(theta, support.batches(0))
+    [phi] = rule.adapt(theta, support)
+    [mode] = make_rule(scorer, LearningConfig(method="structured-lora"), 1).adapt(theta, support)
     for one, other in zip(phi.mean_tensors(), mode.mean_tensors(), strict=True):
         assert torch.equal(one, other)
-    variances = diagonal_laplace(scorer, mode, support).posterior_variance
+    variances = diagonal_laplace(mode, support).posterior_variance
     given = make_rule(scorer, ContinuedConfig(method="laplace", laplace_prior_precision=50.0), 1)
-    assert isinstance(given, Laplace)
-    narrow = torch.cat([scale.exp().flatten() for scale in given.fit(theta, support)[0].scale_tensors()])
+    narrow = torch.cat([scale.exp().flatten() for scale in given.adapt(theta, support)[0].scale_tensors()])
     assert narrow.max() == pytest.approx(50**-0.5, rel=1e-3)
     stds = [tensor.exp().flatten() for stack in phi.stacks.values() for tensor in (stack.scale_A, stack.scale_B)]
     torch.testing.assert_close(torch.cat(stds).square(), variances, rtol=1e-4, atol=0)
@@ -149,7 +140,6 @@ def test_a_missing_library_is_named(
     monkeypatch.setitem(sys.modules, "laplace", None)
     monkeypatch.delitem(sys.modules, "abmll.methods.curvature", raising=False)
     scorer, theta, support = case
-    rule = make_rule(scorer, continued(LearningConfig(method="laplace")), 1)
-    assert isinstance(rule, Laplace)
+    rule = make_rule(scorer, LearningConfig(method="laplace"), 1)
     with pytest.raises(ConfigError, match=r"needs laplace-torch .* pip install 'abmll\[laplace\]'"):
-        rule.fit(theta, support)
+        rule.adapt(theta, support)

@@ -14,18 +14,21 @@ from abmll.methods import make_rule
 MakeScorer = Callable[..., OptionScorer]
 MakeTheta = Callable[..., Adapter]
 Draw = Callable[..., list[Encoded]]
+Adapt = Callable[..., Adapter]
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_a_fit_is_the_loop_by_hand(make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw) -> None:
+def test_a_fit_is_the_loop_by_hand(
+    adapt: Adapt, make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw
+) -> None:
     """One mask over each layer's inputs a step, which is the same as columns of A dropped."""
     scorer = make_scorer(space="dropout", dropout_rate=0.25)
     theta, config = make_theta(scorer), LearningConfig(method="mc-dropout", noise="shared", learning_rate=2e-2)
     batches = [scorer.batch(draw_examples(3, seed=seed)) for seed in range(3)]
-    phi = make_rule(scorer, config, 1).adapt(theta, [(batch, generator(k)) for k, batch in enumerate(batches)])
+    phi = adapt(make_rule(scorer, config, 1), theta, [(batch, generator(k)) for k, batch in enumerate(batches)])
 
     expected = theta.clone()
     for tensor in expected.mean_tensors():
@@ -45,13 +48,15 @@ def test_a_fit_is_the_loop_by_hand(make_scorer: MakeScorer, make_theta: MakeThet
         torch.testing.assert_close(one, other.detach(), rtol=1e-3, atol=1e-4)
 
 
-def test_a_rate_of_zero_is_plain_lora(make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw) -> None:
+def test_a_rate_of_zero_is_plain_lora(
+    adapt: Adapt, make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw
+) -> None:
     scorers = {rate: make_scorer(space="dropout", dropout_rate=rate) for rate in (0.0, 0.5)}
     distances = {}
     for rate, scorer in scorers.items():
         theta, batch = make_theta(scorer), scorer.batch(draw_examples(3))
         fits = [
-            make_rule(scorer, LearningConfig(method=method), 1).adapt(theta, [(batch, generator())] * 2)
+            adapt(make_rule(scorer, LearningConfig(method=method), 1), theta, [(batch, generator())] * 2)
             for method in ("mc-dropout", "structured-lora")
         ]
         pairs = zip(fits[0].mean_tensors(), fits[1].mean_tensors(), strict=True)

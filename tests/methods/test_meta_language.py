@@ -182,11 +182,6 @@ def test_a_meta_batch_that_nothing_gathers_is_refused(make_scorer: MakeScorer, m
         make_rule(make_scorer(), LearningConfig(method=method, meta_batch=2), 1)
 
 
-def test_reptile_has_no_use_for_a_query_batch(make_scorer: MakeScorer) -> None:
-    with pytest.raises(ConfigError, match="outer_batch is 'query', but reptile's outer step reads no batch; use"):
-        make_rule(make_scorer(), LearningConfig(method="reptile", outer_batch="query"), 1)
-
-
 def test_abml_needs_weight_space(make_scorer: MakeScorer) -> None:
     with pytest.raises(ConfigError, match="space is 'output', but abml needs 'weight'; use space 'weight'"):
         make_rule(make_scorer(space="output"), LearningConfig(method="abml"), 1)

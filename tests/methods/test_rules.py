@@ -10,7 +10,7 @@ from abmll.common.errors import CheckpointError, ConfigError, TrainingError
 from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
-from abmll.methods import REGISTRY, Loss, State, find_rule, make_rule, read_steps
+from abmll.methods import REGISTRY, Loss, State, Support, find_rule, make_rule, read_steps
 from abmll.methods.optimizer import AdapterOptimizer
 
 MakeScorer = Callable[..., OptionScorer]
@@ -51,12 +51,17 @@ def test_adapting_leaves_theta_alone(
     theta = make_theta(scorer)
     before = values(theta)
     rule = make_rule(scorer, LearningConfig(method=method), 1)
-    batches = [(scorer.batch(draw_examples(2, seed=k)), generator(k)) for k in range(2)]
-    phi = rule.adapt(theta, batches)
+    support = Support(scorer, draw_examples(4), steps=2, batch_size=2)
+    read: list[int] = []
+    support.on_batch = lambda: read.append(1)
+    members = rule.adapt(theta, support)
+    assert len(read) == rule.num_batches(support)
     assert same(values(theta), before)
-    assert not same(values(phi), before)
-    assert not any(tensor.requires_grad or tensor.grad is not None for _, tensor in phi.named_tensors())
+    for phi in members:
+        assert same(values(phi), before) == (not read)
+        assert not any(tensor.requires_grad or tensor.grad is not None for _, tensor in phi.named_tensors())
     assert not any(tensor.requires_grad for _, tensor in theta.named_tensors())
+    assert [len(indices) for indices, _ in support.answers()] == [2, 2][: len(read)]
 
 
 @pytest.mark.parametrize("method", [name for name, rule in REGISTRY.items() if rule.is_trained])
@@ -98,9 +103,8 @@ def test_a_rule_goes_on_from_its_theta_and_moments(
     whole = rule.init(make_theta(scorer))
     episode(whole, 0)
     again = rule.init(whole.theta)
-    for mine, theirs in ((again.inner, whole.inner), (again.outer, whole.outer)):
-        if mine is not None and theirs is not None:
-            mine.load_tensors(theirs.tensors(), "here")
+    for name, optimizer in again.optimizers().items():
+        optimizer.load_tensors(whole.optimizers()[name].tensors(), "here")
     for state in (whole, again):
         episode(state, 1)
         episode(state, 2)
@@ -108,12 +112,11 @@ def test_a_rule_goes_on_from_its_theta_and_moments(
 
 
 @pytest.mark.parametrize("space", ["weight", "output"])
-@pytest.mark.parametrize("outer_gradient", ["prior", "first-order"])
 def test_inner_steps_move_phi_alone_and_the_outer_step_theta_alone(
-    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, space: str, outer_gradient: str
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, space: str
 ) -> None:
     scorer = make_scorer(space=space)
-    rule = make_rule(scorer, LearningConfig(outer_gradient=outer_gradient), 1)  # pyright: ignore[reportArgumentType]
+    rule = make_rule(scorer, LearningConfig(), 1)
     state = rule.init(make_theta(scorer))
     batch = scorer.batch(draw_examples(2))
     theta, phi = values(state.theta), values(state.phi)
@@ -127,14 +130,13 @@ def test_inner_steps_move_phi_alone_and_the_outer_step_theta_alone(
     assert same(values(state.phi), phi)
 
 
-@pytest.mark.parametrize(("outer_gradient", "reads"), [("prior", False), ("first-order", True)])
-def test_in_weight_space_theta_learns_of_the_batch_through_phi_alone(
-    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, outer_gradient: str, reads: bool
+@pytest.mark.parametrize("space", ["weight", "output"])
+def test_the_outer_step_reads_its_batch_in_output_space_alone(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, space: str
 ) -> None:
-    scorer = make_scorer()
-    learned = []
+    scorer, learned, reads = make_scorer(space=space), [], space == "output"
     for seed in (1, 2):
-        rule = make_rule(scorer, LearningConfig(outer_gradient=outer_gradient), 1)  # pyright: ignore[reportArgumentType]
+        rule = make_rule(scorer, LearningConfig(), 1)
         state = rule.init(make_theta(scorer))
         rule.begin_episode(state, done=0.0)
         rule.inner_step(state, scorer.batch(draw_examples(2)), generator(), 1.0)
@@ -145,26 +147,16 @@ def test_in_weight_space_theta_learns_of_the_batch_through_phi_alone(
     assert same(*learned) != reads
 
 
-def test_a_query_batch_that_nothing_reads_is_refused(make_scorer: MakeScorer) -> None:
-    with pytest.raises(ConfigError, match="outer_batch is 'query', but with outer_gradient 'prior' in weight space"):
-        make_rule(make_scorer(), LearningConfig(outer_batch="query"), 1)
-    make_rule(make_scorer(space="output"), LearningConfig(outer_batch="query"), 1)
-    make_rule(make_scorer(), LearningConfig(outer_batch="query", outer_gradient="first-order"), 1)
-
-
-@pytest.mark.parametrize(("moments", "steps"), [("persist", 2.0), ("reset", 1.0)])
 @pytest.mark.parametrize("method", ["abmll", "structured-lora", "reptile"])
-def test_moments_persist_or_are_reset(
-    make_scorer: MakeScorer, draw_examples: Draw, method: str, moments: str, steps: float
-) -> None:
+def test_moments_persist(make_scorer: MakeScorer, draw_examples: Draw, method: str) -> None:
     scorer = make_scorer()
-    rule = make_rule(scorer, LearningConfig(method=method, moments=moments), 1)  # pyright: ignore[reportArgumentType]
+    rule = make_rule(scorer, LearningConfig(method=method), 1)
     state = rule.init(scorer.new_adapter(0))
     for _ in range(2):
         rule.begin_episode(state, done=0.0)
         rule.inner_step(state, scorer.batch(draw_examples(2)), generator(), 1.0)
-    assert state.inner is not None
-    assert {float(value) for name, value in state.inner.tensors().items() if name.endswith(".step")} == {steps}
+    moments = state.optimizers()["optimizer_phi"].tensors()
+    assert {float(value) for name, value in moments.items() if name.endswith(".step")} == {2.0}
 
 
 @pytest.mark.parametrize("method", ["abmll", "structured-lora", "reptile"])
@@ -213,9 +205,9 @@ def test_a_term_that_is_not_finite_is_named(
 def test_adapting_names_the_step_that_broke(make_scorer: MakeScorer, draw_examples: Draw) -> None:
     scorer = make_scorer()
     rule = make_rule(scorer, LearningConfig(learning_rate=1e30), 1)
-    batches = [(scorer.batch(draw_examples(2, seed=k)), generator(k)) for k in range(3)]
+    support = Support(scorer, draw_examples(4), steps=3, batch_size=2)
     with pytest.raises(TrainingError, match=r"^step 2: the loss term '\w+' is (nan|inf)"):
-        rule.adapt(scorer.new_adapter(0), batches)
+        rule.adapt(scorer.new_adapter(0), support)
 
 
 @pytest.mark.parametrize("max_norm", [0.0, 1.0])
@@ -267,8 +259,7 @@ def stepped(scorer: OptionScorer, examples: list[Encoded]) -> tuple[State, Adapt
 
 def test_moments_come_back_from_their_tensors(make_scorer: MakeScorer, draw_examples: Draw) -> None:
     state, other = stepped(make_scorer(), draw_examples(2))
-    assert state.inner is not None
-    saved = state.inner.tensors()
+    saved = state.optimizers()["optimizer_phi"].tensors()
     assert len(saved) == 3 * len(list(state.phi.named_tensors()))
     other.load_tensors(saved, "here")
     assert same(other.tensors(), saved)
@@ -279,8 +270,7 @@ def test_moments_come_back_from_their_tensors(make_scorer: MakeScorer, draw_exam
 @pytest.mark.parametrize("damage", ["missing", "shape"])
 def test_moments_of_another_adapter_are_refused(make_scorer: MakeScorer, draw_examples: Draw, damage: str) -> None:
     state, other = stepped(make_scorer(), draw_examples(2))
-    assert state.inner is not None
-    saved = state.inner.tensors()
+    saved = state.optimizers()["optimizer_phi"].tensors()
     name = next(name for name in saved if name.endswith("exp_avg_sq"))
     if damage == "missing":
         del saved[name]

@@ -1,8 +1,6 @@
 """ABMLL's mixture of orders: its components, its samples, and what it takes over from the run it continues."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,7 +8,11 @@ import torch
 from abmll import AbmllModel, TaskPosterior
 from abmll.common.config import LearningConfig, PredictConfig
 from abmll.common.errors import ConfigError
-from abmll.model.prediction import Prediction, entropy, predict, predict_each
+from abmll.language.adapter import Adapter
+from abmll.language.batch import Batch
+from abmll.language.scorer import OptionScorer
+from abmll.model import prediction
+from abmll.model.prediction import entropy, predict
 from abmll.posterior.calibration import CalibrationPrior
 from abmll.tasks import Task
 
@@ -55,7 +57,7 @@ def test_the_first_component_is_abmll_s_posterior_and_the_others_have_other_orde
     assert not any(torch.equal(tensors[one], tensors[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
     assert posterior.calibration is not None
     assert alone.calibration is not None
-    assert torch.equal(posterior.calibration.calibration.mean, alone.calibration.calibration.mean)
+    assert torch.equal(posterior.calibration.mean, alone.calibration.mean)
 
 
 def test_its_probabilities_are_the_average_over_components_that_differ(
@@ -67,7 +69,7 @@ def test_its_probabilities_are_the_average_over_components_that_differ(
         PredictConfig(num_samples=400, prediction_noise="shared", use_calibration=False),
     )
     encoded = posterior.scorer.encode(questions, "toy")
-    each = [predict(posterior.scorer, phi, encoded, how, seed=seed) for seed, phi in enumerate(posterior.members)]
+    each = [predict(posterior.scorer, [phi], encoded, how, seed=seed) for seed, phi in enumerate(posterior.members)]
     expected = torch.stack([one.probs for one in each]).mean(0)
     mixed = posterior.predict(questions, how, samples=1200, seed=77)
     torch.testing.assert_close(mixed.probs, expected, atol=1.5e-3, rtol=0)
@@ -83,17 +85,18 @@ def test_its_probabilities_are_the_average_over_components_that_differ(
 def test_samples_are_spread_over_the_components(
     posterior: TaskPosterior, toy_tasks: list[Task], monkeypatch: pytest.MonkeyPatch, asked: int, each: int
 ) -> None:
-    told: list[tuple[int, int]] = []
+    drawn: list[int] = []
 
-    def spy(scorer: Any, members: Any, encoded: Sequence[Any], how: PredictConfig, **more: Any) -> list[Prediction]:
-        told.extend((how.num_samples, seed) for _, seed in members)
-        return predict_each(scorer, members, encoded, how, **more)
+    def spy(scorer: OptionScorer, phi: Adapter, batch: Batch, how: PredictConfig, seed: int) -> torch.Tensor:
+        assert how.num_samples == each
+        drawn.append(seed)
+        return sample(scorer, phi, batch, how, seed)
 
-    monkeypatch.setattr("abmll.model.learned_task.predict_each", spy)
+    sample = prediction._sampled_probs
+    monkeypatch.setattr(prediction, "_sampled_probs", spy)
     posterior.predict(toy_tasks[0].test[:2], samples=asked, seed=9)
-    assert [count for count, _ in told] == [each] * 3
-    assert told[0][1] == 9
-    assert len({seed for _, seed in told}) == 3  # noise of their own
+    assert drawn[0] == 9
+    assert len(set(drawn)) == len(drawn) == 3  # noise of their own
 
 
 def test_it_is_kept_whole(posterior: TaskPosterior, toy_tasks: list[Task], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from abmll.language.activation_cache import ActivationCache
 from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import Pass
-from abmll.model.prediction import entropy, predict, predict_each
+from abmll.model.prediction import entropy, predict
 from abmll.posterior import Noise
 from abmll.tasks.order import sample_seed
 
@@ -63,7 +63,7 @@ def examples() -> list[Encoded]:
 
 
 def test_at_the_mean_probabilities_are_the_softmax_of_the_scores(model: AbmllModel, examples: list[Encoded]) -> None:
-    prediction = predict(model.scorer, model.theta, examples)
+    prediction = predict(model.scorer, [model.theta], examples)
     assert prediction.probs.dtype == torch.float64
     assert prediction.num_options.tolist() == [2, 4, 3]
     for row, example in zip(prediction.lists(), examples, strict=True):
@@ -82,7 +82,7 @@ def test_at_the_mean_probabilities_are_the_softmax_of_the_scores(model: AbmllMod
 def test_probabilities_sum_to_one_over_an_example_s_own_options(
     samples: int, noise: str, model: AbmllModel, examples: list[Encoded]
 ) -> None:
-    prediction = predict(model.scorer, model.theta, examples, sampled(samples, noise))
+    prediction = predict(model.scorer, [model.theta], examples, sampled(samples, noise))
     assert prediction.probs.shape == (3, 4)
     assert prediction.probs.sum(-1).tolist() == pytest.approx([1.0] * 3, abs=1e-12)
     assert prediction.probs[0, 2:].tolist() == [0.0, 0.0]
@@ -112,24 +112,25 @@ def draw(
 
 
 @pytest.mark.parametrize("how", [sampled(0), sampled(3), PredictConfig(predictive="linearized")])
-def test_several_adapters_answer_as_each_of_them_alone(
+def test_several_adapters_answer_as_the_mixture_of_each_alone_over_lower_blocks_read_once(
     how: PredictConfig, model: AbmllModel, examples: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = model.theta.clone()
     for tensor in other.mean_tensors():
         tensor.mul_(1.5)
-    members = [(model.theta, 3), (other, 4), (None, 0)]
-    alone = [predict(model.scorer, phi, examples, how, seed=seed) for phi, seed in members]
+    seeds = {3: model.theta, sample_seed(3, "member", 1): other, sample_seed(3, "member", 2): None}
+    alone = [predict(model.scorer, [phi], examples, how, seed=seed) for seed, phi in seeds.items()]
     computed: list[int] = []
     lower = model.scorer.lower_blocks
     output = lower.output
     monkeypatch.setattr(lower, "output", lambda batch: computed.append(len(batch.answers)) or output(batch))
-    together = predict_each(model.scorer, members, examples, how)
+    together = predict(model.scorer, list(seeds.values()), examples, how, seed=3)
     assert sum(computed) == len(examples)
-    for one, own in zip(together, alone, strict=True):
-        torch.testing.assert_close(one.probs, own.probs, rtol=0, atol=1e-6)
-        torch.testing.assert_close(one.expected_entropy, own.expected_entropy, rtol=0, atol=1e-6)
-    assert not torch.allclose(alone[0].probs, alone[1].probs, atol=1e-3)
+    probs, doubt = (torch.stack([getattr(one, name) for one in alone]) for name in ("probs", "expected_entropy"))
+    torch.testing.assert_close(together.probs, probs.mean(0), rtol=0, atol=3e-7)
+    torch.testing.assert_close(together.expected_entropy, doubt.mean(0), rtol=0, atol=3e-7)
+    torch.testing.assert_close(together.entropy, entropy(together.probs))
+    assert not torch.allclose(probs[0], probs[1], atol=1e-3)
 
 
 @pytest.mark.parametrize("noise", ["shared", "local"])
@@ -138,7 +139,7 @@ def test_entropies_are_those_of_the_single_samples(
     noise: Any, rank: int, model: AbmllModel, examples: list[Encoded]
 ) -> None:
     """One example, its samples drawn again by hand from the same seed."""
-    prediction = predict(model.scorer, model.theta, examples[1:2], sampled(7, noise, rank), seed=3)
+    prediction = predict(model.scorer, [model.theta], examples[1:2], sampled(7, noise, rank), seed=3)
     probs_S_C = draw(model, examples[1], 7, noise, seed=3, rank=rank)
     mean = probs_S_C.mean(0)
     total = -(mean * mean.log()).sum()
@@ -153,15 +154,15 @@ def test_entropies_are_those_of_the_single_samples(
 def test_one_sample_has_an_opinion_of_its_own_but_none_on_its_uncertainty(
     model: AbmllModel, examples: list[Encoded]
 ) -> None:
-    once = predict(model.scorer, model.theta, examples, sampled(1))
-    mean = predict(model.scorer, model.theta, examples)
+    once = predict(model.scorer, [model.theta], examples, sampled(1))
+    mean = predict(model.scorer, [model.theta], examples)
     assert once.mutual_information.tolist() == pytest.approx([0.0] * 3, abs=1e-12)
     assert (once.probs - mean.probs).abs().max() > 1e-2
 
 
 def test_the_seed_decides_and_nothing_else_does(model: AbmllModel, examples: list[Encoded]) -> None:
     def probs(seed: int, **how: Any) -> Tensor:
-        return predict(model.scorer, model.theta, examples, sampled(3), seed=seed, **how).probs
+        return predict(model.scorer, [model.theta], examples, sampled(3), seed=seed, **how).probs
 
     first = probs(1)
     state = torch.get_rng_state()
@@ -178,36 +179,36 @@ def test_the_seed_decides_and_nothing_else_does(model: AbmllModel, examples: lis
 def test_results_come_in_the_order_of_the_examples_however_they_are_batched(
     model: AbmllModel, examples: list[Encoded]
 ) -> None:
-    whole = predict(model.scorer, model.theta, examples)
+    whole = predict(model.scorer, [model.theta], examples)
     for max_tokens in (1, 60, 10_000):
-        batched = predict(model.scorer, model.theta, examples, max_tokens=max_tokens)
+        batched = predict(model.scorer, [model.theta], examples, max_tokens=max_tokens)
         torch.testing.assert_close(batched.probs, whole.probs, rtol=0, atol=1e-5)
-    turned = predict(model.scorer, model.theta, examples[::-1])
+    turned = predict(model.scorer, [model.theta], examples[::-1])
     torch.testing.assert_close(turned.probs.flip(0), whole.probs, rtol=0, atol=1e-5)
 
 
 def test_without_an_adapter_the_bare_model_predicts(model: AbmllModel, examples: list[Encoded]) -> None:
-    bare = predict(model.scorer, None, examples)
-    fresh = predict(model.scorer, model.scorer.new_adapter(0), examples)
+    bare = predict(model.scorer, [None], examples)
+    fresh = predict(model.scorer, [model.scorer.new_adapter(0)], examples)
     torch.testing.assert_close(bare.probs, fresh.probs, rtol=0, atol=1e-6)
-    assert torch.equal(predict(model.scorer, None, examples, sampled(4)).probs, bare.probs)
+    assert torch.equal(predict(model.scorer, [None], examples, sampled(4)).probs, bare.probs)
 
 
 def test_no_gradient_graph_is_kept(model: AbmllModel, examples: list[Encoded]) -> None:
     phi = model.theta.clone().requires_grad_()
-    assert not predict(model.scorer, phi, examples, sampled(2)).probs.requires_grad
+    assert not predict(model.scorer, [phi], examples, sampled(2)).probs.requires_grad
 
 
 def test_a_weight_sample_of_some_rank_meets_every_batch_alike(model: AbmllModel, examples: list[Encoded]) -> None:
-    together = predict(model.scorer, model.theta, examples, sampled(3, rank=4))
+    together = predict(model.scorer, [model.theta], examples, sampled(3, rank=4))
     for row, example in zip(together.lists(), examples, strict=True):
-        alone = predict(model.scorer, model.theta, [example], sampled(3, rank=4)).lists()[0]
+        alone = predict(model.scorer, [model.theta], [example], sampled(3, rank=4)).lists()[0]
         assert row == pytest.approx(alone, abs=1e-5)
 
 
 def test_nothing_to_predict_is_refused(model: AbmllModel) -> None:
     with pytest.raises(DataError, match=r"^there are no examples to predict$"):
-        predict(model.scorer, model.theta, [])
+        predict(model.scorer, [model.theta], [])
 
 
 def test_entropy_of_known_distributions() -> None:
@@ -218,8 +219,8 @@ def test_entropy_of_known_distributions() -> None:
 def test_questions_behind_one_prefix_are_answered_as_each_by_itself(model: AbmllModel) -> None:
     prompts = [(*range(40, 90), place) for place in range(3, 43)]
     examples = [Encoded(prompt, ((5, 6), (7,)), 0) for prompt in prompts]
-    together = predict(model.scorer, model.theta, examples, max_tokens=100)
-    alone = torch.cat([predict(model.scorer, model.theta, [one]).probs for one in examples])
+    together = predict(model.scorer, [model.theta], examples, max_tokens=100)
+    alone = torch.cat([predict(model.scorer, [model.theta], [one]).probs for one in examples])
     torch.testing.assert_close(together.probs, alone, rtol=1e-5, atol=1e-6)
 
 
@@ -297,7 +298,7 @@ def assert_told_apart(model: AbmllModel, example: Encoded, noise: str, dense_S_C
         factors.scale_B.add_(math.log(1.4))
     with pytest.raises(AssertionError):
         assert_same_distribution(draw(model, example, 500, noise, 5, wider), dense_S_C)
-    mean = predict(model.scorer, model.theta, [example]).probs
+    mean = predict(model.scorer, [model.theta], [example]).probs
     with pytest.raises(AssertionError):
         assert_same_distribution(mean.expand(500, -1), dense_S_C)
 
@@ -337,8 +338,8 @@ def test_linearized_probabilities_near_those_of_many_weight_samples(model: Abmll
     example = Encoded(tokens(8, 30), (tokens(2, 31), tokens(2, 32), tokens(2, 33)), None)
     phi = with_scale(model, math.log(0.25))
     drawn = draw(model, example, 1000, "shared", 5, phi)
-    linearized = predict(model.scorer, phi, [example], LINEARIZED)
-    mean = predict(model.scorer, phi, [example])
+    linearized = predict(model.scorer, [phi], [example], LINEARIZED)
+    mean = predict(model.scorer, [phi], [example])
     far = (mean.probs - drawn.mean(0)).abs().max()
     assert (linearized.probs - drawn.mean(0)).abs().max() < 0.8 * far
     disagreement = entropy(drawn.mean(0)) - entropy(drawn).mean()
@@ -348,14 +349,14 @@ def test_linearized_probabilities_near_those_of_many_weight_samples(model: Abmll
 def test_linearized_predictions_are_deterministic_and_independent_of_the_batch(
     model: AbmllModel, examples: list[Encoded]
 ) -> None:
-    together = predict(model.scorer, model.theta, examples, LINEARIZED)
-    again = predict(model.scorer, model.theta, examples, LINEARIZED, seed=5)
+    together = predict(model.scorer, [model.theta], examples, LINEARIZED)
+    again = predict(model.scorer, [model.theta], examples, LINEARIZED, seed=5)
     torch.testing.assert_close(together.probs, again.probs, rtol=0, atol=0)
     assert together.probs.sum(-1).tolist() == pytest.approx([1.0] * 3, abs=1e-12)
     assert together.probs[0, 2:].tolist() == [0.0, 0.0]
     for row, example in zip(together.lists(), examples, strict=True):
         # Another number of options makes another set of points: equal to the accuracy of either.
-        alone = predict(model.scorer, model.theta, [example], LINEARIZED).lists()[0]
+        alone = predict(model.scorer, [model.theta], [example], LINEARIZED).lists()[0]
         assert row == pytest.approx(alone, abs=5e-3)
 
 
@@ -363,5 +364,5 @@ def test_without_spread_the_linearized_prediction_is_that_at_the_mean(
     model: AbmllModel, examples: list[Encoded]
 ) -> None:
     phi = with_scale(model, -30.0)
-    linearized, mean = predict(model.scorer, phi, examples, LINEARIZED), predict(model.scorer, phi, examples)
+    linearized, mean = predict(model.scorer, [phi], examples, LINEARIZED), predict(model.scorer, [phi], examples)
     torch.testing.assert_close(linearized.probs, mean.probs, rtol=0, atol=1e-6)

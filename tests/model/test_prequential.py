@@ -1,4 +1,4 @@
-"""The calibration of a task: its evidence is what was answered before it was learned; it goes wherever theta and phi go."""
+"""The calibration of a task: its evidence are answers before learning; it goes wherever theta and phi go."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -87,7 +87,7 @@ def test_what_was_answered_before_each_step_is_the_evidence(tiny_model: AbmllMod
     wanted = infer_calibration(PRIOR, support, evidence(support, given))
     assert posterior.calibration is not None
     assert posterior.calibration.labels == wanted.labels == toy_task.train[0].options
-    torch.testing.assert_close(posterior.calibration.calibration.points, wanted.calibration.points)
+    torch.testing.assert_close(posterior.calibration.points, wanted.points)
 
 
 def test_a_prediction_is_read_unless_it_is_not_to_be(
@@ -123,7 +123,7 @@ def test_theta_alone_answers_with_the_prior(tiny_model: AbmllModel, toy_tasks: l
     model.calibration_prior = PRIOR
     posterior = model.theta_as_posterior(toy_tasks[0].name)
     assert posterior.calibration is not None
-    assert torch.equal(posterior.calibration.calibration.points, before_examples(PRIOR).points)
+    assert torch.equal(posterior.calibration.points, before_examples(PRIOR).points)
     assert posterior.calibration.labels == ()
 
 
@@ -132,7 +132,7 @@ def test_rules_that_take_no_step_keep_the_prior(toy_tasks: list[Task]) -> None:
     found = infer_calibration(PRIOR, support, evidence(support, []))
     labelled = infer(PRIOR, evidence(support, []))
     assert found.labels == toy_tasks[0].train[0].options
-    assert torch.equal(found.calibration.points, labelled.points)
+    assert torch.equal(found.points, labelled.points)
     document = found.document()
     assert TaskCalibration.of(document, Path("p")).document() == document
     for damaged in ({"labels": ["yes"]}, {"points": [0.0]}, {"points": [[-1.0, 0.0, 0.0]]}, {"points": "x"}):
@@ -198,7 +198,7 @@ def test_a_finished_run_is_handed_over_once_more(
     other.train(resume=True)
     assert other.model.calibration_prior != first.model.calibration_prior
     (tmp_path / "run" / "calibration.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"calibration.json: cannot be used .*--resume makes it again"):
+    with pytest.raises(CheckpointError, match=r"calibration.json: is not valid JSON .*--resume makes it again"):
         AbmllModel.from_pretrained(tmp_path / "run")
 
 

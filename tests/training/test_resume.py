@@ -57,7 +57,7 @@ class Slow(MetaTrainer):
 prompt = PromptConfig(instruction=False, list_options=False, answer="text")
 model = AbmllModel.from_base(model_folder, prompt=prompt, r=2, target_modules=["v_proj"], layers_to_transform="1")
 config = TrainConfig(output_dir=output_dir, max_steps={EPISODES}, save_steps={SAVE}, inner_steps=2,
-                     per_device_train_batch_size=2, moments="persist", activation_cache_gb=0.1)
+                     per_device_train_batch_size=2, activation_cache_gb=0.1)
 trainer = (Slow if mode == "slow" else MetaTrainer)(model, load_tasks(tasks), config)
 assert trainer.episodes.cache is not None and model.scorer.lower_blocks.blocks
 trainer.train(resume=mode == "resume")
@@ -144,8 +144,6 @@ def interrupt(trainer: MetaTrainer, episode: int) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"moments": "reset"},
-        {"outer_gradient": "first-order", "outer_batch": "query"},
         {"lr_scheduler_type": "cosine", "warmup_steps": 2, "noise": "shared"},
         {"method": "structured-lora"},
         {"method": "regular-lora", "activation_cache_gb": 0.0},
@@ -309,8 +307,7 @@ def test_moments_of_another_optimizer(make_trainer: Callable[..., MetaTrainer], 
 
     def init(theta: Any) -> Any:
         state = load(theta)
-        assert state.inner is not None
-        state.inner.named["more"] = torch.zeros(1)
+        state.optimizer.named["more"] = torch.zeros(1)
         return state
 
     vars(trainer.rule)["init"] = init

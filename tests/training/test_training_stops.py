@@ -127,8 +127,6 @@ def test_tasks_and_settings_are_checked_before_anything_is_written(
 ) -> None:
     with pytest.raises(ConfigError, match=r"method: unknown 'abmmll'; Did you mean 'abmll'\?"):
         make_trainer(method="abmmll")
-    with pytest.raises(ConfigError, match="outer_batch is 'query', but"):
-        make_trainer(outer_batch="query")
     with pytest.raises(ConfigError, match="method: 'laplace' is not trained itself; train regular-lora, which it cont"):
         make_trainer(method="laplace")
     for name in ("max_steps", "save_steps"):

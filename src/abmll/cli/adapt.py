@@ -45,7 +45,6 @@ def adapt(
     from abmll.cli.loading import load_learner
     from abmll.cli.places import check_folder
     from abmll.language.activation_cache import disk_cache
-    from abmll.model.prequential import describe
     from abmll.tasks import load_task
 
     loaded = load_task(task, name=task_name)
@@ -70,9 +69,7 @@ def adapt(
         "members": len(posterior.members),
         "examples": len(examples),
         "truncated": sum(one.truncated > 0 for one in meta.scorer.encode(examples, loaded.name)),
-        "inverse_temperature": None
-        if posterior.calibration is None
-        else posterior.calibration.calibration.inverse_temperature,
+        "inverse_temperature": None if posterior.calibration is None else posterior.calibration.inverse_temperature,
         "steps": settings.steps,
         "output_dir": str(output_dir),
     }
@@ -88,7 +85,7 @@ def adapt(
         if len(posterior.members) > 1:
             facts["members"] = f"{len(posterior.members)}, of so many steps each"
         if posterior.calibration is not None:
-            facts["inverse temperature"] = describe(posterior.calibration)
+            facts["inverse temperature"] = posterior.calibration.describe()
         if summary["truncated"]:
             facts["truncated"] = cut_in_words(summary["truncated"], len(examples))
         print_facts(facts)

@@ -84,15 +84,6 @@ class LearningConfig(Checked):
     loss: Literal["options", "tokens"] = setting(
         "options", "likelihood: softmax over the options' scores, or the answer's tokens over the whole vocabulary"
     )
-    outer_batch: Literal["last", "query"] = setting(
-        "last",
-        "outer step on the last inner batch, or on a held-out one (ABMLL: where it reads a batch at all; FOMAML, MAML "
-        "and ABML always take a held-out one)",
-    )
-    outer_gradient: Literal["prior", "first-order"] = setting(
-        "prior", "theta learns from KL and prior only, or also from phi's gradient (d phi / d theta taken as identity)"
-    )
-    moments: Literal["persist", "reset"] = setting("persist", "phi's AdamW moments across episodes")
     meta_batch: int = setting(1, "FOMAML, MAML, ABML: episodes whose gradients one outer step averages", at_least=1)
     inner_sgd_rate: float = setting(
         0.03, "FOMAML, MAML, ABML: rate of phi's plain gradient steps on the mean factors", at_least=0

@@ -94,7 +94,7 @@ def evaluate_tasks(
                 support, task_name=name, steps=config.steps, batch_size=config.batch_size, seed=seed, cache=cache
             )
             if posterior.calibration is not None and config.use_calibration:
-                inverse[name] = posterior.calibration.calibration.inverse_temperature
+                inverse[name] = posterior.calibration.inverse_temperature
             corrected = None if recalibrate is None else recalibrate(name, support)
             adapted = time.perf_counter()
             predict = partial(posterior.predict, how=config, seed=seed, cache=cache)

@@ -4,6 +4,8 @@ Not here: files, devices, clocks. The difference between two of these files is t
 Start with ``rule`` (what a rule is), then ``lora`` (the simplest) and ``abmll``.
 """
 
+from typing import Any
+
 from abmll.common.config import LearningConfig
 from abmll.common.errors import ConfigError, nearest
 from abmll.language.scorer import OptionScorer
@@ -14,15 +16,15 @@ from abmll.methods.ensemble import Ensemble
 from abmll.methods.icl import AbmllIcl, Icl, MetaIcl
 from abmll.methods.laplace import Laplace
 from abmll.methods.lora import Pretrained, PretrainedAdapted, RegularLora, StructuredLora
-from abmll.methods.loss import OUTER, Loss, Reading, read_steps, summarize
+from abmll.methods.loss import OUTER, Loss, read_steps, summarize
 from abmll.methods.maml import Fomaml, Maml
 from abmll.methods.mc_dropout import McDropout
 from abmll.methods.mixture import AbmllMixture
 from abmll.methods.reptile import Reptile
 from abmll.methods.rule import Rule, State
-from abmll.methods.support import Support, learn, num_batches
+from abmll.methods.support import Support
 
-REGISTRY: dict[str, type[Rule]] = {
+REGISTRY: dict[str, type[Rule[Any]]] = {
     rule.name: rule
     for rule in (
         *(Abmll, StructuredLora, RegularLora, Reptile, Fomaml, Maml, Abml, Pretrained, PretrainedAdapted),
@@ -33,7 +35,7 @@ REGISTRY: dict[str, type[Rule]] = {
 }
 
 
-def find_rule(name: str) -> type[Rule]:
+def find_rule(name: str) -> type[Rule[Any]]:
     """The rule of that name. Raises ``ConfigError`` with the nearest name for an unknown one."""
     if name not in REGISTRY:
         raise ConfigError(f"method: unknown '{name}';{nearest(name, REGISTRY)} known are {', '.join(REGISTRY)}")
@@ -41,7 +43,7 @@ def find_rule(name: str) -> type[Rule]:
 
 
 def settings_method(name: str) -> str:
-    """The method whose settings and calibration this one takes over: the one it continues where it is a kind of that one.
+    """The method whose settings and calibration this one takes over: the one it continues, if it is a kind of it.
 
     Of ``abmll-mixture`` this is ``abmll``; of every other method it is the method itself.
     """
@@ -59,13 +61,13 @@ def preferred(name: str, space: str) -> str:
     return AbmllMixture.name if (name, space) == (Abmll.name, "weight") else name
 
 
-def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> Rule:
+def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> Rule[Any]:
     """The rule that ``config.method`` names, for ``num_tasks`` training tasks.
 
     Raises ``ConfigError`` for an unknown name, an adapter of a space that the rule has no use for, and settings that
     contradict it.
     """
-    rule: type = find_rule(config.method)
+    rule = find_rule(config.method)
     space = scorer.adapter_config.space
     if rule.space not in (None, space):
         raise ConfigError(f"space is '{space}', but {rule.name} needs '{rule.space}'; use space '{rule.space}'")
@@ -81,14 +83,11 @@ __all__ = [
     "OUTER",
     "REGISTRY",
     "Loss",
-    "Reading",
     "Rule",
     "State",
     "Support",
     "find_rule",
-    "learn",
     "make_rule",
-    "num_batches",
     "preferred",
     "read_steps",
     "settings_method",

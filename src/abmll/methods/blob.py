@@ -11,82 +11,40 @@ setting, where the code sums 2^i / (2^(M+1) - 1) over cycles of M batches. The e
 """
 
 import math
-from collections.abc import Iterable
-from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
 
-from abmll.common.config import LearningConfig
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
-from abmll.language.scorer import OptionScorer, Pass
-from abmll.methods.loss import Loss, Watch, unwatched
-from abmll.methods.optimizer import AdapterOptimizer
-from abmll.methods.rule import State, follow, likelihood, read_loss, take_step
-from abmll.methods.support import continued
-from abmll.posterior import Noise
+from abmll.methods.loss import Loss
+from abmll.methods.rule import PhiState, Rule
 
 
-class Blob:
+class Blob(Rule[PhiState]):
     """The rule; in its state theta is the prior and phi the posterior."""
 
-    name: ClassVar[str] = "blob"
-    label: ClassVar[str] = "BLoB"
-    draws_from: ClassVar[Literal["task", "union"]] = "task"
-    is_posterior: ClassVar[bool] = True
-    is_trained: ClassVar[bool] = False
-    needs_query: ClassVar[bool] = False
-    base_method: ClassVar[str | None] = "regular-lora"
-    settings_read: ClassVar[tuple[str, ...]] = ("blob_prior_std", "blob_init_log_sigma", "blob_kl_weight")
-    space: ClassVar[str | None] = "factor-a"
-    demonstrations: ClassVar[bool] = False
-    has_calibration: ClassVar[bool] = False
+    name = "blob"
+    label = "BLoB"
+    is_posterior = True
+    is_trained = False
+    base_method = "regular-lora"
+    settings_read = ("blob_prior_std", "blob_init_log_sigma", "blob_kl_weight")
+    space = "factor-a"
 
-    def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
-        self.scorer = scorer
-        self.config = config
-        self.settings = continued(config)
-
-    def init(self, theta: Adapter) -> State:
+    def init(self, theta: Adapter) -> PhiState:
         """q(A) around theta's A with the configured standard deviation, theta's B, and the prior."""
-        config, settings, prior, phi = self.config, self.settings, theta.clone(), theta.clone()
+        prior, phi = theta.clone(), theta.clone()
         for stack in prior.stacks.values():
             stack.mean_A.zero_()
-            stack.scale_A.fill_(math.log(settings.blob_prior_std))
+            stack.scale_A.fill_(math.log(self.config.blob_prior_std))
         for stack in phi.stacks.values():
-            stack.scale_A.fill_(settings.blob_init_log_sigma)
+            stack.scale_A.fill_(self.config.blob_init_log_sigma)
             for tensor in (stack.mean_A, stack.mean_B, stack.scale_A):
                 tensor.requires_grad_()
-        inner = AdapterOptimizer(phi, config.learning_rate, config.scale_learning_rate, config.weight_decay)
-        return State(prior, phi, inner, None)
+        return PhiState(prior, phi, self.phi_optimizer(phi))
 
-    def begin_episode(self, state: State, done: float) -> None:
-        """Nothing: there is one task."""
-
-    def inner_loss(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:
+    def inner_loss(self, state: PhiState, batch: Batch, generator: torch.Generator) -> Loss:
         """NLL at one sample of A plus the weighted KL."""
-        noise = Noise(self.config.noise, generator, batch.mask, self.config.noise_rank)
-        nll, scores = likelihood(self.scorer, self.config, state.phi, batch, Pass(noise))
-        loss = read_loss(nll, self._kl(state), torch.zeros_like(nll), scores, batch)
-        return loss._replace(total=loss.nll + self.settings.blob_kl_weight * loss.kl)
-
-    def inner_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
-        """One AdamW step on M, log Omega and B."""
-        assert state.inner is not None
-        loss = self.inner_loss(state, batch, generator)
-        loss.total.backward()
-        return take_step(loss, state.inner, self.config, rate)
-
-    def outer_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> None:
-        """Nothing: theta is not learned."""
-
-    def adapt(
-        self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]], watch: Watch = unwatched
-    ) -> Adapter:
-        """q(A) and B after one step per batch, fresh optimizer."""
-        return follow(self, self.init(theta), batches, watch)
-
-    def _kl(self, state: State) -> Tensor:
-        space, phi, prior = self.scorer.space, state.phi.stacks, state.theta.stacks
-        return torch.stack([space.kl(phi[shape], prior[shape]) for shape in phi]).sum()
+        loss = self.likelihood(state.phi, batch, self.sampled(batch, generator))
+        kl = self.kl(state.phi, state.theta)
+        return loss._replace(kl=kl, total=loss.nll + self.config.blob_kl_weight * kl)

@@ -4,7 +4,7 @@ The only file that needs the extra ``abmll[laplace]``.
 """
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +15,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from abmll.language.adapter import Adapter
-from abmll.language.batch import Batch
-from abmll.language.scorer import OptionScorer
 from abmll.methods.support import Support
+from abmll.posterior.numerics import bisect
 
 ABSENT = -1e4  # score of an option that an example does not have: no probability, no gradient
 SMALLEST, LARGEST = 1e-6, 1e12  # where the prior's precision is looked for
@@ -27,9 +26,9 @@ HALVINGS = 60
 class OptionScores(nn.Module):
     """(b,) numbers of examples -> (b, C) scores of their options; the parameters are the mean factors of ``phi``."""
 
-    def __init__(self, scorer: OptionScorer, phi: Adapter, alone: Callable[[int], Batch], width: int) -> None:
+    def __init__(self, phi: Adapter, support: Support, width: int) -> None:
         super().__init__()
-        self.scorer, self.alone, self.width = scorer, alone, width
+        self.support, self.width = support, width
         own = {shape: nn.ParameterList([stack.mean_A, stack.mean_B]) for shape, stack in phi.clone().stacks.items()}
         self.means = nn.ModuleList(own.values())
         stacks = {
@@ -39,7 +38,8 @@ class OptionScores(nn.Module):
 
     def forward(self, numbers: Tensor) -> Tensor:
         """See the class."""
-        rows = [self.scorer.scores(self.alone(number), self.adapter).options[0] for number in numbers.tolist()]
+        scores = self.support.scorer.scores
+        rows = [scores(self.support.batch([number]), self.adapter).options[0] for number in numbers.tolist()]
         rows = [row.masked_fill(row.isneginf(), ABSENT) for row in rows]
         return torch.stack([F.pad(row, (0, self.width - len(row)), value=ABSENT) for row in rows])
 
@@ -59,18 +59,15 @@ class ScoreJacobians(GGNInterface):
         return torch.stack(jacobians), torch.stack(values)
 
 
-def diagonal_laplace(
-    scorer: OptionScorer, phi: Adapter, support: Support, precision: float | None = None
-) -> DiagLaplace:
+def diagonal_laplace(phi: Adapter, support: Support, precision: float | None = None) -> DiagLaplace:
     """laplace-torch's diagonal posterior around the mean factors of ``phi`` from all examples of a task.
 
     Its parameters come in the order of ``Adapter.mean_tensors``. ``precision`` is the prior's, one number for all of
     them; None: where the marginal likelihood is greatest.
     """
-    width = max(len(example.options) for example in support.examples)
-    answers = torch.tensor([example.answer for example in support.examples])
-    model = OptionScores(scorer, phi, support.alone, width)
-    laplace = DiagLaplace(model, "classification", backend=ScoreJacobians)
+    width = max(len(example.options) for example in support.encoded)
+    answers = torch.tensor([example.answer for example in support.encoded])
+    laplace = DiagLaplace(OptionScores(phi, support, width), "classification", backend=ScoreJacobians)
     laplace.fit(DataLoader(TensorDataset(torch.arange(len(answers)), answers), batch_size=1))
     laplace.prior_precision = best_precision(laplace.H, laplace.mean) if precision is None else precision
     return laplace
@@ -84,9 +81,11 @@ def best_precision(curvature: Tensor, mode: Tensor) -> float:
     very many entries are determined by the data.
     """
     curvature, square = curvature.double(), float(mode.double().square().sum())
-    low, high = SMALLEST, LARGEST
-    for _ in range(HALVINGS):
-        middle = math.sqrt(low * high)
-        rises = float((curvature / (curvature + middle)).sum()) > middle * square
-        low, high = (middle, high) if rises else (low, middle)
-    return math.sqrt(low * high)
+    slope = partial(_negative_slope, curvature, square)
+    return math.exp(bisect(slope, math.log(SMALLEST), math.log(LARGEST), HALVINGS))
+
+
+def _negative_slope(curvature: Tensor, square: float, log_precision: float) -> float:
+    """Minus twice the derivative of the log marginal likelihood by log q; ``square`` is |mode|^2."""
+    precision = math.exp(log_precision)
+    return precision * square - float((curvature / (curvature + precision)).sum())

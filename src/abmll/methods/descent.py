@@ -9,7 +9,6 @@ from torch import Tensor
 from abmll.common.errors import TrainingError
 from abmll.language.adapter import Adapter
 from abmll.methods.optimizer import total_norm
-from abmll.posterior import Factors
 
 MEANS, SCALES = ("mean_A", "mean_B"), ("scale_A", "scale_B")
 
@@ -42,18 +41,13 @@ class Descent:
         return gradients
 
     def moved(self, adapter: Adapter, gradients: Mapping[str, Tensor], rate: float) -> Adapter:
-        """A new adapter, one step on at ``rate`` times the rates; tensors without a gradient are shared."""
-        factor = self._clipping(gradients)
-        stacks = {}
-        for shape, factors in adapter.stacks.items():
-            changed = {}
-            for field in MEANS + SCALES:
-                gradient = gradients.get(f"{shape}.{field}")
-                if gradient is not None:
-                    own = self.mean_rate if field in MEANS else self.scale_rate or 0.0
-                    step = gradient if factor is None else factor * gradient
-                    changed[field] = torch.sub(getattr(factors, field), step, alpha=rate * own)
-            stacks[shape] = factors._replace(**changed)
+        """A new adapter, one step on at ``rate`` times the rates; tensors that do not learn are shared."""
+        factor, stacks = self._clipping(gradients), dict(adapter.stacks)
+        for name, tensor in self.learned(adapter).items():
+            shape, field = name.split(".")
+            own = self.mean_rate if field in MEANS else self.scale_rate or 0.0
+            step = gradients[name] if factor is None else factor * gradients[name]
+            stacks[shape] = stacks[shape]._replace(**{field: torch.sub(tensor, step, alpha=rate * own)})
         return Adapter(stacks, adapter.layers)
 
     def _clipping(self, gradients: Mapping[str, Tensor]) -> Tensor | None:
@@ -62,14 +56,3 @@ class Descent:
             return None
         whole = total_norm({name: torch.linalg.vector_norm(one) for name, one in gradients.items()})
         return (self.max_norm / whole).clamp(max=1.0)
-
-
-def norms(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The norm of each gradient, fp64 scalars outside the graph."""
-    return {name: torch.linalg.vector_norm(one.detach(), dtype=torch.float64) for name, one in gradients.items()}
-
-
-def tied_to(theta: Adapter) -> Adapter:
-    """theta's values as tensors of their own in theta's graph: the start of a phi that is a function of theta."""
-    stacks = {shape: Factors(*(one.view_as(one) for one in factors)) for shape, factors in theta.stacks.items()}
-    return Adapter(stacks, theta.layers)

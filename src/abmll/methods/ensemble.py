@@ -7,38 +7,37 @@ the examples in an order of its own. Their disagreement is less than that of mem
 which would cost M runs. A prediction costs M forward passes.
 """
 
-from typing import ClassVar
-
 import torch
 
 from abmll.language.adapter import Adapter
 from abmll.methods.lora import StructuredLora
-from abmll.methods.support import Support, continued, fit_members
+from abmll.methods.support import Support
 from abmll.tasks.order import sample_seed
 
 
 class Ensemble(StructuredLora):
-    """``adapt`` is one member's fit, from where it starts."""
+    """Plain LoRA steps for every member."""
 
-    name: ClassVar[str] = "ensemble"
-    label: ClassVar[str] = "LoRA ensemble"
-    is_trained: ClassVar[bool] = False
-    base_method: ClassVar[str | None] = "regular-lora"
-    settings_read: ClassVar[tuple[str, ...]] = ("ensemble_size", "ensemble_spread")
+    name = "ensemble"
+    label = "LoRA ensemble"
+    is_trained = False
+    base_method = "regular-lora"
+    settings_read = ("ensemble_size", "ensemble_spread")
 
-    def num_batches(self, steps: int, size: int) -> int:
+    def num_batches(self, support: Support) -> int:
         """Every member takes all steps."""
-        return continued(self.config).ensemble_size * steps
+        return self.config.ensemble_size * support.steps
 
-    def fit(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
+    def adapt(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
         """M members, each with its own start and order."""
-        numbers = range(continued(self.config).ensemble_size)
-        return fit_members(self, support, [self.start(theta, support.seed, member) for member in numbers])
+        members = range(self.config.ensemble_size)
+        starts = (self.start(theta, support.seed, member) for member in members)
+        return tuple(self.learn(self.init(start), support, member) for member, start in enumerate(starts))
 
     @torch.no_grad()
     def start(self, theta: Adapter, seed: int, member: int) -> Adapter:
         """Where a member starts."""
         start, fresh = theta.clone(), self.scorer.new_adapter(sample_seed(seed, "ensemble", member))
         for shape, stack in start.stacks.items():
-            stack.mean_A.add_(fresh.stacks[shape].mean_A, alpha=continued(self.config).ensemble_spread)
+            stack.mean_A.add_(fresh.stacks[shape].mean_A, alpha=self.config.ensemble_spread)
         return start

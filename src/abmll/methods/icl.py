@@ -5,31 +5,29 @@ Whoever makes the batches puts ``num_demonstrations`` examples before every ques
 task, on an unseen task those that it is adapted to. The rules here only say what is learned besides.
 """
 
-from typing import ClassVar
-
 from abmll.methods.abmll import Abmll
-from abmll.methods.lora import Pretrained, StructuredLora, Unchanged
+from abmll.methods.lora import Pretrained, Unchanged
 
 
 class Icl(Pretrained):
     """The model as it is; an unseen task is learned from its demonstrations alone."""
 
-    name: ClassVar[str] = "icl"
-    label: ClassVar[str] = "In-context"
-    demonstrations: ClassVar[bool] = True
+    name = "icl"
+    label = "In-context"
+    demonstrations = True
 
 
-class MetaIcl(Unchanged, StructuredLora):
+class MetaIcl(Unchanged):
     """One adapter learns, task after task, to answer behind demonstrations; an unseen task changes nothing in it."""
 
-    name: ClassVar[str] = "metaicl"
-    label: ClassVar[str] = "MetaICL"
-    demonstrations: ClassVar[bool] = True
+    name = "metaicl"
+    label = "MetaICL"
+    demonstrations = True
 
 
 class AbmllIcl(Abmll):
     """ABMLL on prompts with demonstrations, in training and on an unseen task."""
 
-    name: ClassVar[str] = "abmll-icl"
-    label: ClassVar[str] = "ABMLL in context"
-    demonstrations: ClassVar[bool] = True
+    name = "abmll-icl"
+    label = "ABMLL in context"
+    demonstrations = True

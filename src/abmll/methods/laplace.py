@@ -10,32 +10,30 @@ samples leave the neighbourhood where the curvature holds.
 The curvature costs a forward pass for each example and a backward pass for each of its options.
 """
 
-from typing import ClassVar
-
 import torch
 
 from abmll.common.errors import ConfigError
 from abmll.language.adapter import Adapter
 from abmll.methods.lora import StructuredLora
-from abmll.methods.support import Support, continued
+from abmll.methods.support import Support
 
 
 class Laplace(StructuredLora):
-    """``adapt`` finds the mode, ``fit`` the variances as well."""
+    """Plain LoRA steps, whose end is the mode."""
 
-    name: ClassVar[str] = "laplace"
-    label: ClassVar[str] = "Laplace-LoRA"
-    is_posterior: ClassVar[bool] = True
-    is_trained: ClassVar[bool] = False
-    base_method: ClassVar[str | None] = "regular-lora"
-    settings_read: ClassVar[tuple[str, ...]] = ("laplace_prior_precision",)
-    space: ClassVar[str | None] = "factor"
+    name = "laplace"
+    label = "Laplace-LoRA"
+    is_posterior = True
+    is_trained = False
+    base_method = "regular-lora"
+    settings_read = ("laplace_prior_precision",)
+    space = "factor"
 
-    def num_batches(self, steps: int, size: int) -> int:
+    def num_batches(self, support: Support) -> int:
         """The steps, then every example, the first of them once more for the number of options."""
-        return steps + size + 1
+        return support.steps + len(support.encoded) + 1
 
-    def fit(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
+    def adapt(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
         """The mode, with the standard deviations in its scale factors."""
         try:
             from abmll.methods.curvature import diagonal_laplace
@@ -43,8 +41,8 @@ class Laplace(StructuredLora):
             raise ConfigError(
                 f"method: laplace needs laplace-torch ({error}); install it with: pip install 'abmll[laplace]'"
             ) from error
-        phi = self.adapt(theta, support.batches(0), support.watch)
-        posterior = diagonal_laplace(self.scorer, phi, support, continued(self.config).laplace_prior_precision)
+        phi = self.learn(self.init(theta), support)
+        posterior = diagonal_laplace(phi, support, self.config.laplace_prior_precision)
         write_variances(phi, posterior.posterior_variance)
         return (phi,)
 

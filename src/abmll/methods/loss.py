@@ -1,12 +1,12 @@
 """A step's loss and its terms: as the rules compute it, and as numbers once an episode is over.
 
-On an accelerator a step is only queued, and a rule never asks what came of it: every question would keep the device
-waiting. So numbers are brought to the host together, once an episode, and a term that is not finite is noticed then,
-before anything that was learned from it is kept.
+On an accelerator a step is only queued. To ask what came of it would keep the device waiting, so a rule never does.
+Numbers are brought to the host together, once an episode. A term that is not finite is noticed then, before anything
+that was learned from it is kept.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import NamedTuple
@@ -19,11 +19,17 @@ from abmll.language.adapter import Adapter
 from abmll.methods.optimizer import total_norm
 
 OUTER = "outer step"  # the last of an episode's steps, beside "step 1" to "step K"
-_NOT_YET: Mapping[str, Tensor] = MappingProxyType({})
+TERMS: tuple[str, ...] = (
+    "nll",
+    "kl",
+    "prior",
+    "total",
+)  # the total last: where it is not finite, the term that made it so is named
+NO_NORMS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Loss(NamedTuple):
-    """One batch's loss and its unweighted terms, scalars in nats (see the scale in ``rule.py``)."""
+    """One batch's loss and its unweighted terms, scalars in nats; for their scale see ``abmll.posterior``."""
 
     total: Tensor
     nll: Tensor
@@ -32,21 +38,19 @@ class Loss(NamedTuple):
     correct: Tensor  # number of right answers in the batch
     size: int  # examples read
     tokens: int  # tokens read, padding left out; like size, zero where no forward pass was needed
-    grad_norms: Mapping[str, Tensor] = _NOT_YET  # by tensor, before clipping; once a step is taken
+    grad_norms: Mapping[str, Tensor] = NO_NORMS  # by tensor, before clipping; once a step is taken
     passes: int = 1  # forward passes over a batch
     options: Tensor | None = None  # (N, C) log-probabilities that the batch's options had before the step
+
+    def stepped(self, norms: Mapping[str, Tensor]) -> "Loss":
+        """The loss without its graph, once a step is taken; ``norms`` are those of the step's gradient."""
+        total, nll, kl, prior = self.total.detach(), self.nll.detach(), self.kl.detach(), self.prior.detach()
+        return self._replace(total=total, nll=nll, kl=kl, prior=prior, grad_norms=norms)
 
     @property
     def grad_norm(self) -> Tensor:
         """The norm of the whole gradient."""
         return total_norm(self.grad_norms)
-
-
-Watch = Callable[[Loss], None]  # told of every step of an adaptation, in their order
-
-
-def unwatched(loss: Loss) -> None:
-    """For an adaptation of which only the end matters."""
 
 
 class Reading(NamedTuple):
@@ -69,15 +73,19 @@ def read_steps(steps: Mapping[str, Loss], role: str, learned: Adapter) -> dict[s
     Raises ``TrainingError`` that names the first step and its first term or gradient that is not finite, or else the
     tensor of ``learned``: a step can leave infinite values behind although its loss and its gradient were finite.
     """
-    scalars = [scalar for loss in steps.values() for scalar in (*loss[:5], loss.grad_norm, *loss.grad_norms.values())]
+    scalars: list[Tensor] = []
+    for loss in steps.values():
+        scalars += [loss.nll, loss.kl, loss.prior, loss.total, loss.correct, loss.grad_norm, *loss.grad_norms.values()]
     whole = {name: torch.isfinite(tensor).all() for name, tensor in learned.named_tensors()}
     numbers = iter(torch.stack([scalar.detach().double() for scalar in (*scalars, *whole.values())]).tolist())
     readings = {}
     for step, loss in steps.items():
-        total, nll, kl, prior, correct, grad_norm = islice(numbers, 6)
-        norms = dict(zip(loss.grad_norms, numbers, strict=False))
-        _refuse_broken(step, {"nll": nll, "kl": kl, "prior": prior, "total": total}, norms)
-        readings[step] = Reading(total, nll, kl, prior, int(correct), loss.size, loss.tokens, grad_norm, loss.passes)
+        terms = dict(zip(TERMS, islice(numbers, len(TERMS)), strict=True))
+        correct, grad_norm = islice(numbers, 2)
+        norms = dict(zip(loss.grad_norms, islice(numbers, len(loss.grad_norms)), strict=True))
+        _refuse_broken(step, terms, norms)
+        own = {"size": loss.size, "tokens": loss.tokens, "grad_norm": grad_norm, "passes": loss.passes}
+        readings[step] = Reading(**terms, correct=int(correct), **own)
     for name, is_finite in zip(whole, numbers, strict=True):
         if not is_finite:
             raise TrainingError(f"{role}'s {name} is not finite after the step; lower the learning rates")

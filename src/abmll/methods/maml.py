@@ -9,9 +9,9 @@ With ``meta_batch`` above 1 theta takes one AdamW step on the mean gradient of s
 (arXiv 2405.11446) does with its several tasks for every update.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import ClassVar, Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,55 +21,59 @@ from abmll.common.config import LearningConfig
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
-from abmll.methods.descent import Descent, norms, tied_to
-from abmll.methods.loss import Loss, Watch, unwatched
-from abmll.methods.optimizer import AdapterOptimizer
-from abmll.methods.rule import State, detach, follow, likelihood, read_loss
+from abmll.methods.descent import Descent
+from abmll.methods.loss import Loss
+from abmll.methods.optimizer import AdapterOptimizer, gradient_norms
+from abmll.methods.rule import THETA, Rule, State
+from abmll.posterior import Factors
 
 
-class Fomaml:
+@dataclass
+class MamlState(State):
+    """Theta has an optimizer, phi none; while phi is tied it is a function of theta, with the graph behind it."""
+
+    optimizer: AdapterOptimizer
+    tied: bool = False
+    gathered: int = 0  # episodes whose gradient theta holds and no step has used yet
+
+    def optimizers(self) -> dict[str, AdapterOptimizer]:
+        """Theta's."""
+        return {THETA: self.optimizer}
+
+    def tie(self) -> None:
+        """phi = theta, and a function of it from here on: theta's values as tensors of their own in its graph."""
+        views = {shape: Factors(*(one.view_as(one) for one in factors)) for shape, factors in self.theta.stacks.items()}
+        self.phi, self.tied = Adapter(views, self.theta.layers), True
+
+    def untie(self) -> None:
+        """Let go of the graph behind phi."""
+        self.phi, self.tied = self.phi.clone(), False
+
+
+class Fomaml(Rule[MamlState]):
     """First-order MAML: memory and cost of an episode are those of K + 1 plain LoRA steps."""
 
-    name: ClassVar[str] = "fomaml"
-    label: ClassVar[str] = "FOMAML"
-    draws_from: ClassVar[Literal["task", "union"]] = "task"
-    is_posterior: ClassVar[bool] = False
-    is_trained: ClassVar[bool] = True
-    needs_query: ClassVar[bool] = True
-    base_method: ClassVar[str | None] = None
-    settings_read: ClassVar[tuple[str, ...]] = ()
-    space: ClassVar[str | None] = None
-    demonstrations: ClassVar[bool] = False
-    has_calibration: ClassVar[bool] = False
+    name = "fomaml"
+    label = "FOMAML"
+    needs_query = True
 
     def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
-        self.scorer = scorer
-        self.config = config
+        super().__init__(scorer, config, num_tasks)
         self.descent = Descent(config.inner_sgd_rate, None, config.max_grad_norm)
 
-    def init(self, theta: Adapter) -> State:
-        """Theta as given with an optimizer, phi its copy without one; only what ``descent`` moves learns."""
+    def init(self, theta: Adapter) -> MamlState:
+        """Theta as given, phi its copy; only what ``descent`` moves learns."""
         theta, phi = theta.clone(), theta.clone()
         for adapter in (theta, phi):
             for tensor in self.descent.learned(adapter).values():
                 tensor.requires_grad_()
-        config = self.config
-        outer = AdapterOptimizer(
-            theta, config.outer_learning_rate, config.outer_scale_learning_rate, config.weight_decay
-        )
-        return State(theta, phi, None, outer)
+        return MamlState(theta, phi, self.theta_optimizer(theta))
 
-    def begin_episode(self, state: State, done: float) -> None:
+    def begin_episode(self, state: MamlState, done: float) -> None:
         """phi <- theta."""
         state.phi.copy_(state.theta)
 
-    def inner_loss(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:
-        """NLL at the mean."""
-        nll, scores = likelihood(self.scorer, self.config, state.phi, batch)
-        zero = torch.zeros_like(nll)
-        return read_loss(nll, zero, zero, scores, batch)
-
-    def inner_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
+    def inner_step(self, state: MamlState, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """One plain gradient step on phi; where phi is tied to theta it stays a function of theta."""
         loss = self.inner_loss(state, batch, generator)
         gradients = self.descent.gradients(loss.total, state.phi, create_graph=state.tied)
@@ -78,58 +82,46 @@ class Fomaml:
             state.phi = moved
         else:
             state.phi.copy_(moved)
-        return detach(loss, norms(gradients))
+        return loss.stepped(gradient_norms(gradients))
 
-    def outer_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
+    def outer_step(self, state: MamlState, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """theta learns from the query batch's gradient at phi, d phi / d theta taken as the identity."""
         loss = self.inner_loss(state, batch, generator)
-        return self._gather(state, loss, self.descent.gradients(loss.total, state.phi), rate)
+        return self.gather(state, loss, self.descent.gradients(loss.total, state.phi), rate)
 
-    def adapt(
-        self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]], watch: Watch = unwatched
-    ) -> Adapter:
-        """The parameters of an unseen task: the same plain steps from theta, one per batch, without a graph."""
-        return follow(self, self.init(theta), batches, watch)
-
-    def _gather(self, state: State, loss: Loss, gradients: Mapping[str, Tensor], rate: float) -> Loss:
+    def gather(self, state: MamlState, loss: Loss, gradients: Mapping[str, Tensor], rate: float) -> Loss:
         """Add a task's share to theta's gradient; the last of a meta-batch takes the AdamW step.
 
         The norms returned are those of this task's gradient, whether or not a step is taken.
         """
-        assert state.outer is not None
-        for name, tensor in state.outer.named.items():
+        for name, tensor in state.optimizer.named.items():
             share = gradients[name] / self.config.meta_batch
             tensor.grad = share if tensor.grad is None else tensor.grad + share
         state.gathered += 1
         if state.gathered == self.config.meta_batch:
-            state.outer.step(rate, self.config.max_grad_norm)
+            state.optimizer.step(rate, self.config.max_grad_norm)
             state.gathered = 0
-        return detach(loss, norms(gradients))
+        return loss.stepped(gradient_norms(gradients))
 
 
 class Maml(Fomaml):
     """The exact gradient: an episode keeps the graphs of all its inner steps until its outer step is done."""
 
-    name: ClassVar[str] = "maml"
-    label: ClassVar[str] = "MAML"
+    name = "maml"
+    label = "MAML"
 
-    def begin_episode(self, state: State, done: float) -> None:
+    def begin_episode(self, state: MamlState, done: float) -> None:
         """phi = theta, and a function of it from here to the outer step."""
-        state.phi, state.tied = tied_to(state.theta), True
+        state.tie()
 
-    def inner_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
+    def inner_step(self, state: MamlState, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """As FOMAML's, on kernels that can be differentiated twice (the fused attention's backward cannot)."""
         with sdpa_kernel(SDPBackend.MATH) if state.tied else nullcontext():
             return super().inner_step(state, batch, generator, rate)
 
-    def outer_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
+    def outer_step(self, state: MamlState, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """theta learns from d NLL(phi; query) / d theta, through every inner step; their graphs are then freed."""
         loss = self.inner_loss(state, batch, generator)
         gradients = self.descent.gradients(loss.total, state.theta)
-        untie(state)
-        return self._gather(state, loss, gradients, rate)
-
-
-def untie(state: State) -> None:
-    """Let go of the graph behind phi."""
-    state.phi, state.tied = state.phi.clone(), False
+        state.untie()
+        return self.gather(state, loss, gradients, rate)

@@ -5,32 +5,25 @@ Dropout is on the adapter's input. In fitting every token has a mask of its own 
 is, one set of weights.
 """
 
-from typing import ClassVar
-
 import torch
 
 from abmll.language.batch import Batch
-from abmll.language.scorer import Pass
 from abmll.methods.lora import StructuredLora
 from abmll.methods.loss import Loss
-from abmll.methods.rule import State, likelihood, read_loss
-from abmll.posterior import Noise
+from abmll.methods.rule import PhiState
 
 
 class McDropout(StructuredLora):
     """Steps on one task's examples from the theta of regular LoRA, each under dropout."""
 
-    name: ClassVar[str] = "mc-dropout"
-    label: ClassVar[str] = "MC dropout"
-    is_posterior: ClassVar[bool] = True
-    is_trained: ClassVar[bool] = False
-    base_method: ClassVar[str | None] = "regular-lora"
-    settings_read: ClassVar[tuple[str, ...]] = ("dropout_rate",)
-    space: ClassVar[str | None] = "dropout"
+    name = "mc-dropout"
+    label = "MC dropout"
+    is_posterior = True
+    is_trained = False
+    base_method = "regular-lora"
+    settings_read = ("dropout_rate",)
+    space = "dropout"
 
-    def inner_loss(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:
+    def inner_loss(self, state: PhiState, batch: Batch, generator: torch.Generator) -> Loss:
         """NLL under one draw of the masks."""
-        noise = Noise(self.config.noise, generator, batch.mask, self.config.noise_rank)
-        nll, scores = likelihood(self.scorer, self.config, state.phi, batch, Pass(noise))
-        zero = torch.zeros_like(nll)
-        return read_loss(nll, zero, zero, scores, batch)
+        return self.likelihood(state.phi, batch, self.sampled(batch, generator))

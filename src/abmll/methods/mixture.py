@@ -5,26 +5,24 @@ sigma tells. Every order's end is as good a guess as the others, so the posterio
 training and its calibration are ABMLL's own; samples of a prediction are spread over the components.
 """
 
-from typing import ClassVar
-
 from abmll.language.adapter import Adapter
 from abmll.methods.abmll import Abmll
-from abmll.methods.support import Support, continued, fit_members
+from abmll.methods.support import Support
 
 
 class AbmllMixture(Abmll):
-    """``adapt`` is the fit of one component."""
+    """ABMLL's steps for every component."""
 
-    name: ClassVar[str] = "abmll-mixture"
-    label: ClassVar[str] = "ABMLL mixture"
-    is_trained: ClassVar[bool] = False
-    base_method: ClassVar[str | None] = "abmll"
-    settings_read: ClassVar[tuple[str, ...]] = ("ensemble_size",)
+    name = "abmll-mixture"
+    label = "ABMLL mixture"
+    is_trained = False
+    base_method = "abmll"
+    settings_read = ("ensemble_size",)
 
-    def num_batches(self, steps: int, size: int) -> int:
+    def num_batches(self, support: Support) -> int:
         """Every component takes all steps."""
-        return continued(self.config).ensemble_size * steps
+        return self.config.ensemble_size * support.steps
 
-    def fit(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
+    def adapt(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
         """``ensemble_size`` components, all from theta, each in an order and with noise of its own."""
-        return fit_members(self, support, [theta] * continued(self.config).ensemble_size)
+        return tuple(self.learn(self.init(theta), support, number) for number in range(self.config.ensemble_size))

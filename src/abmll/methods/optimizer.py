@@ -45,7 +45,7 @@ class AdapterOptimizer:
             if tensor.grad is None:
                 raise TrainingError(f"{name} has no gradient: it takes no part in the loss")
             gradients[name] = tensor.grad
-        norms = {name: torch.linalg.vector_norm(grad, dtype=torch.float64) for name, grad in gradients.items()}
+        norms = gradient_norms(gradients)
         if max_norm > 0:
             factor = (max_norm / total_norm(norms)).clamp(max=1.0)
             for gradient in gradients.values():
@@ -55,10 +55,6 @@ class AdapterOptimizer:
         self.adamw.step()
         self.adamw.zero_grad()
         return norms
-
-    def reset(self) -> None:
-        """Forget the moments."""
-        self.adamw.state.clear()
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments under names such as ``576x192.mean_A.exp_avg``; empty before the first step."""
@@ -71,7 +67,7 @@ class AdapterOptimizer:
 
     def load_tensors(self, tensors: dict[str, Tensor], where: str) -> None:
         """Restore ``tensors()``. Raises ``CheckpointError`` where a moment is missing or has another shape."""
-        self.reset()
+        self.adamw.state.clear()
         if not tensors:
             return
         for name, tensor in self.named.items():
@@ -81,6 +77,11 @@ class AdapterOptimizer:
                     raise CheckpointError(f"{where}: {name}.{moment} is missing or of another shape")
                 on_host = moment == "step" and not self.fused  # where torch looks for it
                 self.adamw.state[tensor][moment] = saved.to("cpu" if on_host else tensor.device, copy=True)
+
+
+def gradient_norms(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The norm of each gradient, fp64 scalars outside the graph."""
+    return {name: torch.linalg.vector_norm(one.detach(), dtype=torch.float64) for name, one in gradients.items()}
 
 
 def total_norm(norms: Mapping[str, Tensor]) -> Tensor:

@@ -1,131 +1,173 @@
-"""What every learning rule is: a small object with the same few functions, in the same order, in every file.
+"""What every learning rule is: a base class that does what rules have in common, so that a rule has only what differs.
 
 ``init`` makes the state, ``begin_episode`` opens a task, ``inner_loss`` and ``inner_step`` learn its batches,
 ``outer_step`` closes the episode, ``adapt`` learns an unseen task. Rules know nothing of files, clocks or progress.
 
-Scale of the loss, everywhere: the negative log-likelihood is summed over the batch's answers, the divergence and
--log p(theta) over all that they cover, in nats; beta weighs the divergence, gamma / (number of training tasks) the
-prior.
+The scale of every loss is that of ``abmll.posterior``: sums in nats, weighed by beta and gamma alone.
 
 A step waits for no number: on an accelerator it is only queued. What came of an episode's steps is read and checked by
 whoever keeps their result, with ``read_steps``.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from abmll.common.config import LearningConfig
+from abmll.common.config import ContinuedConfig, LearningConfig
+from abmll.common.settings import flatten, pick
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass, Scores, nll
-from abmll.methods.loss import Loss, Watch, read_steps, unwatched
+from abmll.methods.loss import Loss, read_steps
 from abmll.methods.optimizer import AdapterOptimizer
+from abmll.methods.support import Support
+from abmll.posterior import Noise, Prior
 
 READ_EVERY = 50  # steps of an adaptation, so that a long one that breaks early does not go on to its end
+PHI, THETA = "optimizer_phi", "optimizer_theta"  # the optimizers' files in a checkpoint
 
 
 @dataclass
 class State:
-    """Global and task parameters and their optimizers; rules without the distinction hold one adapter twice.
+    """Global and task parameters; a rule without the distinction holds one adapter twice.
 
-    Only theta and the optimizers' moments outlive a checkpoint: the rest belongs to one episode, or (``gathered``) to the
-    episodes between two outer steps, and checkpoints are made after an outer step only.
+    A rule with more to remember has a state of its own. Only theta and the optimizers' moments outlive a checkpoint:
+    the rest belongs to the episodes between two outer steps, and checkpoints are made after an outer step only.
     """
 
     theta: Adapter
     phi: Adapter
-    inner: AdapterOptimizer | None  # None: phi takes plain gradient steps
-    outer: AdapterOptimizer | None  # None: no gradient moves theta
-    done: float = 0.0  # share of the training's episodes before this one
-    tied: bool = False  # phi is a function of theta, and the outer gradient runs through its steps
-    support: list[Batch] = field(default_factory=list)  # what the inner steps have read, where the outer reads it again
-    gathered: int = 0  # episodes whose gradient theta holds and no step has used yet
+
+    def optimizers(self) -> dict[str, AdapterOptimizer]:
+        """The optimizers by the names of their files in a checkpoint."""
+        return {}
 
 
-class Rule(Protocol):
-    """A learning rule; see the module's docstring."""
+@dataclass
+class PhiState(State):
+    """The state where phi takes AdamW steps, and no gradient moves theta."""
+
+    optimizer: AdapterOptimizer
+
+    def optimizers(self) -> dict[str, AdapterOptimizer]:
+        """Phi's."""
+        return {PHI: self.optimizer}
+
+
+S = TypeVar("S", bound=State)
+
+
+class Rule(Generic[S]):
+    """A learning rule, by default AdamW steps on the likelihood at phi's mean, of which theta learns nothing.
+
+    ``config`` has the settings of the methods that continue another's run too, at their defaults where none are given;
+    ``num_tasks`` is the number of training tasks.
+    """
 
     name: ClassVar[str]
     label: ClassVar[str]
-    draws_from: ClassVar[Literal["task", "union"]]  # an episode's batches: of one task, or of the shuffled union
-    is_posterior: ClassVar[bool]  # phi has a learned standard deviation, so that prediction can sample
-    is_trained: ClassVar[bool]  # meta-training changes theta
-    needs_query: ClassVar[bool]  # an episode ends with a held-out batch, whatever ``outer_batch`` says
-    base_method: ClassVar[str | None]  # not meta-trained: an unseen task starts from the theta of that rule's run
-    settings_read: ClassVar[tuple[str, ...]]  # what of ``ContinueConfig`` it reads
-    space: ClassVar[str | None]  # the Gaussian space that it needs; None: any
-    demonstrations: ClassVar[bool]  # prompts hold labelled examples
-    has_calibration: ClassVar[bool]  # theta and phi hold a temperature and option biases
-    scorer: OptionScorer
-    config: LearningConfig
+    draws_from: ClassVar[Literal["task", "union"]] = "task"  # an episode's batches: of one task, or of all shuffled
+    is_posterior: ClassVar[bool] = False  # phi has a learned standard deviation, so that prediction can sample
+    is_trained: ClassVar[bool] = True  # meta-training changes theta
+    needs_query: ClassVar[bool] = False  # an episode ends with a held-out batch
+    base_method: ClassVar[str | None] = None  # not meta-trained: unseen tasks start from the theta of that rule's run
+    settings_read: ClassVar[tuple[str, ...]] = ()  # what of ``ContinueConfig`` it reads
+    space: ClassVar[str | None] = None  # the Gaussian space that it needs; None: any
+    demonstrations: ClassVar[bool] = False  # prompts hold labelled examples
+    has_calibration: ClassVar[bool] = False  # theta and phi hold a temperature and option biases
 
-    def init(self, theta: Adapter) -> State:
-        """The state at the start, from a fresh or a loaded theta."""
-        ...
+    def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
+        self.scorer = scorer
+        self.config = config if isinstance(config, ContinuedConfig) else pick(ContinuedConfig, flatten(config))
+        self.num_tasks = num_tasks
 
-    def begin_episode(self, state: State, done: float) -> None:
+    def init(self, theta: Adapter) -> S:
+        """The state at the start, from a fresh or a loaded theta, which is left as it is."""
+        raise NotImplementedError
+
+    def begin_episode(self, state: S, done: float) -> None:
         """Open the episode of a task; ``done`` is the share of the training's episodes before it, in [0, 1)."""
-        ...
 
-    def inner_loss(self, state: State, batch: Batch, generator: torch.Generator) -> Loss:
+    def inner_loss(self, state: S, batch: Batch, generator: torch.Generator) -> Loss:
         """The loss whose gradient the inner step follows."""
-        ...
+        return self.likelihood(state.phi, batch)
 
-    def inner_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
-        """One gradient step on the task's parameters."""
-        ...
+    def inner_step(self, state: S, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
+        """One gradient step on the task's parameters, at ``rate`` times the learning rates."""
+        return self.adamw_step(self.inner_loss(state, batch, generator), state.optimizers()[PHI], rate)
 
-    def outer_step(self, state: State, batch: Batch, generator: torch.Generator, rate: float) -> Loss | None:
-        """What the episode teaches theta; None where the rule has nothing to do here."""
-        ...
+    def outer_step(self, state: S, batch: Batch, generator: torch.Generator, rate: float) -> Loss | None:
+        """What the episode teaches theta; None where the rule computes no loss for it."""
 
-    def adapt(
-        self, theta: Adapter, batches: Iterable[tuple[Batch, torch.Generator]], watch: Watch = unwatched
-    ) -> Adapter:
-        """The parameters of an unseen task after one step per batch; ``theta`` is left as it is."""
-        ...
+    def num_batches(self, support: Support) -> int:
+        """How many batches ``adapt`` reads."""
+        return support.steps
 
+    def adapt(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
+        """What was learned of an unseen task: one adapter, or several of equal weight. ``theta`` is left as it is."""
+        return (self.learn(self.init(theta), support),)
 
-def likelihood(
-    scorer: OptionScorer, config: LearningConfig, phi: Adapter, batch: Batch, how: Pass | None = None
-) -> tuple[Tensor, Scores]:
-    """The batch's negative log-likelihood (a scalar, nats) and the scores it comes from."""
-    scores = scorer.scores(batch, phi, how)
-    return nll(scores, batch.answers, config.loss), scores
+    # What the functions above are made of.
 
+    def learn(self, state: S, support: Support, learner: int = 0) -> Adapter:
+        """phi after one inner step for each batch of a learner. Raises ``TrainingError`` as ``read_steps``."""
+        unread: dict[str, Loss] = {}
+        for step, (batch, generator) in enumerate(support.batches(learner), start=1):
+            loss = unread[f"step {step}"] = self.inner_step(state, batch, generator, rate=1.0)
+            if learner == 0:
+                support.losses.append(loss)
+            if step % READ_EVERY == 0:
+                read_steps(unread, "phi", state.phi)
+                unread.clear()
+        read_steps(unread, "phi", state.phi)
+        return state.phi.requires_grad_(False)
 
-def read_loss(nll: Tensor, kl: Tensor, prior: Tensor, scores: Scores, batch: Batch) -> Loss:
-    """The terms of one forward pass over ``batch``; the total is the negative log-likelihood alone."""
-    correct = (scores.options.argmax(-1) == batch.answers).sum()
-    options = torch.log_softmax(scores.options.detach(), -1)
-    return Loss(nll, nll, kl, prior, correct, len(batch.answers), batch.num_tokens, options=options)
+    def likelihood(self, phi: Adapter, batch: Batch, how: Pass | None = None) -> Loss:
+        """The batch's negative log-likelihood, at phi's mean unless ``how`` has noise."""
+        return self.read(self.scorer.scores(batch, phi, how), batch)
 
+    def read(self, scores: Scores, batch: Batch) -> Loss:
+        """The negative log-likelihood of a forward pass over ``batch``; the other terms are zero."""
+        loss = nll(scores, batch.answers, self.config.loss)
+        zero = torch.zeros_like(loss)
+        correct = (scores.options.argmax(-1) == batch.answers).sum()
+        options = torch.log_softmax(scores.options.detach(), -1)
+        return Loss(loss, loss, zero, zero, correct, len(batch.answers), batch.num_tokens, options=options)
 
-def detach(loss: Loss, norms: Mapping[str, Tensor]) -> Loss:
-    """The loss without its graph, with the norms of the gradient that it gave."""
-    total, nll, kl, prior = (term.detach() for term in loss[:4])
-    return loss._replace(total=total, nll=nll, kl=kl, prior=prior, grad_norms=norms)
+    def sampled(self, batch: Batch, generator: torch.Generator, theta: Adapter | None = None) -> Pass:
+        """A pass at one sample of q(phi), with the noise of training."""
+        return Pass(Noise(self.config.noise, generator, batch.mask, self.config.noise_rank), theta)
 
+    def kl(self, phi: Adapter, theta: Adapter) -> Tensor:
+        """KL(q(phi) || p(phi | theta)) of Gaussians over the weights, summed over all layers."""
+        space = self.scorer.space
+        return torch.stack([space.kl(factors, theta.stacks[shape]) for shape, factors in phi.stacks.items()]).sum()
 
-def take_step(loss: Loss, optimizer: AdapterOptimizer, config: LearningConfig, rate: float) -> Loss:
-    """Follow the gradient that ``loss.total.backward()`` left; returns the loss detached, with the gradient's norms."""
-    return detach(loss, optimizer.step(rate, config.max_grad_norm))
+    @property
+    def prior(self) -> Prior:
+        """p(theta)."""
+        return Prior(self.config.prior_std, self.config.gamma_shape, self.config.gamma_rate)
 
+    def negative_log_prior(self, theta: Adapter) -> Tensor:
+        """-log p(theta) of Gaussians over the weights, summed over all layers."""
+        space, prior = self.scorer.space, self.prior
+        return torch.stack([space.negative_log_prior(factors, prior) for factors in theta.stacks.values()]).sum()
 
-def follow(
-    rule: Rule, state: State, batches: Iterable[tuple[Batch, torch.Generator]], watch: Watch = unwatched
-) -> Adapter:
-    """One inner step per batch, at the full learning rate; returns phi. Raises ``TrainingError`` as ``read_steps``."""
-    unread: dict[str, Loss] = {}
-    for step, (batch, generator) in enumerate(batches, start=1):
-        loss = unread[f"step {step}"] = rule.inner_step(state, batch, generator, rate=1.0)
-        watch(loss)
-        if step % READ_EVERY == 0:
-            read_steps(unread, "phi", state.phi)
-            unread.clear()
-    read_steps(unread, "phi", state.phi)
-    return state.phi.requires_grad_(False)
+    def phi_optimizer(self, phi: Adapter) -> AdapterOptimizer:
+        """AdamW on those tensors of phi that learn."""
+        config = self.config
+        return AdapterOptimizer(phi, config.learning_rate, config.scale_learning_rate, config.weight_decay)
+
+    def theta_optimizer(self, theta: Adapter) -> AdapterOptimizer:
+        """AdamW on those tensors of theta that learn."""
+        config = self.config
+        return AdapterOptimizer(
+            theta, config.outer_learning_rate, config.outer_scale_learning_rate, config.weight_decay
+        )
+
+    def adamw_step(self, loss: Loss, optimizer: AdapterOptimizer, rate: float) -> Loss:
+        """One step down the gradient of ``loss``, which is returned without its graph."""
+        loss.total.backward()
+        return loss.stepped(optimizer.step(rate, self.config.max_grad_norm))

@@ -1,68 +1,70 @@
-"""What a rule that fits more than one adapter, or more than batches, is given of an unseen task."""
+"""The labelled examples of an unseen task, and the batches of them that a rule learns from."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
 
 import torch
 
-from abmll.common.config import ContinuedConfig, LearningConfig
-from abmll.common.settings import flatten, pick
-from abmll.language.adapter import Adapter
+from abmll.language.activation_cache import ActivationCache
 from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
-from abmll.methods.loss import Watch, unwatched
-from abmll.methods.rule import Rule
+from abmll.language.scorer import OptionScorer
+from abmll.methods.loss import Loss
+from abmll.tasks import Example
+from abmll.tasks.order import adaptation_batches, demonstrations, sample_seed
 
 
-@dataclass(frozen=True)
+@dataclass
 class Support:
-    """The labelled examples of an unseen task.
+    """The examples that a rule adapts to, in tokens as ``encoded``, and how it reads them.
 
-    ``batches(m)`` are those of learner number m, one a step, in an order and with noise of its own; ``alone(i)`` is
-    example i by itself; ``seed`` is the adaptation's; ``watch`` is to be told of the first learner's steps.
+    A rule that learns several adapters has several learners, numbered from 0. Each passes over the examples in an
+    order and with noise of its own, which ``seed`` determines, until ``steps`` batches are read.
+
+    ``num_shown`` other examples are put before the questions of every batch; only then are ``examples`` (as text) and
+    ``task_name`` needed. ``cache`` keeps the activations below the adapters. ``on_batch`` is called for every batch
+    read. ``losses`` are those of the first learner's steps, in order: the rule records them as it takes the steps.
     """
 
-    examples: Sequence[Encoded]
-    seed: int
-    batches: Callable[[int], Iterator[tuple[Batch, torch.Generator]]]
-    alone: Callable[[int], Batch]
-    watch: Watch = unwatched
+    scorer: OptionScorer
+    encoded: Sequence[Encoded]
+    steps: int
+    batch_size: int
+    seed: int = 0
+    examples: Sequence[Example] = ()
+    task_name: str = ""
+    num_shown: int = 0
+    cache: ActivationCache | None = None
+    on_batch: Callable[[], object] = lambda: None
+    losses: list[Loss] = field(default_factory=list)
 
+    def order(self, learner: int = 0) -> list[list[int]]:
+        """Which examples each of a learner's batches holds."""
+        size = min(self.batch_size, len(self.encoded))
+        return adaptation_batches(self._seed(learner), len(self.encoded), size, self.steps) if self.steps else []
 
-@runtime_checkable
-class Fits(Protocol):
-    """A rule that learns an unseen task by ``fit``, of which ``adapt`` is a part."""
+    def batches(self, learner: int = 0) -> Iterator[tuple[Batch, torch.Generator]]:
+        """A learner's batches, each made when it is asked for, with the generator of that step's noise."""
+        for step, indices in enumerate(self.order(learner)):
+            seed = sample_seed(self._seed(learner), "adaptation noise", step)
+            yield self.batch(indices), torch.Generator(self.scorer.device).manual_seed(seed)
 
-    def num_batches(self, steps: int, size: int) -> int:
-        """How many batches ``fit`` reads of a support of that size, for ``steps`` gradient steps."""
-        ...
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The examples at these indices as a batch."""
+        self.on_batch()
+        if not self.num_shown:
+            return self.scorer.batch([self.encoded[index] for index in indices], self.cache)
+        others = demonstrations(self.seed, len(self.examples), self.num_shown, indices, *indices)
+        asked, shown = ([self.examples[index] for index in chosen] for chosen in (indices, others))
+        return self.scorer.batch(self.scorer.encoder.encode_demonstrated(asked, self.task_name, shown)[0])
 
-    def fit(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
-        """The members of what is believed of the task; ``theta`` is left as it is."""
-        ...
+    def answers(self) -> list[tuple[Sequence[int], torch.Tensor]]:
+        """Each batch of the first learner, with the log-probabilities (N, C) that its options had before its step.
 
+        Nothing of a rule that takes no step.
+        """
+        steps = zip(self.order(), self.losses, strict=False)
+        return [(indices, loss.options) for indices, loss in steps if loss.options is not None]
 
-def learn(rule: Rule, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
-    """What a rule, by its ``fit`` or else its ``adapt``, believes of an unseen task."""
-    if isinstance(rule, Fits):
-        return rule.fit(theta, support)
-    return (rule.adapt(theta, support.batches(0), support.watch),)
-
-
-def fit_members(rule: Rule, support: Support, starts: Sequence[Adapter]) -> tuple[Adapter, ...]:
-    """One ``adapt`` from each start, member m on the batches of learner m; the first one is watched."""
-    return tuple(
-        rule.adapt(start, support.batches(member), unwatched if member else support.watch)
-        for member, start in enumerate(starts)
-    )
-
-
-def num_batches(rule: Rule, steps: int, size: int) -> int:
-    """How many batches ``learn`` reads."""
-    return rule.num_batches(steps, size) if isinstance(rule, Fits) else steps
-
-
-def continued(config: LearningConfig) -> ContinuedConfig:
-    """The settings with those of the continuing methods, at their defaults where there are none."""
-    return config if isinstance(config, ContinuedConfig) else pick(ContinuedConfig, flatten(config))
+    def _seed(self, learner: int) -> int:
+        return sample_seed(self.seed, "learner", learner) if learner else self.seed

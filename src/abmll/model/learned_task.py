@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from abmll.common.checkpoint import DOCUMENT, Bundle, load_bundle, refuse_other_base, save_bundle
 from abmll.common.config import AdapterConfig, ModelConfig, PredictConfig, PromptConfig
 from abmll.common.errors import CheckpointError, ConfigError, DataError
@@ -18,22 +16,24 @@ from abmll.language.adapter import Adapter
 from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
 from abmll.model.interchange import average_update, export_merged, export_peft
-from abmll.model.prediction import Prediction, entropy, predict_each
+from abmll.model.prediction import Prediction, predict
 from abmll.model.prequential import TaskCalibration
 from abmll.posterior.calibration import Evidence
 from abmll.tasks import Example
-from abmll.tasks.order import sample_seed
 
 
 @dataclass(frozen=True)
 class TaskPosterior:
     """q(phi | D) of one task.
 
-    ``scorer`` is the language model it was learned on, shared by all posteriors; ``members`` are what was learned,
-    several adapters of equal weight for an ensemble or a mixture; ``is_posterior`` says whether their standard
-    deviations were learned, so that sampling means something; ``demonstrations`` are shown to the model before every
-    question; ``calibration`` is what is believed of the task's temperature and option biases (None: nothing);
-    ``prequential`` what its examples were answered before each was learned, which is not saved.
+    Args:
+        scorer: the language model it was learned on, shared by all posteriors.
+        members: what was learned; several adapters of equal weight for an ensemble or a mixture.
+        is_posterior: whether their standard deviations were learned, so that sampling means something.
+        settings: what it was learned with, flat.
+        demonstrations: shown to the model before every question.
+        calibration: of the task's answers; None: they are the model's own.
+        prequential: what its examples were answered before each was learned; it is not saved.
     """
 
     scorer: OptionScorer
@@ -95,15 +95,13 @@ class TaskPosterior:
         if self.demonstrations:
             cache = None  # nothing is kept of prompts that only this posterior's questions begin with
         encoded, left_out = self.scorer.encoder.encode_demonstrated(examples, self.task_name, self.demonstrations)
-        read = (
-            partial(self.calibration.read, examples, at_mean)
-            if self.calibration is not None and how.use_calibration
-            else None
+        calibrate = None
+        if self.calibration is not None and how.use_calibration:
+            calibrate = partial(self.calibration.calibrate, examples, at_mean)
+        prediction = predict(
+            self.scorer, self.members, encoded, how, seed=seed, cache=cache, quiet=quiet, calibrate=calibrate
         )
-        shared: dict[str, Any] = {"cache": cache, "quiet": quiet, "read": read}
-        seeds = [sample_seed(seed, "member", number) if number else seed for number in range(len(self.members))]
-        members = list(zip(self.members, seeds, strict=True))
-        return replace(average(predict_each(self.scorer, members, encoded, how, **shared)), left_out=left_out)
+        return replace(prediction, left_out=left_out)
 
     def save_pretrained(self, folder: Path | str, overwrite: bool = False) -> None:
         """Write the posterior to a folder: its tensors, its settings, their hashes."""
@@ -142,7 +140,6 @@ class TaskPosterior:
             base = load_base(model or pick(ModelConfig, settings), announce, quiet)
             scorer = OptionScorer(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
         refuse_other_base(document, scorer.base.fingerprint, scorer.base.name, path)
-        # Read as settings: what this version has and the older one that wrote them had not is at its default.
         saved = flatten(pick(AdapterConfig, settings), pick(PromptConfig, settings))
         for key, value in flatten(scorer.adapter_config, scorer.prompt).items():
             if saved[key] != value:
@@ -150,12 +147,12 @@ class TaskPosterior:
                     f"{path}: was learned with {key} = {saved[key]}, the scorer has {value}; "
                     "give one with the same settings, or none"
                 )
-        members = tuple(_member(scorer, bundle, path, number) for number in range(document.get("members", 1)))
-        shown = document.get("demonstrations", [])
+        members = tuple(_member(scorer, bundle, path, number) for number in range(document["members"]))
         demonstrations = tuple(
-            Example(str(number), text, tuple(options), answer) for number, (text, options, answer) in enumerate(shown)
+            Example(str(number), text, tuple(options), answer)
+            for number, (text, options, answer) in enumerate(document["demonstrations"])
         )
-        calibration = None if document.get("calibration") is None else TaskCalibration.of(document["calibration"], path)
+        calibration = None if document["calibration"] is None else TaskCalibration.of(document["calibration"], path)
         name, is_posterior = document["task_name"], document["is_posterior"]
         return cls(scorer, members, name, is_posterior, settings, demonstrations, calibration)
 
@@ -177,16 +174,6 @@ class TaskPosterior:
 
     def _exported(self, member: int | None) -> tuple[Adapter, float]:
         return average_update(self.members) if member is None else (self.member(member), 0.0)
-
-
-def average(predictions: Sequence[Prediction]) -> Prediction:
-    """The equal mixture of several predictions of the same examples; the first itself where there is but one."""
-    first = predictions[0]
-    if len(predictions) == 1:
-        return first
-    probs = torch.stack([one.probs for one in predictions]).mean(0)
-    expected = torch.stack([one.expected_entropy for one in predictions]).mean(0)
-    return replace(first, probs=probs, entropy=entropy(probs), expected_entropy=expected)
 
 
 def _group(number: int) -> str:

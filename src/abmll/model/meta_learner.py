@@ -1,7 +1,7 @@
 """AbmllModel: a language model with a meta-learned theta, ready to learn new tasks."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,14 @@ from abmll.common.settings import flatten, pick, refuse_unknown
 from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.adapter import Adapter
 from abmll.language.base import Base, load_base
-from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
-from abmll.methods import REGISTRY, Loss, Rule, Support, find_rule, learn, make_rule, num_batches
+from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule
 from abmll.model.learned_task import TaskPosterior
 from abmll.model.prequential import TaskCalibration, evidence, infer_calibration
 from abmll.model.run_folder import RunFolder
 from abmll.posterior.calibration import CalibrationPrior, before_examples
 from abmll.tasks import Example
-from abmll.tasks.order import adaptation_batches, demonstrations, sample_seed
+from abmll.tasks.order import demonstrations, sample_seed
 
 
 class AbmllModel:
@@ -97,7 +96,7 @@ class AbmllModel:
     def learned(
         self, theta: Adapter, learning: LearningConfig, num_tasks: int, calibration: CalibrationPrior | None = None
     ) -> None:
-        """Take over a theta, the settings it was learned with, the number of its training tasks, and its calibration."""
+        """Take over a theta, the settings it was learned with, the number of its training tasks, its calibration."""
         self.theta = theta.clone()
         self.learning = learning
         self.num_tasks = num_tasks
@@ -116,67 +115,45 @@ class AbmllModel:
     ) -> TaskPosterior:
         """Learn an unseen task from labelled ``examples``: ``steps`` gradient steps from theta (arXiv 2508.14285).
 
-        ``task_name`` stands before every question in the prompt. Examples are passed over in a new order until the
-        steps are done. Theta stays as it is, and only adapter tensors are copied. In-context methods show some of the
-        examples before every question: other ones while adapting, and the same ones before all that is predicted.
-        ``cache`` keeps the activations below the adapters; without one they are kept until the end where examples are
-        met twice or more.
-        Raises ``DataError`` where there is no example or one without an answer, ``TrainingError`` where a loss term is
-        not finite.
+        ``task_name`` stands before every question in the prompt. Passes over the examples, each in a new order, are
+        repeated until the steps are done. Theta stays as it is, and only adapter tensors are copied. In-context methods
+        show some of the examples before every question: others in every batch, and the same ones in prediction.
+        ``cache`` keeps the activations below the adapters; without one they are kept for the time of the adaptation
+        where examples are met twice or more. Raises ``DataError`` where there is no example or one without an answer,
+        ``TrainingError`` where a loss term is not finite.
         """
         AdaptConfig(steps, batch_size)
         _refuse_unlabelled(examples, task_name)
-        encoded = self.scorer.encode(examples, task_name)
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
-        total = num_batches(rule, steps, len(encoded))
         shown = self.learning.num_demonstrations if rule.demonstrations else 0
-        size = min(batch_size, len(encoded))
-        if cache is None and total * size >= 2 * len(encoded) and not shown:
-            cache = open_cache(self.scorer.base, self.scorer.lower_blocks, ActivationCacheConfig())
-        asked: list[Sequence[int]] = []
-        told: list[Loss] = []
+        encoded = self.scorer.encode(examples, task_name)
+        support = Support(self.scorer, encoded, steps, batch_size, seed, examples, task_name, shown, cache)
+        total = rule.num_batches(support)
+        if cache is None and not shown and total * min(batch_size, len(examples)) >= 2 * len(examples):
+            support.cache = open_cache(self.scorer.base, self.scorer.lower_blocks, ActivationCacheConfig())
         with progress(total, f"adapting to {task_name}", "step", quiet=quiet) as bar:
-
-            def read(chosen: Sequence[int]) -> Batch:
-                bar.update()
-                if not shown:
-                    return self.scorer.batch([encoded[index] for index in chosen], cache)
-                others = [examples[n] for n in demonstrations(seed, len(examples), shown, chosen, *chosen)]
-                asked = [examples[index] for index in chosen]
-                return self.scorer.batch(self.scorer.encoder.encode_demonstrated(asked, task_name, others)[0])
-
-            def batches(learner: int) -> Iterator[tuple[Batch, torch.Generator]]:
-                """Each step's batch, made when it is asked for, and the generator of its noise."""
-                own = sample_seed(seed, "learner", learner) if learner else seed
-                for step, chosen in enumerate(adaptation_batches(own, len(encoded), size, steps) if steps else []):
-                    generator = torch.Generator(self.scorer.device)
-                    generator.manual_seed(sample_seed(own, "adaptation noise", step))
-                    if not learner:
-                        asked.append(chosen)
-                    yield read(chosen), generator
-
+            support.on_batch = bar.update
             try:
-                support = Support(encoded, seed, batches, lambda index: read([index]), told.append)
-                members = learn(rule, self._start(rule), support)
+                members = rule.adapt(self._start(rule), support)
             except TrainingError as error:
                 raise TrainingError(f"adapting to '{task_name}', {error}") from error
-        learned = {"adapt_steps": steps, "adapt_batch_size": batch_size, "adapt_examples": len(examples)}
-        settings = flatten(self.learning) | learned | {"adapt_seed": seed}
+        adapted = {"adapt_steps": steps, "adapt_batch_size": batch_size, "adapt_examples": len(examples)}
+        settings = flatten(self.learning) | adapted | {"adapt_seed": seed}
         chosen = tuple(examples[index] for index in demonstrations(seed, len(examples), shown, ()))
-        given = [(step, loss.options) for step, loss in zip(asked, told, strict=True) if loss.options is not None]
-        answers = evidence(examples, given)
-        calibration = (
-            None if self.calibration_prior is None else infer_calibration(self.calibration_prior, examples, answers)
+        prequential = evidence(examples, support.answers())
+        calibration = None
+        if self.calibration_prior is not None:
+            calibration = infer_calibration(self.calibration_prior, examples, prequential)
+        return TaskPosterior(
+            self.scorer, members, task_name, rule.is_posterior, settings, chosen, calibration, prequential
         )
-        return TaskPosterior(self.scorer, members, task_name, rule.is_posterior, settings, chosen, calibration, answers)
 
     def continue_as(self, method: str, **settings: Any) -> "AbmllModel":
         """The model of another method that starts from this theta; this one stays as it is.
 
-        It takes over the means; where it has the same kind of posterior, the standard deviations and the calibration too.
-
-        Further keywords are ``ContinuedConfig``'s fields; the rest is as in this run. The language model's weights are
-        shared. The run's own method gives a model that differs in its settings at most.
+        It takes over the means. Where it has the same kind of posterior it takes over the standard deviations too, and
+        the calibration where it has one. Further keywords are ``ContinuedConfig``'s fields; the rest is as in this run.
+        The language model's weights are shared. The run's own method gives a model that differs in settings at most.
         Raises ``ConfigError`` for a method that does not continue this model's, and for unknown settings.
         """
         refuse_unknown((ContinuedConfig,), settings, "AbmllModel.continue_as")
@@ -184,41 +161,36 @@ class AbmllModel:
         if method != own and rule.base_method != own:
             raise ConfigError(f"method: {_why_not(rule, own)}")
         learning = pick(ContinuedConfig, flatten(self.learning) | settings | {"method": method})
-        model = copy.copy(self)
         adapter = self.scorer.adapter_config
         wanted = replace(adapter, space=rule.space or adapter.space)
         if wanted.space == "dropout":
             wanted = replace(wanted, dropout_rate=learning.dropout_rate)
+        model, theta = copy.copy(self), self.theta
         if wanted != adapter:
             model.scorer = OptionScorer(self.scorer.base.twin(), wanted, self.scorer.prompt)
-        theta = model.scorer.new_adapter(sample_seed(learning.seed, "init"))
-        for mean, learned in zip(theta.mean_tensors(), self.theta.mean_tensors(), strict=True):
-            mean.copy_(learned)
-        calibration = self.calibration_prior if rule.has_calibration else None
-        model.learned(self.theta if wanted == adapter else theta, learning, self.num_tasks, calibration)
+            theta = model.scorer.new_adapter(sample_seed(learning.seed, "init"))
+            for mean, learned in zip(theta.mean_tensors(), self.theta.mean_tensors(), strict=True):
+                mean.copy_(learned)
+        model.learned(theta, learning, self.num_tasks, self.calibration_prior if rule.has_calibration else None)
         return model
 
     def theta_as_posterior(self, task_name: str) -> TaskPosterior:
-        """Theta itself in the role of a task's posterior: what is believed of ``task_name`` before any example."""
+        """Theta itself in the role of a task's posterior: what predicts ``task_name`` before any example is known."""
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
-        calibration = (
-            None if self.calibration_prior is None else TaskCalibration(before_examples(self.calibration_prior))
-        )
+        calibration = None
+        if self.calibration_prior is not None:
+            calibration = TaskCalibration(before_examples(self.calibration_prior).points)
         settings = flatten(self.learning)
         return TaskPosterior(self.scorer, (self._start(rule),), task_name, rule.is_posterior, settings, (), calibration)
 
-    def _start(self, rule: Rule) -> Adapter:
+    def _start(self, rule: Rule[Any]) -> Adapter:
         """Where a new task starts: from theta, or for a rule that has none from a fresh adapter."""
         if rule.is_trained or rule.base_method:
             return self.theta
         return self.scorer.new_adapter(sample_seed(self.learning.seed, "init"))
 
-    def log_sigma(self) -> float:
-        """Theta's mean log standard deviation (output space: at input zero)."""
-        return mean_log_sigma(self.scorer, self.theta)
 
-
-def _why_not(rule: type[Rule], own: str) -> str:
+def _why_not(rule: type[Rule[Any]], own: str) -> str:
     """Why ``rule`` does not continue a run of the method ``own``."""
     if rule.base_method is not None:
         return (
@@ -238,7 +210,7 @@ def _refuse_unlabelled(examples: Sequence[Example], task_name: str) -> None:
 
 
 def mean_log_sigma(scorer: OptionScorer, adapter: Adapter) -> float:
-    """The mean log standard deviation over all adapted layers, each stack weighed by its number of layers."""
+    """The mean log standard deviation over all adapted layers (output space: at input zero)."""
     layers = {shape: len(names) for shape, names in adapter.layers.items()}
     means = [count * scorer.space.log_sigma_mean(adapter.stacks[shape]).double() for shape, count in layers.items()]
     return float(torch.stack(means).sum()) / sum(layers.values())

@@ -1,8 +1,7 @@
-"""Predicting with an adapter: at its mean, averaged over samples of its posterior, or to first order in its weights."""
+"""Predicting with adapters: at the mean, averaged over samples of the posterior, or to first order in the weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,12 +21,12 @@ from abmll.tasks.order import sample_seed
 
 POINTS = 1024
 MAX_TOKENS = 2048
-Read = Callable[[Tensor, Tensor], Tensor]
+Calibrate = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is believed of N examples with at most C options; all in float64, entropies in nats.
+    """The probabilities of N examples with at most C options; all in float64, entropies in nats.
 
     At the mean the expected entropy equals the entropy and the mutual information is zero: a single set of weights
     has nothing to disagree with. Samples are of the weights, and of the calibration where there is one.
@@ -36,7 +35,7 @@ class Prediction:
     probs: Tensor  # (N, C), zero where an example has fewer options
     num_options: Tensor  # (N,)
     entropy: Tensor  # (N,) of the averaged probabilities: total uncertainty
-    expected_entropy: Tensor  # (N,) mean entropy of the samples: the doubt that each of them has by itself
+    expected_entropy: Tensor  # (N,) mean entropy of the samples: the uncertainty of each by itself
     truncated: int = 0  # examples whose input was too long and lost its middle
     left_out: int = 0  # demonstrations that did not fit before an example, over all of them
 
@@ -55,9 +54,10 @@ class Prediction:
         return [row[:count].tolist() for row, count in zip(self.probs, self.num_options.tolist(), strict=True)]
 
 
+@torch.no_grad()
 def predict(
     scorer: OptionScorer,
-    phi: Adapter | None,
+    members: Sequence[Adapter | None],
     examples: Sequence[Encoded],
     how: PredictConfig | None = None,
     *,
@@ -65,43 +65,28 @@ def predict(
     cache: ActivationCache | None = None,
     max_tokens: int = MAX_TOKENS,
     quiet: bool = True,
-    read: Read | None = None,
+    calibrate: Calibrate | None = None,
 ) -> Prediction:
-    """Probabilities of every example's options under one adapter, or none (the bare model); see ``predict_each``."""
-    more: dict[str, Any] = {"cache": cache, "max_tokens": max_tokens, "quiet": quiet, "read": read}
-    return predict_each(scorer, [(phi, seed)], examples, how, **more)[0]
-
-
-@torch.no_grad()
-def predict_each(
-    scorer: OptionScorer,
-    members: Sequence[tuple[Adapter | None, int]],
-    examples: Sequence[Encoded],
-    how: PredictConfig | None = None,
-    *,
-    cache: ActivationCache | None = None,
-    max_tokens: int = MAX_TOKENS,
-    quiet: bool = True,
-    read: Read | None = None,
-) -> list[Prediction]:
-    """What each of several adapters says of the same examples; the lower blocks below them is computed once for all.
+    """Probabilities of every example's options: the equal mixture of several adapters' predictions, or one's own.
 
     Args:
-        members: each adapter with the seed of its noise; None is the bare model.
-        how: average over samples or linearize; None predicts at the mean. A weight sample of rank above 0 is the same
-            for all examples, whatever batch they come in.
-        cache: Activations kept from earlier passes over the same examples.
+        members: the adapters; None is the bare model. The lower blocks are computed once for all of them.
+        how: average each member over samples or linearize it; None predicts at the mean. A weight sample of rank above
+            0 is the same for all examples, whatever batch they come in.
+        seed: of the noise, which is each member's own.
+        cache: activations kept from earlier passes over the same examples.
         max_tokens: tokens per batch, a prefix that is read once for all prompts counted once; examples of like length
             share a batch. A quarter of it where gradients are needed.
-        read: what becomes of the samples' probabilities (S, N, C) of the examples at these N indices; there may be
-            more samples after it than before.
+        calibrate: what becomes of the samples' probabilities (S, N, C) of the examples at these N indices; there may
+            be more samples after it than before.
 
-    Raises ``DataError`` without examples.
+    Raises ``DataError`` without examples, and where probabilities are not numbers.
     """
     if not examples:
         raise DataError("there are no examples to predict")
     how = how or PredictConfig(num_samples=0)
-    linearized = how.predictive == "linearized" and any(phi is not None for phi, _ in members)
+    linearized = how.predictive == "linearized" and any(phi is not None for phi in members)
+    seeds = [sample_seed(seed, "member", number) if number else seed for number in range(len(members))]
     width = max(len(example.options) for example in examples)
     probs = torch.zeros(len(members), len(examples), width, dtype=torch.float64)
     expected_entropy = torch.zeros(len(members), len(examples), dtype=torch.float64)
@@ -112,12 +97,12 @@ def predict_each(
             batch = scorer.batch([examples[i] for i in chosen], cache, share_prefix=not linearized)
             batch = scorer.lower_blocks.fill(batch) if len(members) > 1 else batch
             index = torch.tensor(chosen)
-            for number, (phi, seed) in enumerate(members):
+            for number, (phi, own) in enumerate(zip(members, seeds, strict=True)):
                 if linearized and phi is not None:
                     sampled = _linearized_probs(scorer, phi, batch)
                 else:
-                    sampled = _sampled_probs(scorer, phi, batch, how, seed)
-                sampled = sampled if read is None else read(sampled, index)
+                    sampled = _sampled_probs(scorer, phi, batch, how, own)
+                sampled = sampled if calibrate is None else calibrate(sampled, index)
                 probs[number, index, : sampled.shape[-1]] = sampled.mean(0)
                 expected_entropy[number, index] = entropy(sampled).mean(0)
                 bar.update(len(chosen))
@@ -127,14 +112,12 @@ def predict_each(
         )
     counts = torch.tensor([len(example.options) for example in examples])
     truncated = sum(example.truncated > 0 for example in examples)
-    return [
-        Prediction(own, counts, entropy(own), expected, truncated)
-        for own, expected in zip(probs, expected_entropy, strict=True)
-    ]
+    mixed = probs.mean(0)
+    return Prediction(mixed, counts, entropy(mixed), expected_entropy.mean(0), truncated)
 
 
 def _sampled_probs(scorer: OptionScorer, phi: Adapter | None, batch: Batch, how: PredictConfig, seed: int) -> Tensor:
-    """Option probabilities (S, N, C) of one batch; the lower blocks below the adapters is computed once."""
+    """Option probabilities (S, N, C) of one batch; the lower blocks are computed once."""
     if how.num_samples == 0 or phi is None:
         return _probs(scorer.scores(batch, phi).options)[None]
     batch = scorer.lower_blocks.fill(batch)

@@ -2,18 +2,18 @@
 
 While a task is learned, every batch is answered before it is learned from. These answers cost nothing, and none of them
 was seen before: they are the evidence for the task's inverse temperature and biases (prequential, Dawid 1984). What to
-expect before any evidence theta knows (``theta_calibration.py``).
+expect before any evidence theta knows (``abmll.training.empirical_bayes``).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from abmll.common.documents import Document
 from abmll.common.errors import CheckpointError
 from abmll.posterior.calibration import Calibration, CalibrationPrior, Evidence, infer
 from abmll.tasks import Example
@@ -23,30 +23,39 @@ LEAST = math.log(torch.finfo(torch.float64).tiny)  # of an option that has been 
 
 
 @dataclass(frozen=True)
-class TaskCalibration:
-    """What is believed of a task's calibration; ``labels`` are the options that have a bias, in its order."""
+class TaskCalibration(Calibration):
+    """A task's calibration; ``labels`` are the options that have a bias, in its order.
 
-    calibration: Calibration
+    Raises ``ValueError`` where there are not as many of them as biases.
+    """
+
     labels: tuple[str, ...] = ()
 
-    def read(self, examples: Sequence[Example], at_mean: bool, probs: Tensor, index: Tensor) -> Tensor:
-        """``Calibration.read`` for those of ``examples`` that ``index`` names."""
-        chosen = [examples[number] for number in index.tolist()]
-        return self.calibration.read(probs, label_index(chosen, self.labels, probs.shape[-1]), at_mean)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labels and len(self.labels) != len(self.mean) - 1:
+            raise ValueError(f"{len(self.labels)} labels for {len(self.mean) - 1} biases")
 
-    def document(self) -> dict[str, Any]:
+    def calibrate(self, examples: Sequence[Example], at_mean: bool, probs: Tensor, index: Tensor) -> Tensor:
+        """``Calibration.read`` of the probabilities (S, N, C) of those ``examples`` that ``index`` (N,) names."""
+        chosen = [examples[number] for number in index.tolist()]
+        return self.read(probs, label_index(chosen, self.labels, probs.shape[-1]), at_mean)
+
+    def describe(self) -> str:
+        """The inverse temperature in a few words: at the mean, how far it is known, and whether it is any."""
+        slopes = self.points[:, 0]
+        silent = float((slopes == 0).double().mean())
+        return f"{float(slopes.mean()):.2f}, known to {float(slopes.std()):.2f}; zero with probability {silent:.2f}"
+
+    def document(self) -> Document:
         """As JSON has it."""
-        return {"points": self.calibration.points.tolist(), "labels": list(self.labels)}
+        return {"points": self.points.tolist(), "labels": list(self.labels)}
 
     @classmethod
-    def of(cls, document: dict[str, Any], where: Path) -> "TaskCalibration":
+    def of(cls, document: Document, where: Path) -> "TaskCalibration":
         """What ``document`` has said. Raises ``CheckpointError`` where it is no calibration."""
         try:
-            calibration = Calibration(torch.tensor(document["points"], dtype=torch.float64))
-            labels = tuple(map(str, document["labels"]))
-            if labels and len(labels) + 1 != len(calibration.mean):
-                raise ValueError(f"{len(labels)} labels for {len(calibration.mean) - 1} biases")
-            return cls(calibration, labels)
+            return cls(torch.tensor(document["points"], dtype=torch.float64), tuple(map(str, document["labels"])))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{where}: its calibration cannot be used ({error}); adapt to the task again"
@@ -80,8 +89,7 @@ def evidence(examples: Sequence[Example], given: Sequence[Answers], labels: Sequ
     for asked, logs in given:
         for number, row in zip(asked, logs.double().cpu(), strict=True):
             full = torch.full((width,), -torch.inf, dtype=torch.float64)
-            options = examples[number].options
-            for column, option in enumerate(options):
+            for column, option in enumerate(examples[number].options):
                 full[labels.index(option) if labels else column] = row[column].clamp(min=LEAST)
             rows.setdefault(number, full)
     answers = [_answer(examples[number], labels) for number in rows]
@@ -90,15 +98,8 @@ def evidence(examples: Sequence[Example], given: Sequence[Answers], labels: Sequ
 
 
 def infer_calibration(prior: CalibrationPrior, examples: Sequence[Example], prequential: Evidence) -> TaskCalibration:
-    """A task's calibration from what its adaptation ``examples`` were answered; the prior itself without any evidence."""
-    return TaskCalibration(infer(prior, prequential), labels_of(examples))
-
-
-def describe(calibration: TaskCalibration) -> str:
-    """The inverse temperature in a few words: at the mean, how far it is known, and whether it is any."""
-    slopes = calibration.calibration.points[:, 0]
-    silent = float((slopes == 0).double().mean())
-    return f"{float(slopes.mean()):.2f}, known to {float(slopes.std()):.2f}; zero with probability {silent:.2f}"
+    """A task's calibration from what its ``examples`` were answered; the prior itself without any evidence."""
+    return TaskCalibration(infer(prior, prequential).points, labels_of(examples))
 
 
 def _answer(example: Example, labels: Sequence[str]) -> int:

@@ -1,35 +1,27 @@
 """A training run on disk: its resolved settings, its metrics line by line, its checkpoints."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from abmll.common.checkpoint import PREFIX, checkpoints
+from abmll.common.config import RunConfig
+from abmll.common.documents import FORMATS, Document, json_lines, read_json, read_json_lines, write_json_lines
 from abmll.common.errors import CheckpointError, ConfigError
 from abmll.common.files import disk_errors, remove, write_json, write_text
 from abmll.posterior.calibration import CalibrationPrior
 
 CONFIG, METRICS, TIMING, CARD = "config.yaml", "metrics.jsonl", "timing.jsonl", "README.md"
-CALIBRATION, CALIBRATION_FORMAT = "calibration.json", "abmll-calibration-3"
+CALIBRATION = "calibration.json"
+REMEDY = "delete it, and --resume makes it again"
 EVALUATION = ("metrics.json", "predictions.jsonl", "report.html")
 # What else a run replaced by another must not leave behind: it would be taken for the new run's.
 RESULTS = (CARD, CALIBRATION, "report.html", *(f"evaluation/{name}" for name in EVALUATION))
 # Settings that may change between the parts of one run: they decide how long and where, not what is computed.
-FREE = {
-    "max_steps",
-    "save_steps",
-    "save_total_limit",
-    "output_dir",
-    "activation_cache_gb",
-    "activation_cache_dir",
-    "activation_cache_disk_gb",
-    "calibration_tasks",
-    "calibration_examples",
-}
+FREE = {"output_dir", "calibration_tasks", "calibration_examples"} | {field.name for field in fields(RunConfig)}
 
 
 def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Path) -> None:
@@ -85,7 +77,7 @@ class RunFolder:
         """Go on after ``episode``: drop the lines of later episodes."""
         kept = {name: [row for row in self.rows(name) if row["episode"] <= episode] for name in (METRICS, TIMING)}
         for name, rows in kept.items():
-            write_text(self.path / name, "".join(json.dumps(row) + "\n" for row in rows))
+            write_json_lines(self.path / name, rows)
         self._claim(settings)
 
     def _claim(self, settings: Mapping[str, Any]) -> None:
@@ -94,30 +86,15 @@ class RunFolder:
         for unfinished in self.path.glob(f".{PREFIX}*.tmp"):
             remove(unfinished)
 
-    def rows(self, name: str = METRICS) -> list[dict[str, Any]]:
-        """The whole lines of a JSON-lines file; a last line cut short by a crash is left out.
-
-        Raises ``CheckpointError`` where another line is no JSON.
-        """
-        path = self.path / name
-        if not path.exists():
-            return []
-        rows = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-            if line.endswith("\n"):
-                try:
-                    rows.append(json.loads(line))
-                except ValueError as error:
-                    raise CheckpointError(
-                        f"{path}:{number}: is not JSON; the file is damaged: delete that line"
-                    ) from error
-        return rows
+    def rows(self, name: str = METRICS) -> list[Document]:
+        """The whole lines of a JSON-lines file. Raises ``CheckpointError`` as ``read_json_lines``."""
+        return [row for _, row in read_json_lines(self.path / name, "the file is damaged: delete that line")]
 
     def write_calibration(
         self, episode: int, prior: CalibrationPrior, settings: Mapping[str, int], cost: Mapping[str, float]
     ) -> None:
-        """Keep theta's calibration of after so many episodes, under which settings it was learned, and what that took."""
-        document = {"format": CALIBRATION_FORMAT, "episode": episode, "prior": asdict(prior)}
+        """Keep theta's calibration of after so many episodes, the settings it was learned under, and what that took."""
+        document = {"format": FORMATS["calibration"], "episode": episode, "prior": asdict(prior)}
         write_json(self.path / CALIBRATION, document | {"settings": dict(settings), "cost": dict(cost)})
 
     def calibration(self, episode: int, settings: Mapping[str, int] | None = None) -> CalibrationPrior | None:
@@ -126,12 +103,12 @@ class RunFolder:
         Raises ``CheckpointError`` for a damaged file.
         """
         document = self._calibration()
-        if document is None or document.get("episode") != episode or settings not in (None, document.get("settings")):
+        if document.get("episode") != episode or settings not in (None, document.get("settings")):
             return None
         try:
             return CalibrationPrior(**document["prior"])
         except (KeyError, TypeError, ValueError) as error:
-            raise self._damaged(error) from error
+            raise CheckpointError(f"{self.path / CALIBRATION}: cannot be used ({error}); {REMEDY}") from error
 
     def cost(self, episodes: int | None = None) -> dict[str, float]:
         """Seconds, gradient steps, tokens and forward passes of all episodes or the first so many, and their number.
@@ -139,31 +116,19 @@ class RunFolder:
         All parts of an interrupted run count together, and what it took to learn the calibration after these episodes.
         """
         rows = self.rows(TIMING)[:episodes]
-        document = self._calibration() or {}
+        document = self._calibration()
         parts = [*rows, document["cost"]] if document.get("episode") == len(rows) else rows
         kinds = ("seconds", "steps", "tokens", "forward_passes")
         cost: dict[str, float] = {kind: sum(part.get(kind, 0) for part in parts) for kind in kinds}
         return {"episodes": len(rows), **cost}
 
-    def _calibration(self) -> dict[str, Any] | None:
+    def _calibration(self) -> Document:
+        """What the calibration's file holds; nothing where there is none."""
         path = self.path / CALIBRATION
-        if not path.is_file():
-            return None
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise self._damaged(error) from error
-        if not isinstance(document, dict) or document.get("format") != CALIBRATION_FORMAT:
-            raise self._damaged("not of this version")
-        return document
-
-    def _damaged(self, reason: object) -> CheckpointError:
-        return CheckpointError(
-            f"{self.path / CALIBRATION}: cannot be used ({reason}); delete it, and --resume makes it again"
-        )
+        return read_json(path, "calibration", REMEDY) if path.is_file() else {}
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Add one line to a JSON-lines file."""
         path = self.path / name
         with disk_errors(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.write(json_lines([row]))

@@ -32,7 +32,6 @@ from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.adapter import Adapter
 from abmll.language.meter import counted
 from abmll.methods import OUTER, Loss, State, find_rule, make_rule, read_steps, summarize
-from abmll.methods.optimizer import AdapterOptimizer
 from abmll.model.meta_learner import AbmllModel, mean_log_sigma
 from abmll.model.run_folder import CARD, METRICS, TIMING, RunFolder, refuse_other_run
 from abmll.tasks import Task
@@ -94,7 +93,7 @@ class MetaTrainer:
     def describe(self) -> str:
         """One line on what will be trained: rule, tasks, trainable numbers, adapted layers."""
         state = self.rule.init(self.model.theta)
-        learned = [tensor for optimizer in _optimizers(state).values() for tensor in optimizer.named.values()]
+        learned = [tensor for optimizer in state.optimizers().values() for tensor in optimizer.named.values()]
         return (
             f"{self.rule.label}: {len(self.tasks)} tasks, {sum(self.episodes.sampler.sizes)} training examples; "
             f"{sum(tensor.numel() for tensor in learned):,} trainable numbers in {len(self.model.scorer.shapes)} layers"
@@ -155,7 +154,7 @@ class MetaTrainer:
         theta = self.model.scorer.new_adapter(0)
         theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
         state = self.rule.init(theta)
-        for name, optimizer in _optimizers(state).items():
+        for name, optimizer in state.optimizers().items():
             optimizer.load_tensors(bundle.tensors.get(name, {}), str(path / f"{name}.safetensors"))
         self.folder.resume(self.settings(), episode)
         return state, episode
@@ -178,7 +177,7 @@ class MetaTrainer:
         write_text(self.folder.path / CARD, model_card(self.rule.label, run, self.settings(), fingerprint, names, rows))
 
     def _save(self, state: State, episode: int) -> None:
-        moments = {name: optimizer.tensors() for name, optimizer in _optimizers(state).items()}
+        moments = {name: optimizer.tensors() for name, optimizer in state.optimizers().items()}
         tensors = {"theta": state.theta.state_dict(), "optimizer_phi": {}} | moments
         document = {
             "episode": episode,
@@ -241,12 +240,6 @@ def _refuse_unfit(config: TrainConfig) -> None:
                 f"{name} is {episodes}, but an outer step takes meta_batch = {config.meta_batch} episodes and none may "
                 f"be cut in two; use {name} = {fitting}"
             )
-
-
-def _optimizers(state: State) -> dict[str, AdapterOptimizer]:
-    """The state's optimizers by the name of their file in a checkpoint."""
-    both = {"optimizer_phi": state.inner, "optimizer_theta": state.outer}
-    return {name: optimizer for name, optimizer in both.items() if optimizer is not None}
 
 
 def _refuse_unmoved(before: Adapter, roles: Mapping[str, Adapter]) -> None:
