@@ -75,7 +75,7 @@ class MetaTrainer:
         self.model = model
         self.config = config
         self.rule = make_rule(model.scorer, config, len(tasks))
-        query = self.rule.needs_query or config.outer_batch == "query"
+        query = self.rule.needs_query
         self.tasks = usable(tasks, min_examples=1 + query if self.rule.draws_from == "task" else 0)
         self.data_sha256 = fingerprint(self.tasks)
         sizes, batch_size = [len(task.train) for task in self.tasks], config.per_device_train_batch_size
