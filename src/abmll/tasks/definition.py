@@ -84,8 +84,9 @@ def read_suite(name_or_path: str | Path) -> SuiteFile:
         _check(values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    texts = {"name": str(values["name"]), "description": " ".join(str(values.get("description", "")).split())}
-    return SuiteFile(where, folder, **values | texts | {key: tuple(values.get(key, ())) for key in LISTS})
+    values["name"], values["description"] = str(values["name"]), " ".join(str(values.get("description", "")).split())
+    values.update({key: tuple(values.get(key, ())) for key in LISTS})
+    return SuiteFile(where, folder, **values)
 
 
 def _find(name: str) -> tuple[str, str, Path | None]:

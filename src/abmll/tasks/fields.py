@@ -23,7 +23,8 @@ from abmll.tasks.rows import Row
 from abmll.tasks.types import Example, Split
 
 KEYS = ("input", "options", "answer", "output", "task", "family", "split", "id")
-SPLITS: dict[str, Split] = {"train": "train"} | dict.fromkeys(("test", "validation", "valid", "val", "dev"), "test")
+SPLITS: dict[str, Split] = {"train": "train", "test": "test", "validation": "test", "valid": "test"}
+SPLITS |= {"val": "test", "dev": "test"}
 
 
 def example_of(
