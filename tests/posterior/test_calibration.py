@@ -52,8 +52,8 @@ def test_the_posterior_against_importance_sampling(slope: float, labelled: bool)
     evidence = world(20, slope, [0.5, -0.5, 0.0] if labelled else [0.0, 0.0, 0.0], labelled=labelled)
     found = infer(PRIOR, evidence)
     draws, weights = importance(PRIOR, evidence)
-    silent = float(weights[draws[:, 0] == 0].sum())
-    assert float((found.points[:, 0] == 0).double().mean()) == pytest.approx(silent, abs=0.03)
+    zero = float(weights[draws[:, 0] == 0].sum())
+    assert float((found.points[:, 0] == 0).double().mean()) == pytest.approx(zero, abs=0.03)
     mean = weights @ draws
     std = (weights @ (draws - mean).square()).sqrt()
     assert ((found.mean - mean).abs() < 0.35 * std).all()  # Laplace has the mode
@@ -119,7 +119,7 @@ def test_options_that_some_examples_lack_survive_answers_that_are_certain_and_wr
     assert learn_prior([evidence]).mean < 1
 
 
-def test_what_is_no_belief_is_refused() -> None:
+def test_impossible_values_are_refused() -> None:
     for points in (torch.zeros(2), torch.empty(0, 2), torch.tensor([[0.1, torch.nan]]), torch.tensor([[-0.1, 0.0]])):
         with pytest.raises(ValueError, match=r"points of shape|not finite, or its inverse temperature negative"):
             Calibration(points.double())
@@ -128,7 +128,7 @@ def test_what_is_no_belief_is_refused() -> None:
             CalibrationPrior(*values)
 
 
-def test_many_samples_of_the_weights_need_fewer_places() -> None:
+def test_many_samples_of_the_weights_need_fewer_points() -> None:
     calibration = infer(PRIOR, world(10, 0.5, [0.7, 0.0, -0.7]))
     probs = torch.tensor([[[0.7, 0.2, 0.1]]], dtype=torch.float64)
     label = torch.tensor([[0, 1, 2]])
@@ -152,7 +152,7 @@ def test_reading_is_the_average_over_the_posterior() -> None:
     assert (read[1, 2], float(read.sum())) == (0.0, pytest.approx(2.0))
 
 
-def test_at_the_mean_there_is_one_place() -> None:
+def test_at_the_mean_there_is_one_point() -> None:
     calibration = Calibration(torch.tensor([[0.4, 0.1], [0.6, 0.5]]).double())
     read = calibration.read(torch.tensor([[[0.9, 0.1]]]), torch.tensor([[0, -1]]), at_mean=True)
     scores = torch.tensor([math.log(0.9) / 2 + 0.3, math.log(0.1) / 2])
@@ -188,7 +188,7 @@ def test_learning_a_prior_goes_on_until_nothing_moves() -> None:
 
 
 def test_a_task_of_which_nothing_is_known_is_answered_with_nothing() -> None:
-    """Confident scores that have nothing to do with the answers: twenty of them are enough to believe none."""
+    """Confident scores that have nothing to do with the answers: twenty of them are enough to trust none."""
     generator = torch.Generator().manual_seed(0)
     logs = torch.log_softmax(3 * torch.randn(20, 4, generator=generator, dtype=torch.float64), -1)
     answers = torch.randint(4, (20,), generator=generator)
