@@ -107,13 +107,13 @@ def test_methods_that_continue_a_run_share_it_and_stay_together(wanted: Callable
 
 def test_curves_vary_one_thing_at_a_time(wanted: Callable[..., list[Cell]]) -> None:
     cells = wanted(
-        "abmll", adapt_examples=[1, 7, 20], num_samples=[0, 4], prune=[0.0, 0.2], recalibrate=["none", "adaptation"]
+        "abmll", adapt_examples=[1, 7, 20], num_samples=[0, 4], prune=[0.0, 0.2], recalibrate=["none", "meta"]
     )
     points = [tuple(cell.point().values()) for cell in cells if cell.row == "abmll"]
     varied = [(7, 4, 0.0), (1, 4, 0.0), (20, 4, 0.0), (7, 0, 0.0), (7, 4, 0.2)]
     assert points == [(*point, 100) for point in varied]  # at the end of 100 episodes
-    assert [cell.point()["adapt_examples"] for cell in cells if cell.row == "abmll+adaptation"] == [7, 20, 7, 7]
-    assert [cell.is_main for cell in cells] == [True, False, False, False, False, True, False, False, False]
+    assert [cell.point()["adapt_examples"] for cell in cells if cell.row == "abmll+meta"] == [7, 1, 20, 7, 7]
+    assert [cell.is_main for cell in cells] == [True, False, False, False, False] * 2
     assert len(units(cells)) == 1
 
 

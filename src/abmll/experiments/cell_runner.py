@@ -20,13 +20,15 @@ from abmll.common.config import (
     PromptConfig,
     TrainConfig,
 )
+from abmll.common.documents import Document
 from abmll.common.errors import AbmllError, TrainingError
 from abmll.common.settings import flatten, pick
 from abmll.experiments.added_calibration import CalibrationPriors
 from abmll.experiments.cells import Cell, Training, save_cell
-from abmll.experiments.few_shot import evaluate_tasks
-from abmll.experiments.provenance import origin
-from abmll.experiments.recalibration import Recalibration
+from abmll.experiments.few_shot import TaskResult, adapt_to_tasks, choose_examples, commit, measure, versions
+from abmll.experiments.out_of_distribution import mean_separation, ood_questions, separation
+from abmll.experiments.pruning import pruned
+from abmll.experiments.temperature import meta_temperature, tempered
 from abmll.experiments.trained import cost_of_run, no_cost, recall, train_once
 from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.base import Base, load_base
@@ -97,19 +99,9 @@ class CellRunner:
         lent = self.calibrations.give(model, cell, settings, lambda: self._tasks_of(cell), cache)
         for kind, more in lent.items():
             training_cost[kind] = (training_cost[kind] or 0) + more
-        recalibration = Recalibration(cell.settings["recalibrate"], model, settings, self.suite.train, cell.seed, cache)
         with metered(model.scorer) as cost:
-            evaluation = evaluate_tasks(
-                model,
-                self.suite.evaluation,
-                settings,
-                seed=cell.seed,
-                cache=cache,
-                quiet=self.quiet,
-                prune=cell.settings["prune"],
-                recalibrate=recalibration.of_task if recalibration.kind != "none" else None,
-                ood_examples=cell.settings["ood_examples"],
-            )
+            results, studied = self._evaluate(model, cell, settings, cache)
+        evaluation = measure(results)
         if cache is not None:
             cache.flush()
         calibration = model.calibration_prior and asdict(model.calibration_prior) | {
@@ -117,21 +109,47 @@ class CellRunner:
         }
         document = {
             **describe(cell),
-            **origin(self.place.command),
+            "versions": versions(),
+            "commit": commit(),
+            "command": self.place.command,
             "missing": list(self.suite.missing),
             "known_leaks": list(self.suite.known_leaks),
             "base_fingerprint": self.base.fingerprint,
             "cost": {"training": training_cost, "evaluation": asdict(cost) | evaluation.seconds},
-            "temperatures": recalibration.temperatures,
             "calibration": calibration,
             "truncated_prompts": evaluation.truncated,
             "demonstrations_left_out": evaluation.left_out,
             "tasks": evaluation.tasks,
             "mean": evaluation.mean,
             "pooled": evaluation.pooled,
-            "out_of_distribution": {"tasks": evaluation.ood, "mean": evaluation.ood_mean},
+            **studied,
         }
         save_cell(path, document, evaluation.predictions)
+
+    def _evaluate(
+        self, model: AbmllModel, cell: Cell, config: EvaluateConfig, cache: ActivationCache | None
+    ) -> tuple[list[TaskResult], Document]:
+        """Adapt to the unseen tasks and predict, pruned and recalibrated as the cell says; the results, and the studies'."""
+        how: dict[str, Any] = {"seed": cell.seed, "cache": cache}
+        is_meta = cell.settings["recalibrate"] == "meta"
+        temperature = meta_temperature(model, self.suite.train, config, **how) if is_meta else None
+        tasks, results, separations = self.suite.evaluation, [], {}
+        asked = {task.name: choose_examples(task, config, cell.seed)[1] for task in tasks}
+        others = ood_questions(tasks, asked, cell.settings["ood_examples"])
+        for task in adapt_to_tasks(model, tasks, config, quiet=self.quiet, **how):
+            with pruned(model.scorer, cell.settings["prune"]):
+                result = task.answer()
+                doubted = task.predict(others[task.name]) if others[task.name] else None
+            if temperature is not None:
+                result = replace(result, prediction=tempered(result.prediction, temperature))
+                doubted = doubted and tempered(doubted, temperature)
+            if doubted is not None:
+                separations[task.name] = separation(result.prediction, doubted)
+            results.append(result)
+        return results, {
+            "temperatures": {} if temperature is None else {"all": temperature},
+            "out_of_distribution": {"tasks": separations, "mean": mean_separation(separations)},
+        }
 
     def learned(self, cell: Cell) -> tuple[AbmllModel, dict[str, float | None]]:
         """The model with the theta from which the cell's method meets an unseen task, and what that theta has cost."""

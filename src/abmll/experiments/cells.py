@@ -83,7 +83,7 @@ class Cell:
 
 
 def row_key(key: str, recalibrate: str) -> str:
-    """The key of a method's row, such as ``abmll`` or ``abmll+adaptation``."""
+    """The key of a method's row, such as ``abmll`` or ``abmll+meta``."""
     return key if recalibrate == "none" else f"{key}+{recalibrate}"
 
 

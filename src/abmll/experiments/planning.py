@@ -97,12 +97,7 @@ def _variants(spec: Spec, values: Mapping[str, Any], point: Mapping[str, Any]) -
     kinds = _tuple(values["recalibrate"])
     if find_rule(spec.method).has_calibration and values["use_calibration"] and values["calibration_tasks"]:
         kinds = dict.fromkeys("none" if kind == "calibration" else kind for kind in kinds)  # it is there
-    return [
-        fixed | chosen | {"recalibrate": recalibrate}
-        for recalibrate in kinds
-        for chosen in points
-        if recalibrate != "adaptation" or chosen["adapt_examples"] > 1  # a single example cannot be cut in halves
-    ]
+    return [fixed | chosen | {"recalibrate": recalibrate} for recalibrate in kinds for chosen in points]
 
 
 def _training(spec: Spec, seed: int, suite: Suite, wanted: ComparisonConfig, data: str) -> Training | None:

@@ -20,7 +20,7 @@ RESULT = "comparison.json"
 RANKED = {"accuracy": "higher", "nll": "lower", "ece": "lower"}
 RECALIBRATED = {
     "none": "",
-    "adaptation": " + temperature (adaptation)",
+    "adaptation": " + temperature (adaptation)",  # of earlier versions, in published results
     "meta": " + temperature (meta)",
     "calibration": " + ABMLL calibration",
 }
