@@ -263,7 +263,7 @@ def test_statistics_of_other_numbers_are_not_kept(base: str, abmll: Call) -> Non
     Path("out/comparison.json").write_text("{")
     code, _, err = abmll(base, which)
     assert code == 2
-    assert "comparison.json: damaged" in err
+    assert "comparison.json: is not valid JSON" in err
 
 
 def test_a_mixture_has_the_calibration_that_abmll_has_midway_too(base: str, abmll: Call) -> None:
@@ -290,7 +290,7 @@ def test_a_mixture_has_the_calibration_that_abmll_has_midway_too(base: str, abml
         ("--prune 0,1", "prune is 1.0; use shares of at least 0 and below 1"),
         ("--adapt-examples 0", "adapt_examples is (0,); use a tuple, each a whole number of 1 or more"),
         ("--recalibrate some", "recalibrate is 'some'; use none, meta, calibration"),
-        ("--settings mine.yaml", "mine.yaml: not valid JSON"),
+        ("--settings mine.yaml", "mine.yaml: is not valid JSON"),
         ("--jobs 0", "jobs is 0; use 1 or more"),
         (
             "--methods abmll,maml --reference mal",

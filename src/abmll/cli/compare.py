@@ -5,13 +5,16 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from abmll.cli.console import narrator, print_json, print_table
 from abmll.cli.values import from_texts, kind_of
 from abmll.common.config import ActivationCacheConfig, AdapterConfig, ModelConfig, PromptConfig
 from abmll.common.errors import AbmllError, ConfigError, nearest
 from abmll.experiments.budget import REFERENCE, BudgetConfig, EvaluationGrid
+
+if TYPE_CHECKING:
+    from abmll.experiments.method_spec import ComparisonConfig
 
 
 def compare(
@@ -67,16 +70,16 @@ def compare(
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}; use 1 or more")
     check_folder(output_dir, overwrite=True)  # its own earlier results
-    place = ResultFolder(output_dir, suite, base, activations, command_line(), data_dir, allow_missing)
-    wanted = comparison_config(
+    results = ResultFolder(output_dir, suite, base, activations, command_line(), data_dir, allow_missing)
+    config = comparison_config(
         methods, seeds, (base, adapter, prompt, budget, evaluation), explicit, settings, override
     )
-    loaded = place.load_suite()
-    cells = plan(loaded, wanted)
+    loaded = results.load_suite()
+    cells = plan(loaded, config)
     if reference is not None:
         refuse_reference(reference, {cell.row for cell in cells})
     try:
-        failures = compute(cells, place, jobs, narrator(quiet), quiet)
+        failures = compute(cells, results, jobs, narrator(quiet), quiet)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{output_dir}: run the same command to go on; what is finished is kept") from None
     comparison = summarize(cells, output_dir, loaded, failures, reference or REFERENCE)
@@ -108,11 +111,10 @@ def comparison_config(
     explicit: frozenset[str],
     settings: Path | None,
     override: Sequence[str],
-) -> Any:
-    """The ``ComparisonConfig`` of a command line; ``groups`` are its dataclasses, ``explicit`` what of them the user set."""
+) -> "ComparisonConfig":
+    """The configuration of a command line; ``groups`` are its dataclasses, ``explicit`` what of them the user set."""
     from abmll.common.settings import flatten
-    from abmll.experiments.method_spec import defaults, parse_specs, read_settings_file
-    from abmll.experiments.planning import ComparisonConfig
+    from abmll.experiments.method_spec import ComparisonConfig, defaults, parse_specs, read_settings_file
     from abmll.language.base import resolve_device, resolve_dtype
 
     if len(set(seeds)) < len(seeds):

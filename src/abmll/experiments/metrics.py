@@ -148,10 +148,14 @@ def auroc(score: Floats, positive: Floats) -> float | None:
     num_negative = len(positive) - num_positive
     if not num_positive or not num_negative:
         return None
-    _, group, size = np.unique(score, return_inverse=True, return_counts=True)
-    midrank = np.cumsum(size) - (size - 1) / 2  # Mann-Whitney: mean of the ranks that a group of ties covers
-    rank_sum = midrank[group][positive == 1].sum()
+    rank_sum = midranks(score)[positive == 1].sum()  # Mann-Whitney
     return float((rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
+
+
+def midranks(values: Floats) -> Floats:
+    """Ranks (N,) from 1 for the smallest; equals share the mean of the ranks that they cover."""
+    _, group, size = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(size) - (size - 1) / 2)[group]
 
 
 def evaluate_task(
