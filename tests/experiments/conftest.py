@@ -8,8 +8,8 @@ import pytest
 from abmll.common.settings import flatten
 from abmll.experiments.budget import BudgetConfig, EvaluationGrid
 from abmll.experiments.cells import Cell
-from abmll.experiments.method_spec import defaults, parse_specs
-from abmll.experiments.planning import ComparisonConfig, plan
+from abmll.experiments.method_spec import ComparisonConfig, defaults, parse_specs
+from abmll.experiments.planning import plan
 from abmll.tasks import Task
 from abmll.tasks.suite import Suite
 

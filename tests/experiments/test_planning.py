@@ -10,7 +10,7 @@ import pytest
 from abmll.common.errors import CheckpointError, ConfigError
 from abmll.experiments.budget import EvaluationGrid
 from abmll.experiments.cells import Cell, load_cell, load_predictions, predictions_path, save_cell
-from abmll.experiments.method_spec import Spec, defaults, parse_specs, resolve
+from abmll.experiments.method_spec import ComparisonConfig, Spec, defaults, parse_specs
 from abmll.experiments.planning import units
 from abmll.methods import REGISTRY, find_rule
 from abmll.tasks.suite import Suite
@@ -30,7 +30,7 @@ def test_the_later_layer_wins() -> None:
         {"gamma": 4.0},
         {"abmll@paper-v3": {"prior_std": 5.0}},
     )
-    values = resolve(Spec("abmll", "paper-v3"), shared, suite, tuned, asked, own)
+    values = ComparisonConfig([], (0,), shared, tuned, asked, own).settings_of(Spec("abmll", "paper-v3"), suite)
     assert [values[name] for name in ("steps", "beta", "gamma", "prior_std", "answer")] == [5, 3.0, 4.0, 5.0, "letter"]
     assert values["method"] == "abmll"
 
@@ -38,10 +38,12 @@ def test_the_later_layer_wins() -> None:
 def test_a_mixture_adapts_as_what_it_continues_but_for_its_own_settings() -> None:
     tuned = {"abmll": {"beta": 3.0, "learning_rate": 0.5}, "abmll-mixture": {"gamma": 2.0}}
     own = {"abmll": {"learning_rate": 0.25}, "abmll-mixture": {"ensemble_size": 3}}
-    one, other = (resolve(Spec(name), defaults(), {}, tuned, {}, own) for name in ("abmll", "abmll-mixture"))
+    config = ComparisonConfig([], (0,), defaults(), tuned, {}, own)
+    one, other = (config.settings_of(Spec(name), {}) for name in ("abmll", "abmll-mixture"))
     assert (other["beta"], other["learning_rate"], other["gamma"], other["ensemble_size"]) == (3.0, 0.25, 2.0, 3)
     assert {name for name in one if one[name] != other[name]} == {"method", "gamma", "ensemble_size"}
-    plain = resolve(Spec("ensemble"), defaults(), {}, {"regular-lora": {"learning_rate": 0.5}}, {}, {})
+    config = replace(config, tuned={"regular-lora": {"learning_rate": 0.5}})
+    plain = config.settings_of(Spec("ensemble"), {})
     assert plain["learning_rate"] == defaults()["learning_rate"]  # it is another kind of method than regular LoRA
 
 
@@ -107,13 +109,13 @@ def test_methods_that_continue_a_run_share_it_and_stay_together(wanted: Callable
 
 def test_curves_vary_one_thing_at_a_time(wanted: Callable[..., list[Cell]]) -> None:
     cells = wanted(
-        "abmll", adapt_examples=[1, 7, 20], num_samples=[0, 4], prune=[0.0, 0.2], recalibrate=["none", "adaptation"]
+        "abmll", adapt_examples=[1, 7, 20], num_samples=[0, 4], prune=[0.0, 0.2], recalibrate=["none", "meta"]
     )
     points = [tuple(cell.point().values()) for cell in cells if cell.row == "abmll"]
     varied = [(7, 4, 0.0), (1, 4, 0.0), (20, 4, 0.0), (7, 0, 0.0), (7, 4, 0.2)]
     assert points == [(*point, 100) for point in varied]  # at the end of 100 episodes
-    assert [cell.point()["adapt_examples"] for cell in cells if cell.row == "abmll+adaptation"] == [7, 20, 7, 7]
-    assert [cell.is_main for cell in cells] == [True, False, False, False, False, True, False, False, False]
+    assert [cell.point()["adapt_examples"] for cell in cells if cell.row == "abmll+meta"] == [7, 1, 20, 7, 7]
+    assert [cell.is_main for cell in cells] == [True, False, False, False, False] * 2
     assert len(units(cells)) == 1
 
 
@@ -140,10 +142,10 @@ def test_a_cell_on_disk(wanted: Callable[..., list[Cell]], tmp_path: Path) -> No
     predictions_path(path).unlink()
     assert list(load_predictions(path)) == []
     path.write_text(path.read_text()[:20])
-    with pytest.raises(CheckpointError, match=r"damaged .* delete it, and the cell is computed again"):
+    with pytest.raises(CheckpointError, match=r"not valid JSON .* delete it, and the cell is computed again"):
         load_cell(path)
     path.write_text("{}")
-    with pytest.raises(CheckpointError, match="is no result of this version"):
+    with pytest.raises(CheckpointError, match="is not of the format"):
         load_cell(path)
 
 

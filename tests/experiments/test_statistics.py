@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from abmll.experiments.bootstrap import METRICS, bootstrap, difference, interval, make_sample
-from abmll.experiments.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
-from abmll.experiments.statistics import estimate, rank, task_ranks
+from abmll.experiments.metrics import Predictions, evaluate_task, mean_over_tasks, midranks, pooled
+from abmll.experiments.statistics import estimate, over_seeds, task_ranks
 
 
 def test_mean_and_standard_error() -> None:
@@ -17,8 +17,16 @@ def test_mean_and_standard_error() -> None:
         estimate([])
 
 
+def test_what_a_seed_does_not_know_is_left_out() -> None:
+    rows = [{"nll": 1.0, "auroc": None, "num_tasks": 3}, {"nll": 2.0, "auroc": 0.5, "num_tasks": 3}]
+    mean, errors = over_seeds(rows)
+    assert mean == {"nll": 1.5, "auroc": 0.5, "num_tasks": 3}
+    assert errors == {"nll": pytest.approx(0.5), "auroc": None, "num_tasks": 0.0}
+    assert over_seeds([{"auroc": None}]) == ({"auroc": None}, {"auroc": None})
+
+
 def test_ranks() -> None:
-    assert rank(np.array([0.3, 0.1, 0.3, 0.2])).tolist() == [3.5, 1, 3.5, 2]
+    assert midranks(np.array([0.3, 0.1, 0.3, 0.2])).tolist() == [3.5, 1, 3.5, 2]
     values = {"a": {"t": 0.9, "u": 0.5, "v": 0.1}, "b": {"t": 0.8, "u": 0.5}, "c": {"t": 0.7, "u": 0.6}}
     high = {"a": {"t": 1.0, "u": 2.5}, "b": {"t": 2.0, "u": 2.5}, "c": {"t": 3.0, "u": 1.0}}
     assert task_ranks(values, "higher") == high

@@ -1,6 +1,7 @@
 """Temperatures: a known one is recovered, the optimum is scipy's, and nothing is fitted on what was adapted to."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +10,12 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from abmll import AbmllModel
-from abmll.common.config import AdaptConfig, PredictConfig
+from abmll.common.config import EvaluateConfig
 from abmll.common.errors import DataError
-from abmll.experiments.temperature import Unseen, adaptation_temperature, fit_temperature, meta_temperature, tempered
+from abmll.experiments.temperature import QUESTIONS, Unseen, fit_temperature, meta_temperature, tempered
 from abmll.model.prediction import Prediction, entropy
 from abmll.tasks import Example, Task
+from abmll.tasks.order import permutation
 
 
 def world(count: int, temperature: float, seed: int = 0) -> Unseen:
@@ -81,65 +83,58 @@ class Recorder:
     """Stands for a model: remembers what it adapts to and predicts, and answers with fixed probabilities."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, set[str], set[str], dict[str, Any]]] = []
+        self.calls: list[tuple[str, list[str], list[str], dict[str, Any]]] = []
 
     def adapt(self, examples: Sequence[Example], *, task_name: str, **settings: Any) -> Any:
         calls = self.calls
 
         class Learned:
             def predict(self, questions: Sequence[Example], how: Any, **also: Any) -> Prediction:
-                ids = [{one.id for one in some} for some in (examples, questions)]
-                calls.append((task_name, ids[0], ids[1], settings | {"how": how}))
+                support, asked = ([one.id for one in some] for some in (examples, questions))
+                calls.append((task_name, support, asked, settings))
                 rows = probs(*[[0.8, 0.2]] * len(questions))
                 return Prediction(rows, torch.full((len(questions),), 2), entropy(rows), entropy(rows))
 
         return Learned()
 
 
-def rows(right: Sequence[bool]) -> list[Example]:
-    return [Example(str(index), "?", ("a", "b"), 0 if one else 1) for index, one in enumerate(right)]
-
-
-def test_adaptation_is_cross_fitted() -> None:
-    """Each half is predicted after adapting to the other, and T makes .8 the share that was right: .6."""
-    model: Any = Recorder()
-    examples = rows([True] * 6 + [False] * 4)
-    how = PredictConfig(num_samples=2)
-    found = adaptation_temperature(model, examples, task_name="t", adapt=AdaptConfig(7, 3), how=how, seed=1)
-    [one, other] = model.calls
-    assert one[1] == other[2]
-    assert one[2] == other[1]
-    assert one[1].isdisjoint(one[2])
-    assert one[1] | one[2] == {example.id for example in examples}
-    assert len(one[1]) == 5
-    assert one[3] == {"steps": 7, "batch_size": 3, "seed": 1, "cache": None, "how": how}
-    assert 0.8 ** (1 / found) / (0.8 ** (1 / found) + 0.2 ** (1 / found)) == pytest.approx(0.6)
-    with pytest.raises(DataError, match="task 't': recalibration needs 2 adaptation examples or more"):
-        adaptation_temperature(model, examples[:1], task_name="t")
+def task(name: str, train: int, right: Sequence[bool]) -> Task:
+    """Examples to adapt to, and test examples whose likelier option is right or not."""
+    support = [Example(f"train{n}", "?", ("a", "b"), 0, "train") for n in range(train)]
+    test = [Example(f"test{n}", "?", ("a", "b"), 0 if one else 1, "test") for n, one in enumerate(right)]
+    return Task(name, tuple(support + test))
 
 
 def test_meta_adapts_to_each_task_and_pools_their_held_out_examples() -> None:
     model: Any = Recorder()
-    tasks = {"one": (rows([True] * 3), rows([True] * 2)), "two": (rows([False] * 4), rows([True] * 4 + [False] * 4))}
-    found = meta_temperature(model, tasks)
-    assert [call[0] for call in model.calls] == ["one", "two"]
-    assert [len(call[1]) for call in model.calls] == [3, 4]
+    tasks = [task("one", 3, [True] * 2), task("none", 3, []), task("two", 5, [True] * 4 + [False] * 4)]
+    config = EvaluateConfig(steps=7, batch_size=3, adapt_examples=4)
+    found = meta_temperature(model, tasks, config, seed=1)
+    assert [(name, len(support), len(asked)) for name, support, asked, _ in model.calls] == [
+        ("one", 3, 2),
+        ("two", 4, 8),
+    ]
+    assert all(identity.startswith("train") for _, support, _, _ in model.calls for identity in support)
+    assert model.calls[0][3] == {"steps": 7, "batch_size": 3, "seed": 1, "cache": None}
     assert 0.8 ** (1 / found) / (0.8 ** (1 / found) + 0.2 ** (1 / found)) == pytest.approx(0.6)
-    unknown = Example("9", "?", ("a", "b"), None)
-    with pytest.raises(DataError, match="task 'one', example '9': has no answer to recalibrate with"):
-        meta_temperature(model, {"one": (rows([True]), [unknown])})
+    unknown = Task("t", tuple(replace(one, answer=None) for one in tasks[0].examples))
+    with pytest.raises(DataError, match=r"task 't', example 'test.': has no answer to recalibrate with"):
+        meta_temperature(model, [unknown], config)
+    with pytest.raises(DataError, match="no predictions to fit"):
+        meta_temperature(model, [], config)
 
 
 def test_a_model_s_own_temperature_lowers_the_loss_it_was_fitted_to(
     tiny_model: AbmllModel, toy_tasks: list[Task]
 ) -> None:
-    tasks = {task.name: (task.train[:4], task.test) for task in toy_tasks}
-    found = meta_temperature(tiny_model, tasks, adapt=AdaptConfig(1, 2), how=PredictConfig(num_samples=0))
+    config = EvaluateConfig(steps=1, num_samples=0, adapt_examples=None)
+    found = meta_temperature(tiny_model, toy_tasks, config)
     assert 0.1 <= found <= 10
     unseen = []
-    for name, (support, questions) in tasks.items():
-        posterior = tiny_model.adapt(support, task_name=name, steps=1, batch_size=2)
+    for one in toy_tasks:
+        support = [one.train[n] for n in permutation(len(one.train), 0, "temperature", "train")]
+        questions = [one.test[n] for n in permutation(len(one.test), 0, "temperature", "test")[:QUESTIONS]]
+        posterior = tiny_model.adapt(support, task_name=one.name, steps=1)
         answers = torch.tensor([question.answer for question in questions])
         unseen.append(Unseen(posterior.predict(questions, samples=0).probs, answers))
     assert loss(unseen, found) <= min(loss(unseen, 10 ** (power / 10)) for power in range(-10, 11)) + 1e-6
-    assert adaptation_temperature(tiny_model, toy_tasks[0].train[:6], adapt=AdaptConfig(1, 2)) > 0

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,29 +23,45 @@ def config(tmp_path: Path) -> TrainConfig:
     )  # fmt: skip
 
 
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of every training that takes place: whether it goes on with an interrupted one."""
+    train, begun = MetaTrainer.train, list[bool]()
+
+    def watched(self: MetaTrainer, *, resume: bool, **how: Any) -> Any:
+        begun.append(resume)
+        return train(self, resume=resume, **how)
+
+    monkeypatch.setattr(MetaTrainer, "train", watched)
+    return begun
+
+
 def test_a_finished_run_is_read_and_one_of_other_settings_is_replaced(
-    tiny_model: AbmllModel, toy_tasks: list[Task], config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    tiny_model: AbmllModel, toy_tasks: list[Task], config: TrainConfig, trainings: list[bool]
 ) -> None:
-    said: list[str] = []
-    cost = train_once(tiny_model, toy_tasks, config, None, said.append, quiet=True)
+    train_once(tiny_model, toy_tasks, config, None, quiet=True)
+    cost = cost_of_run(Path(config.output_dir))
     assert (cost["episodes"], cost["gradient_steps"], cost["forward_passes"]) == (2, 4, 4)
     assert cost["tokens"]
     theta = dict(tiny_model.theta.named_tensors())
     fresh = tiny_model.scorer.new_adapter(5)
     tiny_model.learned(fresh, replace(config, learning_rate=1.0), 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(MetaTrainer, "train", lambda *_, **__: pytest.fail("trained a finished run again"))
-        assert train_once(tiny_model, toy_tasks, config, None, said.append, quiet=True) == cost
+    train_once(tiny_model, toy_tasks, config, None, quiet=True)
+    assert trainings == [False]
+    assert cost_of_run(Path(config.output_dir)) == cost
     assert all(torch.equal(theta[name], tensor) for name, tensor in tiny_model.theta.named_tensors())
     assert (tiny_model.learning.learning_rate, tiny_model.num_tasks) == (config.learning_rate, 3)
-    assert len(said) == 1
-    train_once(tiny_model, toy_tasks, replace(config, learning_rate=0.5), None, said.append, quiet=True)
+    train_once(tiny_model, toy_tasks, replace(config, learning_rate=0.5), None, quiet=True)
     assert not all(torch.equal(theta[name], tensor) for name, tensor in tiny_model.theta.named_tensors())
-    assert len(said) == 2
+    assert trainings == [False, False]
 
 
 def test_an_interrupted_run_goes_on(
-    tiny_model: AbmllModel, toy_tasks: list[Task], config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    tiny_model: AbmllModel,
+    toy_tasks: list[Task],
+    config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    trainings: list[bool],
 ) -> None:
     episode = MetaTrainer._episode
 
@@ -56,11 +73,11 @@ def test_an_interrupted_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(MetaTrainer, "_episode", stopped)
         with pytest.raises(KeyboardInterrupt):
-            train_once(tiny_model, toy_tasks, config, None, lambda _: None, quiet=True)
-    said: list[str] = []
-    assert train_once(tiny_model, toy_tasks, config, None, said.append, quiet=True)["episodes"] == 2
-    assert said[0].endswith(", going on")
-    assert cost_of_run(Path(config.output_dir))["gradient_steps"] == 4
+            train_once(tiny_model, toy_tasks, config, None, quiet=True)
+    train_once(tiny_model, toy_tasks, config, None, quiet=True)
+    assert trainings == [False, True]
+    cost = cost_of_run(Path(config.output_dir))
+    assert (cost["episodes"], cost["gradient_steps"]) == (2, 4)
 
 
 def test_passes_and_tokens_are_counted(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
@@ -96,13 +113,13 @@ def test_the_theta_after_an_earlier_episode_is_that_of_a_shorter_run(
     tiny_model: AbmllModel, toy_tasks: list[Task], config: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(config, max_steps=3, save_total_limit=3)
-    train_once(tiny_model, toy_tasks, config, None, lambda _: None, quiet=True, episodes=(1, 3))
+    train_once(tiny_model, toy_tasks, config, None, quiet=True, episodes=(1, 3))
     final = tiny_model.theta
     assert recall(tiny_model, config, len(toy_tasks), 1)
     early = tiny_model.theta
     assert not torch.equal(early.mean_tensors()[0], final.mean_tensors()[0])
     short = replace(config, max_steps=1, output_dir=str(tmp_path / "short"))
-    train_once(tiny_model, toy_tasks, short, None, lambda _: None, quiet=True)
+    train_once(tiny_model, toy_tasks, short, None, quiet=True)
     assert all(map(torch.equal, early.mean_tensors(), tiny_model.theta.mean_tensors()))
     whole = cost_of_run(Path(config.output_dir))
     assert cost_of_run(Path(config.output_dir), 1)["episodes"] == 1
@@ -112,14 +129,12 @@ def test_the_theta_after_an_earlier_episode_is_that_of_a_shorter_run(
 
 
 def test_a_run_that_has_deleted_a_checkpoint_is_replaced_where_that_is_wanted(
-    tiny_model: AbmllModel, toy_tasks: list[Task], config: TrainConfig
+    tiny_model: AbmllModel, toy_tasks: list[Task], config: TrainConfig, trainings: list[bool]
 ) -> None:
     config = replace(config, max_steps=3, save_total_limit=1)
-    train_once(tiny_model, toy_tasks, config, None, lambda _: None, quiet=True)
+    train_once(tiny_model, toy_tasks, config, None, quiet=True)
     assert not recall(tiny_model, config, len(toy_tasks), 1)
-    said: list[str] = []
     config = replace(config, save_total_limit=3)
-    train_once(tiny_model, toy_tasks, config, None, said.append, quiet=True, episodes=(1, 3))
-    assert len(said) == 1
-    assert not said[0].endswith(", going on")
+    train_once(tiny_model, toy_tasks, config, None, quiet=True, episodes=(1, 3))
+    assert trainings == [False, False]
     assert recall(tiny_model, config, len(toy_tasks), 1)

@@ -2,20 +2,19 @@
 
 import shlex
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from abmll.cli.console import count, in_words, narrator, print_json, print_table
+from abmll.cli.console import narrator, print_json
 from abmll.cli.values import from_texts, kind_of
 from abmll.common.config import ActivationCacheConfig, AdapterConfig, ModelConfig, PromptConfig
 from abmll.common.errors import AbmllError, ConfigError, nearest
 from abmll.experiments.budget import REFERENCE, BudgetConfig, EvaluationGrid
 
 if TYPE_CHECKING:
-    from abmll.experiments.cell_runner import ResultFolder
-    from abmll.experiments.cells import Cell
+    from abmll.experiments.method_spec import ComparisonConfig
 
 
 def compare(
@@ -36,7 +35,6 @@ def compare(
     data_dir: Path | None = None,
     allow_missing: bool = False,
     jobs: int = 1,
-    dry_run: bool = False,
     explicit: frozenset[str] = frozenset(),
     quiet: bool = False,
     json: bool = False,
@@ -58,7 +56,6 @@ def compare(
         data_dir: folder in which the suite's tasks are looked up
         allow_missing: go on without tasks that are not found; every table names them
         jobs: processes, each with one thread
-        dry_run: measure every method's step and say what would run and how long, without results
         quiet: say nothing but errors
         json: print comparison.json instead of tables
     """
@@ -73,19 +70,16 @@ def compare(
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}; use 1 or more")
     check_folder(output_dir, overwrite=True)  # its own earlier results
-    place = ResultFolder(output_dir, suite, base, activations, command_line(), data_dir, allow_missing)
-    wanted = comparison_config(
+    results = ResultFolder(output_dir, suite, base, activations, command_line(), data_dir, allow_missing)
+    config = comparison_config(
         methods, seeds, (base, adapter, prompt, budget, evaluation), explicit, settings, override
     )
-    loaded = place.load_suite()
-    cells = plan(loaded, wanted)
+    loaded = results.load_suite()
+    cells = plan(loaded, config)
     if reference is not None:
         refuse_reference(reference, {cell.row for cell in cells})
-    if dry_run:
-        print_forecast(cells, place, jobs, quiet, json)
-        return 0
     try:
-        failures = compute(cells, place, jobs, narrator(quiet), quiet)
+        failures = compute(cells, results, jobs, narrator(quiet), quiet)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{output_dir}: run the same command to go on; what is finished is kept") from None
     comparison = summarize(cells, output_dir, loaded, failures, reference or REFERENCE)
@@ -115,11 +109,10 @@ def comparison_config(
     explicit: frozenset[str],
     settings: Path | None,
     override: Sequence[str],
-) -> Any:
-    """The ``ComparisonConfig`` of a command line; ``groups`` are its dataclasses, ``explicit`` what of them the user set."""
+) -> "ComparisonConfig":
+    """The configuration of a command line; ``groups`` are its dataclasses, ``explicit`` what of them the user set."""
     from abmll.common.settings import flatten
-    from abmll.experiments.method_spec import defaults, parse_specs, read_settings_file
-    from abmll.experiments.planning import ComparisonConfig
+    from abmll.experiments.method_spec import ComparisonConfig, defaults, parse_specs, read_settings_file
     from abmll.language.base import resolve_device, resolve_dtype
 
     if len(set(seeds)) < len(seeds):
@@ -153,31 +146,6 @@ def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, di
         except ValueError as error:
             raise ConfigError(f"override: {left.strip()}: {error}") from error
     return own
-
-
-def print_forecast(cells: "Sequence[Cell]", place: "ResultFolder", jobs: int, quiet: bool, json: bool) -> None:
-    """What would run, and how long."""
-    from abmll.experiments.forecast import forecast
-
-    rows = forecast(cells, place, narrator(quiet), quiet)
-    total = sum(row.seconds for row in rows)
-    if json:
-        print_json({"seconds": total, "jobs": jobs, "methods": [_forecast_row(row) for row in rows]})
-        return
-    headings = ["Method", "Done", "To do", "An episode", "An adaptation", "A question", "Time"]
-    cells_of_rows = []
-    for row in rows:
-        pace = row.pace
-        speeds = ["", "", ""] if pace is None else [f"{value:.2f} s" for value in (pace.episode, pace.adaptation)]
-        speeds += [f"{1000 * pace.question:.0f} ms"] if pace is not None else []
-        cells_of_rows.append([row.label, str(row.done), str(row.left), *speeds, in_words(row.seconds)])
-    print_table(headings, cells_of_rows)
-    left = sum(row.left for row in rows)
-    print(f"\n{count(left, 'cell')} to compute: about {in_words(total / jobs)} with --jobs {jobs}")
-
-
-def _forecast_row(row: Any) -> Mapping[str, Any]:
-    return vars(row) | {"pace": None if row.pace is None else vars(row.pace)}
 
 
 def command_line() -> str:

@@ -1,11 +1,20 @@
-"""``abmll demo``: the whole method on real tasks, from download to report."""
+"""``abmll demo``: the comparison of ``experiments/demo.yaml``, from download to report, sized to the machine."""
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from abmll.cli.console import narrator, print_json
-from abmll.common.config import ActivationCacheConfig, ModelConfig
+import yaml
+
+from abmll.cli.compare import command_line, compare, comparison_config
+from abmll.cli.console import in_words, narrator
+from abmll.common.config import ActivationCacheConfig, AdapterConfig, ModelConfig, PromptConfig
+from abmll.common.settings import pick
+from abmll.experiments.budget import BudgetConfig, EvaluationGrid
+
+SETTINGS = Path(__file__).parent.parent / "experiments" / "demo.yaml"
+SIZE = "demo.json"
+SECONDS = 510.0  # ten minutes, but for loading the model, the tables, and an inexact forecast
 
 
 def demo(
@@ -18,48 +27,79 @@ def demo(
     seed: int = 0,
     quiet: bool = False,
     json: bool = False,
-) -> None:
+) -> int:
     """Compare ABMLL with structured LoRA and the pretrained model on unseen BIG-bench tasks, one seed.
 
-    The first run downloads the embedded model (93 MB) and the tasks (358 MB) into the cache.
+    The first run downloads the embedded model (93 MB) and the tasks (358 MB) into the cache. A slow machine gets fewer
+    episodes and questions, so that the rest takes ten minutes at most. An interrupted demo goes on by the same command.
 
     Args:
         output_dir: folder for the runs, comparison.json and report.html
-        max_steps: episodes per method (default: what fits a quarter of an hour on two cores)
-        test_examples: questions per unseen task
+        max_steps: episodes of every training run (default: 30, or what fits)
+        test_examples: questions of each unseen task (default: 30, or what fits)
         seed: seed of everything
         quiet: say nothing but errors
-        json: print comparison.json instead of a table
+        json: print comparison.json instead of tables
     """
     from abmll.cli.places import check_folder
-    from abmll.common.settings import flatten
-    from abmll.experiments.demonstration import DEMO, Demo
-    from abmll.experiments.html import write_report
+    from abmll.tasks.bigbench import fetch_bigbench
 
-    episodes = DEMO.train.max_steps if max_steps is None else max_steps
-    train = replace(DEMO.train, seed=seed, max_steps=episodes, **flatten(activations))
-    asked = DEMO.evaluate.test_examples if test_examples is None else test_examples
-    settings = replace(DEMO, train=train, evaluate=replace(DEMO.evaluate, test_examples=asked))
     check_folder(output_dir, overwrite=True)  # its own earlier results
+    flags = {"max_steps": max_steps, "test_examples": test_examples}
+    given = {name: value for name, value in flags.items() if value is not None}
+    values = yaml.safe_load(SETTINGS.read_text(encoding="utf-8")) | given | {"seeds": [seed]}
+    asked = arguments(values, base)  # refuses what cannot be, before anything is downloaded
+    fetch_bigbench(narrator(quiet), quiet=quiet)
     try:
-        comparison = Demo(output_dir, settings, base, narrator(quiet), quiet).run()
+        size = fitted(output_dir, asked, values, given, quiet)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{output_dir}: run the same command to go on; what is finished is kept") from None
-    report = write_report(output_dir)
-    if json:
-        print_json(comparison)
-    elif not quiet:
-        _print_table(comparison, seed, report)
+        raise KeyboardInterrupt(f"{output_dir}: run the same command to begin again") from None
+    asked = arguments(values | size, base)
+    return compare(**asked, output_dir=output_dir, activations=activations, quiet=quiet, json=json)
 
 
-def _print_table(comparison: dict[str, Any], seed: int, report: Path) -> None:
-    from abmll.experiments.html.reading import Method
-    from abmll.experiments.html.sections import headline
+def arguments(values: Mapping[str, Any], base: ModelConfig) -> dict[str, Any]:
+    """Arguments of ``compare`` for the settings of a file."""
+    return {
+        "suite": values["suite"],
+        "methods": tuple(values["methods"]),
+        "seeds": tuple(values["seeds"]),
+        "base": base,
+        "adapter": pick(AdapterConfig, values),
+        "prompt": pick(PromptConfig, values),
+        "budget": pick(BudgetConfig, values),
+        "evaluation": pick(EvaluationGrid, values),
+        "explicit": frozenset(values),
+    }
 
-    methods = comparison["methods"].values()
-    print(headline([Method(row["label"], mean=row["mean"]) for row in methods]).text())
-    questions = next(iter(methods))["mean"]
-    print(
-        f"\nmean over {questions['num_tasks']} unseen tasks, {questions['num_examples']} questions, one seed ({seed}): "
-        f"small differences may be chance\nreport: {report}"
+
+def fitted(
+    folder: Path, asked: Mapping[str, Any], values: Mapping[str, Any], given: Mapping[str, int], quiet: bool
+) -> dict[str, int]:
+    """Episodes and questions: as given, as an earlier call in this folder has chosen, or as the machine allows."""
+    from abmll.common.documents import read_json
+    from abmll.common.files import write_json
+    from abmll.experiments.cell_runner import ResultFolder
+    from abmll.experiments.planning import plan
+    from abmll.experiments.sizing import FLOOR, count_work, fit, measure_pace
+
+    say, path = narrator(quiet), folder / SIZE
+    known = read_json(path, None, "delete it, and the machine is measured again") if path.exists() else {}
+    if known.get("given") == given:
+        size = known["size"]
+        say(f"as before: {size['max_steps']} episodes, {size['test_examples']} questions a task")
+        return size
+    groups = [asked[name] for name in ("base", "adapter", "prompt", "budget", "evaluation")]
+    config = comparison_config(asked["methods"], asked["seeds"], groups, asked["explicit"], None, ())
+    say("measuring this machine")
+    results = ResultFolder(folder, asked["suite"], asked["base"], ActivationCacheConfig(), command_line())
+    suite = results.load_suite()
+    cells = plan(suite, config)
+    work = count_work(cells, suite, measure_pace(cells, results, say))
+    size = fit(work, {name: values[name] for name in FLOOR}, given, SECONDS)
+    say(
+        f"about {in_words(work.seconds(size))} on this machine: "
+        f"{size['max_steps']} episodes, {size['test_examples']} questions a task"
     )
+    write_json(path, {"given": dict(given), "size": size})
+    return size

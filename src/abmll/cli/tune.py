@@ -64,12 +64,14 @@ def tune(
         if len(getattr(evaluation, name)) > 1:
             raise ConfigError(f"{name}: a trial has one value of it; name one")
     check_folder(output_dir, overwrite=True)  # its own earlier results
-    place = ResultFolder(output_dir, suite, base, activations, command_line(), data_dir, allow_missing, validation=True)
-    wanted = comparison_config(
+    results = ResultFolder(
+        output_dir, suite, base, activations, command_line(), data_dir, allow_missing, validation=True
+    )
+    config = comparison_config(
         methods, seeds, (base, adapter, prompt, budget, evaluation), explicit, settings, override
     )
     try:
-        document = search(place, place.load_suite(), wanted, trials, jobs, narrator(quiet), quiet)
+        document = search(results, results.load_suite(), config, trials, jobs, narrator(quiet), quiet)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{output_dir}: run the same command to go on; what is finished is kept") from None
     if json:

@@ -1,4 +1,4 @@
-"""CalibrationPriors that a cell asks for and its model has not: lent to another method, or of a theta from midway."""
+"""ABMLL's calibration where a cell asks for it and its model has none: another method's, or a theta's from midway."""
 
 import copy
 import json
@@ -24,30 +24,31 @@ class CalibrationPriors:
         self.quiet = quiet
         self.known: dict[str, tuple[CalibrationPrior, dict[str, float]]] = {}
 
-    def give(
+    def add(
         self,
         model: AbmllModel,
         cell: Cell,
-        settings: EvaluateConfig,
+        config: EvaluateConfig,
         tasks: Callable[[], Sequence[Task]],
         cache: ActivationCache | None,
     ) -> dict[str, float]:
-        """Leave the calibration in the model; returns what it took to learn, by kind, nothing where none was asked for."""
+        """Leave in the model the prior that the cell asks for; returns what learning it took, by kind of cost."""
         learning = pick(LearningConfig, cell.settings)
-        own = (
-            find_rule(cell.spec.method).has_calibration and settings.use_calibration and learning.calibration_tasks > 0
-        )
-        if model.calibration_prior is not None or not (own or cell.settings["recalibrate"] == "calibration"):
+        has_own = find_rule(cell.spec.method).has_calibration and config.use_calibration and learning.calibration_tasks
+        if model.calibration_prior is not None or not (has_own or cell.settings["recalibrate"] == "calibration"):
             return {}
-        key = _key(cell, settings)
+        key = _key(cell, config)
         if key not in self.known:
+            # a method that takes over another one's calibration learns it with that other one
+            teacher = copy.copy(model)
+            teacher.learning = replace(model.learning, method=settings_method(model.learning.method))
             with counted(model.scorer) as cost:
                 prior = learn_calibration_prior(
-                    _teacher(model),
+                    teacher,
                     tasks(),
                     num_tasks=learning.calibration_tasks or LearningConfig.calibration_tasks,
                     num_examples=learning.calibration_examples,
-                    how=settings,
+                    how=config,
                     seed=cell.seed,
                     cache=cache,
                     quiet=self.quiet,
@@ -58,18 +59,11 @@ class CalibrationPriors:
         return spent
 
 
-def _teacher(model: AbmllModel) -> AbmllModel:
-    """The model that a prior is learned with: for a method that takes over another one's calibration, that other one."""
-    teacher = copy.copy(model)
-    teacher.learning = replace(model.learning, method=settings_method(model.learning.method))
-    return teacher
-
-
-def _key(cell: Cell, settings: EvaluateConfig) -> str:
+def _key(cell: Cell, config: EvaluateConfig) -> str:
     """What a prior depends on: theta, how its teacher learns a task, and how the answers are predicted."""
     trained = [] if cell.training is None else [cell.training.name, cell.settings["episodes"]]
     rule = find_rule(settings_method(cell.spec.method))
     learning: type[LearningConfig] = LearningConfig if rule.base_method is None else ContinuedConfig
     teacher = dict(cell.settings) | {"method": rule.name}
     learned = flatten(pick(learning, teacher), pick(AdaptConfig, teacher))
-    return json.dumps([cell.spec.preset, cell.seed, trained, learned, flatten(pick(PredictConfig, flatten(settings)))])
+    return json.dumps([cell.spec.preset, cell.seed, trained, learned, flatten(pick(PredictConfig, flatten(config)))])

@@ -87,8 +87,8 @@ class EvaluationGrid(Checked):
     )
     recalibrate: tuple[str, ...] = setting(
         ("none",),
-        "what becomes of the probabilities: none, adaptation or meta (a temperature), calibration (ABMLL's, for others); "
-        "several give rows each",
+        "what becomes of the probabilities: none, meta (one temperature, of the training tasks) or calibration (ABMLL's, "
+        "for other methods); several give rows each",
     )
 
     def __post_init__(self) -> None:
@@ -105,5 +105,5 @@ class EvaluationGrid(Checked):
                 raise ConfigError(f"{name} names a value twice; remove one")
 
 
-RECALIBRATIONS = ("none", "adaptation", "meta", "calibration")
+RECALIBRATIONS = ("none", "meta", "calibration")
 CURVES = ("adapt_examples", "num_samples", "prune", "episodes")  # settings of which several values make a curve

@@ -20,13 +20,15 @@ from abmll.common.config import (
     PromptConfig,
     TrainConfig,
 )
+from abmll.common.documents import Document
 from abmll.common.errors import AbmllError, TrainingError
 from abmll.common.settings import flatten, pick
 from abmll.experiments.added_calibration import CalibrationPriors
 from abmll.experiments.cells import Cell, Training, save_cell
-from abmll.experiments.few_shot import evaluate_tasks
-from abmll.experiments.provenance import origin
-from abmll.experiments.recalibration import Recalibration
+from abmll.experiments.few_shot import TaskResult, adapt_to_tasks, choose_examples, commit, measure, versions
+from abmll.experiments.out_of_distribution import mean_separation, ood_questions, separation
+from abmll.experiments.pruning import pruned
+from abmll.experiments.temperature import meta_temperature, tempered
 from abmll.experiments.trained import cost_of_run, no_cost, recall, train_once
 from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.base import Base, load_base
@@ -62,8 +64,8 @@ class ResultFolder:
 class CellRunner:
     """Computes cells of one comparison, one after the other."""
 
-    def __init__(self, place: ResultFolder, say: Callable[[str], None], quiet: bool) -> None:
-        self.place = place
+    def __init__(self, results: ResultFolder, say: Callable[[str], None], quiet: bool) -> None:
+        self.results = results
         self.say = say
         self.quiet = quiet
         self.models: dict[str, AbmllModel] = {}
@@ -75,63 +77,85 @@ class CellRunner:
     @cached_property
     def base(self) -> Base:
         """The frozen model, loaded once; every scorer works on a twin of it."""
-        return load_base(self.place.base, self.say, self.quiet)
+        return load_base(self.results.base, self.say, self.quiet)
 
     @cached_property
     def suite(self) -> Suite:
         """The tasks, read once."""
-        return self.place.load_suite()
+        return self.results.load_suite()
+
+    def compute_all(self, cells: Sequence[Cell]) -> dict[str, str]:
+        """Compute the cells; returns the error of each that could not be, by its hash."""
+        errors = {}
+        for cell in cells:
+            try:
+                self.compute(cell)
+            except AbmllError as error:
+                errors[cell.hash] = str(error)
+        return errors
 
     def compute(self, cell: Cell) -> None:
         """Write the result of a cell, unless it is there."""
-        path = cell.path(self.place.folder)
+        path = cell.path(self.results.folder)
         if path.exists():
             return
         model, training_cost = self.learned(cell)
-        settings = pick(EvaluateConfig, cell.settings)
+        config = pick(EvaluateConfig, cell.settings)
         if cell.settings["recalibrate"] == "calibration":
-            settings = replace(settings, use_calibration=True)
+            config = replace(config, use_calibration=True)
         cache = self.cache(model, cell.settings)
-        lent = self.calibrations.give(model, cell, settings, lambda: self._tasks_of(cell), cache)
-        for kind, more in lent.items():
+        added = self.calibrations.add(model, cell, config, lambda: self.tasks_of(cell.settings, cell.seed), cache)
+        for kind, more in added.items():
             training_cost[kind] = (training_cost[kind] or 0) + more
-        recalibration = Recalibration(cell.settings["recalibrate"], model, settings, self.suite.train, cell.seed, cache)
         with metered(model.scorer) as cost:
-            evaluation = evaluate_tasks(
-                model,
-                self.suite.evaluation,
-                settings,
-                seed=cell.seed,
-                cache=cache,
-                quiet=self.quiet,
-                prune=cell.settings["prune"],
-                recalibrate=recalibration.of_task if recalibration.kind != "none" else None,
-                ood_examples=cell.settings["ood_examples"],
-            )
-        calibration = model.calibration_prior and asdict(model.calibration_prior) | {
-            "inverse_temperatures": evaluation.inverse_temperatures
-        }
+            results, studies = self._evaluate(model, cell, config, cache)
+        evaluation, prior = measure(results), model.calibration_prior
         document = {
-            **describe(cell),
-            **origin(self.place.command),
+            **cell.description(),
+            "versions": versions(),
+            "commit": commit(),
+            "command": self.results.command,
             "missing": list(self.suite.missing),
             "known_leaks": list(self.suite.known_leaks),
             "base_fingerprint": self.base.fingerprint,
             "cost": {"training": training_cost, "evaluation": asdict(cost) | evaluation.seconds},
-            "temperatures": recalibration.temperatures,
-            "calibration": calibration,
+            "calibration": prior and {**asdict(prior), "inverse_temperatures": evaluation.inverse_temperatures},
             "truncated_prompts": evaluation.truncated,
             "demonstrations_left_out": evaluation.left_out,
             "tasks": evaluation.tasks,
             "mean": evaluation.mean,
             "pooled": evaluation.pooled,
-            "out_of_distribution": {"tasks": evaluation.ood, "mean": evaluation.ood_mean},
+            **studies,
         }
         save_cell(path, document, evaluation.predictions)
 
+    def _evaluate(
+        self, model: AbmllModel, cell: Cell, config: EvaluateConfig, cache: ActivationCache | None
+    ) -> tuple[list[TaskResult], Document]:
+        """Adapt to the unseen tasks and predict, pruned and recalibrated as the cell says; also what that has shown."""
+        how: dict[str, Any] = {"seed": cell.seed, "cache": cache}
+        is_meta = cell.settings["recalibrate"] == "meta"
+        temperature = meta_temperature(model, self.suite.train, config, **how) if is_meta else None
+        tasks, results, separations = self.suite.evaluation, [], {}
+        questions = {task.name: choose_examples(task, config, cell.seed)[1] for task in tasks}
+        others = ood_questions(tasks, questions, cell.settings["ood_examples"])
+        for task in adapt_to_tasks(model, tasks, config, quiet=self.quiet, **how):
+            with pruned(model.scorer, cell.settings["prune"]):
+                result = task.answer()
+                doubted = task.predict(others[task.name]) if others[task.name] else None
+            if temperature is not None:
+                result = replace(result, prediction=tempered(result.prediction, temperature))
+                doubted = doubted and tempered(doubted, temperature)
+            if doubted is not None:
+                separations[task.name] = separation(result.prediction, doubted)
+            results.append(result)
+        return results, {
+            "temperatures": {} if temperature is None else {"all": temperature},
+            "out_of_distribution": {"tasks": separations, "mean": mean_separation(separations)},
+        }
+
     def learned(self, cell: Cell) -> tuple[AbmllModel, dict[str, float | None]]:
         """The model with the theta from which the cell's method meets an unseen task, and what that theta has cost."""
-        rule = find_rule(cell.spec.method)
         learning = pick(ContinuedConfig, dict(cell.settings) | {"seed": cell.seed})
         if cell.training is None:
             model = self.model(cell.settings)
@@ -139,26 +163,24 @@ class CellRunner:
             model.learned(fresh, learning, len(self.suite.train))
             return model, no_cost()
         model, cost = self._train(cell.training, cell.settings["episodes"])
-        if rule.base_method is not None:
+        if find_rule(cell.spec.method).base_method is not None:
             own = flatten(learning)
             model = model.continue_as(own.pop("method"), **own)
         return model, cost
 
     def _train(self, training: Training, episodes: int) -> tuple[AbmllModel, dict[str, float | None]]:
         """The model with the theta of a run after so many episodes, and what these have cost."""
-        settings = dict(training.settings) | flatten(self.place.activations) | {"seed": training.seed}
-        folder = self.place.folder / "runs" / training.name
-        own: dict[str, Any] = {"method": training.method, "output_dir": str(folder)}
-        if len(training.kept_episodes) > 1:
-            own["save_total_limit"] = settings["max_steps"]  # all of them
-        config = pick(TrainConfig, settings | own)
-        model = self.model(settings)
-        tasks = self.tasks(settings["limit_train"], training.seed)
-        cache = self.cache(model, settings)
         if training.name in self.failed:
             raise TrainingError(self.failed[training.name])
+        folder = self.results.folder / "runs" / training.name
+        settings = dict(training.settings) | flatten(self.results.activations)
+        settings |= {"seed": training.seed, "method": training.method, "output_dir": str(folder)}
+        if len(training.kept_episodes) > 1:
+            settings["save_total_limit"] = settings["max_steps"]  # all of them
+        config = pick(TrainConfig, settings)
+        model, tasks = self.model(settings), self.tasks_of(settings, training.seed)
         try:
-            train_once(model, tasks, config, cache, _say_nothing, self.quiet, training.kept_episodes)
+            train_once(model, tasks, config, self.cache(model, settings), self.quiet, training.kept_episodes)
             if episodes != config.max_steps and not recall(model, config, len(tasks), episodes):
                 raise TrainingError(f"{folder}: has no checkpoint after episode {episodes}; delete the folder")
             return model, cost_of_run(folder, episodes)
@@ -166,13 +188,11 @@ class CellRunner:
             self.failed[training.name] = str(error)
             raise
 
-    def _tasks_of(self, cell: Cell) -> Sequence[Task]:
-        return self.tasks(cell.settings["limit_train"], cell.seed)
-
-    def tasks(self, limit: int | None, seed: int) -> Sequence[Task]:
-        """The training tasks, each with at most ``limit`` training examples; of the limits the last is kept."""
-        if self.limited is None or self.limited[0] != (limit, seed):
-            self.limited = (limit, seed), [limit_train(task, limit, seed) for task in self.suite.train]
+    def tasks_of(self, settings: Mapping[str, Any], seed: int) -> Sequence[Task]:
+        """The training tasks, each with at most ``limit_train`` training examples; the last choice of them is kept."""
+        key = settings["limit_train"], seed
+        if self.limited is None or self.limited[0] != key:
+            self.limited = key, [limit_train(task, *key) for task in self.suite.train]
         return self.limited[1]
 
     def model(self, settings: Mapping[str, Any]) -> AbmllModel:
@@ -189,26 +209,6 @@ class CellRunner:
         key = json.dumps([len(scorer.lower_blocks.blocks), scorer.packed, flatten(scorer.prompt)])
         if key not in self.caches:
             self.caches[key] = open_cache(
-                scorer.base, scorer.lower_blocks, self.place.activations, settings["activation_cache_gb"], self.say
+                scorer.base, scorer.lower_blocks, self.results.activations, settings["activation_cache_gb"], self.say
             )
         return self.caches[key]
-
-
-def describe(cell: Cell) -> dict[str, Any]:
-    """What was computed, as the result names it."""
-    return {
-        "suite": cell.suite,
-        "method": cell.spec.method,
-        "preset": cell.spec.preset,
-        "row": cell.row,
-        "label": cell.spec.label,
-        "seed": cell.seed,
-        "hash": cell.hash,
-        "is_main": cell.is_main,
-        "settings": dict(cell.settings),
-        "training": None if cell.training is None else asdict(cell.training) | {"name": cell.training.name},
-    }
-
-
-def _say_nothing(line: str) -> None:
-    """Of each of many runs: the progress bar says enough."""

@@ -1,27 +1,25 @@
 """A cell: one method on one suite with one seed under certain settings, and where its result lies.
 
-``cells/<suite>/<method>-s<seed>-<hash>.json`` holds the result, ``....predictions.jsonl`` beside it what every example
-was answered. The hash is of everything that the result depends on, so a cell is never computed twice and never
-mistaken for another. Training runs lie in ``runs/<method>-s<seed>-<hash>``, with the hash of what they depend on: cells
-that differ in how they adapt or predict, and methods that continue another one's training, share them.
+``cells/<suite>/<method>-s<seed>-<hash>.json`` holds the result, ``....predictions.jsonl`` beside it every prediction.
+The hash is of everything that the result depends on, so a cell is never computed twice and never mistaken for another.
+Training runs lie in ``runs/<method>-s<seed>-<hash>``, with the hash of what they depend on: cells that differ in how
+they adapt or predict share them, and so do methods that continue another one's training.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from abmll.common.errors import CheckpointError
-from abmll.common.files import write_json, write_text
+from abmll.common.documents import FORMATS, Document, read_json, read_json_lines, write_json_lines
+from abmll.common.files import write_json
 from abmll.experiments.budget import CURVES
-from abmll.experiments.method_spec import Spec
+from abmll.experiments.method_spec import Settings, Spec
 
-FORMAT = "abmll-cell-2"
-Document = dict[str, Any]  # a JSON object as it is read and written
-# What changes how a result is computed, but not the result.
-PASSING = (
+# Settings that change how a result is computed, but not the result.
+NOT_HASHED = (
     "device",
     "save_steps",
     "save_total_limit",
@@ -29,6 +27,7 @@ PASSING = (
     "activation_cache_dir",
     "activation_cache_disk_gb",
 )
+REMEDY = "delete it, and the cell is computed again"
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,14 @@ class Training:
 
     method: str
     seed: int
-    settings: Mapping[str, Any]
+    settings: Settings
     data: str
     kept_episodes: Sequence[int] = ()
 
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return f"{self.method}-s{self.seed}-{digest([FORMAT, self.data, _lasting(self.settings)])}"
+        return f"{self.method}-s{self.seed}-{digest([FORMATS['cell'], self.data, _hashed(self.settings)])}"
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Cell:
     suite: str
     spec: Spec
     seed: int
-    settings: Mapping[str, Any]
+    settings: Settings
     data: str
     training: Training | None
     is_main: bool = True  # whether the tables are of it; the others make curves
@@ -66,12 +65,14 @@ class Cell:
     def hash(self) -> str:
         """Of everything that the result depends on."""
         trained = None if self.training is None else self.training.name
-        return digest([FORMAT, self.suite, self.spec.key, self.seed, self.data, _lasting(self.settings), trained])
+        settings = _hashed(self.settings)
+        return digest([FORMATS["cell"], self.suite, self.spec.key, self.seed, self.data, settings, trained])
 
     @property
     def row(self) -> str:
-        """The row of a table that it belongs to: the method, and what became of its probabilities."""
-        return row_key(self.spec.key, self.settings["recalibrate"])
+        """The row of a table that it belongs to: the method and its recalibration, such as ``abmll`` or ``abmll+meta``."""
+        recalibrate = self.settings["recalibrate"]
+        return self.spec.key if recalibrate == "none" else f"{self.spec.key}+{recalibrate}"
 
     def path(self, folder: Path) -> Path:
         """The file of its result."""
@@ -81,10 +82,20 @@ class Cell:
         """Where it lies on the curves."""
         return {name: self.settings[name] for name in CURVES}
 
-
-def row_key(key: str, recalibrate: str) -> str:
-    """The key of a method's row, such as ``abmll`` or ``abmll+adaptation``."""
-    return key if recalibrate == "none" else f"{key}+{recalibrate}"
+    def description(self) -> Document:
+        """What was computed, as the result names it."""
+        return {
+            "suite": self.suite,
+            "method": self.spec.method,
+            "preset": self.spec.preset,
+            "row": self.row,
+            "label": self.spec.label,
+            "seed": self.seed,
+            "hash": self.hash,
+            "is_main": self.is_main,
+            "settings": dict(self.settings),
+            "training": None if self.training is None else asdict(self.training) | {"name": self.training.name},
+        }
 
 
 def digest(value: Any) -> str:
@@ -92,8 +103,8 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in PASSING}
+def _hashed(settings: Settings) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in NOT_HASHED}
 
 
 def predictions_path(cell: Path) -> Path:
@@ -101,38 +112,17 @@ def predictions_path(cell: Path) -> Path:
     return cell.with_suffix(".predictions.jsonl")
 
 
-def save_cell(path: Path, document: Mapping[str, Any], predictions: Iterable[Mapping[str, Any]]) -> None:
+def save_cell(path: Path, document: Document, predictions: Iterable[Mapping[str, Any]]) -> None:
     """Write predictions and then the result, each whole or not at all: a result is there only once all of it is."""
-    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in predictions)
-    write_text(predictions_path(path), lines)
-    write_json(path, {"format": FORMAT, **document, "predictions": predictions_path(path).name})
-
-
-def load_json(path: Path, remedy: str) -> Any:
-    """The JSON in that file. Raises ``CheckpointError`` for a damaged one, with the ``remedy``."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: damaged ({error}); {remedy}") from error
+    write_json_lines(predictions_path(path), predictions)
+    write_json(path, {"format": FORMATS["cell"], **document, "predictions": predictions_path(path).name})
 
 
 def load_cell(path: Path) -> Document | None:
     """The result in that file, None where there is none. Raises ``CheckpointError`` for a damaged one."""
-    if not path.exists():
-        return None
-    document = load_json(path, "delete it, and the cell is computed again")
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: is no result of this version; delete it, and the cell is computed again")
-    return document
+    return read_json(path, "cell", REMEDY) if path.exists() else None
 
 
-def load_predictions(path: Path) -> Iterator[dict[str, Any]]:
+def load_predictions(path: Path) -> Iterator[Document]:
     """The rows of a cell's predictions; nothing where the file is not there, as in a repository of results alone."""
-    file = predictions_path(path)
-    if not file.exists():
-        return
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            raise CheckpointError(f"{file}:{number}: damaged ({error}); delete the cell beside it") from error
+    return (row for _, row in read_json_lines(predictions_path(path), "delete the cell beside it"))

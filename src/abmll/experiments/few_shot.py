@@ -1,31 +1,33 @@
-"""Adapting to unseen tasks and measuring what comes of it, task by task."""
+"""Few-shot evaluation: adapt to each unseen task, predict its test examples, measure.
 
-import json
+``adapt_to_tasks`` yields one adapted task after the other; what is done to its predictions (pruning, a temperature,
+other questions) is up to the caller, who hands the results to ``measure``. ``evaluate_tasks`` does nothing to them.
+"""
+
+import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from abmll._version import __version__
 from abmll.common.config import EvaluateConfig
+from abmll.common.documents import FORMATS, Document, write_json_lines
 from abmll.common.errors import DataError
-from abmll.common.files import write_json, write_text
+from abmll.common.files import write_json
 from abmll.common.progress import progress
 from abmll.common.settings import flatten
 from abmll.experiments.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
-from abmll.experiments.out_of_distribution import UNCERTAINTIES, ood_questions, separation
-from abmll.experiments.pruning import pruned
 from abmll.language.activation_cache import ActivationCache
 from abmll.methods import find_rule
+from abmll.model.learned_task import TaskPosterior
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prediction import Prediction
 from abmll.tasks import Example, Task
 from abmll.tasks.order import permutation
 
-FORMAT = "abmll-evaluation-2"
 PACKAGES = ("torch", "transformers", "safetensors", "numpy")
 
 
@@ -36,22 +38,49 @@ class Evaluation:
     tasks: dict[str, dict[str, Any]]
     mean: dict[str, Any]
     pooled: dict[str, Any]
-    predictions: list[dict[str, Any]]
+    predictions: list[Document]
     truncated: int  # prompts whose input was cut
-    left_out: int  # demonstrations that did not fit before a question, over all of them
+    left_out: int  # demonstrations that did not fit before a question, over all questions
     seconds: dict[str, float]  # "adapting" and "predicting", over all tasks
-    ood: dict[str, dict[str, float | None]]  # by task, how well each uncertainty tells another task's inputs apart
     inverse_temperatures: dict[str, float]  # of the tasks that have a calibration, at its mean
 
+
+@dataclass(frozen=True)
+class AdaptedTask:
+    """The posterior of one unseen task, the questions it is evaluated on, and how they are predicted."""
+
+    posterior: TaskPosterior
+    support: Sequence[Example]  # adapted to
+    questions: Sequence[Example]
+    config: EvaluateConfig
+    seed: int
+    cache: ActivationCache | None
+    seconds: float  # of adapting
+
     @property
-    def ood_mean(self) -> dict[str, float | None]:
-        """The mean over tasks of each uncertainty's AUROC; None where no task has one."""
-        known = {name: [one[name] for one in self.ood.values()] for name in UNCERTAINTIES}
-        numbers = {name: [value for value in values if value is not None] for name, values in known.items()}
-        return {name: sum(values) / len(values) if values else None for name, values in numbers.items()}
+    def name(self) -> str:
+        """The task's."""
+        return self.posterior.task_name
+
+    def predict(self, questions: Sequence[Example] | None = None) -> Prediction:
+        """The options' probabilities of the task's own questions, or of others in their place."""
+        asked = self.questions if questions is None else questions
+        return self.posterior.predict(asked, self.config, seed=self.seed, cache=self.cache)
+
+    def answer(self) -> "TaskResult":
+        """Predict the task's own questions."""
+        started = time.perf_counter()
+        prediction = self.predict()
+        return TaskResult(self, prediction, time.perf_counter() - started)
 
 
-Recalibrate = Callable[[str, Sequence[Example]], Callable[[Prediction], Prediction]]
+@dataclass(frozen=True)
+class TaskResult:
+    """What was predicted of an adapted task's own questions, and how many seconds that took."""
+
+    task: AdaptedTask
+    prediction: Prediction
+    seconds: float
 
 
 def evaluate_tasks(
@@ -62,112 +91,123 @@ def evaluate_tasks(
     seed: int = 0,
     cache: ActivationCache | None = None,
     quiet: bool = True,
-    prune: float = 0.0,
-    recalibrate: Recalibrate | None = None,
-    ood_examples: int = 0,
 ) -> Evaluation:
-    """Adapt to each task with some of its training examples, predict its test examples, and measure.
+    """Adapt to each task, predict its test examples, and measure. Raises as ``adapt_to_tasks``."""
+    adapted = adapt_to_tasks(model, tasks, config, seed=seed, cache=cache, quiet=quiet)
+    return measure([task.answer() for task in adapted])
 
-    The examples are chosen by ``seed`` alone, so that methods compared under one seed see the same ones.
 
-    Args:
-        prune: share of each adapted layer's output that is set to zero while predicting (see ``pruning``).
-        recalibrate: given a task's name and the examples adapted to, says what becomes of its predictions.
-        ood_examples: questions of each task that are asked again with another task's inputs (see ``ood``).
+def adapt_to_tasks(
+    model: AbmllModel,
+    tasks: Sequence[Task],
+    config: EvaluateConfig,
+    *,
+    seed: int = 0,
+    cache: ActivationCache | None = None,
+    quiet: bool = True,
+) -> Iterator[AdaptedTask]:
+    """Adapt to some of each task's training examples, which ``seed`` alone chooses, as it does the questions.
 
-    Raises ``DataError`` for no tasks, two of one name, or one without labelled training or test examples.
+    Methods compared under one seed therefore see the same examples. Raises ``DataError``, before any work, for no
+    tasks, two of one name, or one without labelled training or test examples.
     """
     chosen = {task.name: choose_examples(task, config, seed) for task in tasks}
     if len(chosen) < max(len(tasks), 1):
         raise DataError("evaluation needs at least one task, and tasks of different names")
-    strangers = ood_questions(tasks, {name: asked for name, (_, asked) in chosen.items()}, ood_examples)
-    ood: dict[str, dict[str, float | None]] = {}
-    predictions: dict[str, Predictions] = {}
-    rows: list[dict[str, Any]] = []
-    inverse: dict[str, float] = {}
-    truncated = left_out = 0
-    seconds = {"adapting": 0.0, "predicting": 0.0}
     with progress(len(tasks), "adapting and predicting", "task", quiet=quiet) as bar:
         for name, (support, questions) in chosen.items():
-            started = time.perf_counter()
-            posterior = model.adapt(
-                support, task_name=name, steps=config.steps, batch_size=config.batch_size, seed=seed, cache=cache
-            )
-            if posterior.calibration is not None and config.use_calibration:
-                inverse[name] = posterior.calibration.inverse_temperature
-            corrected = None if recalibrate is None else recalibrate(name, support)
-            adapted = time.perf_counter()
-            predict = partial(posterior.predict, how=config, seed=seed, cache=cache)
-            with pruned(model.scorer, prune):
-                prediction = predict(questions)
-                predicted = time.perf_counter()
-                doubted = predict(strangers[name]) if strangers[name] else None
-            if corrected is not None:
-                prediction, doubted = corrected(prediction), doubted and corrected(doubted)
-            seconds["adapting"] += adapted - started
-            seconds["predicting"] += predicted - adapted
-            truncated += prediction.truncated
-            left_out += prediction.left_out
-            truncated += sum(one.truncated > 0 for one in model.scorer.encode(support, name))
-            answers = [question.answer for question in questions if question.answer is not None]
-            texts = [question.options[answer] for question, answer in zip(questions, answers, strict=True)]
-            predictions[name] = Predictions(prediction.lists(), answers, texts)
-            rows += prediction_rows(name, questions, prediction)
-            if doubted is not None:
-                ood[name] = separation(prediction, doubted)
+            yield adapt_to(model, name, support, questions, config, seed=seed, cache=cache)
             bar.update()
-    metrics = {name: evaluate_task(*predictions) for name, predictions in predictions.items()}
-    mean, together = mean_over_tasks(metrics), pooled(predictions)
-    return Evaluation(metrics, mean, together, rows, truncated, left_out, seconds, ood, inverse)
+
+
+def adapt_to(
+    model: AbmllModel,
+    name: str,
+    support: Sequence[Example],
+    questions: Sequence[Example],
+    config: EvaluateConfig,
+    *,
+    seed: int,
+    cache: ActivationCache | None,
+) -> AdaptedTask:
+    """Adapt to the examples ``support`` of one task."""
+    started = time.perf_counter()
+    how: dict[str, Any] = {"steps": config.steps, "batch_size": config.batch_size, "seed": seed, "cache": cache}
+    posterior = model.adapt(support, task_name=name, **how)
+    return AdaptedTask(posterior, support, questions, config, seed, cache, time.perf_counter() - started)
+
+
+def measure(results: Sequence[TaskResult]) -> Evaluation:
+    """Every metric of every task and of all together; questions must have answers."""
+    predictions = {result.task.name: _predictions(result) for result in results}
+    metrics = {name: evaluate_task(*one) for name, one in predictions.items()}
+    rows = [prediction_rows(result.task.name, result.task.questions, result.prediction) for result in results]
+    calibrated = [result.task for result in results if result.task.config.use_calibration]
+    return Evaluation(
+        tasks=metrics,
+        mean=mean_over_tasks(metrics),
+        pooled=pooled(predictions),
+        predictions=[row for of_task in rows for row in of_task],
+        truncated=sum(result.prediction.truncated + _truncated(result.task) for result in results),
+        left_out=sum(result.prediction.left_out for result in results),
+        seconds={
+            "adapting": sum(result.task.seconds for result in results),
+            "predicting": sum(result.seconds for result in results),
+        },
+        inverse_temperatures={
+            task.name: task.posterior.calibration.inverse_temperature
+            for task in calibrated
+            if task.posterior.calibration is not None
+        },
+    )
+
+
+def _predictions(result: TaskResult) -> Predictions:
+    pairs = [(one, one.answer) for one in result.task.questions if one.answer is not None]
+    texts = [question.options[right] for question, right in pairs]
+    return Predictions(result.prediction.lists(), [right for _, right in pairs], texts)
+
+
+def _truncated(task: AdaptedTask) -> int:
+    """The examples adapted to whose input was cut."""
+    return sum(one.truncated > 0 for one in task.posterior.scorer.encode(task.support, task.name))
 
 
 def choose_examples(task: Task, config: EvaluateConfig, seed: int) -> tuple[list[Example], list[Example]]:
     """The examples to adapt to and those to be evaluated on: the first so many of a seeded order of either split."""
-    sides = []
-    for examples, limit, side in (
-        (task.train, config.adapt_examples, "training"),
-        (task.test, config.test_examples, "test"),
-    ):
-        if not examples or any(example.answer is None for example in examples):
-            raise DataError(f"{task.source or task.name}: evaluation needs labelled {side} examples")
-        order = permutation(len(examples), seed, "evaluation", side)
-        sides.append([examples[index] for index in (order if limit is None else order[:limit])])
-    return sides[0], sides[1]
+    support = _first(task, task.train, config.adapt_examples, seed, "training")
+    return support, _first(task, task.test, config.test_examples, seed, "test")
 
 
-def prediction_rows(task_name: str, examples: Sequence[Example], prediction: Prediction) -> list[dict[str, Any]]:
+def _first(task: Task, examples: Sequence[Example], limit: int | None, seed: int, side: str) -> list[Example]:
+    if not examples or any(example.answer is None for example in examples):
+        raise DataError(f"{task.source or task.name}: evaluation needs labelled {side} examples")
+    return [examples[index] for index in permutation(len(examples), seed, "evaluation", side)[:limit]]
+
+
+def prediction_rows(task_name: str, examples: Sequence[Example], prediction: Prediction) -> list[Document]:
     """One JSON-ready row per example: probabilities of its options, the answer chosen, and the uncertainties."""
-    columns = zip(
-        examples,
-        prediction.lists(),
-        prediction.answers.tolist(),
-        prediction.entropy.tolist(),
-        prediction.expected_entropy.tolist(),
-        prediction.mutual_information.tolist(),
-        strict=True,
-    )
+    columns = {
+        "probs": prediction.lists(),
+        "prediction": prediction.answers.tolist(),
+        "answer": [example.answer for example in examples],
+        "entropy": prediction.entropy.tolist(),
+        "expected_entropy": prediction.expected_entropy.tolist(),
+        "mutual_information": prediction.mutual_information.tolist(),
+    }
     return [
-        {
-            "task": task_name,
-            "id": example.id,
-            "probs": probs,
-            "prediction": chosen,
-            "answer": example.answer,
-            "entropy": entropy,
-            "expected_entropy": expected_entropy,
-            "mutual_information": information,
-        }
-        for example, probs, chosen, entropy, expected_entropy, information in columns
+        {"task": task_name, "id": example.id} | dict(zip(columns, values, strict=True))
+        for example, *values in zip(examples, *columns.values(), strict=True)
     ]
 
 
 def save_evaluation(
-    evaluation: Evaluation, folder: Path, model: AbmllModel, config: EvaluateConfig, about: dict[str, Any]
+    evaluation: Evaluation, folder: Path, model: AbmllModel, config: EvaluateConfig, about: Document
 ) -> None:
     """Write ``metrics.json`` and ``predictions.jsonl``; ``about`` names run, suite and seed."""
     rule = find_rule(model.learning.method)
     document = {
-        "format": FORMAT,
+        "format": FORMATS["evaluation"],
         "method": rule.name,
         "label": rule.label,
         **about,
@@ -179,11 +219,26 @@ def save_evaluation(
         "mean": evaluation.mean,
         "pooled": evaluation.pooled,
     }
-    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in evaluation.predictions)
-    write_text(folder / "predictions.jsonl", lines)
+    write_json_lines(folder / "predictions.jsonl", evaluation.predictions)
     write_json(folder / "metrics.json", document)
 
 
 def versions() -> dict[str, str]:
     """The versions of the packages that a result depends on."""
     return {"abmll": __version__} | {name: version(name) for name in PACKAGES}
+
+
+def commit() -> str | None:
+    """The commit of this package's source, with ``+`` after changes; None where it is no checkout, or without git."""
+    folder = Path(__file__).parent
+    try:
+        head = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", str(folder.parent))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + "+" * bool(changed)
+
+
+def _git(folder: Path, *words: str) -> str:
+    run = subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True)
+    return run.stdout.strip()

@@ -1,7 +1,7 @@
 """Inputs of another domain: does a posterior doubt more where it was never meant to be asked?
 
-A ood question has one of the task's own questions' options and the input of another task's question. Nobody can
-answer it; what is looked at is the doubt alone, and how well it tells the out-of-distribution questions from the task's own.
+Such a question has the options of one of the task's own questions and the input of another task's. No answer is right;
+what is measured is how well the doubt alone tells these questions from the task's own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ def ood_questions(
     """By task, at most ``count`` of its first questions with the inputs of another task's first questions.
 
     The inputs come from the next task in order that is of another family, or from the next one where all are of the
-    same; without a second task there are none. No answer is right.
+    same; without a second task there are none.
     """
     ood: dict[str, list[Example]] = {}
     for place, task in enumerate(tasks):
@@ -42,3 +42,9 @@ def separation(own: Prediction, ood: Prediction) -> dict[str, float | None]:
     scores = {name: torch.cat([getattr(own, name), getattr(ood, name)]).numpy() for name in UNCERTAINTIES}
     labels = np.concatenate([np.zeros(len(own.probs)), np.ones(len(ood.probs))])
     return {name: auroc(score, labels) if score.any() else None for name, score in scores.items()}
+
+
+def mean_separation(tasks: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The mean over tasks of each uncertainty's AUROC; None where no task has one."""
+    known = {name: [value for one in tasks.values() if (value := one[name]) is not None] for name in UNCERTAINTIES}
+    return {name: sum(values) / len(values) if values else None for name, values in known.items()}

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -11,63 +10,51 @@ from abmll.common.errors import ConfigError
 from abmll.common.settings import flatten
 from abmll.experiments.budget import CURVES
 from abmll.experiments.cells import Cell, Training, digest
-from abmll.experiments.method_spec import Spec, resolve
+from abmll.experiments.method_spec import ComparisonConfig, Settings, Spec
 from abmll.methods import find_rule
-from abmll.tasks import Example, Task
-from abmll.tasks.suite import Suite
+from abmll.tasks import Suite, Task
 
 
-@dataclass(frozen=True)
-class ComparisonConfig:
-    """What a comparison is made of.
-
-    ``shared`` has a value for every setting, with a tuple of values for those that make curves or rows; ``tuned``,
-    ``asked`` and ``own`` are those of ``resolve``.
-    """
-
-    specs: Sequence[Spec]
-    seeds: Sequence[int]
-    shared: Mapping[str, Any]
-    tuned: Mapping[str, Mapping[str, Any]]
-    asked: Mapping[str, Any]
-    own: Mapping[str, Mapping[str, Any]]
-
-
-def plan(suite: Suite, wanted: ComparisonConfig) -> list[Cell]:
+def plan(suite: Suite, config: ComparisonConfig) -> list[Cell]:
     """Every cell, seed by seed, so that a comparison that is stopped early has whole seeds."""
     train, evaluation = _sha256(suite.train, "train"), _sha256(suite.evaluation, "train", "test")
     cells = []
-    for seed, spec in product(wanted.seeds, wanted.specs):
-        values = _settings(spec, suite, wanted)
-        training = _training(spec, seed, suite, wanted, train)
-        point = main_point(values)
-        for settings in _variants(spec, values, point):
-            is_main = all(settings[name] == value for name, value in point.items())
+    for seed, spec in product(config.seeds, config.specs):
+        values = _settings(spec, suite, config)
+        training = _training(spec, seed, suite, config, train)
+        main = main_point(values)
+        for settings in _variants(spec, values, main):
+            is_main = all(settings[name] == value for name, value in main.items())
             cells.append(Cell(suite.name, spec, seed, settings, evaluation, training, is_main))
     return cells
 
 
 def units(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells in groups that can be worked on at the same time: those of one training run stay together."""
+    """The cells in groups that can be computed at the same time: those of one training run stay together."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.hash if cell.training is None else cell.training.name, []).append(cell)
     return list(groups.values())
 
 
-def main_point(values: Mapping[str, Any]) -> dict[str, Any]:
+def main_point(values: Settings) -> dict[str, Any]:
     """Of the values that make curves, those that the tables are of: the usual one, or else the one that costs most."""
-    usual = {"adapt_examples": values["usual_examples"], "num_samples": PredictConfig.num_samples, "prune": 0.0}
-    usual["episodes"] = values["max_steps"]
+    usual = {
+        "adapt_examples": values["usual_examples"],
+        "num_samples": PredictConfig.num_samples,
+        "prune": 0.0,
+        "episodes": values["max_steps"],
+    }
+    costliest = {"adapt_examples": max, "num_samples": max, "prune": min, "episodes": max}
     own = {name: _tuple(values[name]) for name in CURVES}
-    costly = {"adapt_examples": max, "num_samples": max, "prune": min, "episodes": max}
-    return {name: usual[name] if usual[name] in own[name] else costly[name](own[name]) for name in CURVES}
+    return {name: usual[name] if usual[name] in own[name] else costliest[name](own[name]) for name in CURVES}
 
 
-def _settings(spec: Spec, suite: Suite, wanted: ComparisonConfig) -> dict[str, Any]:
+def _settings(spec: Spec, suite: Suite, config: ComparisonConfig) -> dict[str, Any]:
+    """The method's settings, with ``episodes`` as those evaluated and the suite's own ``usual_examples``."""
     named = {"adapt_examples": suite.adapt_examples, "test_examples": suite.test_examples}
     caps = {key: value for key, value in named.items() if value is not None}
-    values = resolve(spec, wanted.shared, suite.prompt | caps, wanted.tuned, wanted.asked, wanted.own)
+    values = config.settings_of(spec, suite.prompt | caps)
     episodes = evaluated_episodes(values["episodes"] or (), values["max_steps"], values["save_steps"])
     return values | {"usual_examples": suite.adapt_examples or EvaluateConfig.adapt_examples, "episodes": episodes}
 
@@ -83,35 +70,30 @@ def evaluated_episodes(episodes: Sequence[int], max_steps: int, save_steps: int)
     return tuple(sorted({*episodes, max_steps}))
 
 
-def _variants(spec: Spec, values: Mapping[str, Any], point: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _variants(spec: Spec, values: Settings, main: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The settings at the tables' point and along each curve, where one setting varies; each recalibrated or not."""
-    points = [dict(point)]
+    rule = find_rule(spec.method)
+    nothing_varies = {
+        "num_samples": not rule.is_posterior,
+        "episodes": not rule.is_trained and rule.base_method is None,
+    }
+    points = [dict(main)]
     for name in CURVES:
-        rule = find_rule(spec.method)
-        if name == "num_samples" and not rule.is_posterior:
-            continue  # nothing is sampled
-        if name == "episodes" and not rule.is_trained and rule.base_method is None:
-            continue  # nothing is trained
-        points += [{**point, name: value} for value in _tuple(values[name]) if value != point[name]]
+        if not nothing_varies.get(name):
+            points += [{**main, name: value} for value in _tuple(values[name]) if value != main[name]]
     fixed = {key: value for key, value in values.items() if key not in ("usual_examples", "seed")}
     kinds = _tuple(values["recalibrate"])
-    if find_rule(spec.method).has_calibration and values["use_calibration"] and values["calibration_tasks"]:
-        kinds = dict.fromkeys("none" if kind == "calibration" else kind for kind in kinds)  # it is there
-    return [
-        fixed | chosen | {"recalibrate": recalibrate}
-        for recalibrate in kinds
-        for chosen in points
-        if recalibrate != "adaptation" or chosen["adapt_examples"] > 1  # a single example cannot be cut in halves
-    ]
+    if rule.has_calibration and values["use_calibration"] and values["calibration_tasks"]:
+        kinds = dict.fromkeys("none" if kind == "calibration" else kind for kind in kinds)  # it has it anyway
+    return [fixed | chosen | {"recalibrate": recalibrate} for recalibrate in kinds for chosen in points]
 
 
-def _training(spec: Spec, seed: int, suite: Suite, wanted: ComparisonConfig, data: str) -> Training | None:
+def _training(spec: Spec, seed: int, suite: Suite, config: ComparisonConfig, data: str) -> Training | None:
     """The run that the method starts from, which may be another one's; None where nothing is trained."""
-    rule = find_rule(spec.method)
-    if rule.base_method is None and not rule.is_trained:
+    trained = spec.base or spec
+    if not find_rule(trained.method).is_trained:
         return None
-    trained = spec if rule.base_method is None else Spec(rule.base_method, spec.preset)
-    values = _settings(trained, suite, wanted)
+    values = _settings(trained, suite, config)
     names = flatten(ModelConfig(), AdapterConfig(), PromptConfig(), LearningConfig()).keys() - {"seed", "device"}
     names = (*names, "max_steps", "save_steps", "save_total_limit", "activation_cache_gb", "limit_train")
     kept = {name: values[name] for name in names}
@@ -125,12 +107,7 @@ def _tuple(value: Any) -> tuple[Any, ...]:
 def _sha256(tasks: Sequence[Task], *sides: str) -> str:
     """A hash of the names and of the examples on those sides, in order."""
     hashed = hashlib.sha256()
-    for task in tasks:
-        for side in sides:
-            rows = [_content(example) for example in getattr(task, side)]
-            hashed.update(digest([task.name, side, rows]).encode())
+    for task, side in product(tasks, sides):
+        rows = [[one.id, one.input, one.options, one.answer] for one in getattr(task, side)]
+        hashed.update(digest([task.name, side, rows]).encode())
     return hashed.hexdigest()[:12]
-
-
-def _content(example: Example) -> list[Any]:
-    return [example.id, example.input, example.options, example.answer]

@@ -1,11 +1,10 @@
-"""What tuning varies of each method: rates for all of them, and for ABMLL how strongly and how widely it believes."""
+"""What tuning varies of each method: learning rates, and what is the method's own."""
 
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from abmll.experiments.method_spec import Spec
-from abmll.methods import find_rule
 
 
 class Range(NamedTuple):
@@ -56,23 +55,15 @@ def search_space(spec: Spec) -> Mapping[str, Range]:
     return SPACES.get(spec.method, ANY)
 
 
-def continued(spec: Spec) -> Spec | None:
-    """The method whose training the method starts from: its settings are chosen first, once for all that share it."""
-    other = find_rule(spec.method).base_method
-    return None if other is None else Spec(other, spec.preset)
-
-
 def in_range(values: Mapping[str, Any], space: Mapping[str, Range]) -> dict[str, float]:
     """The current values of what is varied, moved to the nearest bound where they lie outside.
 
     A setting that is not fixed now (None) begins in the middle.
     """
-    return {name: _middle(own) if values[name] is None else _within(values[name], own) for name, own in space.items()}
+    return {name: _nearest(values[name], own) for name, own in space.items()}
 
 
-def _within(value: Any, own: Range) -> float:
+def _nearest(value: float | None, own: Range) -> float:
+    if value is None:
+        return math.sqrt(own.low * own.high) if own.log else (own.low + own.high) / 2
     return min(max(float(value), own.low), own.high)
-
-
-def _middle(own: Range) -> float:
-    return math.sqrt(own.low * own.high) if own.log else (own.low + own.high) / 2

@@ -1,14 +1,12 @@
 """Choosing settings: for every method the same number of trials, evaluated on the suite's validation tasks.
 
-A trial is a cell of the suite with the validation tasks in the role of the unseen ones, which are not learned from. Its
+A trial is a cell of the suite with the validation tasks in the role of the unseen ones; they are not learned from. Its
 value is the mean NLL over these tasks and the seeds: a proper score, so that a method gains by honest probabilities as
 well as by right answers. The first trial has the settings as they are, the others are Optuna's (TPE with the seed).
 
-What was tried is one JSON file a method, what was learned are cells and runs: a tuning that was stopped goes on.
+Trials are kept in one JSON file a method, beside cells and runs: a tuning that was stopped goes on.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,19 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from abmll.common.documents import FORMATS, Document, read_json
 from abmll.common.errors import AbmllError, ConfigError
 from abmll.common.files import write_json
 from abmll.common.progress import progress
 from abmll.experiments.cell_runner import CellRunner, ResultFolder
-from abmll.experiments.cells import load_cell
-from abmll.experiments.method_spec import SETTINGS_FORMAT, Spec, resolve
-from abmll.experiments.planning import ComparisonConfig, plan
-from abmll.experiments.ranges import Range, continued, in_range, search_space
-from abmll.experiments.workers import work_through
-from abmll.tasks.suite import Suite
+from abmll.experiments.cells import digest, load_cell
+from abmll.experiments.execution import work_through
+from abmll.experiments.method_spec import ComparisonConfig, Spec
+from abmll.experiments.planning import plan
+from abmll.experiments.ranges import Range, in_range, search_space
+from abmll.tasks import Suite
 
 RESULT = "settings.json"
-FORMAT = "abmll-trials-2"
 STARTUP = 5  # trials drawn at random before the sampler learns from them
 
 
@@ -45,132 +43,115 @@ class Trial:
 
 @dataclass(frozen=True)
 class Study:
-    """One method's search: ``trials`` in all, with the settings found for the method that it continues."""
+    """One method's search: ``trials`` in all; ``config`` is of that method, and has the settings found for its base."""
 
     spec: Spec
     trials: int
-    wanted: ComparisonConfig
+    config: ComparisonConfig
 
 
 def tune(
-    place: ResultFolder,
+    results: ResultFolder,
     suite: Suite,
-    wanted: ComparisonConfig,
+    config: ComparisonConfig,
     trials: int,
     jobs: int,
     say: Callable[[str], None],
     quiet: bool,
-) -> dict[str, Any]:
-    """Search for every method of ``wanted``; writes and returns what ``settings.json`` holds.
+) -> Document:
+    """Search for every method of ``config``; writes and returns what ``settings.json`` holds.
 
     Methods that continue another one's training come after that one, which is tuned too if it is not named, and start
     from its best settings. Raises ``ConfigError`` without Optuna, ``AbmllError`` where a method fails in every trial.
     """
     _optuna()
-    specs = list(wanted.specs)
-    bases = [other for spec in specs if (other := continued(spec)) is not None and other not in specs]
-    first = [spec for spec in dict.fromkeys([*bases, *specs]) if continued(spec) is None]
-    later = [spec for spec in specs if continued(spec) is not None]
-    found: dict[str, list[Trial]] = {}
-    tuned = dict(wanted.tuned)
+    bases = [spec.base for spec in config.specs if spec.base is not None]
+    first = [spec for spec in dict.fromkeys([*bases, *config.specs]) if spec.base is None]
+    later = [spec for spec in config.specs if spec.base is not None]
+    best: dict[Spec, Trial] = {}
+    tuned = dict(config.tuned)
     with progress(len(first) + len(later), "tuning", "method", quiet=quiet) as bar:
         for group in (first, later):
-            studies = [Study(spec, trials, replace(wanted, specs=[spec], tuned=tuned)) for spec in group]
-            make = partial(_searcher, place, say, quiet or jobs > 1)
-            for study, done in work_through(studies, make, jobs):
-                found[study.spec.key] = done
-                tuned[study.spec.key] = {**tuned.get(study.spec.key, {}), **best_of(study.spec, done).settings}
+            studies = [Study(spec, trials, replace(config, specs=[spec], tuned=tuned)) for spec in group]
+            runner = CellRunner(replace(results, validation=True), say, quiet or jobs > 1)
+            for study, done in work_through(studies, partial(search, runner), jobs):
+                best[study.spec] = best_of(study.spec, done)
+                tuned[study.spec.key] = {**tuned.get(study.spec.key, {}), **best[study.spec].settings}
                 bar.update()
     document = {
-        "format": SETTINGS_FORMAT,
+        "format": FORMATS["settings"],
         "suite": suite.name,
         "validation": list(suite.validation),
-        "seeds": list(wanted.seeds),
+        "seeds": list(config.seeds),
         "trials": trials,
-        "command": place.command,
+        "command": results.command,
         "methods": {spec.key: tuned[spec.key] for spec in (*first, *later)},
-        "scores": {key: vars(best_of(Spec(*_parts(key)), done)) for key, done in found.items()},
+        "scores": {spec.key: vars(trial) for spec, trial in best.items()},
     }
-    write_json(place.folder / RESULT, document)
+    write_json(results.folder / RESULT, document)
     return document
 
 
 def best_of(spec: Spec, trials: Sequence[Trial]) -> Trial:
     """The trial of lowest NLL. Raises ``AbmllError`` where none has any."""
-    whole = [trial for trial in trials if trial.nll is not None]
-    if not whole:
+    if all(trial.nll is None for trial in trials):
         raise AbmllError(f"tune: {spec.key} failed in every trial: {trials[0].error}")
-    return min(whole, key=lambda trial: trial.nll if trial.nll is not None else math.inf)
-
-
-def _searcher(place: ResultFolder, say: Callable[[str], None], quiet: bool) -> Callable[[Study], list[Trial]]:
-    return partial(search, CellRunner(replace(place, validation=True), say, quiet))
+    return min(trials, key=lambda trial: math.inf if trial.nll is None else trial.nll)
 
 
 def search(runner: CellRunner, study: Study) -> list[Trial]:
     """All trials of one method; those that were done before are read."""
     optuna = _optuna()
-    space = search_space(study.spec)
-    path = runner.place.folder / "trials" / f"{study.spec.key.replace('@', '+')}-{_key(runner, study, space)}.json"
+    space, config = search_space(study.spec), study.config
+    path = runner.results.folder / "trials" / f"{study.spec.key.replace('@', '+')}-{_key(runner, study, space)}.json"
     trials = _read(path)
-    # Told of the earlier trials in their order, a sampler of the same seed proposes what it would have proposed.
-    sampler = optuna.samplers.TPESampler(seed=int(study.wanted.seeds[0]), n_startup_trials=STARTUP)
+    # Given the earlier trials in their order, a sampler of the same seed proposes what it would have proposed.
+    sampler = optuna.samplers.TPESampler(seed=int(config.seeds[0]), n_startup_trials=STARTUP)
     optimizer = optuna.create_study(sampler=sampler, direction="minimize")
     ranges = {name: optuna.distributions.FloatDistribution(*own[:2], log=own.log) for name, own in space.items()}
-    optimizer.enqueue_trial(in_range(_current(runner.suite, study), space))
+    optimizer.enqueue_trial(in_range(config.settings_of(study.spec, runner.suite.prompt), space))
     for number in range(study.trials):
-        asked = optimizer.ask(ranges)
+        proposed = optimizer.ask(ranges)
         if number == len(trials):
-            trials.append(_try(runner, study, asked.params))
-            write_json(path, {"format": FORMAT, "trials": [vars(trial) for trial in trials]})
-        elif trials[number].settings != asked.params:
+            trials.append(_try(runner, study, proposed.params))
+            write_json(path, {"format": FORMATS["trials"], "trials": [vars(trial) for trial in trials]})
+        elif trials[number].settings != proposed.params:
             raise ConfigError(f"{path}: holds trials of another version of Optuna; delete it to search again")
         nll = trials[number].nll
-        state = optuna.trial.TrialState.FAIL if nll is None else None
-        optimizer.tell(asked, None if nll is None else nll, state=state)
+        optimizer.tell(proposed, nll, state=optuna.trial.TrialState.FAIL if nll is None else None)
     return trials
 
 
 def _try(runner: CellRunner, study: Study, settings: Mapping[str, float]) -> Trial:
-    own = {**study.wanted.own, study.spec.key: {**study.wanted.own.get(study.spec.key, {}), **settings}}
+    key, config = study.spec.key, study.config
+    own = {**config.own, key: {**config.own.get(key, {}), **settings}}
     means = []
-    for cell in plan(runner.suite, replace(study.wanted, own=own)):
+    for cell in plan(runner.suite, replace(config, own=own)):
         try:
             runner.compute(cell)
         except AbmllError as error:
             return Trial(dict(settings), None, error=str(error))
-        document = load_cell(cell.path(runner.place.folder))
+        document = load_cell(cell.path(runner.results.folder))
         assert document is not None
         means.append(document["mean"])
     nll, accuracy, ece = (sum(mean[name] for mean in means) / len(means) for name in ("nll", "accuracy", "ece"))
     return Trial(dict(settings), nll, accuracy, ece)
 
 
-def _current(suite: Suite, study: Study) -> dict[str, Any]:
-    wanted = study.wanted
-    return resolve(study.spec, wanted.shared, suite.prompt, wanted.tuned, wanted.asked, wanted.own)
-
-
 def _key(runner: CellRunner, study: Study, space: Mapping[str, Range]) -> str:
     """A hash of all that the trials depend on; more of them go on with those that are there."""
-    cells = [cell.hash for cell in plan(runner.suite, study.wanted)]
-    text = json.dumps([cells, {name: list(own) for name, own in space.items()}, STARTUP])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    cells = [cell.hash for cell in plan(runner.suite, study.config)]
+    return digest([cells, {name: list(own) for name, own in space.items()}, STARTUP])
 
 
 def _read(path: Path) -> list[Trial]:
     if not path.exists():
         return []
+    remedy = "delete it to search again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return [Trial(**trial) for trial in content["trials"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: damaged ({error}); delete it to search again") from error
-
-
-def _parts(key: str) -> tuple[str, str]:
-    method, _, preset = key.partition("@")
-    return method, preset or "default"
+        return [Trial(**trial) for trial in read_json(path, "trials", remedy, ConfigError)["trials"]]
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: damaged ({error}); {remedy}") from error
 
 
 def _optuna() -> Any:

@@ -1,11 +1,13 @@
-"""What a handful of seeds says: mean and standard error, and ranks within tasks. float64 throughout."""
+"""What a handful of seeds says: means and standard errors, and ranks within tasks. float64 throughout."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from abmll.experiments.metrics import Floats
+from abmll.experiments.metrics import midranks
+
+COUNTS = ("num_examples", "num_tasks", "auroc_tasks")  # whole numbers among the metrics
 
 
 class Estimate(NamedTuple):
@@ -24,6 +26,15 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(float(array.mean()), error)
 
 
+def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, float | None]]:
+    """Mean and standard error of every number; what a seed does not know (None) is left out of both."""
+    mean, errors = {}, {}
+    for name in metrics[0]:
+        known = [one[name] for one in metrics if one[name] is not None]
+        mean[name], errors[name] = estimate(known) if known else (None, None)
+    return mean | {name: round(mean[name]) for name in COUNTS if name in mean}, errors
+
+
 def task_ranks(values: Mapping[str, Mapping[str, float]], better: str) -> dict[str, dict[str, float]]:
     """Each method's rank on every task that all methods have; 1 is the best, equals share their mean rank.
 
@@ -31,16 +42,10 @@ def task_ranks(values: Mapping[str, Mapping[str, float]], better: str) -> dict[s
         values: by method, by task.
         better: "higher" or "lower".
     """
-    tasks = sorted(set.intersection(*(set(own) for own in values.values())))
-    table = np.array([[own[task] for task in tasks] for own in values.values()], dtype=np.float64)
-    ranks = [rank(column if better == "lower" else -column) for column in table.T]
+    tasks = sorted(set.intersection(*(set(own) for own in values.values()))) if values else []
+    sign = 1 if better == "lower" else -1
+    ranks = [midranks(sign * np.array([own[task] for own in values.values()], dtype=np.float64)) for task in tasks]
     return {
         method: {task: float(own[number]) for task, own in zip(tasks, ranks, strict=True)}
         for number, method in enumerate(values)
     }
-
-
-def rank(values: Floats) -> Floats:
-    """Ranks (N,) from 1 for the smallest; equals share the mean of the places that they cover."""
-    _, group, size = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(size) - (size - 1) / 2)[group]

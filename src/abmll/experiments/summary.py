@@ -1,33 +1,38 @@
-"""What the cells of a comparison say together: ``comparison.json``."""
+"""What the cells of a comparison say together: ``comparison.json``.
+
+Methods whose predictions are not kept have the statistics of an earlier summary. The bootstrap's draws are of tasks and
+examples alone: a method's intervals are the same whatever else is resampled beside it, and so are its differences from
+the reference. They hold as long as its own numbers, and those of the reference, are what they were.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from abmll.common.documents import FORMATS, Document, read_json
 from abmll.common.files import write_json
 from abmll.experiments.bootstrap import METRICS, Replicates, bootstrap, difference, interval, make_sample
 from abmll.experiments.budget import CURVES, REFERENCE
-from abmll.experiments.cells import Cell, Document, load_cell, load_predictions, predictions_path
-from abmll.experiments.earlier import known_statistics, read_earlier
+from abmll.experiments.cells import Cell, load_cell, load_predictions, predictions_path
 from abmll.experiments.execution import Failure
 from abmll.experiments.metrics import METRICS as TASK_METRICS
-from abmll.experiments.statistics import estimate, task_ranks
-from abmll.tasks.suite import Suite
+from abmll.experiments.statistics import estimate, over_seeds, task_ranks
+from abmll.tasks import Suite
 
-FORMAT = "abmll-comparison-2"
 RESULT = "comparison.json"
 RANKED = {"accuracy": "higher", "nll": "lower", "ece": "lower"}
 RECALIBRATED = {
     "none": "",
-    "adaptation": " + temperature (adaptation)",
+    "adaptation": " + temperature (adaptation)",  # of version 0.1, in published results
     "meta": " + temperature (meta)",
     "calibration": " + ABMLL calibration",
 }
 COSTS = ("seconds", "episodes", "gradient_steps", "tokens", "forward_passes", "peak_memory_mb")
 EVALUATION = ("seconds", "gradient_passes", "forward_passes", "tokens", "peak_memory_mb")
 OF_A_MACHINE = ("seconds", "peak_memory_mb")
-Answers = dict[int, dict[str, list[Document]]]  # of a method, by seed and task
+Computed = Sequence[tuple[Cell, Document]]  # the cells of one row of the tables that were computed
+Answers = dict[int, dict[str, list[Document]]]  # a method's predictions, by seed and task
 
 
 def summarize(
@@ -36,59 +41,73 @@ def summarize(
     """Read every result that is there, compare, and write ``comparison.json``; returns what it holds.
 
     Differences are those from the row ``reference``, where it is there. A method counts with the seeds that it has;
-    intervals and p-values are of the methods that have all seeds that any has. Where predictions are not there, they
-    are those of the summary that lay in the folder before, if the numbers are still the same.
+    intervals and p-values are of the methods that have all seeds that any has.
     """
-    earlier = read_earlier(folder / RESULT, FORMAT, suite.name)
+    earlier = _earlier(folder / RESULT, suite.name)
+    computed = _by_row(cells, folder)
+    mains = {key: own for key, pairs in computed.items() if (own := [pair for pair in pairs if pair[0].is_main])}
+    rows = {key: _row(pairs, folder) for key, pairs in mains.items()}
+    answers = {key: {cell.seed: _by_task(cell.path(folder)) for cell, _ in pairs} for key, pairs in mains.items()}
+    replicates = _replicates(answers)
+    for key, ranks in _ranks(rows).items():
+        known = _known_statistics(earlier, rows, key, reference)
+        rows[key] |= {
+            "curves": _curves(computed[key]),
+            "statistics": known | _statistics(replicates, key, reference),
+            "ranks": {name: estimate(list(own.values())).mean for name, own in ranks.items() if own},
+            "task_ranks": ranks,
+        }
+    documents = [document for pairs in mains.values() for _, document in pairs]
+    summary = {
+        "format": FORMATS["comparison"],
+        "suite": suite.name,
+        "seeds": sorted({document["seed"] for document in documents}),
+        "reference": reference if reference in rows else None,
+        "uniform_nll": _uniform_nll(answers, earlier),
+        "missing": list(suite.missing),
+        "known_leaks": list(suite.known_leaks),
+        "settings": _shared([document["settings"] for document in documents]),
+        "versions": documents[0]["versions"] if documents else {},
+        "commits": sorted({str(document["commit"]) for document in documents}),
+        "failures": [{"method": one.cell.row, "seed": one.cell.seed, "error": one.error} for one in failures],
+        "methods": rows,
+    }
+    write_json(folder / RESULT, summary)
+    return summary
+
+
+def _earlier(path: Path, suite: str) -> Document:
+    """The summary that lies there, empty where there is none of this suite. Raises ``CheckpointError`` for a damaged one."""
+    found = read_json(path, "comparison", "delete it, and it is made again of the cells") if path.exists() else {}
+    return found if found.get("suite") == suite else {}
+
+
+def _by_row(cells: Sequence[Cell], folder: Path) -> dict[str, list[tuple[Cell, Document]]]:
+    """The cells that have a result, with it, by their row of the tables."""
     rows: dict[str, list[tuple[Cell, Document]]] = {}
     for cell in cells:
         document = load_cell(cell.path(folder))
         if document is not None:
             rows.setdefault(cell.row, []).append((cell, document))
-    mains = {key: [pair for pair in pairs if pair[0].is_main] for key, pairs in rows.items()}
-    mains = {key: pairs for key, pairs in mains.items() if pairs}
-    answers = {key: {cell.seed: _by_task(cell.path(folder)) for cell, _ in pairs} for key, pairs in mains.items()}
-    replicates = _replicates(answers)
-    ranks = _ranks(mains) if mains else {}
-    own_rows = {key: _row(pairs, folder) for key, pairs in mains.items()}
-    methods = {
-        key: row
-        | {
-            "curves": _curves(rows[key]),
-            "statistics": known_statistics(earlier, own_rows, key, reference) | _statistics(replicates, key, reference),
-            "ranks": {name: estimate(list(own.values())).mean for name, own in ranks[key].items() if own},
-            "task_ranks": ranks[key],
-        }
-        for key, row in own_rows.items()
-    }
-    first = next(iter(mains.values()), [])
-    document = {
-        "format": FORMAT,
-        "suite": suite.name,
-        "seeds": sorted({cell.seed for pairs in mains.values() for cell, _ in pairs}),
-        "reference": reference if reference in methods else None,
-        "uniform_nll": _uniform_nll(next((own for own in answers.values() if all(own.values())), {}), earlier),
-        "missing": list(suite.missing),
-        "known_leaks": list(suite.known_leaks),
-        "settings": _shared([pair[1]["settings"] for pairs in mains.values() for pair in pairs]),
-        "versions": first[0][1]["versions"] if first else {},
-        "commits": sorted({str(pair[1]["commit"]) for pairs in mains.values() for pair in pairs}),
-        "failures": [
-            {"method": failure.cell.row, "seed": failure.cell.seed, "error": failure.error} for failure in failures
-        ],
-        "methods": methods,
-    }
-    write_json(folder / RESULT, document)
-    return document
+    return rows
 
 
-def _row(pairs: Sequence[tuple[Cell, Document]], folder: Path) -> Document:
+def _by_task(path: Path) -> dict[str, list[Document]]:
+    """What the bootstrap needs of the predictions of the cell in that file."""
+    rows: dict[str, list[Document]] = {}
+    for row in load_predictions(path):
+        rows.setdefault(row["task"], []).append({name: row[name] for name in ("id", "probs", "answer")})
+    return rows
+
+
+def _row(pairs: Computed, folder: Path) -> Document:
     """A method's numbers: means over its seeds, and their standard errors."""
     cell, first = pairs[0]
     documents = [document for _, document in pairs]
     predictions = [predictions_path(one.path(folder)) for one, _ in pairs]
-    mean, mean_errors = _means([document["mean"] for document in documents])
-    pooled, pooled_errors = _means([document["pooled"] for document in documents])
+    mean, mean_errors = over_seeds([document["mean"] for document in documents])
+    pooled, pooled_errors = over_seeds([document["pooled"] for document in documents])
+    ood_mean, ood_errors = over_seeds([document["out_of_distribution"]["mean"] for document in documents])
     run = None if cell.training is None else Path("runs") / cell.training.name
     return {
         "label": cell.spec.label + RECALIBRATED[cell.settings["recalibrate"]],
@@ -96,10 +115,8 @@ def _row(pairs: Sequence[tuple[Cell, Document]], folder: Path) -> Document:
         "settings": first["settings"],
         "machines": _machines(documents),
         "cost": _cost(documents),
-        "tasks": {name: _means([document["tasks"][name] for document in documents])[0] for name in first["tasks"]},
-        "out_of_distribution": dict(
-            zip(("mean", "errors"), _means([one["out_of_distribution"]["mean"] for one in documents]), strict=True)
-        ),
+        "tasks": {name: over_seeds([document["tasks"][name] for document in documents])[0] for name in first["tasks"]},
+        "out_of_distribution": {"mean": ood_mean, "errors": ood_errors},
         "mean": mean,
         "mean_errors": mean_errors,
         "pooled": pooled,
@@ -109,18 +126,6 @@ def _row(pairs: Sequence[tuple[Cell, Document]], folder: Path) -> Document:
         "predictions": [path.relative_to(folder).as_posix() for path in predictions if path.exists()],
         "run": run.as_posix() if run is not None and (folder / run).is_dir() else None,
     }
-
-
-def _means(metrics: Sequence[Mapping[str, Any]]) -> tuple[Document, Document]:
-    """Mean and standard error over seeds of every number; one that a seed does not know is left out of both."""
-    mean, errors = {}, {}
-    for name in metrics[0]:
-        known = [one[name] for one in metrics if one[name] is not None]
-        result = estimate(known) if known else None
-        mean[name] = result.mean if result else None
-        errors[name] = result.error if result else None
-    counts = ("num_examples", "num_tasks", "auroc_tasks")
-    return mean | {name: round(mean[name]) for name in counts if name in mean}, errors
 
 
 def _cost(documents: Sequence[Document]) -> dict[str, float | None]:
@@ -143,38 +148,32 @@ def _machines(documents: Sequence[Document]) -> list[str]:
     return sorted({f"{one['settings']['device']}, torch {one['versions']['torch']}" for one in documents})
 
 
-def _curves(pairs: Sequence[tuple[Cell, Document]]) -> dict[str, list[Document]]:
+def _curves(pairs: Computed) -> dict[str, list[Document]]:
     """By curve, its points in order: the value, and mean and standard error over seeds of the metrics."""
     main = next(cell for cell, _ in pairs if cell.is_main).point()
     curves = {}
     for name in CURVES:
         points: dict[float, list[Document]] = {}
         for cell, document in pairs:
-            point = cell.point()
-            if all(point[other] == main[other] for other in CURVES if other != name):
-                points.setdefault(point[name], []).append(document)
+            value, others = cell.point()[name], cell.point() | {name: main[name]}
+            if others == main:
+                points.setdefault(value, []).append(document)
         if len(points) > 1:
             curves[name] = [_point(value, documents) for value, documents in sorted(points.items())]
     return curves
 
 
 def _point(value: float, documents: Sequence[Document]) -> Document:
-    mean, errors = _means([{name: one["mean"][name] for name in TASK_METRICS} for one in documents])
-    pooled, _ = _means([{"ece": one["pooled"]["ece"]} for one in documents])
-    return {"value": value, "mean": mean, "mean_errors": errors, "pooled_ece": pooled["ece"]}
+    mean, errors = over_seeds([{name: one["mean"][name] for name in TASK_METRICS} for one in documents])
+    pooled_ece = estimate([one["pooled"]["ece"] for one in documents]).mean
+    return {"value": value, "mean": mean, "mean_errors": errors, "pooled_ece": pooled_ece}
 
 
-def _ranks(mains: Mapping[str, Sequence[tuple[Cell, Document]]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Each method's rank on every task, by metric, of its means over seeds."""
-    ranks: dict[str, dict[str, dict[str, float]]] = {key: {} for key in mains}
+def _ranks(rows: Mapping[str, Document]) -> dict[str, dict[str, dict[str, float]]]:
+    """By method and metric, the rank on every task of the mean over seeds."""
+    ranks: dict[str, dict[str, dict[str, float]]] = {key: {} for key in rows}
     for metric, better in RANKED.items():
-        values = {
-            key: {
-                name: estimate([document["tasks"][name][metric] for _, document in pairs]).mean
-                for name in pairs[0][1]["tasks"]
-            }
-            for key, pairs in mains.items()
-        }
+        values = {key: {task: own[metric] for task, own in row["tasks"].items()} for key, row in rows.items()}
         for key, own in task_ranks(values, better).items():
             ranks[key][metric] = own
     return ranks
@@ -194,30 +193,38 @@ def _replicates(answers: Mapping[str, Answers]) -> Replicates | None:
     return bootstrap(list(whole), samples)
 
 
-def _by_task(path: Path) -> dict[str, list[Document]]:
-    rows: dict[str, list[Document]] = {}
-    for row in load_predictions(path):
-        rows.setdefault(row["task"], []).append({name: row[name] for name in ("id", "probs", "answer")})
-    return rows
-
-
 def _statistics(replicates: Replicates | None, key: str, reference: str) -> Document:
     """Intervals of the method's metrics, and its differences from the reference."""
     if replicates is None or key not in replicates.methods:
         return {}
-    result: Document = {"intervals": {name: interval(replicates, name, key)[:3] for name in METRICS}}
+    found: Document = {"intervals": {name: interval(replicates, name, key)[:3] for name in METRICS}}
     if reference in replicates.methods and key != reference:
-        differences = {name: difference(replicates, name, key, reference)._asdict() for name in METRICS}
-        result["differences"] = differences
-    return result
+        found["differences"] = {name: difference(replicates, name, key, reference)._asdict() for name in METRICS}
+    return found
 
 
-def _uniform_nll(answers: Answers, earlier: Document) -> float | None:
+def _known_statistics(earlier: Document, rows: Mapping[str, Document], key: str, reference: str) -> Document:
+    """The earlier statistics of the row ``key``: none if its numbers have changed, no differences if others have."""
+    if not _is_same(earlier, rows, key):
+        return {}
+    known = earlier["methods"][key]["statistics"]
+    if earlier["reference"] == reference and _is_same(earlier, rows, reference):
+        return known
+    return {name: value for name, value in known.items() if name != "differences"}
+
+
+def _is_same(earlier: Document, rows: Mapping[str, Document], key: str) -> bool:
+    before, now = earlier.get("methods", {}).get(key), rows.get(key)
+    return before is not None and now is not None and all(before[part] == now[part] for part in ("tasks", "pooled"))
+
+
+def _uniform_nll(answers: Mapping[str, Answers], earlier: Document) -> float | None:
     """The NLL of the uniform prediction, mean over tasks and seeds: log C of a question with C options.
 
-    ``answers`` are those of any one method. Without predictions it is what the earlier summary says, if it does.
+    Of any method that has its predictions, since all were asked the same; else what the earlier summary says.
     """
-    asked = [rows for tasks in answers.values() for rows in tasks.values()]
+    known = next((own for own in answers.values() if all(own.values())), {})
+    asked = [rows for tasks in known.values() for rows in tasks.values()]
     nll = [sum(math.log(len(row["probs"])) for row in rows) / len(rows) for rows in asked]
     return estimate(nll).mean if nll else earlier.get("uniform_nll")
 

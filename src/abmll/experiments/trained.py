@@ -1,24 +1,22 @@
 """Training runs that are found again: finished ones are read, interrupted ones go on, others begin."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from abmll.common.checkpoint import PREFIX, STATE, checkpoints, latest_checkpoint, load_bundle, refuse_other_base
 from abmll.common.config import LearningConfig, TrainConfig
+from abmll.common.documents import read_json
 from abmll.common.errors import AbmllError
 from abmll.common.files import write_json
 from abmll.common.settings import flatten, pick
 from abmll.language.activation_cache import ActivationCache
-from abmll.language.adapter import Adapter
 from abmll.language.meter import metered
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.run_folder import RunFolder, refuse_other_run
-from abmll.posterior.calibration import CalibrationPrior
 from abmll.tasks import Task
 from abmll.training.trainer import MetaTrainer
 
-COST = "cost.json"
+COST = "cost.json"  # a run without it was not finished by train_once
 
 
 def train_once(
@@ -26,14 +24,13 @@ def train_once(
     tasks: Sequence[Task],
     config: TrainConfig,
     cache: ActivationCache | None,
-    say: Callable[[str], None],
     quiet: bool,
     episodes: Sequence[int] = (),
-) -> dict[str, float | None]:
-    """Leave in the model the theta of the run in ``config.output_dir``; returns what the whole run has cost.
+) -> None:
+    """Leave in the model the theta of the run in ``config.output_dir``.
 
     A run that was finished there under the same settings is read, one that was interrupted goes on, and any other one
-    is replaced. Of a finished run the tasks are not looked at again: another folder is for other tasks. Raises as
+    is replaced. Of a finished run the tasks are not looked at again: other tasks belong into another folder. Raises as
     ``MetaTrainer``.
 
     Args:
@@ -44,14 +41,11 @@ def train_once(
     done = checkpoints(folder)
     deleted = [episode for episode in episodes if episode not in done and episode < max(done, default=0)]
     if not deleted and recall(model, config, len(tasks), config.max_steps):
-        return cost_of_run(folder)
+        return
     trainer = MetaTrainer(model, tasks, config, cache)
-    resume = not deleted and goes_on(trainer)
-    say(f"{trainer.describe()}{', going on' if resume else ''}")
     with metered(model.scorer) as cost:
-        trainer.train(resume=resume, overwrite=True, quiet=quiet)
+        trainer.train(resume=not deleted and goes_on(trainer), overwrite=True, quiet=quiet)
     write_json(folder / COST, {"peak_memory_mb": cost.peak_memory_mb})
-    return cost_of_run(folder)
 
 
 def goes_on(trainer: MetaTrainer) -> bool:
@@ -67,20 +61,6 @@ def goes_on(trainer: MetaTrainer) -> bool:
     return begun["data_sha256"] == trainer.data_sha256
 
 
-def cost_of_run(folder: Path, episodes: int | None = None) -> dict[str, float | None]:
-    """What a run, or its first ``episodes``, has cost: see ``RunFolder.cost``; the peak memory is that of the whole."""
-    cost = RunFolder(folder).cost(episodes)
-    path = folder / COST
-    peak = json.loads(path.read_text(encoding="utf-8"))["peak_memory_mb"] if path.is_file() else None
-    return {**cost, "gradient_steps": cost.pop("steps"), "peak_memory_mb": peak}
-
-
-def no_cost() -> dict[str, float | None]:
-    """The cost of a training that does not take place."""
-    kinds = ("seconds", "episodes", "gradient_steps", "tokens", "forward_passes")
-    return {**dict.fromkeys(kinds, 0), "peak_memory_mb": None}
-
-
 def recall(model: AbmllModel, config: TrainConfig, num_tasks: int, episodes: int) -> bool:
     """Leave in the model the theta of a finished run after so many episodes; False where there is none of these settings.
 
@@ -89,19 +69,10 @@ def recall(model: AbmllModel, config: TrainConfig, num_tasks: int, episodes: int
     Args:
         num_tasks: the number of tasks that the run has learned from.
     """
-    read = _read(model, Path(config.output_dir), config, episodes)
-    if read is not None:
-        theta, calibration = read
-        model.learned(theta, pick(LearningConfig, flatten(config)), num_tasks, calibration)
-    return read is not None
-
-
-def _read(
-    model: AbmllModel, folder: Path, config: TrainConfig, episodes: int
-) -> tuple[Adapter, CalibrationPrior | None] | None:
+    folder = Path(config.output_dir)
     path = folder / f"{PREFIX}{episodes}"
     if not path.is_dir() or not (folder / COST).is_file():
-        return None
+        return False
     try:
         bundle = load_bundle(path, STATE)
         settings = bundle.document["settings"]
@@ -110,6 +81,22 @@ def _read(
         refuse_other_base(bundle.document, base.fingerprint, base.name, path)
         theta = model.scorer.new_adapter(0)
         theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
-        return theta, RunFolder(folder).calibration(episodes)
+        calibration = RunFolder(folder).calibration(episodes)
     except AbmllError:  # other settings, or damaged
-        return None
+        return False
+    model.learned(theta, pick(LearningConfig, flatten(config)), num_tasks, calibration)
+    return True
+
+
+def cost_of_run(folder: Path, episodes: int | None = None) -> dict[str, float | None]:
+    """What a run, or its first ``episodes``, has cost: see ``RunFolder.cost``; the peak memory is that of the whole."""
+    cost = RunFolder(folder).cost(episodes)
+    path = folder / COST
+    peak = read_json(path, None, "delete the folder")["peak_memory_mb"] if path.is_file() else None
+    return {**cost, "gradient_steps": cost.pop("steps"), "peak_memory_mb": peak}
+
+
+def no_cost() -> dict[str, float | None]:
+    """The cost of a training that does not take place."""
+    kinds = ("seconds", "episodes", "gradient_steps", "tokens", "forward_passes")
+    return {**dict.fromkeys(kinds, 0), "peak_memory_mb": None}
