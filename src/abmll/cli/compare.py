@@ -3,12 +3,10 @@
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from abmll.cli.console import count, in_words, narrator, print_json, print_table
-from abmll.cli.values import from_texts, kind_of
 from abmll.common.config import ActivationCacheConfig, AdapterConfig, ModelConfig, PromptConfig
 from abmll.common.errors import AbmllError, ConfigError, nearest
 from abmll.experiments.budget import REFERENCE, BudgetConfig, EvaluationGrid
@@ -137,10 +135,10 @@ def comparison_config(
 
 def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """``NAME=VALUE`` under "", ``METHOD.NAME=VALUE`` under the method; ConfigError for what is neither."""
+    from abmll.common.settings import kinds_of
     from abmll.experiments.method_spec import KINDS
 
-    hints = {name: hint for kind in KINDS for name, hint in get_type_hints(kind).items()}
-    known = {field.name for kind in KINDS for field in fields(kind)}
+    known = {name: kind for config in KINDS for name, kind in kinds_of(config).items()}
     own: dict[str, dict[str, Any]] = {}
     for text in texts:
         left, equals, value = text.partition("=")
@@ -151,9 +149,9 @@ def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, di
         if method and method not in methods:
             raise ConfigError(f"override: '{text}' is for '{method}', which is not compared.{nearest(method, methods)}")
         try:
-            own.setdefault(method, {})[name] = from_texts(kind_of(hints[name]), [value.strip()])
+            own.setdefault(method, {})[name] = known[name].read([value.strip()])
         except ValueError as error:
-            raise ConfigError(f"override: {left.strip()}: {error}") from error
+            raise ConfigError(f"override: {left.strip()} {error}") from error
     return own
 
 

@@ -8,7 +8,7 @@ a ``ConfigError`` that names the field.
 from dataclasses import dataclass
 from typing import Literal
 
-from abmll.common.validation import Checked, setting
+from abmll.common.settings import Checked, setting
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from abmll.common import config
 from abmll.common.errors import ConfigError
-from abmll.common.validation import Checked
+from abmll.common.settings import Checked
 
 GROUPS: list[type[Checked]] = [
     kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, Checked) and kind != Checked
