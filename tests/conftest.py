@@ -112,6 +112,7 @@ def make_trainer(tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) 
 
     def make(**settings: Any) -> MetaTrainer:
         short: dict[str, Any] = {"max_steps": 3, "inner_steps": 2, "per_device_train_batch_size": 2}
+        short["lr_scheduler_type"] = "constant"  # a longer run starts like a shorter one
         config = TrainConfig(**{"output_dir": str(tmp_path / "run"), **short, **settings})
         return MetaTrainer(tiny_model, toy_tasks, config)
 

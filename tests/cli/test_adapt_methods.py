@@ -99,7 +99,10 @@ def test_a_posterior_is_sampled(
             "ensemble_size: regular-lora does not read it; leave it out, or use --method abmll-",
         ),
         (["--method", "blob", "--dropout-rate", ".3"], "dropout_rate: blob does not read it; leave it out, or use"),
-        (["--method", "mc-dropout", "--dropout-rate", "1"], "dropout_rate is 1.0: give a number of 0 or more and"),
+        (
+            ["--method", "mc-dropout", "--dropout-rate", "1"],
+            "--dropout-rate is '1'; use a finite number of 0 or more and",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(

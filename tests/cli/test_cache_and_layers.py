@@ -1,4 +1,4 @@
-"""--activation-cache-dir in every verb that reads examples, and --layer-selection from the flag to what is predicted."""
+"""--activation-cache-dir in every verb that reads examples, --layer-selection from the flag to what is predicted."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -74,5 +74,6 @@ def test_layers_chosen_by_similarity_are_stored_and_used(work: Any, abmll: Call)
 
 
 def test_similarity_needs_a_number_of_layers(refused: Callable[..., str], work: Any) -> None:
-    command = f"train --model {work.model} --tasks tasks --output-dir out --layer-selection similarity"
+    command = f"train --model {work.model} --tasks tasks --output-dir out"
+    command += " --layer-selection similarity --layers-to-transform none"
     refused(command, "layer_selection: 'similarity' needs a number of layers", "layers_to_transform to 'top-12'")

@@ -116,13 +116,13 @@ def test_train_reports_what_it_cut(work: Any, abmll: Call) -> None:
 
 
 def test_config_file_and_flags(work: Any, abmll: Call) -> None:
-    Path("run.yaml").write_text("max-steps: 3\nr: 4\ntarget_modules: [q_proj, o_proj]\n")
+    Path("run.yaml").write_text("max-steps: 3\nr: 4\nsave_steps: 1\n")
     command = f"{work.train} --config run.yaml --output-dir mine --max-steps 1"
     assert abmll(command).code == 0
     settings = yaml.safe_load(Path("mine/config.yaml").read_text())
     assert settings["max_steps"] == 1
     assert settings["r"] == 2  # a flag of the command above
-    assert settings["target_modules"] == ["q_proj", "o_proj"]
+    assert settings["save_steps"] == 1
 
 
 @pytest.mark.parametrize("verb", VERBS)

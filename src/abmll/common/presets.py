@@ -18,6 +18,7 @@ _PUBLISHED: dict[str, Any] = {
     "r": 8,
     "lora_alpha": 16.0,
     "target_modules": ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "layers_to_transform": None,
     "answer": "letter",
     "list_options": True,
     "loss": "tokens",

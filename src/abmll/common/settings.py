@@ -42,7 +42,8 @@ class Kind:
         if self.many:
             return "a tuple of names" if self == Kind(str, many=True) else f"a tuple, each {self._one.noun}"
         if self.choices:
-            return ", ".join(map(repr, self.choices[:-1])) + f" or {self.choices[-1]!r}"
+            *others, last = map(repr, self.choices)
+            return f"{', '.join(others)} or {last}" if others else last
         bounds = {" of {} or more": self.at_least, " above {}": self.above, " and below {}": self.below}
         return _NOUNS[self.base] + "".join(text.format(bound) for text, bound in bounds.items() if math.isfinite(bound))
 

@@ -60,7 +60,10 @@ def find_targets(model: nn.Module, target_modules: tuple[str, ...], layers_to_tr
 
 
 def parse_layers(text: str | None, num_blocks: int) -> set[int]:
-    """``None`` (all), ``"18-29"``, ``"0,5,7"``, ``"top-12"``, ``"top-third"`` or ``"top-half"`` as block indices."""
+    """``None`` (all), ``"18-29"``, ``"0,5,7"``, ``"top-12"``, ``"top-third"`` or ``"top-half"`` as block indices.
+
+    ``"top-12"`` of a model with fewer blocks means all of them. Raises ``ConfigError`` for another text or block.
+    """
     if text is None:
         return set(range(num_blocks))
     try:
@@ -81,7 +84,7 @@ def num_top(text: str, num_blocks: int) -> int | None:
     if not text.startswith("top-"):
         return None
     share = text[len("top-") :]
-    return max(1, round(num_blocks / SHARES[share])) if share in SHARES else int(share)
+    return max(1, round(num_blocks / SHARES[share])) if share in SHARES else min(int(share), num_blocks)
 
 
 def _span(text: str) -> tuple[int, int]:
