@@ -67,7 +67,7 @@ def fetch_bigbench(
         return folder
     if sdist is None:
         path = cache_dir() / archive.filename
-        fetch_from_index(archive.project, archive.filename, archive.sha256, archive.size, path, announce, quiet)
+        fetch_from_index(archive, path, announce, quiet)
     else:
         path = Path(sdist)
         if not path.is_file():
