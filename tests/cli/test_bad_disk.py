@@ -22,12 +22,12 @@ Call = Callable[..., Any]
 READ_RUN = {
     "train": "{train} --output-dir run --resume --max-steps 3",
     "adapt": "adapt run --task toy3.jsonl --output-dir out",
-    "predict": "predict run --input toy3.jsonl --output out",
+    "predict": "predict run --input toy3.jsonl --output out.jsonl",
     "evaluate": "evaluate run --suite suite.yaml --output-dir out",
     "export": "export run --format peft --output-dir out",
 }
 READ_POSTERIOR = {
-    "predict": "predict new --input toy3.jsonl --output out",
+    "predict": "predict new --input toy3.jsonl --output out.jsonl",
     "export": "export new --format merged --output-dir out",
 }
 
@@ -193,7 +193,7 @@ def test_damaged_models(kind: str, work: Any, refused: Call) -> None:
 WRITE = {
     "train": "{train} --output-dir {out} --max-steps 1",
     "adapt": "adapt run --task toy3.jsonl --output-dir {out} --steps 1",
-    "predict": "predict new --input toy3.jsonl --output {out} --num-samples 1",
+    "predict": "predict new --input toy3.jsonl --output {out}.jsonl --num-samples 1",
     "evaluate": "evaluate run --suite suite.yaml --output-dir {out} --steps 1 --num-samples 0",
     "peft": "export new --format peft --output-dir {out}",
     "merged": "export new --format merged --output-dir {out}",

@@ -62,7 +62,7 @@ READERS = {
     "train": "{train} --tasks bad.jsonl --output-dir out",
     "adapt": "adapt run --task bad.jsonl --output-dir out",
     "evaluate": "evaluate run --suite bad.yaml --output-dir out",
-    "predict": "predict new --input bad.jsonl --output out",
+    "predict": "predict new --input bad.jsonl --output out.jsonl",
     "validate": "tasks validate bad.jsonl",
     "ls": "tasks ls bad.jsonl",
 }
@@ -245,10 +245,11 @@ COMMANDS = {
         "adapt: --steps is '-1'; use a whole number of 0 or more",
     ),
     "adapt run --task toy3.jsonl --output-dir out --batch-size 0": ("adapt: --batch-size is '0'; use",),
-    "predict tasks --input toy3.jsonl --output out": ("tasks: no checkpoint in it",),
-    "predict none --input toy3.jsonl --output out": ("none: no such folder.", "'abmll adapt'"),
-    "predict new --input none.jsonl --output out": ("none.jsonl: no such file.",),
-    "predict new --input toy3.jsonl --output out --num-samples -1": ("predict: --num-samples is '-1'; use",),
+    "predict tasks --input toy3.jsonl --output out.jsonl": ("tasks: no checkpoint in it",),
+    "predict none --input toy3.jsonl --output out.jsonl": ("none: no such folder.", "'abmll adapt'"),
+    "predict new --input none.jsonl --output out.jsonl": ("none.jsonl: no such file.",),
+    "predict new --input toy3.jsonl --output out.jsonl --num-samples -1": ("predict: --num-samples is '-1'; use",),
+    "predict new --input toy3.jsonl --output a.json": ("a.json: answers are written as .jsonl, .csv, .tsv or",),
     "predict new --input toy3.jsonl --output tasks": ("tasks is a folder; name a file to write",),
     "predict new --input toy3.jsonl --output tasks --overwrite": ("tasks is a folder; name a file to write",),
     "predict new --input toy3.jsonl --output toy3.jsonl": ("toy3.jsonl exists already; choose another place or say",),
@@ -309,3 +310,13 @@ def test_options_longer_than_the_context_are_never_cut(verb: str, work: Any, ref
     command = reading(verb, work.train).replace("predict new", "predict run")
     more = " --max-steps 3" if verb == "train" else ""
     refused(command + more, where, "leave no room for the input within 2048 tokens; shorten the options")
+
+
+@pytest.mark.parametrize(
+    "command", ["{train} --output-dir out", "compare --suite suite.yaml", "tune --suite suite.yaml"]
+)
+def test_several_processes_are_refused(
+    command: str, work: Any, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(command.format(train=work.train), "WORLD_SIZE is 2, but only one process is supported")

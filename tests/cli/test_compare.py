@@ -277,20 +277,6 @@ def test_a_mixture_has_the_calibration_that_abmll_has_midway_too(base: str, abml
         assert one == other
 
 
-def test_a_forecast_leaves_no_results(base: str, abmll: Call) -> None:
-    code, out, err = abmll(base, "--methods abmll,ensemble --seeds 0,1 --dry-run")
-    assert (code, err) == (0, "")
-    assert "4 cells to compute: about " in out
-    assert not Path("out").exists()
-    assert abmll(base, "--methods abmll --seeds 0").code == 0
-    found = json.loads(abmll(base, "--methods abmll,ensemble --seeds 0,1 --dry-run --json").out)
-    assert [(row["label"], row["done"], row["left"]) for row in found["methods"]] == [
-        ("abmll", 1, 1),
-        ("ensemble", 0, 2),
-    ]
-    assert found["seconds"] > 0
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

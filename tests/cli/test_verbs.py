@@ -201,7 +201,17 @@ def test_adapt_learns_from_the_training_split_only(work: Any, abmll: Call) -> No
     assert (summary["examples"], summary["task"], summary["truncated"]) == (5, "other", 0)
 
 
-ANSWER_KEYS = {"task", "id", "probs", "prediction", "answer", "entropy", "expected_entropy", "mutual_information"}
+ANSWER_KEYS = {
+    "task",
+    "id",
+    "probs",
+    "prediction",
+    "label",
+    "answer",
+    "entropy",
+    "expected_entropy",
+    "mutual_information",
+}
 
 
 @pytest.mark.parametrize("source", ["new", "run"])
@@ -215,6 +225,7 @@ def test_predict_writes_a_line_per_example(source: str, work: Any, abmll: Call) 
         assert (row["task"], row["id"]) == ("toy3", f"toy3/{number}")
         assert sum(row["probs"]) == pytest.approx(1)
         assert row["prediction"] == row["probs"].index(max(row["probs"]))
+        assert row["label"] == example["options"][row["prediction"]]
         assert example["options"][row["answer"]] == example["answer"]
         assert 0 <= row["mutual_information"] <= row["entropy"]
         assert row["mutual_information"] == pytest.approx(row["entropy"] - row["expected_entropy"], abs=1e-12)

@@ -2,18 +2,14 @@
 
 import shlex
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from abmll.cli.console import count, in_words, narrator, print_json, print_table
+from abmll.cli.console import narrator, print_json, print_table
 from abmll.common.config import ActivationCacheConfig, AdapterConfig, ModelConfig, PromptConfig
 from abmll.common.errors import AbmllError, ConfigError, nearest
 from abmll.experiments.budget import REFERENCE, BudgetConfig, EvaluationGrid
-
-if TYPE_CHECKING:
-    from abmll.experiments.cell_runner import ResultFolder
-    from abmll.experiments.cells import Cell
 
 
 def compare(
@@ -34,7 +30,6 @@ def compare(
     data_dir: Path | None = None,
     allow_missing: bool = False,
     jobs: int = 1,
-    dry_run: bool = False,
     explicit: frozenset[str] = frozenset(),
     quiet: bool = False,
     json: bool = False,
@@ -45,7 +40,6 @@ def compare(
     more methods, seeds or values cost only what is new.
 
     Args:
-        suite: name or YAML file of a suite
         methods: all, or some, each as METHOD or METHOD@PRESET (such as abmll@paper-v3)
         seeds: seeds; each decides initialisation, order, noise, and which examples are chosen
         output_dir: folder for cells, training runs, tables and report
@@ -53,14 +47,9 @@ def compare(
         override: settings for all methods (learning_rate=1e-3) or one (abmll.beta=1e-7)
         reference: row of the tables that the others are compared with, as METHOD, METHOD@PRESET or METHOD+RECALIBRATION
             (default: abmll)
-        data_dir: folder in which the suite's tasks are looked up
-        allow_missing: go on without tasks that are not found; every table names them
         jobs: processes, each with one thread
-        dry_run: measure every method's step and say what would run and how long, without results
-        quiet: say nothing but errors
-        json: print comparison.json instead of tables
     """
-    from abmll.cli.places import check_folder
+    from abmll.cli.places import check_folder, refuse_other_processes
     from abmll.experiments.cell_runner import ResultFolder
     from abmll.experiments.execution import compute
     from abmll.experiments.html import write_report
@@ -68,6 +57,7 @@ def compare(
     from abmll.experiments.planning import plan
     from abmll.experiments.summary import summarize
 
+    refuse_other_processes()
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}; use 1 or more")
     check_folder(output_dir, overwrite=True)  # its own earlier results
@@ -79,9 +69,6 @@ def compare(
     cells = plan(loaded, wanted)
     if reference is not None:
         refuse_reference(reference, {cell.row for cell in cells})
-    if dry_run:
-        print_forecast(cells, place, jobs, quiet, json)
-        return 0
     try:
         failures = compute(cells, place, jobs, narrator(quiet), quiet)
     except KeyboardInterrupt:
@@ -116,7 +103,7 @@ def comparison_config(
     settings: Path | None,
     override: Sequence[str],
 ) -> Any:
-    """The ``ComparisonConfig`` of a command line; ``groups`` are its dataclasses, ``explicit`` what of them the user set."""
+    """The ``ComparisonConfig`` of a command line; ``groups`` are its dataclasses, ``explicit`` what the user set."""
     from abmll.common.settings import flatten
     from abmll.experiments.method_spec import defaults, parse_specs, read_settings_file
     from abmll.experiments.planning import ComparisonConfig
@@ -153,31 +140,6 @@ def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, di
         except ValueError as error:
             raise ConfigError(f"override: {left.strip()} {error}") from error
     return own
-
-
-def print_forecast(cells: "Sequence[Cell]", place: "ResultFolder", jobs: int, quiet: bool, json: bool) -> None:
-    """What would run, and how long."""
-    from abmll.experiments.forecast import forecast
-
-    rows = forecast(cells, place, narrator(quiet), quiet)
-    total = sum(row.seconds for row in rows)
-    if json:
-        print_json({"seconds": total, "jobs": jobs, "methods": [_forecast_row(row) for row in rows]})
-        return
-    headings = ["Method", "Done", "To do", "An episode", "An adaptation", "A question", "Time"]
-    cells_of_rows = []
-    for row in rows:
-        pace = row.pace
-        speeds = ["", "", ""] if pace is None else [f"{value:.2f} s" for value in (pace.episode, pace.adaptation)]
-        speeds += [f"{1000 * pace.question:.0f} ms"] if pace is not None else []
-        cells_of_rows.append([row.label, str(row.done), str(row.left), *speeds, in_words(row.seconds)])
-    print_table(headings, cells_of_rows)
-    left = sum(row.left for row in rows)
-    print(f"\n{count(left, 'cell')} to compute: about {in_words(total / jobs)} with --jobs {jobs}")
-
-
-def _forecast_row(row: Any) -> Mapping[str, Any]:
-    return vars(row) | {"pace": None if row.pace is None else vars(row.pace)}
 
 
 def command_line() -> str:

@@ -28,8 +28,6 @@ def demo(
         max_steps: episodes per method (default: what fits a quarter of an hour on two cores)
         test_examples: questions per unseen task
         seed: seed of everything
-        quiet: say nothing but errors
-        json: print comparison.json instead of a table
     """
     from abmll.cli.places import check_folder
     from abmll.common.settings import flatten

@@ -37,6 +37,13 @@ def check_folder(path: Path, overwrite: bool, kind: str | None = None) -> None:
         )
 
 
+def refuse_other_processes() -> None:
+    """Raise ``ConfigError`` under torchrun or accelerate: several processes would write into one folder."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size not in ("", "1"):
+        raise ConfigError(f"WORLD_SIZE is {size}, but only one process is supported; start the command by itself")
+
+
 def check_run(path: Path, resume: bool, overwrite: bool) -> None:
     """Raise ``ConfigError`` where ``path`` cannot take a new run, ``CheckpointError`` where none can go on there."""
     _refuse_unwritable(path)

@@ -3,8 +3,8 @@
 Parameters before ``*`` are positional arguments, ``*files`` takes one or more of them, keyword-only parameters are
 flags. A parameter annotated with a dataclass of settings gives one flag per field. In the help these stand under the
 title of the dataclass that declares them, or with the verb's own options where that dataclass combines several others.
-The help of a parameter is its line in the docstring's Args section. A parameter called ``explicit`` is no flag: it
-receives the names of the settings that the user set, by flag or file.
+The help of a parameter is its line in the docstring's Args section, or in ``SHARED``. A parameter called ``explicit``
+is no flag: it receives the names of the settings that the user set, by flag or file.
 """
 
 import inspect
@@ -16,6 +16,16 @@ from typing import Any, Literal, get_type_hints
 from abmll.common.settings import Kind, kind_of, kinds_of
 
 REQUIRED = inspect.Parameter.empty  # The default of an option that has none.
+# Parameters that mean the same wherever a docstring says nothing else of them.
+SHARED = {
+    "suite": "name or YAML file of a suite",
+    "data_dir": "folder in which a suite's tasks are looked up",
+    "allow_missing": "go on without tasks of a suite that are not found; the results name them",
+    "preset": "default, weights-only, paper-v1 or paper-v3; settings given by flag or file win over it",
+    "overwrite": "replace what an earlier command wrote there",
+    "quiet": "say nothing but errors",
+    "json": "print the result as JSON",
+}
 
 
 @dataclass(frozen=True)
@@ -70,9 +80,9 @@ class Signature:
 
 
 def read_signature(function: Callable[..., int | None]) -> Signature:
-    """Read a verb's options off its function; KeyError for a parameter that the docstring does not explain."""
+    """Read a verb's options off its function; KeyError for a parameter that nothing explains."""
     hints = get_type_hints(function)
-    summary, helps = _docstring(function)
+    summary, own = _docstring(function)
     options: list[Option] = []
     groups: dict[str, type] = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -80,7 +90,7 @@ def read_signature(function: Callable[..., int | None]) -> Signature:
             groups[name] = hints[name]
             options += _field_options(name, hints[name])
         elif name != "explicit":
-            options.append(_option(parameter, hints[name], helps))
+            options.append(_option(parameter, hints[name], SHARED | own))
     return Signature(function, summary, tuple(options), groups, "explicit" in hints)
 
 

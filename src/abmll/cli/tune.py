@@ -39,24 +39,20 @@ def tune(
     settings.json, which 'abmll compare --settings' reads. Needs Optuna (the extra 'tune').
 
     Args:
-        suite: name or YAML file of a suite
         methods: all, or some, each as METHOD or METHOD@PRESET
         trials: trials of each method; the first has the settings as they are
         seeds: seeds that a trial is averaged over
         output_dir: folder for trials, cells, training runs and settings.json
         settings: file with settings by method to start from
         override: settings for all methods (weight_decay=0.1) or one (abmll.gamma=0)
-        data_dir: folder in which the suite's tasks are looked up
-        allow_missing: go on without tasks that are not found
         jobs: processes, each with one thread and one method at a time
-        quiet: say nothing but errors
-        json: print settings.json instead of a table
     """
-    from abmll.cli.places import check_folder
+    from abmll.cli.places import check_folder, refuse_other_processes
     from abmll.experiments.cell_runner import ResultFolder
     from abmll.experiments.search import RESULT
     from abmll.experiments.search import tune as search
 
+    refuse_other_processes()
     for name, value in (("jobs", jobs), ("trials", trials)):
         if value < 1:
             raise ConfigError(f"{name} is {value}; use 1 or more")
