@@ -62,7 +62,7 @@ def test_seeds_come_one_after_the_other(wanted: Callable[..., list[Cell]]) -> No
     ("change", "retrained"),
     [
         ({"steps": 3}, False),
-        ({"num_samples": 4}, False),
+        ({"num_samples": 5}, False),
         ({"beta": 0.5}, True),
         ({"r": 4}, True),
         ({"max_steps": 7}, True),

@@ -148,7 +148,7 @@ def test_by_depth_nothing_is_chosen_or_read(layers: str | None, deep_llama: Path
             None,
             r"^layer_selection: 'similarity' needs a number of layers to choose; set layers_to_transform to 'top-12'",
         ),
-        ("top-9", r"^layers_to_transform: 'top-9': the model has decoder layers 0-3$"),
+        ("top-0", r"^layers_to_transform: 'top-0': the model has decoder layers 0-3$"),
         ("top-many", r"^layers_to_transform: 'top-many' is not '18-29', "),
     ],
 )
