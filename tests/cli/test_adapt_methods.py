@@ -83,7 +83,8 @@ def test_a_posterior_is_sampled(
     adapt = ["adapt", str(run), "--task", str(task), "--output-dir", str(new), "--steps", "2"]
     assert entry([*adapt, "--method", method]) == 0
     assert (
-        entry(["predict", str(new), "--input", str(task), "--output", str(tmp_path / "a"), "--num-samples", "3"]) == 0
+        entry(["predict", str(new), "--input", str(task), "--output", str(tmp_path / "a.jsonl"), "--num-samples", "3"])
+        == 0
     )
     assert "3 of the posterior" in capsys.readouterr().out
     assert json.loads((new / "posterior.json").read_text())["settings"]["method"] == method

@@ -135,7 +135,7 @@ def test_the_calibration_is_abmll_s_own_and_lent_to_others(base: str, abmll: Cal
     assert (code, err) == (0, "")
     lent = ["abmll@weights-only", "structured-lora", "pretrained-adapted", "icl"]
     assert list(comparison()["methods"]) == ["abmll", *(row for name in lent for row in (name, f"{name}+calibration"))]
-    assert "Structured LoRA + calibration" in out
+    assert "Structured LoRA + ABMLL calibration" in out
     cells = {cell["row"]: cell for cell in cells_of().values()}
     assert len(list(Path("out/runs").iterdir())) == 2  # ABMLL's serves both presets
     for row, cell in cells.items():
@@ -291,7 +291,7 @@ def test_a_mixture_has_the_calibration_that_abmll_has_midway_too(base: str, abml
         ("--adapt-examples 0", "compare: --adapt-examples is '0'; use a whole number of 1 or more"),
         ("--recalibrate some", "recalibrate is 'some'; use none, adaptation, meta"),
         ("--settings mine.yaml", "mine.yaml: not valid JSON"),
-        ("--jobs 0", "jobs is 0; use 1 or more"),
+        ("--jobs 0", "compare: --jobs is '0'; use a whole number of 1 or more"),
         (
             "--methods abmll,maml --reference mal",
             "reference: the tables have no row 'mal', only abmll, maml. Did you mean 'maml'?",

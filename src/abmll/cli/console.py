@@ -69,8 +69,4 @@ def cut_in_words(number: int, total: int) -> str:
 
 def narrator(quiet: bool) -> Callable[[str], None]:
     """``announce``, or its silence."""
-    return _silence if quiet else announce
-
-
-def _silence(text: str) -> None:
-    """What --quiet announces."""
+    return (lambda text: None) if quiet else announce

@@ -29,7 +29,7 @@ def demo(
         test_examples: questions per unseen task
         seed: seed of everything
     """
-    from abmll.cli.places import check_folder
+    from abmll.cli.places import check_folder, resumable
     from abmll.common.settings import flatten
     from abmll.experiments.demonstration import DEMO, Demo
     from abmll.experiments.html import write_report
@@ -39,10 +39,8 @@ def demo(
     asked = DEMO.evaluate.test_examples if test_examples is None else test_examples
     settings = replace(DEMO, train=train, evaluate=replace(DEMO.evaluate, test_examples=asked))
     check_folder(output_dir, overwrite=True)  # its own earlier results
-    try:
+    with resumable(output_dir):
         comparison = Demo(output_dir, settings, base, narrator(quiet), quiet).run()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{output_dir}: run the same command to go on; what is finished is kept") from None
     report = write_report(output_dir)
     if json:
         print_json(comparison)

@@ -1,6 +1,8 @@
 """Where a verb writes, looked at before any work is done for it: nothing is lost, and nobody waits in vain."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from abmll.common.checkpoint import DOCUMENT, latest_checkpoint
@@ -42,6 +44,15 @@ def refuse_other_processes() -> None:
     size = os.environ.get("WORLD_SIZE", "1")
     if size not in ("", "1"):
         raise ConfigError(f"WORLD_SIZE is {size}, but only one process is supported; start the command by itself")
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Say in an interrupt's text how the work in ``folder`` goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{folder}: run the same command to go on; what is finished is kept") from None
 
 
 def check_run(path: Path, resume: bool, overwrite: bool) -> None:
