@@ -1,7 +1,8 @@
 """Tiny random models of four families, and toy tasks they can learn."""
 
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import (
 )
 
 from abmll import AbmllModel, MetaTrainer, TrainConfig
+from abmll.common import progress
 from abmll.common.config import PromptConfig
 from abmll.tasks import Example, Task
 
@@ -37,6 +39,14 @@ LINEAR = {
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_progress_lines() -> Iterator[None]:
+    """What a command says on stderr must not depend on how long a test takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "SECONDS_BETWEEN_LINES", math.inf)
+        yield
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

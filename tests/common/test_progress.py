@@ -35,13 +35,17 @@ def test_bytes_are_counted_in_megabytes(monkeypatch: pytest.MonkeyPatch) -> None
     assert "5.00M/5.00M" in terminal.getvalue()
 
 
-def test_what_is_short_says_nothing_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_short_says_nothing_where_stderr_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 1e9)
     assert list(progress(range(3), "Working")) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
 
 
 def test_lines_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A step takes four seconds: a line comes after steps 4 and 8, at 16 and 32 seconds."""
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 15.0)
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     with progress(10, "training", unit="episode") as bar:
