@@ -271,9 +271,8 @@ def test_another_base_under_the_same_name(
 
 
 def test_other_tasks(tiny_model: AbmllModel, toy_tasks: list[Task], stopped: Path) -> None:
-    config = TrainConfig(
-        output_dir=str(stopped), inner_steps=2, per_device_train_batch_size=2, max_steps=6, save_steps=2
-    )
+    short: dict[str, Any] = {"inner_steps": 2, "per_device_train_batch_size": 2, "lr_scheduler_type": "constant"}
+    config = TrainConfig(output_dir=str(stopped), max_steps=6, save_steps=2, **short)
     for tasks in (toy_tasks[:2], [*toy_tasks[:2], replace(toy_tasks[2], name="toy3")]):
         words = refused(MetaTrainer(tiny_model, tasks, config), stopped, CheckpointError)
         assert words.endswith("the training tasks are not those the run began with; give the same --tasks")
