@@ -1,7 +1,8 @@
 """Tiny random models of four families, and toy tasks they can learn."""
 
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import (
 )
 
 from abmll import AbmllModel, MetaTrainer, TrainConfig
+from abmll.common import progress
 from abmll.common.config import PromptConfig
 from abmll.tasks import Example, Task
 
@@ -37,6 +39,14 @@ LINEAR = {
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_progress_lines() -> Iterator[None]:
+    """What a command says on stderr must not depend on how long a test takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "SECONDS_BETWEEN_LINES", math.inf)
+        yield
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -112,6 +122,7 @@ def make_trainer(tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) 
 
     def make(**settings: Any) -> MetaTrainer:
         short: dict[str, Any] = {"max_steps": 3, "inner_steps": 2, "per_device_train_batch_size": 2}
+        short["lr_scheduler_type"] = "constant"  # a longer run starts like a shorter one
         config = TrainConfig(**{"output_dir": str(tmp_path / "run"), **short, **settings})
         return MetaTrainer(tiny_model, toy_tasks, config)
 

@@ -49,6 +49,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def train_command(model: Path) -> str:
     sizes = "--inner-steps 2 --per-device-train-batch-size 4 --r 2 --layers-to-transform 1 --dtype fp32"
+    sizes += " --target-modules q_proj,v_proj --lr-scheduler-type constant"
     return f"train --model {model} --tasks tasks {sizes}"
 
 

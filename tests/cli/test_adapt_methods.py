@@ -83,7 +83,8 @@ def test_a_posterior_is_sampled(
     adapt = ["adapt", str(run), "--task", str(task), "--output-dir", str(new), "--steps", "2"]
     assert entry([*adapt, "--method", method]) == 0
     assert (
-        entry(["predict", str(new), "--input", str(task), "--output", str(tmp_path / "a"), "--num-samples", "3"]) == 0
+        entry(["predict", str(new), "--input", str(task), "--output", str(tmp_path / "a.jsonl"), "--num-samples", "3"])
+        == 0
     )
     assert "3 of the posterior" in capsys.readouterr().out
     assert json.loads((new / "posterior.json").read_text())["settings"]["method"] == method
@@ -99,7 +100,10 @@ def test_a_posterior_is_sampled(
             "ensemble_size: regular-lora does not read it; leave it out, or use --method abmll-",
         ),
         (["--method", "blob", "--dropout-rate", ".3"], "dropout_rate: blob does not read it; leave it out, or use"),
-        (["--method", "mc-dropout", "--dropout-rate", "1"], "dropout_rate is 1.0: give a number of 0 or more and"),
+        (
+            ["--method", "mc-dropout", "--dropout-rate", "1"],
+            "--dropout-rate is '1'; use a finite number of 0 or more and",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(

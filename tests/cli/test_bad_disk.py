@@ -7,7 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -22,14 +22,34 @@ Call = Callable[..., Any]
 READ_RUN = {
     "train": "{train} --output-dir run --resume --max-steps 3",
     "adapt": "adapt run --task toy3.jsonl --output-dir out",
-    "predict": "predict run --input toy3.jsonl --output out",
+    "predict": "predict run --input toy3.jsonl --output out.jsonl",
     "evaluate": "evaluate run --suite suite.yaml --output-dir out",
     "export": "export run --format peft --output-dir out",
 }
 READ_POSTERIOR = {
-    "predict": "predict new --input toy3.jsonl --output out",
+    "predict": "predict new --input toy3.jsonl --output out.jsonl",
     "export": "export new --format merged --output-dir out",
 }
+
+
+@pytest.mark.parametrize(
+    ("document", "format", "commands"),
+    [
+        ("run/checkpoint-2/state.json", "abmll-checkpoint-1", READ_RUN.values()),
+        ("new/posterior.json", "abmll-posterior-2", READ_POSTERIOR.values()),
+    ],
+)
+def test_what_version_0_1_wrote_is_refused(
+    document: str, format: str, commands: Iterable[str], work: Any, refused: Call
+) -> None:
+    path = Path(document)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": format}))
+    manifest = path.with_name("manifest.json")
+    hashes = json.loads(manifest.read_text())["sha256"]
+    hashes[path.name] = sha256(path.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps({"sha256": hashes}))
+    for command in commands:
+        refused(command.format(train=work.train), f"{document}: was written by abmll 0.1, which this version")
 
 
 def truncate(path: Path) -> None:
@@ -82,9 +102,9 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "document of another format": (
         "document",
         lambda path: rewrite(path, lambda document: document.update(format="abmll-9")),
-        "its format is 'abmll-9', this version reads 'abmll-",
+        "is not of the format 'abmll-",
     ),
-    "manifest truncated": ("manifest", truncate, "manifest.json: cannot be read, so it is damaged; "),
+    "manifest truncated": ("manifest", truncate, "manifest.json: is not valid JSON ("),
     "manifest missing": ("manifest", Path.unlink, "manifest.json: missing; "),
     "another rank": (
         "document",
@@ -193,7 +213,7 @@ def test_damaged_models(kind: str, work: Any, refused: Call) -> None:
 WRITE = {
     "train": "{train} --output-dir {out} --max-steps 1",
     "adapt": "adapt run --task toy3.jsonl --output-dir {out} --steps 1",
-    "predict": "predict new --input toy3.jsonl --output {out} --num-samples 1",
+    "predict": "predict new --input toy3.jsonl --output {out}.jsonl --num-samples 1",
     "evaluate": "evaluate run --suite suite.yaml --output-dir {out} --steps 1 --num-samples 0",
     "peft": "export new --format peft --output-dir {out}",
     "merged": "export new --format merged --output-dir {out}",
@@ -203,7 +223,7 @@ WRITE = {
 @pytest.mark.parametrize("verb", WRITE)
 def test_a_place_below_a_file(verb: str, work: Any, refused: Call) -> None:
     command = WRITE[verb].format(train=work.train, out="toy3.jsonl/deep/out")
-    refused(command, "cannot write toy3.jsonl/deep/out: toy3.jsonl is a file, not a folder; choose another place")
+    refused(command, "cannot write toy3.jsonl/deep/out", ": toy3.jsonl is a file, not a folder; choose another place")
 
 
 @pytest.mark.parametrize("verb", [verb for verb in WRITE if verb != "predict"])
@@ -222,7 +242,7 @@ def test_a_folder_that_may_not_be_written(verb: str, work: Any, refused: Call, m
     # Root may write everywhere; on a read-only file system the system call answers as it does here.
     monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "tasks")
     command = WRITE[verb].format(train=work.train, out="tasks/out")
-    refused(command, "cannot write tasks/out: tasks is read-only; choose a folder you may write to")
+    refused(command, "cannot write tasks/out", ": tasks is read-only; choose a folder you may write to")
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

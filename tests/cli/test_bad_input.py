@@ -62,7 +62,7 @@ READERS = {
     "train": "{train} --tasks bad.jsonl --output-dir out",
     "adapt": "adapt run --task bad.jsonl --output-dir out",
     "evaluate": "evaluate run --suite bad.yaml --output-dir out",
-    "predict": "predict new --input bad.jsonl --output out",
+    "predict": "predict new --input bad.jsonl --output out.jsonl",
     "validate": "tasks validate bad.jsonl",
     "ls": "tasks ls bad.jsonl",
 }
@@ -155,14 +155,14 @@ TRAIN_SETTINGS = {
     "--method abmmll": ("method: unknown 'abmmll'", "Did you mean 'abmll'?"),
     "--method pretrained": ("method: 'pretrained' is not trained; it is a baseline of 'abmll compare'",),
     "--preset paper-v2": ("preset: unknown 'paper-v2'", "Did you mean 'paper-v"),
-    "--r -3": ("r is -3; use a whole number of 1 or more",),
-    "--r 0": ("r is 0; use",),
-    "--r two": ("train: --r: must be a whole number, not 'two'",),
-    "--sigma-rank -1": ("sigma_rank is -1; use",),
-    "--learning-rate nan": ("train: --learning-rate: must be a finite number, not 'nan'",),
-    "--learning-rate -1e-3": ("learning_rate is -0.001; use a finite number of 0 or more",),
+    "--r -3": ("train: --r is '-3'; use a whole number of 1 or more",),
+    "--r 0": ("train: --r is '0'; use",),
+    "--r two": ("train: --r is 'two'; use a whole number of 1 or more",),
+    "--sigma-rank -1": ("train: --sigma-rank is '-1'; use",),
+    "--learning-rate nan": ("train: --learning-rate is 'nan'; use a finite number of 0 or more",),
+    "--learning-rate -1e-3": ("train: --learning-rate is '-1e-3'; use a finite number of 0 or more",),
     "--space wieght": (
-        "train: --space: must be one of 'weight', 'output', 'factor', 'factor-a', 'dropout', not 'wieght'.",
+        "train: --space is 'wieght'; use 'weight', 'output', 'factor', 'factor-a' or 'dropout'.",
         "Did you mean 'weight'?",
     ),
     "--target-modules q_prj": ("target_modules: 'q_prj' matches no layer. Did you mean 'q_proj'?", "This model has"),
@@ -174,7 +174,7 @@ TRAIN_SETTINGS = {
     "--answer letter --no-list-options": ("answer 'letter' needs the options in the prompt; set list_options true or",),
     "--chat-template": ("chat_template: this model's tokenizer has none; set it to false",),
     "--max-stps 3": ("train: unknown flag '--max-stps'. Did you mean '--max-steps'?",),
-    "--config absent.yaml": ("absent.yaml: no such configuration file.",),
+    "--config absent.yaml": ("absent.yaml: cannot be read (No such file or directory).",),
     "--model ./nowhere": ("model: there is no folder ./nowhere; give a folder, a Hugging Face name or smollm2-135m",),
     "--model smollm2-135": ("Did you mean 'smollm2-135m'?",),
     "--model tasks": ("model: cannot load tasks:",),
@@ -208,12 +208,12 @@ def test_bad_training_settings(flags: str, work: Any, refused: Call) -> None:
 
 CONFIG_FILES = {
     "max_stpes: 3": "run.yaml:1: unknown setting 'max_stpes'. Did you mean 'max_steps'?",
-    "seed: 1\nr: two": "run.yaml:2: r: must be a whole number, not 'two'",
-    "seed: 1\nseed: 2": "run.yaml:2: seed: is set a second time (first at run.yaml:1); keep one",
-    "adapter: {r: 3}": "run.yaml:1: adapter: must be a value or a list of values; settings are not nested",
+    "seed: 1\nr: two": "run.yaml:2: r is 'two'; use a whole number of 1 or more",
+    "seed: 1\nseed: 2": "run.yaml:2: seed is set a second time; keep one",
+    "adapter: {r: 3}": "run.yaml:1: adapter must be a value or a list of values; settings are not nested",
     "- r": "run.yaml:1: must be a mapping",
     "r: [": "run.yaml:1: not valid YAML",
-    "r: -2": "r is -2; use a whole number of 1 or more",
+    "r: -2": "run.yaml:1: r is '-2'; use a whole number of 1 or more",
 }
 
 
@@ -238,12 +238,15 @@ COMMANDS = {
     "adapt run --task test.jsonl --output-dir out": (
         "test.jsonl: no training examples, every row has 'split': 'test'",
     ),
-    "adapt run --task toy3.jsonl --output-dir out --steps -1": ("steps is -1; use a whole number of 0 or more",),
-    "adapt run --task toy3.jsonl --output-dir out --batch-size 0": ("batch_size is 0; use",),
-    "predict tasks --input toy3.jsonl --output out": ("tasks: no checkpoint in it",),
-    "predict none --input toy3.jsonl --output out": ("none: no such folder.", "'abmll adapt'"),
-    "predict new --input none.jsonl --output out": ("none.jsonl: no such file.",),
-    "predict new --input toy3.jsonl --output out --num-samples -1": ("num_samples is -1; use",),
+    "adapt run --task toy3.jsonl --output-dir out --steps -1": (
+        "adapt: --steps is '-1'; use a whole number of 0 or more",
+    ),
+    "adapt run --task toy3.jsonl --output-dir out --batch-size 0": ("adapt: --batch-size is '0'; use",),
+    "predict tasks --input toy3.jsonl --output out.jsonl": ("tasks: no checkpoint in it",),
+    "predict none --input toy3.jsonl --output out.jsonl": ("none: no such folder.", "'abmll adapt'"),
+    "predict new --input none.jsonl --output out.jsonl": ("none.jsonl: no such file.",),
+    "predict new --input toy3.jsonl --output out.jsonl --num-samples -1": ("predict: --num-samples is '-1'; use",),
+    "predict new --input toy3.jsonl --output a.json": ("a.json: answers are written as .jsonl, .csv, .tsv or",),
     "predict new --input toy3.jsonl --output tasks": ("tasks is a folder; name a file to write",),
     "predict new --input toy3.jsonl --output tasks --overwrite": ("tasks is a folder; name a file to write",),
     "predict new --input toy3.jsonl --output toy3.jsonl": ("toy3.jsonl exists already; choose another place or say",),
@@ -257,7 +260,7 @@ COMMANDS = {
     "evaluate run --suite learned.yaml --output-dir out": (
         "run: was trained on 'toy0', an evaluation task of 'learned'",
     ),
-    "export new --format onnx --output-dir out": ("export: --format: must be one of 'peft', 'merged', not 'onnx'",),
+    "export new --format onnx --output-dir out": ("export: --format is 'onnx'; use 'peft' or 'merged'",),
     "export none --format peft --output-dir out": ("none: no such folder.",),
     "export new --format peft --output-dir run": ("run exists already; choose another place or say --overwrite",),
     "export new --format peft --output-dir run --overwrite": ("run holds other things than a peft export",),
@@ -304,3 +307,13 @@ def test_options_longer_than_the_context_are_never_cut(verb: str, work: Any, ref
     command = reading(verb, work.train).replace("predict new", "predict run")
     more = " --max-steps 3" if verb == "train" else ""
     refused(command + more, where, "leave no room for the input within 2048 tokens; shorten the options")
+
+
+@pytest.mark.parametrize(
+    "command", ["{train} --output-dir out", "compare --suite suite.yaml", "tune --suite suite.yaml"]
+)
+def test_several_processes_are_refused(
+    command: str, work: Any, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(command.format(train=work.train), "WORLD_SIZE is 2, but only one process is supported")

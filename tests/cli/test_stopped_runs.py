@@ -107,7 +107,7 @@ def test_ctrl_c_before_the_first_checkpoint(work: Any, abmll: Call, monkeypatch:
 
 WRITE = {
     "adapt": "adapt run --task toy3.jsonl --output-dir out --steps 1",
-    "predict": "predict new --input toy3.jsonl --output out --num-samples 0",
+    "predict": "predict new --input toy3.jsonl --output out.jsonl --num-samples 0",
     "evaluate": "evaluate run --suite suite.yaml --output-dir out --steps 1 --num-samples 0",
     "peft": "export new --format peft --output-dir out",
     "merged": "export new --format merged --output-dir out",
@@ -123,7 +123,7 @@ def test_ctrl_c_while_writing(verb: str, work: Any, abmll: Call, monkeypatch: py
         patch.setattr(os, "replace", interrupted)
         assert abmll(WRITE[verb], "--quiet") == (130, "", "abmll: interrupted\n")
     assert leftovers(work.root) == []
-    assert not Path("out").is_file()
+    assert not Path("out.jsonl").exists()
     assert not Path("out").is_dir() or not list(Path("out").iterdir())
     assert abmll(WRITE[verb]).code == 0
 

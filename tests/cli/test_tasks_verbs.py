@@ -133,7 +133,7 @@ def test_validate_needs_a_file(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_fetch_names_what_it_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = failure(capsys, "fetch", "bigbensh")
-    assert "must be one of 'bigbench', not 'bigbensh'. Did you mean 'bigbench'?" in line
+    assert "is 'bigbensh'; use 'bigbench'. Did you mean 'bigbench'?" in line
     assert str(tmp_path / "no.tar.gz") in failure(capsys, "fetch", "bigbench", "--archive", tmp_path / "no.tar.gz")
 
 

@@ -116,13 +116,13 @@ def test_train_reports_what_it_cut(work: Any, abmll: Call) -> None:
 
 
 def test_config_file_and_flags(work: Any, abmll: Call) -> None:
-    Path("run.yaml").write_text("max-steps: 3\nr: 4\ntarget_modules: [q_proj, o_proj]\n")
+    Path("run.yaml").write_text("max-steps: 3\nr: 4\nsave_steps: 1\n")
     command = f"{work.train} --config run.yaml --output-dir mine --max-steps 1"
     assert abmll(command).code == 0
     settings = yaml.safe_load(Path("mine/config.yaml").read_text())
     assert settings["max_steps"] == 1
     assert settings["r"] == 2  # a flag of the command above
-    assert settings["target_modules"] == ["q_proj", "o_proj"]
+    assert settings["save_steps"] == 1
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -201,7 +201,17 @@ def test_adapt_learns_from_the_training_split_only(work: Any, abmll: Call) -> No
     assert (summary["examples"], summary["task"], summary["truncated"]) == (5, "other", 0)
 
 
-ANSWER_KEYS = {"task", "id", "probs", "prediction", "answer", "entropy", "expected_entropy", "mutual_information"}
+ANSWER_KEYS = {
+    "task",
+    "id",
+    "probs",
+    "prediction",
+    "label",
+    "answer",
+    "entropy",
+    "expected_entropy",
+    "mutual_information",
+}
 
 
 @pytest.mark.parametrize("source", ["new", "run"])
@@ -215,6 +225,7 @@ def test_predict_writes_a_line_per_example(source: str, work: Any, abmll: Call) 
         assert (row["task"], row["id"]) == ("toy3", f"toy3/{number}")
         assert sum(row["probs"]) == pytest.approx(1)
         assert row["prediction"] == row["probs"].index(max(row["probs"]))
+        assert row["label"] == example["options"][row["prediction"]]
         assert example["options"][row["answer"]] == example["answer"]
         assert 0 <= row["mutual_information"] <= row["entropy"]
         assert row["mutual_information"] == pytest.approx(row["entropy"] - row["expected_entropy"], abs=1e-12)
@@ -254,9 +265,9 @@ def test_predict_under_another_task_name(source: str, work: Any, abmll: Call) ->
 
 def test_predict_is_a_function_of_its_seed(work: Any, abmll: Call) -> None:
     command = "predict new --input questions.jsonl --num-samples 2 --output"
-    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+    for name, seed in (("a.csv", "0"), ("b.csv", "0"), ("c.csv", "1")):
         assert abmll(command, name, "--seed", seed).code == 0
-    assert Path("a").read_bytes() == Path("b").read_bytes() != Path("c").read_bytes()
+    assert Path("a.csv").read_bytes() == Path("b.csv").read_bytes() != Path("c.csv").read_bytes()
 
 
 def test_evaluate_writes_metrics_and_predictions(work: Any, abmll: Call) -> None:
@@ -270,7 +281,7 @@ def test_evaluate_writes_metrics_and_predictions(work: Any, abmll: Call) -> None
     assert metrics["settings"]["num_samples"] == 2
     assert metrics["versions"].keys() >= {"abmll", "torch", "transformers"}
     assert metrics["tasks"].keys() == {"toy3"}
-    assert all(row.keys() == ANSWER_KEYS and row["task"] == "toy3" for row in rows)
+    assert all(row.keys() == ANSWER_KEYS - {"label"} and row["task"] == "toy3" for row in rows)
     accuracy = sum(row["prediction"] == row["answer"] for row in rows) / len(rows)
     assert metrics["tasks"]["toy3"]["accuracy"] == metrics["mean"]["accuracy"] == pytest.approx(accuracy)
     assert metrics["tasks"]["toy3"]["num_examples"] == metrics["pooled"]["num_examples"] == len(rows) == 8

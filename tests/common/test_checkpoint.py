@@ -13,6 +13,7 @@ from safetensors.torch import save as to_bytes
 from abmll.common import checkpoint
 from abmll.common.checkpoint import (
     DOCUMENT,
+    LAYOUTS,
     MANIFEST,
     STATE,
     Bundle,
@@ -100,10 +101,10 @@ def test_damage_is_named_with_its_remedy(folder: Path, name: str, damage: Callab
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "cannot be read, so it is damaged; delete the folder"),
-        ('{"sha256": ', "cannot be read, so it is damaged; delete the folder"),
-        ("{}", "cannot be read, so it is damaged; delete the folder"),
-        ("[1]", "cannot be read, so it is damaged; delete the folder"),
+        ("", "is not valid JSON ("),
+        ('{"sha256": ', "delete the folder to fall back on an older one"),
+        ("{}", "lists no files, so it is damaged; delete the folder"),
+        ("[1]", "is not a JSON object; delete the folder"),
         ('{"sha256": 3}', "lists no files, so it is damaged; delete the folder"),
         ('{"sha256": {}}', "does not list state.json; is this another kind of folder?"),
         ('{"sha256": {"state.json": ""}}', "does not list theta.safetensors, so it is damaged; delete the folder"),
@@ -118,7 +119,7 @@ def test_damaged_manifest(folder: Path, text: str, words: str) -> None:
 
 def test_missing_manifest(folder: Path) -> None:
     (folder / MANIFEST).unlink()
-    with pytest.raises(CheckpointError, match=r"manifest\.json: missing; .* is no checkpoint or posterior, or damaged"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json: missing; .* is no checkpoint, or damaged"):
         load_bundle(folder, STATE)
 
 
@@ -136,10 +137,22 @@ def test_another_kind_of_folder(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"does not list posterior\.json; is this another kind of folder\?"):
         load_bundle(folder, DOCUMENT)
     document = json.loads((folder / STATE).read_text())
-    (folder / STATE).write_text(json.dumps(document | {"format": "abmll-checkpoint-2"}))
+    (folder / STATE).write_text(json.dumps(document | {"format": "abmll-posterior-3"}))
     rehash(folder)
-    with pytest.raises(CheckpointError, match=r"state\.json: its format is 'abmll-checkpoint-2', this version reads"):
+    with pytest.raises(CheckpointError, match=r"state\.json: is not of the format 'abmll-checkpoint-2'; delete the"):
         load_bundle(folder, STATE)
+
+
+@pytest.mark.parametrize(("name", "format"), [(STATE, "abmll-checkpoint-1"), (DOCUMENT, "abmll-posterior-2")])
+def test_a_folder_of_version_0_1(tmp_path: Path, name: str, format: str) -> None:
+    tensors = {group: {"a": torch.zeros(1)} for group in LAYOUTS[name].tensors}
+    save_bundle(tmp_path / "old", Bundle(tensors, {"episode": 3}), name)
+    (tmp_path / "old" / name).write_text(json.dumps({"episode": 3, "format": format}))
+    rehash(tmp_path / "old")
+    with pytest.raises(
+        CheckpointError, match=rf"{name}: was written by abmll 0\.1, which this version does not read; "
+    ):
+        load_bundle(tmp_path / "old", name)
 
 
 def test_no_tensors_under_a_matching_hash(folder: Path) -> None:

@@ -7,8 +7,7 @@ import pytest
 from abmll.common import config
 from abmll.common.errors import ConfigError
 from abmll.common.presets import PRESETS, fill, preset
-from abmll.common.settings import pick
-from abmll.common.validation import Checked
+from abmll.common.settings import Checked, pick
 
 KINDS: list[type[Checked]] = [
     config.AdapterConfig,

@@ -64,7 +64,7 @@ def test_seeds_come_one_after_the_other(wanted: Callable[..., list[Cell]]) -> No
     ("change", "retrained"),
     [
         ({"steps": 3}, False),
-        ({"num_samples": 4}, False),
+        ({"num_samples": 5}, False),
         ({"beta": 0.5}, True),
         ({"r": 4}, True),
         ({"max_steps": 7}, True),
@@ -153,7 +153,7 @@ def test_a_cell_on_disk(wanted: Callable[..., list[Cell]], tmp_path: Path) -> No
     ("values", "message"),
     [
         ({"prune": (0.1, 0.1)}, "prune names a value twice"),
-        ({"prune": (1.5,)}, "prune is 1.5"),
+        ({"prune": (1.5,)}, "prune is"),
         ({"recalibrate": ("meta", "nope")}, "recalibrate is 'nope'"),
         ({"adapt_examples": ()}, "adapt_examples is ()"),
     ],

@@ -118,7 +118,9 @@ def test_training_reads_demonstrations_and_resumes_bit_for_bit(
         config = TrainConfig(
             method=method, output_dir=str(tmp_path / folder), max_steps=steps, save_steps=2, inner_steps=2
         )
-        trainer = MetaTrainer(tiny_model, toy_tasks, replace(config, num_demonstrations=2))
+        trainer = MetaTrainer(
+            tiny_model, toy_tasks, replace(config, num_demonstrations=2, lr_scheduler_type="constant")
+        )
         assert trainer.episodes.shown == 2
         trainer.train(resume=resume)
         return tiny_model.theta.state_dict()

@@ -46,6 +46,7 @@ def train(model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> Callable[
                 "per_device_train_batch_size": 4,
                 "learning_rate": RATE,
                 "weight_decay": DECAY,
+                "lr_scheduler_type": "constant",
                 **settings,
             }
         )

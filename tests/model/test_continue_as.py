@@ -194,7 +194,7 @@ def test_settings_are_checked(regular: AbmllModel) -> None:
         regular.continue_as("ensemble", ensemble_siz=3)
     with pytest.raises(ConfigError, match="ensemble_size is 1; use a whole number of 2 or more"):
         regular.continue_as("ensemble", ensemble_size=1)
-    with pytest.raises(ConfigError, match=r"dropout_rate is 1\.5: give a number of 0 or more and below 1"):
+    with pytest.raises(ConfigError, match=r"dropout_rate is 1\.5; use a finite number of 0 or more and below 1"):
         regular.continue_as("mc-dropout", dropout_rate=1.5)
 
 

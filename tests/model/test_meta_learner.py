@@ -127,8 +127,8 @@ def test_untrained_standard_deviations_are_not_sampled(tiny_model: AbmllModel, t
 
 def test_prediction_defaults_to_shared_samples(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
     posterior, questions = tiny_model.adapt(toy_tasks[0].train, steps=2), toy_tasks[0].test
-    assert same_prediction(posterior.predict(questions), posterior.predict(questions, samples=16, noise="shared"))
-    others: list[dict[str, Any]] = [{"samples": 0}, {"samples": 15}, {"noise": "local"}, {"seed": 1}]
+    assert same_prediction(posterior.predict(questions), posterior.predict(questions, samples=4, noise="shared"))
+    others: list[dict[str, Any]] = [{"samples": 0}, {"samples": 5}, {"noise": "local"}, {"seed": 1}]
     for other in others:
         assert not same_prediction(posterior.predict(questions), posterior.predict(questions, **other))
 
@@ -266,7 +266,7 @@ def test_a_shared_scorer_must_have_the_same_settings(
 def test_a_damaged_posterior_is_refused(saved: tuple[TaskPosterior, Path], name: str) -> None:
     path = saved[1] / name
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(CheckpointError, match=f"{path}: .*damaged; adapt to the task again"):
+    with pytest.raises(CheckpointError, match=f"{path}: .*; adapt to the task again"):
         TaskPosterior.from_pretrained(saved[1])
 
 

@@ -12,7 +12,7 @@ from abmll.common.errors import AbmllError, CheckpointError, ConfigError
 from abmll.common.settings import flatten
 from abmll.model.run_folder import METRICS, TIMING, RunFolder, refuse_other_run
 
-SETTINGS = flatten(TrainConfig())
+SETTINGS = flatten(TrainConfig(lr_scheduler_type="constant"))
 
 
 @pytest.fixture
@@ -159,7 +159,9 @@ def test_activations_kept_on_disk_alone_are_kept(where: str | None) -> None:
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
 def test_the_length_of_a_schedule_may_not(kind: str) -> None:
     old = SETTINGS | {"lr_scheduler_type": kind}
-    with pytest.raises(ConfigError, match="--resume with max_steps = 200, but the run has max_steps = 100"):
+    with pytest.raises(
+        ConfigError, match=f"but the run has max_steps = 100, the length of its {kind} schedule; use the run's settings"
+    ):
         refuse_other_run(old, old | {"max_steps": 200}, Path("runs/x"))
 
 

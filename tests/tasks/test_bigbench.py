@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from abmll.common.documents import FORMATS
 from abmll.common.download import IndexFile
 from abmll.common.errors import DataError
 from abmll.common.files import sha256_file
+from abmll.tasks import bigbench
 from abmll.tasks.bigbench import bigbench_dir, convert, fetch_bigbench
 from abmll.tasks.leaks import check_leaks
 from abmll.tasks.read import load_task, load_tasks
@@ -163,10 +165,12 @@ def test_a_downloaded_archive_is_deleted_again(
     make_archive: MakeArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = make_archive({"t/task.json": source()})
-    page = tmp_path / "simple" / "bigbench" / "index.html"
-    page.parent.mkdir(parents=True)
-    page.write_text(f'<a href="{archive.as_uri()}">{archive.name}</a>')
-    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "simple").as_uri())
+
+    def fetch(wanted: IndexFile, destination: Path, announce: object, quiet: bool) -> None:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(archive, destination)
+
+    monkeypatch.setattr(bigbench, "fetch_from_index", fetch)
     folder = fetch_bigbench(lambda line: None, quiet=True, archive=pinned(archive))
     assert (folder / "t.jsonl").is_file()
     assert not (tmp_path / "cache" / archive.name).exists()

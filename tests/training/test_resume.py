@@ -120,6 +120,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
 def make_trainer(tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> Callable[..., MetaTrainer]:
     def make(name: str, **settings: Any) -> MetaTrainer:
         short: dict[str, Any] = {"max_steps": 6, "save_steps": 2, "inner_steps": 2, "per_device_train_batch_size": 2}
+        short["lr_scheduler_type"] = "constant"  # a finished run can be made longer
         return MetaTrainer(
             tiny_model, toy_tasks, TrainConfig(**{**short, "output_dir": str(tmp_path / name), **settings})
         )
@@ -253,7 +254,8 @@ def test_another_base_under_the_same_name(
     moved = tmp_path / "llama"
     shutil.copytree(tiny_llama, moved)
     settings: dict[str, Any] = {"prompt": tiny_model.scorer.prompt, "r": 2, "target_modules": ["v_proj"]}
-    config = TrainConfig(output_dir=str(tmp_path / "other"), max_steps=1, inner_steps=2, per_device_train_batch_size=2)
+    short: dict[str, Any] = {"inner_steps": 2, "per_device_train_batch_size": 2, "lr_scheduler_type": "constant"}
+    config = TrainConfig(output_dir=str(tmp_path / "other"), max_steps=1, **short)
     MetaTrainer(AbmllModel.from_base(str(moved), **settings), toy_tasks, config).train()
     model = AutoModelForCausalLM.from_pretrained(moved)
     with torch.no_grad():
@@ -267,9 +269,8 @@ def test_another_base_under_the_same_name(
 
 
 def test_other_tasks(tiny_model: AbmllModel, toy_tasks: list[Task], stopped: Path) -> None:
-    config = TrainConfig(
-        output_dir=str(stopped), inner_steps=2, per_device_train_batch_size=2, max_steps=6, save_steps=2
-    )
+    short: dict[str, Any] = {"inner_steps": 2, "per_device_train_batch_size": 2, "lr_scheduler_type": "constant"}
+    config = TrainConfig(output_dir=str(stopped), max_steps=6, save_steps=2, **short)
     for tasks in (toy_tasks[:2], [*toy_tasks[:2], replace(toy_tasks[2], name="toy3")]):
         words = refused(MetaTrainer(tiny_model, tasks, config), stopped, CheckpointError)
         assert words.endswith("the training tasks are not those the run began with; give the same --tasks")

@@ -12,7 +12,7 @@ def rates(max_steps: int, **settings: object) -> list[float]:
 
 
 def test_constant() -> None:
-    assert rates(3) == [1.0, 1.0, 1.0]
+    assert rates(3, lr_scheduler_type="constant") == [1.0, 1.0, 1.0]
 
 
 def test_linear_falls_towards_zero_after_the_last_episode() -> None:
@@ -26,7 +26,7 @@ def test_cosine() -> None:
 def test_warmup_rises_from_the_first_episode_on_and_is_followed_by_the_schedule() -> None:
     expected = [1 / 3, 2 / 3, 1.0, 0.5]
     assert rates(4, lr_scheduler_type="linear", warmup_steps=2) == pytest.approx(expected)
-    assert rates(4, warmup_steps=2) == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0])
+    assert rates(4, lr_scheduler_type="constant", warmup_steps=2) == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])

@@ -62,6 +62,7 @@ def test_training_learns_what_the_tasks_share(tiny_llama: Path, tmp_path: Path, 
         outer_learning_rate=3e-3,
         outer_scale_learning_rate=5e-3,
         output_dir=str(tmp_path / "run"),
+        lr_scheduler_type="constant",
         seed=seed,
     )
     trainer = MetaTrainer(model, [letters_task(f"train{number}", number) for number in range(3)], config)
@@ -204,7 +205,9 @@ def test_the_trained_theta_is_in_the_model_and_on_disk(make_trainer: MakeTrainer
     for name, tensor in tiny_model.theta.state_dict().items():
         assert torch.equal(saved.tensors["theta"][name], tensor)
     assert tiny_model.num_tasks == 3
-    assert tiny_model.learning == LearningConfig(inner_steps=2, per_device_train_batch_size=2)
+    assert tiny_model.learning == LearningConfig(
+        inner_steps=2, per_device_train_batch_size=2, lr_scheduler_type="constant"
+    )
     assert not any(tensor.requires_grad for _, tensor in tiny_model.theta.named_tensors())
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from abmll.cli.console import count, cut_in_words, narrator, print_facts, print_json
+from abmll.cli.console import count, cut_in_words, narrator, print_result
 from abmll.common.config import ActivationCacheConfig, AdaptConfig, ContinueConfig, PlaceConfig
 from abmll.common.errors import DataError
 
@@ -36,11 +36,7 @@ def adapt(
             regular-lora itself, from one of regular-lora (default: abmll-mixture, where the run is of abmll in weight
             space, or else the run's own)
         task_name: the task's name in the prompt (default: the file's)
-        preset: default, weights-only, paper-v1 or paper-v3: settings that go with a run trained with it
         seed: seed of the order of the examples and of the noise
-        overwrite: replace a posterior in the output folder
-        quiet: say nothing but errors
-        json: print the summary as JSON
     """
     from abmll.cli.loading import load_learner
     from abmll.cli.places import check_folder
@@ -73,19 +69,16 @@ def adapt(
         "steps": settings.steps,
         "output_dir": str(output_dir),
     }
-    if json:
-        print_json(summary)
-    elif not quiet:
-        batch = count(min(settings.batch_size, len(examples)), "example")
-        facts = {
-            "posterior": str(output_dir),
-            "task": f"{loaded.name}, {count(len(examples), 'example')}",
-            "gradient steps": f"{settings.steps:,}, each on {batch}",
-        }
-        if len(posterior.members) > 1:
-            facts["members"] = f"{len(posterior.members)}, of so many steps each"
-        if posterior.calibration is not None:
-            facts["inverse temperature"] = posterior.calibration.describe()
-        if summary["truncated"]:
-            facts["truncated"] = cut_in_words(summary["truncated"], len(examples))
-        print_facts(facts)
+    batch = count(min(settings.batch_size, len(examples)), "example")
+    facts = {
+        "posterior": str(output_dir),
+        "task": f"{loaded.name}, {count(len(examples), 'example')}",
+        "gradient steps": f"{settings.steps:,}, each on {batch}",
+    }
+    if len(posterior.members) > 1:
+        facts["members"] = f"{len(posterior.members)}, of so many steps each"
+    if posterior.calibration is not None:
+        facts["inverse temperature"] = posterior.calibration.describe()
+    if summary["truncated"]:
+        facts["truncated"] = cut_in_words(summary["truncated"], len(examples))
+    print_result(summary, facts, quiet, json)

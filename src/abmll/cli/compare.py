@@ -3,24 +3,38 @@
 import shlex
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from abmll.cli.console import narrator, print_json
-from abmll.cli.values import from_texts, kind_of
 from abmll.common.config import ActivationCacheConfig, AdapterConfig, ModelConfig, PromptConfig
 from abmll.common.errors import AbmllError, ConfigError, nearest
+from abmll.common.settings import Checked, flatten, kinds_of, setting
 from abmll.experiments.budget import REFERENCE, BudgetConfig, EvaluationGrid
 
 if TYPE_CHECKING:
     from abmll.experiments.method_spec import ComparisonConfig
 
 
+@dataclass(frozen=True)
+class ComparisonFlags(Checked):
+    """Methods and their settings, the same for 'abmll compare' and 'abmll tune'."""
+
+    methods: tuple[str, ...] = setting(("all",), "all, or some, each as METHOD or METHOD@PRESET (abmll@paper-v3)")
+    settings: Path | None = setting(None, "file with settings by method, as 'abmll tune' writes it")
+    override: tuple[str, ...] | None = setting(
+        None, "settings for all methods (learning_rate=1e-3) or one (abmll.beta=1e-7)"
+    )
+    data_dir: Path | None = setting(None, "folder in which the suite's tasks are looked up")
+    allow_missing: bool = setting(False, "go on without tasks that are not found; every table names them")
+    jobs: int = setting(1, "processes, each with one thread", at_least=1)
+
+
 def compare(
     *,
     suite: str,
-    methods: tuple[str, ...] = ("all",),
+    flags: ComparisonFlags,
     seeds: tuple[int, ...] = (0, 1, 2),
     output_dir: Path = Path("runs/compare"),
     base: ModelConfig,
@@ -29,12 +43,7 @@ def compare(
     budget: BudgetConfig,
     evaluation: EvaluationGrid,
     activations: ActivationCacheConfig,
-    settings: Path | None = None,
-    override: tuple[str, ...] = (),
     reference: str | None = None,
-    data_dir: Path | None = None,
-    allow_missing: bool = False,
-    jobs: int = 1,
     explicit: frozenset[str] = frozenset(),
     quiet: bool = False,
     json: bool = False,
@@ -45,21 +54,12 @@ def compare(
     more methods, seeds or values cost only what is new.
 
     Args:
-        suite: name or YAML file of a suite
-        methods: all, or some, each as METHOD or METHOD@PRESET (such as abmll@paper-v3)
         seeds: seeds; each decides initialisation, order, noise, and which examples are chosen
         output_dir: folder for cells, training runs, tables and report
-        settings: file with settings by method, as 'abmll tune' writes it
-        override: settings for all methods (learning_rate=1e-3) or one (abmll.beta=1e-7)
         reference: row of the tables that the others are compared with, as METHOD, METHOD@PRESET or METHOD+RECALIBRATION
             (default: abmll)
-        data_dir: folder in which the suite's tasks are looked up
-        allow_missing: go on without tasks that are not found; every table names them
-        jobs: processes, each with one thread
-        quiet: say nothing but errors
-        json: print comparison.json instead of tables
     """
-    from abmll.cli.places import check_folder
+    from abmll.cli.places import check_folder, refuse_other_processes, resumable
     from abmll.experiments.cell_runner import ResultFolder
     from abmll.experiments.execution import compute
     from abmll.experiments.html import write_report
@@ -67,21 +67,16 @@ def compare(
     from abmll.experiments.planning import plan
     from abmll.experiments.summary import summarize
 
-    if jobs < 1:
-        raise ConfigError(f"jobs is {jobs}; use 1 or more")
+    refuse_other_processes()
     check_folder(output_dir, overwrite=True)  # its own earlier results
-    results = ResultFolder(output_dir, suite, base, activations, command_line(), data_dir, allow_missing)
-    config = comparison_config(
-        methods, seeds, (base, adapter, prompt, budget, evaluation), explicit, settings, override
-    )
+    results = ResultFolder(output_dir, suite, base, activations, command_line(), flags.data_dir, flags.allow_missing)
+    config = comparison_config(flags, seeds, (base, adapter, prompt, budget, evaluation), explicit)
     loaded = results.load_suite()
     cells = plan(loaded, config)
     if reference is not None:
         refuse_reference(reference, {cell.row for cell in cells})
-    try:
-        failures = compute(cells, results, jobs, narrator(quiet), quiet)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{output_dir}: run the same command to go on; what is finished is kept") from None
+    with resumable(output_dir):
+        failures = compute(cells, results, flags.jobs, narrator(quiet), quiet)
     comparison = summarize(cells, output_dir, loaded, failures, reference or REFERENCE)
     if not comparison["methods"]:
         raise AbmllError(f"{output_dir}: no method could be evaluated: {failures[0].error}")
@@ -103,15 +98,9 @@ def refuse_reference(reference: str, rows: Collection[str]) -> None:
 
 
 def comparison_config(
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    groups: Sequence[Any],
-    explicit: frozenset[str],
-    settings: Path | None,
-    override: Sequence[str],
+    flags: ComparisonFlags, seeds: Sequence[int], groups: Sequence[Any], explicit: frozenset[str]
 ) -> "ComparisonConfig":
-    """The configuration of a command line; ``groups`` are its dataclasses, ``explicit`` what of them the user set."""
-    from abmll.common.settings import flatten
+    """The configuration of a command line; ``groups`` are its dataclasses, ``explicit`` what the user set."""
     from abmll.experiments.method_spec import ComparisonConfig, defaults, parse_specs, read_settings_file
     from abmll.language.base import resolve_device, resolve_dtype
 
@@ -119,10 +108,10 @@ def comparison_config(
         raise ConfigError("seeds: one is named twice; remove one")
     given = flatten(*groups)
     given["dtype"] = resolve_dtype(given["dtype"], resolve_device(given["device"]))
-    specs = parse_specs(methods)
-    own = read_overrides(override, [spec.key for spec in specs])
+    specs = parse_specs(flags.methods)
+    own = read_overrides(flags.override or (), [spec.key for spec in specs])
     asked = {name: value for name, value in given.items() if name in explicit} | own.pop("", {})
-    tuned = {} if settings is None else read_settings_file(settings)
+    tuned = {} if flags.settings is None else read_settings_file(flags.settings)
     return ComparisonConfig(specs, seeds, defaults() | given, tuned, asked, own)
 
 
@@ -130,8 +119,7 @@ def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, di
     """``NAME=VALUE`` under "", ``METHOD.NAME=VALUE`` under the method; ConfigError for what is neither."""
     from abmll.experiments.method_spec import KINDS
 
-    hints = {name: hint for kind in KINDS for name, hint in get_type_hints(kind).items()}
-    known = {field.name for kind in KINDS for field in fields(kind)}
+    known = {name: kind for config in KINDS for name, kind in kinds_of(config).items()}
     own: dict[str, dict[str, Any]] = {}
     for text in texts:
         left, equals, value = text.partition("=")
@@ -142,9 +130,9 @@ def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, di
         if method and method not in methods:
             raise ConfigError(f"override: '{text}' is for '{method}', which is not compared.{nearest(method, methods)}")
         try:
-            own.setdefault(method, {})[name] = from_texts(kind_of(hints[name]), [value.strip()])
+            own.setdefault(method, {})[name] = known[name].read([value.strip()])
         except ValueError as error:
-            raise ConfigError(f"override: {left.strip()}: {error}") from error
+            raise ConfigError(f"override: {left.strip()} {error}") from error
     return own
 
 

@@ -21,6 +21,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
+def print_result(result: Mapping[str, Any], facts: Mapping[str, str], quiet: bool, json: bool) -> None:
+    """The end of a verb: its result for other programs or, unless it is to be quiet, for people."""
+    if json:
+        print_json(result)
+    elif not quiet:
+        print_facts(facts)
+
+
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table for people, on stdout."""
     from abmll.experiments.tables import render_table
@@ -60,9 +68,5 @@ def cut_in_words(number: int, total: int) -> str:
 
 
 def narrator(quiet: bool) -> Callable[[str], None]:
-    """`announce`, or its silence."""
-    return _silence if quiet else announce
-
-
-def _silence(text: str) -> None:
-    """What --quiet announces."""
+    """``announce``, or its silence."""
+    return (lambda text: None) if quiet else announce

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from abmll.cli.compare import command_line, compare, comparison_config
+from abmll.cli.compare import ComparisonFlags, command_line, compare, comparison_config
 from abmll.cli.console import in_words, narrator
 from abmll.common.config import ActivationCacheConfig, AdapterConfig, ModelConfig, PromptConfig
 from abmll.common.settings import pick
@@ -38,8 +38,6 @@ def demo(
         max_steps: episodes of every training run (default: 30, or what fits)
         test_examples: questions of each unseen task (default: 30, or what fits)
         seed: seed of everything
-        quiet: say nothing but errors
-        json: print comparison.json instead of tables
     """
     from abmll.cli.places import check_folder
     from abmll.tasks.bigbench import fetch_bigbench
@@ -62,7 +60,7 @@ def arguments(values: Mapping[str, Any], base: ModelConfig) -> dict[str, Any]:
     """Arguments of ``compare`` for the settings of a file."""
     return {
         "suite": values["suite"],
-        "methods": tuple(values["methods"]),
+        "flags": ComparisonFlags(tuple(values["methods"])),
         "seeds": tuple(values["seeds"]),
         "base": base,
         "adapter": pick(AdapterConfig, values),
@@ -90,7 +88,7 @@ def fitted(
         say(f"as before: {size['max_steps']} episodes, {size['test_examples']} questions a task")
         return size
     groups = [asked[name] for name in ("base", "adapter", "prompt", "budget", "evaluation")]
-    config = comparison_config(asked["methods"], asked["seeds"], groups, asked["explicit"], None, ())
+    config = comparison_config(asked["flags"], asked["seeds"], groups, asked["explicit"])
     say("measuring this machine")
     results = ResultFolder(folder, asked["suite"], asked["base"], ActivationCacheConfig(), command_line())
     suite = results.load_suite()

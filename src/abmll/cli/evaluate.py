@@ -34,17 +34,10 @@ def evaluate(
 
     Args:
         run: folder of a training run
-        suite: name or YAML file of a suite
         output_dir: folder to write to
         method: how to learn the tasks, as for 'abmll adapt' (default: abmll-mixture, where the run is of abmll in
             weight space, or else the run's own)
-        data_dir: folder in which the suite's tasks are looked up
-        allow_missing: go on without tasks that are not found; the metrics name them
-        preset: default, weights-only, paper-v1 or paper-v3: settings that go with a run trained with it
         seed: seed of the choice and order of examples and of the noise
-        overwrite: replace an evaluation in the output folder
-        quiet: say nothing but errors
-        json: print the metrics as JSON
     """
     from abmll.cli.loading import load_learner
     from abmll.cli.places import check_folder

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from abmll.cli.console import print_facts, print_json
+from abmll.cli.console import print_result
 from abmll.common.config import PlaceConfig
 from abmll.common.errors import ConfigError
 
@@ -27,8 +27,6 @@ def export(
         output_dir: folder to write to
         member: of an ensemble or a mixture the member to export, counted from 0 (default: the average of their updates)
         overwrite: replace an export of the same format in the output folder
-        quiet: say nothing but errors
-        json: print the summary as JSON
     """
     from abmll.cli.loading import load_posterior
     from abmll.cli.places import check_folder
@@ -41,13 +39,11 @@ def export(
     write = posterior.export_peft if format == "peft" else posterior.export_merged
     lost = write(output_dir, overwrite, member)
     layers, members = len(posterior.scorer.shapes), len(posterior.members)
-    counts = {"layers": layers, "members": members, "member": member}
-    if json:
-        print_json({"format": format, "output_dir": str(output_dir), "base_model": base, **counts})
-    elif not quiet:
-        what = f"LoRA adapter of {layers} layers" if format == "peft" else f"model with {layers} layers merged"
-        if member is not None:
-            what += f", member {member} of {members}"
-        elif members > 1:
-            what += f", the average of {members} members to within {100 * lost:.1g} %"
-        print_facts({"export": str(output_dir), "what": what, "base model": base})
+    what = f"LoRA adapter of {layers} layers" if format == "peft" else f"model with {layers} layers merged"
+    if member is not None:
+        what += f", member {member} of {members}"
+    elif members > 1:
+        what += f", the average of {members} members to within {100 * lost:.1g} %"
+    result = {"format": format, "output_dir": str(output_dir), "base_model": base, "layers": layers}
+    result |= {"members": members, "member": member}
+    print_result(result, {"export": str(output_dir), "what": what, "base model": base}, quiet, json)

@@ -1,43 +1,58 @@
 """Run a verb: its flags come from its signature, its values from flags, a configuration file, a preset and defaults.
 
-Of these four sources the first that sets an option wins. argparse splits the command line and lays out the help; the
-values are read in `abmll.cli.values`, with the same words for flags and files. A usage error is a ConfigError.
+Of these four sources the first that sets an option wins. A ``Kind`` reads the values, in the same words for flags and
+files. A usage error is a ConfigError.
 """
 
-import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+import shutil
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from abmll.cli.settings_file import read_settings, write_settings
 from abmll.cli.signature import REQUIRED, Option, Signature, read_signature
-from abmll.cli.values import from_texts, from_yaml, to_yaml
 from abmll.common.errors import ConfigError, nearest
+from abmll.common.settings import Kind
 
 Fill = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+COMMON = tuple(
+    Option(name, kind, help, default, title="every command")
+    for name, kind, default, help in (
+        ("config", Kind(Path, optional=True), None, "read settings from a YAML file; flags win over it"),
+        ("print_config", Kind(bool), False, "print all settings as YAML and stop"),
+        ("quiet", Kind(bool), False, "say less"),
+        ("help", Kind(bool), False, "show this help and stop"),
+    )
+)
+_METAVARS = {int: "INT", float: "FLOAT", Path: "PATH", str: "TEXT"}
+_MARGIN = 36  # the column of the help texts
 
 
 def run_verb(function: Callable[..., int | None], argv: Sequence[str], name: str, fill: Fill | None = None) -> int:
-    """Read `argv` as the flags of `function`, call it and return its exit code.
+    """Read ``argv`` as the flags of ``function``, call it and return its exit code.
 
     Args:
-        function: the verb; see `abmll.cli.signature` for what its signature and docstring mean.
+        function: the verb; see ``abmll.cli.signature`` for what its signature and docstring mean.
         argv: the command line after the verb's name.
         name: the verb's name, in help and errors ("train", "tasks show").
         fill: gives values (of a preset) that take effect where the user set none; it gets all values known so far.
     """
     signature = read_signature(function)
-    parser = _parser(signature, name)
-    given = _split(parser, signature, argv)
-    if given.pop("help", False):
-        print(parser.format_help(), end="")
+    names = {option.name for option in signature.options}
+    options = signature.options + tuple(option for option in COMMON if option.name not in names)
+    if {"-h", "--help"} & {*argv}:
+        print(_help(signature, options, name))
         return 0
-    from_file = _file_values(signature, given.pop("config", None))
-    print_config = given.pop("print_config", False)
-    chosen = from_file | _flag_values(signature, given, name)
-    values = _with_fill({option.name: option.default for option in signature.options} | chosen, chosen, fill)
+    given = _read(options, _split(options, argv, name), name)
+    kinds = {option.name: option.kind for option in signature.options}
+    from_file = read_settings(given["config"], kinds) if given.get("config") else {}
+    chosen = from_file | {key: value for key, value in given.items() if key in names}
+    values = {option.name: option.default for option in signature.options} | chosen
+    if fill is not None:
+        values |= {**fill({key: value for key, value in values.items() if value is not REQUIRED}), **chosen}
     missing = [option for option in signature.options if values[option.name] is REQUIRED]
-    if print_config:
+    if given.get("print_config"):
         if not missing:
             signature.configs(values)  # Refuses here what the run itself would refuse.
         print(_as_yaml(values), end="")
@@ -48,162 +63,95 @@ def run_verb(function: Callable[..., int | None], argv: Sequence[str], name: str
     return signature.call(values, frozenset(chosen))
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse without its own error page: one line, from the one place that prints errors."""
+def _split(options: Sequence[Option], argv: Sequence[str], name: str) -> dict[str, list[str]]:
+    """The texts on the command line by option; a switch has "true" or "false".
 
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message}")
-
-
-def _parser(signature: Signature, name: str) -> argparse.ArgumentParser:
-    """A parser that keeps texts and leaves out what was not given; conversion and defaults come later."""
-    shown = [option for option in signature.options if option.default is REQUIRED or option.form != "flag"]
-    usage = " ".join(["abmll", name, *(_usage(option) for option in shown), "[options]"]).replace("%", "%%")
-    parser = _Parser(
-        name,
-        usage=usage,
-        description=signature.summary.replace("%", "%%"),
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=36),
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-        add_help=False,
-    )
-    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(map(_heading, signature.options))}
-    for option in signature.options:
-        _add(groups[_heading(option)], option)
-    common = parser.add_argument_group("every command")
-    common.add_argument("--config", metavar="FILE.yaml", help="read settings from a file; flags win over it")
-    common.add_argument("--print-config", action="store_true", help="print all settings as YAML and stop")
-    if all(option.name != "quiet" for option in signature.options):
-        common.add_argument("--quiet", action="store_true", help="say less")
-    common.add_argument("-h", "--help", action="store_true", help="show this help and stop")
-    return parser
-
-
-def _add(parser: argparse._ActionsContainer, option: Option) -> None:
-    help = option.help.replace("%", "%%") + _default_note(option)
-    if option.form != "flag":
-        nargs = "*" if option.form == "variadic" else "?"
-        parser.add_argument(option.name, nargs=nargs, metavar=option.shown, help=help)
-    elif option.kind.base is bool and option.default is False:
-        # --no-... is there to overrule a file, and needs no line of its own.
-        parser.add_argument(option.shown, dest=option.name, action="store_true", help=help)
-        parser.add_argument(_negation(option), dest=option.name, action="store_false", help=argparse.SUPPRESS)
-    elif option.kind.base is bool:
-        parser.add_argument(option.shown, dest=option.name, action=argparse.BooleanOptionalAction, help=help)
-    else:
-        # Appending keeps every text of a repeated flag; a setting of one value takes the last.
-        parser.add_argument(option.shown, dest=option.name, action="append", metavar=option.kind.metavar, help=help)
-
-
-def _split(parser: argparse.ArgumentParser, signature: Signature, argv: Sequence[str]) -> dict[str, Any]:
-    """What stands on the command line, by option; unknown flags and surplus arguments are refused."""
-    namespace, extras = parser.parse_known_intermixed_args(_normalised(argv))
-    given = vars(namespace)
-    if "help" in given:
-        return given
-    for extra in extras:
-        if extra.startswith("-"):
-            flag = extra.partition("=")[0]
-            hint = nearest(flag, _known_flags(signature)) or f" See 'abmll {parser.prog} --help'."
-            raise ConfigError(f"{parser.prog}: unknown flag '{flag}'.{hint}")
-        raise ConfigError(f"{parser.prog}: unexpected argument '{extra}'")
+    Raises ``ConfigError`` for unknown flags and surplus arguments.
+    """
+    known = {flag: option for option in options for flag in option.flags}
+    given: dict[str, list[str]] = {}
+    rest: list[str] = []
+    tokens = iter(argv)
+    for token in tokens:
+        flag, equals, text = token.partition("=")
+        flag = flag.replace("_", "-")
+        if token == "--":
+            rest += tokens
+        elif not token.startswith("-"):
+            rest.append(token)
+        elif flag not in known:
+            hint = nearest(flag, known) or f" See 'abmll {name} --help'."
+            raise ConfigError(f"{name}: unknown flag '{flag}'.{hint}")
+        else:
+            if known[flag].kind.base is bool:
+                wrong, text = equals, "false" if flag in known[flag].flags[1:] else "true"
+            else:
+                text = text if equals else next(tokens, "--")
+                wrong = not equals and text.startswith("--")
+            if wrong:
+                raise ConfigError(f"{name}: {flag} takes {'no' if equals else 'a'} value")
+            given.setdefault(known[flag].name, []).append(text)
+    for option in options:
+        if option.form != "flag" and rest:
+            count = 1 if option.form == "positional" else len(rest)
+            given[option.name], rest = rest[:count], rest[count:]
+    if rest:
+        raise ConfigError(f"{name}: unexpected argument '{rest[0]}'")
     return given
 
 
-def _normalised(argv: Sequence[str]) -> list[str]:
-    """Dashes for underscores in flags; a negative number joined to its flag, since argparse takes -1e-6 for a flag."""
-    tokens: list[str] = []
-    for index, token in enumerate(argv):
-        if token == "--":
-            return [*tokens, *argv[index:]]
-        if token.startswith("--"):
-            flag, equals, value = token.partition("=")
-            tokens.append(flag.replace("_", "-") + equals + value)
-        elif token.startswith("-") and _is_number(token) and tokens and tokens[-1].startswith("--"):
-            tokens[-1] += "=" + token
-        else:
-            tokens.append(token)
-    return tokens
-
-
-def _flag_values(signature: Signature, given: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _read(options: Sequence[Option], given: Mapping[str, Sequence[str]], name: str) -> dict[str, Any]:
+    """The values that the texts stand for; ``ConfigError`` names the flag of one that is of another kind."""
     values = {}
-    for option in signature.options:
-        if option.name not in given or given[option.name] == []:
-            continue
-        texts = given[option.name]
-        if isinstance(texts, bool):
-            values[option.name] = texts
-            continue
-        try:
+    for option in options:
+        if option.name in given:
             separator = "," if option.form == "flag" else None
-            values[option.name] = from_texts(option.kind, [texts] if isinstance(texts, str) else texts, separator)
-        except ValueError as error:
-            raise ConfigError(f"{name}: {option.shown}: {error}") from error
+            try:
+                values[option.name] = option.kind.read(given[option.name], separator)
+            except ValueError as error:
+                raise ConfigError(f"{name}: {option.shown} {error}") from error
     return values
-
-
-def _file_values(signature: Signature, path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    from abmll.cli.settings_file import read_settings
-
-    options = {option.name: option for option in signature.options}
-    values = {}
-    for key, entry in read_settings(Path(path).expanduser()).items():
-        if key not in options:
-            raise ConfigError(f"{entry.where}: unknown setting '{key}'.{nearest(key, options)}")
-        try:
-            values[key] = from_yaml(options[key].kind, entry.value)
-        except ValueError as error:
-            raise ConfigError(f"{entry.where}: {key}: {error}") from error
-    return values
-
-
-def _with_fill(values: dict[str, Any], chosen: Mapping[str, Any], fill: Fill | None) -> dict[str, Any]:
-    if fill is None:
-        return values
-    known = {name: value for name, value in values.items() if value is not REQUIRED}
-    filled = fill(known)
-    unknown = filled.keys() - values.keys()
-    if unknown:
-        raise TypeError(f"filled in settings that the verb does not have: {', '.join(sorted(unknown))}")
-    return {**values, **filled, **chosen}
 
 
 def _as_yaml(values: Mapping[str, Any]) -> str:
     """All settings; one that is still missing becomes a comment, so that the output serves as a form to fill in."""
-    from abmll.cli.settings_file import write_settings
-
-    lines = [
-        f"# {name}: (required)\n" if value is REQUIRED else write_settings({name: to_yaml(value)})
+    return "".join(
+        f"# {name}: (required)\n" if value is REQUIRED else write_settings({name: value})
         for name, value in values.items()
-    ]
-    return "".join(lines)
+    )
 
 
-def _known_flags(signature: Signature) -> Iterable[str]:
-    flags = [option for option in signature.options if option.form == "flag"]
-    yield from (option.shown for option in flags)
-    yield from (_negation(option) for option in flags if option.kind.base is bool)
-    yield from ("--config", "--print-config", "--quiet", "--help")
+def _help(signature: Signature, options: Sequence[Option], name: str) -> str:
+    shown = [_usage(option) for option in options if option.default is REQUIRED or option.form != "flag"]
+    lines = [" ".join(["usage: abmll", name, *shown, "[options]"]), "", signature.summary]
+    width = max(shutil.get_terminal_size().columns - _MARGIN, 30)
+    for title in dict.fromkeys(option.title for option in options):
+        lines += ["", f"{title}:"]
+        for option in options:
+            if option.title == title:
+                left = f"  {_left(option)}".ljust(_MARGIN - 1)
+                texts = textwrap.wrap(option.help + _default_note(option), width, break_on_hyphens=False)
+                lines.append(left if len(left) >= _MARGIN else f"{left} {texts.pop(0)}")
+                lines += [" " * _MARGIN + text for text in texts]
+    return "\n".join(lines)
 
 
-def _negation(option: Option) -> str:
-    return "--no-" + option.shown.removeprefix("--")
+def _left(option: Option) -> str:
+    """The option as it stands in the help, before its help text."""
+    if option.form != "flag":
+        return option.shown
+    if option.kind.base is bool:
+        # --no-... of a switch that is off by default is there to overrule a file, and needs no line of its own.
+        return option.shown if option.default is False else ", ".join(option.flags)
+    one = "{" + ",".join(option.kind.choices) + "}" if option.kind.choices else _METAVARS[option.kind.base]
+    return f"{option.shown} {one}" + ",..." * option.kind.many
 
 
 def _usage(option: Option) -> str:
     if option.form == "flag":
-        return f"{option.shown} {option.kind.metavar}"
+        return _left(option)
     word = option.shown + "..." * (option.form == "variadic")
     return word if option.default is REQUIRED else f"[{word}]"
-
-
-def _heading(option: Option) -> str:
-    """What the option stands under in the help."""
-    return "arguments" if option.form != "flag" else (option.title or "options").replace("`", "")
 
 
 def _default_note(option: Option) -> str:
@@ -212,13 +160,4 @@ def _default_note(option: Option) -> str:
     if option.default is None or option.default is False or option.default == ():
         return ""
     default = "on" if option.default is True else option.default
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-    return f" (default: {shown})".replace("%", "%%")
-
-
-def _is_number(token: str) -> bool:
-    try:
-        float(token)
-    except ValueError:
-        return False
-    return True
+    return f" (default: {','.join(map(str, default)) if isinstance(default, tuple) else default})"

@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from abmll.cli.console import complain, count, narrator, one_line, print_facts, print_json, print_table
+from abmll.cli.console import complain, count, narrator, one_line, print_json, print_result, print_table
 from abmll.cli.sources import COLLECTION, choose, read_tasks
 from abmll.common.config import PromptConfig
 from abmll.common.errors import AbmllError, ConfigError, DataError
@@ -21,7 +21,6 @@ def ls(where: str | None = None, *, json: bool = False) -> None:
     Args:
         where: a file, a folder, hf:NAME, 'bigbench' once it is fetched, or a suite (name or YAML file);
             without it, the suites and collections at hand
-        json: print JSON instead of a table
     """
     rows = _at_hand() if where is None else [_numbers(task) for task in read_tasks(where)]
     if json:
@@ -47,7 +46,6 @@ def show(
         where: a file, a folder, hf:NAME, 'bigbench', the name of one of its tasks, or a suite
         task: which one, where there are several
         limit: how many examples to show
-        json: print JSON instead of text
     """
     from abmll.tasks import render
 
@@ -82,7 +80,6 @@ def validate(*files: Path, answers: bool = True, json: bool = False) -> int:
         *files: task files, or folders of them
         answers: every example must have its answer; with --no-answers a file of one task may lack them, as for
             'abmll predict'
-        json: print JSON instead of a line per file
     """
     results = [_validated(path, answers) for path in files]
     if json:
@@ -103,17 +100,13 @@ def fetch(
     Args:
         collection: 'bigbench': the multiple-choice tasks of BIG-bench 1.0.0 (358 MB to download)
         archive: use this source archive, downloaded by other means, instead of the network
-        quiet: say nothing but errors
-        json: print the summary as JSON
     """
     from abmll.tasks.bigbench import fetch_bigbench
 
     folder = fetch_bigbench(narrator(quiet), quiet=quiet, sdist=archive)
     tasks = len(list(folder.glob("*.jsonl")))
-    if json:
-        print_json({"collection": collection, "folder": str(folder), "tasks": tasks})
-    elif not quiet:
-        print_facts({"collection": f"{collection}, {count(tasks, 'task')}", "folder": str(folder)})
+    result = {"collection": collection, "folder": str(folder), "tasks": tasks}
+    print_result(result, {"collection": f"{collection}, {count(tasks, 'task')}", "folder": str(folder)}, quiet, json)
 
 
 def check_leaks(training: str, evaluation: str | None = None, *, json: bool = False) -> None:
@@ -122,7 +115,6 @@ def check_leaks(training: str, evaluation: str | None = None, *, json: bool = Fa
     Args:
         training: a suite; or, with EVALUATION, the training tasks (file, folder, collection)
         evaluation: the evaluation tasks (file, folder, collection)
-        json: print JSON instead of a line per finding
     """
     from abmll.tasks import check_leaks as find_leaks
     from abmll.tasks import load_suite

@@ -16,17 +16,11 @@ from abmll.common.errors import AbmllError, ConfigError, nearest
 
 @dataclass(frozen=True)
 class Verb:
-    """A row of the table of commands.
+    """A row of the table of commands; the module of a "module:function" is imported only when the verb runs."""
 
-    Attributes:
-        summary: its line in the list of commands.
-        target: "module:function"; the module is imported only when this verb runs.
-        fill: "module:function" giving a preset's values (see `abmll.cli.flags.run_verb`), if the verb has presets.
-    """
-
-    summary: str
+    summary: str  # its line in the list of commands
     target: str
-    fill: str | None = None
+    fill: str | None = None  # gives a preset's values, see abmll.cli.flags.run_verb
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Where a verb writes, looked at before any work is done for it: nothing is lost, and nobody waits in vain."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from abmll.common.checkpoint import DOCUMENT, latest_checkpoint
@@ -35,6 +37,22 @@ def check_folder(path: Path, overwrite: bool, kind: str | None = None) -> None:
         raise ConfigError(
             f"{path} holds other things than a {kind}, which --overwrite would delete; choose another place"
         )
+
+
+def refuse_other_processes() -> None:
+    """Raise ``ConfigError`` under torchrun or accelerate: several processes would write into one folder."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size not in ("", "1"):
+        raise ConfigError(f"WORLD_SIZE is {size}, but only one process is supported; start the command by itself")
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Say in an interrupt's text how the work in ``folder`` goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{folder}: run the same command to go on; what is finished is kept") from None
 
 
 def check_run(path: Path, resume: bool, overwrite: bool) -> None:

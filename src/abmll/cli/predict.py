@@ -1,11 +1,10 @@
 """``abmll predict``: answer questions, with probabilities and uncertainty."""
 
-import json as json_lines
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abmll.cli.console import count, cut_in_words, narrator, print_facts, print_json
+from abmll.cli.console import count, cut_in_words, narrator, print_result
 from abmll.common.config import ActivationCacheConfig, PlaceConfig, PredictConfig
 
 if TYPE_CHECKING:
@@ -28,41 +27,35 @@ def predict(
     quiet: bool = False,
     json: bool = False,
 ) -> None:
-    """Answer the questions of a file, one line of JSON each: id, probs, prediction, entropy, mutual_information.
+    """Answer the questions of a file: probabilities, the predicted option and its label, and how much is in doubt.
 
     Args:
         run_or_posterior: folder that 'abmll adapt' wrote, or a training run (then theta answers, not adapted)
         input: questions with their options; answers are not needed
-        output: JSON lines file to write
+        output: file to write, by its ending JSON lines (.jsonl), a table (.csv, .tsv) or Parquet (.parquet)
         task_name: the task's name in the prompt (default: the one adapted to, else the file's)
-        preset: default, weights-only, paper-v1 or paper-v3: settings that go with a run trained with it
         seed: seed of the posterior samples
-        overwrite: replace the output file
-        quiet: say nothing but errors
-        json: print the summary as JSON
     """
+    from abmll.cli.answers import check_form, write_answers
     from abmll.cli.loading import load_posterior
     from abmll.cli.places import check_file
-    from abmll.common.files import write_text
     from abmll.experiments.few_shot import prediction_rows
     from abmll.language.activation_cache import disk_cache
     from abmll.tasks import load_task
 
-    questions = load_task(input, name=task_name, require_answer=False)
     check_file(output, overwrite)
+    check_form(output)
+    questions = load_task(input, name=task_name, require_answer=False)
     posterior = load_posterior(run_or_posterior, task_name, questions.name, place, quiet)
     cache = disk_cache(posterior.scorer.base, posterior.scorer.lower_blocks, activations, narrator(quiet))
     prediction = posterior.predict(questions.examples, settings, seed=seed, cache=cache, quiet=quiet)
     rows = prediction_rows(posterior.task_name, questions.examples, prediction)
-    write_text(output, "".join(json_lines.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    write_answers(output, questions.examples, rows)
     sampled = posterior.is_posterior and settings.predictive == "samples"
     samples = posterior.share(settings.num_samples) if sampled else 0
     about = {"output": str(output), "samples": samples, "members": len(posterior.members)}
     summary = about | _summary(questions.examples, prediction)
-    if json:
-        print_json(summary)
-    elif not quiet:
-        print_facts(_facts(summary))
+    print_result(summary, _facts(summary), quiet, json)
 
 
 def _summary(examples: "Sequence[Example]", prediction: "Prediction") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from abmll.cli.console import print_facts, print_json
+from abmll.cli.console import print_result
 
 
 def report(folder: Path, *, quiet: bool = False, json: bool = False) -> None:
@@ -10,13 +10,8 @@ def report(folder: Path, *, quiet: bool = False, json: bool = False) -> None:
 
     Args:
         folder: a training run, an evaluation, or a comparison (such as runs/demo)
-        quiet: say nothing but errors
-        json: print the page's path as JSON
     """
     from abmll.experiments.html import write_report
 
     page = str(write_report(folder))
-    if json:
-        print_json({"report": page})
-    elif not quiet:
-        print_facts({"report": page})
+    print_result({"report": page}, {"report": page}, quiet, json)

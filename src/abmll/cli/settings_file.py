@@ -1,70 +1,79 @@
 """A configuration file: one flat YAML mapping from the names of settings to their values."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from abmll.common.errors import ConfigError, nearest
+from abmll.common.settings import Kind
 
 _NULL_TAG = "tag:yaml.org,2002:null"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A value as text (None: null), and where it stands ("run.yaml:3") for error messages."""
+def read_settings(path: Path, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """The values that a YAML file gives to the settings of ``kinds``, dashes in names read as underscores.
 
-    value: str | list[str] | None
-    where: str
-
-
-def read_settings(path: Path) -> dict[str, Entry]:
-    """The settings of a YAML file by name, dashes read as underscores; ConfigError names file and line.
-
-    The values stay text: the setting's own type decides what 1e-6, no or 007 means, not YAML's rules.
+    The values are read from their text: the setting's kind decides what 1e-6, no or 007 means, not YAML's rules.
+    Raises ``ConfigError`` with file and line for an unknown setting, one that is set twice, or a value of another kind.
     """
     root = _parse(path)
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{path}:{root.start_mark.line + 1}: must be a mapping: 'name: value', one a line")
-    entries: dict[str, Entry] = {}
-    for key, value in root.value:
-        where = f"{path}:{key.start_mark.line + 1}"
-        name = str(key.value).replace("-", "_")
-        if name in entries:
-            raise ConfigError(f"{where}: {name}: is set a second time (first at {entries[name].where}); keep one")
-        entries[name] = Entry(_plain(value, f"{where}: {name}"), where)
-    return entries
+    values: dict[str, Any] = {}
+    for key, node in root.value:
+        where, name = f"{path}:{key.start_mark.line + 1}", str(key.value).replace("-", "_")
+        if isinstance(node, yaml.MappingNode):
+            raise ConfigError(f"{where}: {name} must be a value or a list of values; settings are not nested")
+        if name not in kinds:
+            raise ConfigError(f"{where}: unknown setting '{name}'.{nearest(name, kinds)}")
+        if name in values:
+            raise ConfigError(f"{where}: {name} is set a second time; keep one")
+        try:
+            values[name] = _value(kinds[name], node)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {name} {error}") from error
+    return values
 
 
-def write_settings(values: dict[str, Any]) -> str:
-    """YAML text of plain values, in their order; empty for no values."""
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1_000_000) if values else ""
+def write_settings(values: Mapping[str, Any]) -> str:
+    """YAML text of settings, in their order, that ``read_settings`` reads back; empty for no settings."""
+    plain = {name: _plain(value) for name, value in values.items()}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=1_000_000) if plain else ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(piece) for piece in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _value(kind: Kind, node: yaml.Node) -> Any:
+    """The value of a scalar or of a list of scalars; ``ValueError`` for one of another kind."""
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag != _NULL_TAG:
+            return kind.read([node.value])
+        if kind.optional:
+            return None
+        raise ValueError(f"is null; use {kind.noun}")
+    if kind.many and all(isinstance(item, yaml.ScalarNode) for item in node.value):
+        return kind.read([item.value for item in node.value], separator=None)
+    raise ValueError(f"is a list{' of lists' * kind.many}; use {kind.noun}")
 
 
 def _parse(path: Path) -> yaml.Node | None:
     try:
         return yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
-    except FileNotFoundError as error:
-        siblings = [sibling.name for sibling in path.parent.glob("*")]
-        raise ConfigError(f"{path}: no such configuration file.{nearest(path.name, siblings)}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        hint = nearest(path.name, [sibling.name for sibling in path.parent.glob("*") if sibling != path])
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).{hint}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)  # A control character has no line.
         line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:  # A control character, which has no line.
-        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
-
-
-def _plain(node: yaml.Node, where: str) -> str | list[str] | None:
-    if isinstance(node, yaml.ScalarNode):
-        return None if node.tag == _NULL_TAG else node.value
-    if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
-        return [item.value for item in node.value]
-    raise ConfigError(f"{where}: must be a value or a list of values; settings are not nested")
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from error

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abmll.cli.console import count, cut_in_words, in_words, narrator, print_facts, print_json
+from abmll.cli.console import count, cut_in_words, in_words, narrator, print_result
 from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -32,15 +32,9 @@ def train(
     Args:
         tasks: a folder or file of tasks, hf:NAME, 'bigbench' once it is fetched, or a suite (name or YAML file), of
             which the training tasks are used
-        preset: default, weights-only, paper-v1 or paper-v3; settings given by flag or file win over it
-        data_dir: folder in which a suite's tasks are looked up
-        allow_missing: go on without tasks of a suite that are not found
         resume: go on from the newest checkpoint in the output folder
-        overwrite: replace a run in the output folder
-        quiet: say nothing but errors
-        json: print the summary as JSON
     """
-    from abmll.cli.places import check_run
+    from abmll.cli.places import check_run, refuse_other_processes
     from abmll.cli.sources import training_tasks
     from abmll.experiments.html import write_report
     from abmll.language.activation_cache import open_cache
@@ -50,6 +44,7 @@ def train(
     from abmll.training.trainer import MetaTrainer
 
     settings = replace(settings, output_dir=str(Path(settings.output_dir).expanduser()))
+    refuse_other_processes()
     find_rule(settings.method)
     check_run(Path(settings.output_dir), resume, overwrite)
     chosen = training_tasks(tasks, data_dir, allow_missing)
@@ -61,10 +56,7 @@ def train(
     say(trainer.describe())
     result = trainer.train(resume=resume, overwrite=overwrite, quiet=quiet)
     summary = _summary(trainer, result) | {"report": str(write_report(result.folder))}
-    if json:
-        print_json(summary)
-    elif not quiet:
-        print_facts(_facts(summary, trainer.rule.label))
+    print_result(summary, _facts(summary, trainer.rule.label), quiet, json)
 
 
 def _summary(trainer: "MetaTrainer", result: "TrainResult") -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from abmll.cli.compare import command_line, comparison_config
+from abmll.cli.compare import ComparisonFlags, command_line, comparison_config
 from abmll.cli.console import narrator, print_json, print_table
 from abmll.common.config import ActivationCacheConfig, AdapterConfig, ModelConfig, PromptConfig
 from abmll.common.errors import ConfigError
@@ -14,7 +14,7 @@ from abmll.experiments.budget import BudgetConfig, EvaluationGrid
 def tune(
     *,
     suite: str,
-    methods: tuple[str, ...] = ("all",),
+    flags: ComparisonFlags,
     trials: int = 10,
     seeds: tuple[int, ...] = (0,),
     output_dir: Path = Path("runs/tune"),
@@ -24,11 +24,6 @@ def tune(
     budget: BudgetConfig,
     evaluation: EvaluationGrid,
     activations: ActivationCacheConfig,
-    settings: Path | None = None,
-    override: tuple[str, ...] = (),
-    data_dir: Path | None = None,
-    allow_missing: bool = False,
-    jobs: int = 1,
     explicit: frozenset[str] = frozenset(),
     quiet: bool = False,
     json: bool = False,
@@ -39,41 +34,28 @@ def tune(
     settings.json, which 'abmll compare --settings' reads. Needs Optuna (the extra 'tune').
 
     Args:
-        suite: name or YAML file of a suite
-        methods: all, or some, each as METHOD or METHOD@PRESET
         trials: trials of each method; the first has the settings as they are
         seeds: seeds that a trial is averaged over
         output_dir: folder for trials, cells, training runs and settings.json
-        settings: file with settings by method to start from
-        override: settings for all methods (weight_decay=0.1) or one (abmll.gamma=0)
-        data_dir: folder in which the suite's tasks are looked up
-        allow_missing: go on without tasks that are not found
-        jobs: processes, each with one thread and one method at a time
-        quiet: say nothing but errors
-        json: print settings.json instead of a table
     """
-    from abmll.cli.places import check_folder
+    from abmll.cli.places import check_folder, refuse_other_processes, resumable
     from abmll.experiments.cell_runner import ResultFolder
     from abmll.experiments.search import RESULT
     from abmll.experiments.search import tune as search
 
-    for name, value in (("jobs", jobs), ("trials", trials)):
-        if value < 1:
-            raise ConfigError(f"{name} is {value}; use 1 or more")
+    refuse_other_processes()
+    if trials < 1:
+        raise ConfigError(f"trials is {trials}; use 1 or more")
     for name in ("adapt_examples", "num_samples", "prune", "recalibrate"):
         if len(getattr(evaluation, name)) > 1:
             raise ConfigError(f"{name}: a trial has one value of it; name one")
     check_folder(output_dir, overwrite=True)  # its own earlier results
     results = ResultFolder(
-        output_dir, suite, base, activations, command_line(), data_dir, allow_missing, validation=True
+        output_dir, suite, base, activations, command_line(), flags.data_dir, flags.allow_missing, validation=True
     )
-    config = comparison_config(
-        methods, seeds, (base, adapter, prompt, budget, evaluation), explicit, settings, override
-    )
-    try:
-        document = search(results, results.load_suite(), config, trials, jobs, narrator(quiet), quiet)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{output_dir}: run the same command to go on; what is finished is kept") from None
+    config = comparison_config(flags, seeds, (base, adapter, prompt, budget, evaluation), explicit)
+    with resumable(output_dir):
+        document = search(results, results.load_suite(), config, trials, flags.jobs, narrator(quiet), quiet)
     if json:
         print_json(document)
     elif not quiet:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from abmll.common.documents import FORMATS, Document, read_json
 from abmll.common.errors import CheckpointError
 from abmll.common.files import atomic_folder, sha256_file
 
@@ -25,15 +26,15 @@ DOCUMENT = "posterior.json"
 class Layout:
     """What a kind of folder must have, and what its user can do where it is damaged."""
 
-    format: str
+    kind: str  # a key of FORMATS
     tensors: tuple[str, ...]
     remedy: str
 
 
 # The document's name tells the kind.
 LAYOUTS = {
-    STATE: Layout("abmll-checkpoint-2", ("theta", "optimizer_phi"), "delete the folder to fall back on an older one"),
-    DOCUMENT: Layout("abmll-posterior-3", ("phi",), "adapt to the task again"),
+    STATE: Layout("checkpoint", ("theta", "optimizer_phi"), "delete the folder to fall back on an older one"),
+    DOCUMENT: Layout("posterior", ("phi",), "adapt to the task again"),
 }
 
 
@@ -42,7 +43,7 @@ class Bundle:
     """What one folder holds: named groups of tensors (a file each) and one JSON document."""
 
     tensors: dict[str, dict[str, Tensor]]
-    document: dict[str, Any]
+    document: Document
 
 
 def save_bundle(folder: Path, bundle: Bundle, document_name: str, overwrite: bool = False) -> None:
@@ -54,7 +55,7 @@ def save_bundle(folder: Path, bundle: Bundle, document_name: str, overwrite: boo
         for name, tensors in bundle.tensors.items():
             contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
             (target / f"{name}.safetensors").write_bytes(save(contiguous, metadata={"format": "pt"}))
-        document = bundle.document | {"format": LAYOUTS[document_name].format}
+        document = bundle.document | {"format": FORMATS[LAYOUTS[document_name].kind]}
         text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
         (target / document_name).write_text(text, encoding="utf-8")
         hashes = {path.name: sha256_file(path) for path in sorted(target.iterdir())}
@@ -64,62 +65,46 @@ def save_bundle(folder: Path, bundle: Bundle, document_name: str, overwrite: boo
 def load_bundle(folder: Path, document_name: str) -> Bundle:
     """Read a folder back: the files that its manifest lists, and no others.
 
-    Raises ``CheckpointError`` naming the file that is missing, truncated or altered, and what to do.
+    Raises ``CheckpointError`` naming the file that is missing, truncated, altered or of another version, and what to
+    do.
     """
-    layout = LAYOUTS[document_name]
-    listed = _manifest(folder, layout.remedy)
+    layout, manifest = LAYOUTS[document_name], folder / MANIFEST
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder")
+    if not manifest.exists():
+        raise CheckpointError(f"{manifest}: missing; {folder} is no {layout.kind}, or damaged: {layout.remedy}")
+    listed = read_json(manifest, None, layout.remedy).get("sha256")
+    if not isinstance(listed, dict):
+        raise CheckpointError(f"{manifest}: lists no files, so it is damaged; {layout.remedy}")
     if document_name not in listed:
-        raise CheckpointError(f"{folder / MANIFEST}: does not list {document_name}; is this another kind of folder?")
+        raise CheckpointError(f"{manifest}: does not list {document_name}; is this another kind of folder?")
     for group in layout.tensors:
         if f"{group}.safetensors" not in listed:
-            raise CheckpointError(
-                f"{folder / MANIFEST}: does not list {group}.safetensors, so it is damaged; {layout.remedy}"
-            )
-    document, tensors = {}, {}
-    for path, data in _verified(folder, listed, layout.remedy):
-        try:
-            if path.name == document_name:
-                document = json.loads(data)
-            elif path.suffix == ".safetensors":
-                tensors[path.stem] = load(data)
-        except (ValueError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({error}); {layout.remedy}") from error
-    found = document.get("format")
-    if found != layout.format:
-        raise CheckpointError(
-            f"{folder / document_name}: its format is {found!r}, this version reads {layout.format!r}"
-        )
+            raise CheckpointError(f"{manifest}: does not list {group}.safetensors, so it is damaged; {layout.remedy}")
+    files = {folder / name: _verified(folder / name, digest, layout.remedy) for name, digest in listed.items()}
+    document = read_json(folder / document_name, layout.kind, layout.remedy, data=files[folder / document_name])
+    tensors = {
+        path.stem: _tensors(path, data, layout.remedy) for path, data in files.items() if path.suffix == ".safetensors"
+    }
     return Bundle(tensors, document)
 
 
-def _verified(folder: Path, listed: dict[str, str], remedy: str) -> Iterator[tuple[Path, bytes]]:
-    """Path and content of every listed file, checked against its hash."""
-    for name, digest in listed.items():
-        path = folder / name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise CheckpointError(f"{path}: does not match its sha256 in {MANIFEST}, so it is damaged; {remedy}")
-        yield path, data
-
-
-def _manifest(folder: Path, remedy: str) -> dict[str, str]:
-    path = folder / MANIFEST
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder")
+def _verified(path: Path, digest: str, remedy: str) -> bytes:
+    """The content of a listed file, checked against its hash."""
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["sha256"]
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path}: missing; {folder} is no checkpoint or posterior, or damaged: {remedy}"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: cannot be read, so it is damaged; {remedy}") from error
-    if not isinstance(listed, dict):
-        raise CheckpointError(f"{path}: lists no files, so it is damaged; {remedy}")
-    return listed
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise CheckpointError(f"{path}: does not match its sha256 in {MANIFEST}, so it is damaged; {remedy}")
+    return data
+
+
+def _tensors(path: Path, data: bytes, remedy: str) -> dict[str, Tensor]:
+    try:
+        return load(data)
+    except (ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); {remedy}") from error
 
 
 def refuse_other_base(document: Mapping[str, Any], fingerprint: str, name: str, where: Path) -> None:

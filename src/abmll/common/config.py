@@ -8,7 +8,7 @@ a ``ConfigError`` that names the field.
 from dataclasses import dataclass
 from typing import Literal
 
-from abmll.common.validation import Checked, setting
+from abmll.common.settings import Checked, setting
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,11 @@ class AdapterConfig(Checked):
     r: int = setting(8, "rank of the mean update", at_least=1)
     lora_alpha: float = setting(16.0, "the mean update is (lora_alpha / r) B A", above=0)
     target_modules: tuple[str, ...] = setting(
-        ("q_proj", "v_proj"), "names of the layers to adapt (ends of module names), or 'all-linear'"
+        ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        "names of the layers to adapt (ends of module names), or 'all-linear'",
     )
     layers_to_transform: str | None = setting(
-        None, "decoder layers to adapt: '18-29', '0,5,7', 'top-12', 'top-third' or 'top-half' (default: all)"
+        "top-6", "decoder layers to adapt: '18-29', '0,5,7', 'top-12', 'top-third' or 'top-half'; none: all of them"
     )
     space: Literal["weight", "output", "factor", "factor-a", "dropout"] = setting(
         "weight",
@@ -48,7 +49,7 @@ class AdapterConfig(Checked):
     init_log_sigma: float = setting(
         -5.0, "start of log sigma (weight and factor space), or of half the log variance (output)"
     )
-    dropout_rate: float = setting(0.1, "dropout: share of the adapter's inputs that are dropped, below 1", at_least=0)
+    dropout_rate: float = setting(0.1, "dropout: share of the adapter's inputs that are dropped", at_least=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class LearningConfig(Checked):
     calibration_examples: int = setting(
         20, "ABMLL: training examples that such a task is adapted to, and as many others to ask it", at_least=1
     )
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = setting("constant", "schedule of every learning rate")
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = setting("linear", "schedule of every learning rate")
     warmup_steps: int = setting(0, "episodes over which the learning rates rise from zero", at_least=0)
     max_grad_norm: float = setting(0.0, "clip the gradient's norm (0: no clipping)", at_least=0)
     seed: int = setting(0, "seed of initialisation, order of tasks and examples, and noise")
@@ -123,7 +124,9 @@ class ContinueConfig(Checked):
     ensemble_spread: float = setting(
         0.1, "ensemble: a member's A starts at theta's plus this share of a fresh random A", at_least=0
     )
-    dropout_rate: float = setting(0.1, "mc-dropout: share of the adapter's inputs that are dropped", at_least=0)
+    dropout_rate: float = setting(
+        0.1, "mc-dropout: share of the adapter's inputs that are dropped", at_least=0, below=1
+    )
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ class PredictConfig(Checked):
     predictive: Literal["samples", "linearized"] = setting(
         "samples", "average over posterior samples, or over the scores' Gaussian to first order in the weights"
     )
-    num_samples: int = setting(16, "posterior samples per prediction (0: at the posterior mean)", at_least=0)
+    num_samples: int = setting(4, "posterior samples per prediction (0: at the posterior mean)", at_least=0)
     prediction_noise: Literal["local", "shared"] = setting(
         "shared", "prediction noise: one weight sample per batch, or independent per token"
     )
@@ -228,7 +231,9 @@ class EstimateConfig(Checked):
     target_modules: tuple[str, ...] = setting(
         AdapterConfig.target_modules, "names of the layers to adapt, or 'all-linear'"
     )
-    layers_to_transform: str | None = setting(None, "decoder layers to adapt: '18-29', 'top-12' (default: all)")
+    layers_to_transform: str | None = setting(
+        AdapterConfig.layers_to_transform, "decoder layers to adapt: '18-29', 'top-12'; none: all of them"
+    )
     per_device_train_batch_size: int = setting(
         LearningConfig.per_device_train_batch_size, "examples per gradient step", at_least=1
     )

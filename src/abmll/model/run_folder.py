@@ -34,9 +34,12 @@ def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Path
         binding |= {"activation_cache_gb", "activation_cache_dir"}
     for key, value in new.items():
         if key in binding and old.get(key) != value:
+            schedule = f", the length of its {new['lr_scheduler_type']} schedule" * (key == "max_steps")
             raise ConfigError(
-                f"{where}: --resume with {key} = {value}, but the run has {key} = {old.get(key)}; "
+                f"{where}: --resume with {key} = {value}, but the run has {key} = {old.get(key)}{schedule}; "
                 "use the run's settings, or start a new run in another folder"
+                + ", with lr_scheduler_type = constant if it is to go on later"
+                * (key == "max_steps")
             )
 
 

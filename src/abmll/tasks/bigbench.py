@@ -65,7 +65,7 @@ def fetch_bigbench(
         return folder
     path = cache_dir() / archive.filename if sdist is None else Path(sdist)
     if sdist is None:
-        fetch_from_index(archive.project, archive.filename, archive.sha256, archive.size, path, announce, quiet)
+        fetch_from_index(archive, path, announce, quiet)
     elif not path.is_file():
         raise DataError(f"{path}: no such file; give the path of {archive.filename}")
     elif (found := sha256_file(path)) != archive.sha256:

@@ -59,6 +59,7 @@ def kept(*known: nn.Module | Tensor) -> Iterator[Callable[[], int]]:
 def settings_and_shape(folder: Path, **settings: Any) -> tuple[EstimateConfig, Shape]:
     """The settings of a step on the model in ``folder``, and its shape."""
     sizes = {"per_device_train_batch_size": EXAMPLES, "sequence_length": LENGTH, "model_config": str(folder)}
+    sizes["layers_to_transform"] = None
     config = EstimateConfig(**(sizes | settings))
     return config, load_shape(config.model_config, config.target_modules, config.layers_to_transform)
 

@@ -9,7 +9,7 @@ import pytest
 
 from abmll.common import config
 from abmll.common.errors import ConfigError
-from abmll.common.validation import Checked
+from abmll.common.settings import Checked
 
 GROUPS: list[type[Checked]] = [
     kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, Checked) and kind != Checked
@@ -41,7 +41,8 @@ REFUSED: list[tuple[type[Checked], str, Any, str]] = [
         "wieght",
         "'weight', 'output', 'factor', 'factor-a' or 'dropout'. Did you mean 'weight'?",
     ),
-    (config.AdapterConfig, "dropout_rate", -0.1, "a finite number of 0 or more"),
+    (config.AdapterConfig, "dropout_rate", -0.1, "a finite number of 0 or more and below 1"),
+    (config.AdapterConfig, "dropout_rate", 1.0, "a finite number of 0 or more and below 1"),
     (config.AdapterConfig, "sigma_rank", 0, "a whole number of 1 or more"),
     (config.AdapterConfig, "sigma_floor", -0.1, "a finite number of 0 or more"),
     (config.AdapterConfig, "init_log_sigma", float("inf"), "a finite number"),
@@ -81,7 +82,8 @@ REFUSED: list[tuple[type[Checked], str, Any, str]] = [
     (config.ContinueConfig, "laplace_prior_precision", 0.0, "none or a finite number above 0"),
     (config.ContinueConfig, "ensemble_size", 1, "a whole number of 2 or more"),
     (config.ContinueConfig, "ensemble_spread", -0.1, "a finite number of 0 or more"),
-    (config.ContinueConfig, "dropout_rate", -0.1, "a finite number of 0 or more"),
+    (config.ContinueConfig, "dropout_rate", -0.1, "a finite number of 0 or more and below 1"),
+    (config.ContinueConfig, "dropout_rate", 1.5, "a finite number of 0 or more and below 1"),
     (config.RunConfig, "max_steps", 0, "a whole number of 1 or more"),
     (config.RunConfig, "save_steps", 0, "a whole number of 1 or more"),
     (config.RunConfig, "save_total_limit", 0, "a whole number of 1 or more"),

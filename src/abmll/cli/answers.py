@@ -1,0 +1,68 @@
+"""A file of answers, in the form that its suffix names."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from abmll.common.documents import write_json_lines
+from abmll.common.errors import ConfigError
+from abmll.common.files import atomic_file, write_text
+
+if TYPE_CHECKING:
+    from abmll.tasks import Example
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+
+def check_form(path: Path) -> None:
+    """Raise ``ConfigError`` where the suffix names no form of answers, or one whose package is missing."""
+    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise ConfigError(f"{path}: Parquet needs pyarrow; install abmll[data], or name a .jsonl, .csv or .tsv file")
+    if path.suffix not in (".jsonl", ".parquet", *SEPARATORS):
+        raise ConfigError(f"{path}: answers are written as .jsonl, .csv, .tsv or .parquet; name a file that ends so")
+
+
+def write_answers(path: Path, examples: "Sequence[Example]", rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows of ``prediction_rows``, each with its answer's text as "label", whole or not at all.
+
+    JSON lines and Parquet keep "probs" as a list in the order of the options. A table has a column ``prob_<label>``
+    for every option where all questions have the same ones, or else "probs" as JSON by option.
+    """
+    labelled = [_labelled(example, row) for example, row in zip(examples, rows, strict=True)]
+    if path.suffix == ".jsonl":
+        write_json_lines(path, labelled)
+    elif path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        with atomic_file(path) as file:
+            parquet.write_table(pyarrow.Table.from_pylist(labelled), file)
+    else:
+        alike = {frozenset(example.options) for example in examples}
+        labels = examples[0].options if len(alike) == 1 else None
+        table = [_flat(example, row, labels) for example, row in zip(examples, labelled, strict=True)]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(table[0]), delimiter=SEPARATORS[path.suffix], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+        write_text(path, text.getvalue())
+
+
+def _labelled(example: "Example", row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the predicted option's text right after its index."""
+    first = {key: row[key] for key in ("task", "id", "probs", "prediction")}
+    return first | {"label": example.options[row["prediction"]]} | row
+
+
+def _flat(example: "Example", row: dict[str, Any], labels: Sequence[str] | None) -> dict[str, Any]:
+    """The row of a table: plain values only."""
+    probs = dict(zip(example.options, row["probs"], strict=True))
+    if labels is None:
+        return row | {"probs": json.dumps(probs, ensure_ascii=False)}
+    first = {key: row[key] for key in ("task", "id", "prediction", "label")}
+    columns = {f"prob_{label}": probs[label] for label in labels}
+    return first | columns | {key: value for key, value in row.items() if key != "probs"}
