@@ -10,7 +10,7 @@ import pytest
 
 from abmll.cli.main import entry
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 # A repeated flag overrides the one before it: the commands are the README's, the budget is the test's.
 BUDGET = {
     "train": ["--max-steps", "2", "--save-steps", "1", "--inner-steps", "2", "--per-device-train-batch-size", "2"],

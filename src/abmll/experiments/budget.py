@@ -90,8 +90,8 @@ class EvaluationGrid(Checked):
     )
     recalibrate: tuple[str, ...] = setting(
         ("none",),
-        "what becomes of the probabilities: none, meta (one temperature, of the training tasks) or calibration (ABMLL's, "
-        "for other methods); several give rows each",
+        "what becomes of the probabilities: none, meta (one temperature, of the training tasks) or calibration "
+        "(ABMLL's, for other methods); several give rows each",
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How many episodes and questions of a comparison fit into a given time: a little of each is timed, the rest is counted.
+"""How many episodes and questions of a comparison fit into a given time: a little is timed, the rest is counted.
 
 All is measured with the first ABMLL cell. Activations below the adapters are computed by whichever method reads an
 example first and kept for the others, so a task is timed twice: reading is what the first time takes longer.
@@ -92,7 +92,7 @@ def count_work(cells: Sequence[Cell], suite: Suite, pace: Pace) -> Work:
 
 
 def fit(work: Work, full: Mapping[str, int], given: Mapping[str, int], limit: float) -> dict[str, int]:
-    """The part of the ``full`` size that ends within ``limit`` seconds, or is as small as ``FLOOR``; ``given`` stays."""
+    """The part of the ``full`` size that ends within ``limit`` seconds, but at least ``FLOOR``; ``given`` stays."""
     fixed = work.seconds({name: given.get(name, 0) for name in full})
     whole = work.seconds({name: given.get(name, most) for name, most in full.items()})
     share = 1.0 if whole <= limit else (limit - fixed) / (whole - fixed) if whole > fixed else 0.0

@@ -62,7 +62,7 @@ def goes_on(trainer: MetaTrainer) -> bool:
 
 
 def recall(model: AbmllModel, config: TrainConfig, num_tasks: int, episodes: int) -> bool:
-    """Leave in the model the theta of a finished run after so many episodes; False where there is none of these settings.
+    """Leave in the model the theta of a finished run after so many episodes; False where there is no such run.
 
     Its calibration comes along after the last episode; before that there is none.
 

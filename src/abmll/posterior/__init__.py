@@ -1,7 +1,7 @@
 """Gaussian LoRA adapters: the mathematics on tensors alone.
 
-There is no language model here, no file, and no setting but the adapter's own. Read ``stacks`` (the tensors) and
-``space`` (the interface) first, then ``weight`` and ``output`` (the two spaces of the paper); ``rank_one`` (closed
+Not here: a language model, a file, or a setting but the adapter's own. Start with ``stacks`` (the tensors) and
+``space`` (the interface), then ``weight`` and ``output`` (the two spaces of the paper); ``rank_one`` (closed
 forms), ``any_rank`` (by tiles) and ``noise`` (sampling) do their work. ``calibration`` stands alone.
 
 **Scale of the loss.** All terms are sums in nats, as in the paper's objective: the negative log-likelihood is summed
