@@ -152,7 +152,7 @@ def test_damaged_metrics(work: Any, refused: Call) -> None:
     metrics = Path("run/metrics.jsonl")
     metrics.write_text("{\n" + metrics.read_text())
     refused(READ_RUN["train"].format(train=work.train), "run/metrics.jsonl:1: ")
-    refused("report run", "run/metrics.jsonl:1: not valid JSON")
+    refused("report run", "run/metrics.jsonl:1: is not valid JSON")
 
 
 @pytest.mark.parametrize("command", [*READ_RUN.values(), *READ_POSTERIOR.values()])

@@ -266,7 +266,7 @@ COMMANDS = {
     "export new --format peft --output-dir run --overwrite": ("run holds other things than a peft export",),
     "export new --format merged --output-dir model --overwrite": ("model is the folder of the language model itself",),
     "adapt run --task toy3.jsonl --output-dir tasks --overwrite": ("tasks holds other things than a posterior",),
-    "report tasks": ("tasks: nothing to report", "give a folder that train, evaluate or demo has written"),
+    "report tasks": ("tasks: nothing to report", "give a folder that train, evaluate or compare has written"),
     "report none": ("none: nothing to report",),
 }
 

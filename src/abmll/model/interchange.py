@@ -1,5 +1,6 @@
 """The posterior mean for other programs: one adapter of several, plain PEFT LoRA, or a model with it merged in."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from abmll.common.errors import AbmllError, ConfigError
-from abmll.common.files import atomic_folder, write_json
+from abmll.common.files import atomic_folder
 from abmll.language.adapter import Adapter
 from abmll.language.base import is_plain, no_progress_bars
 from abmll.language.scorer import OptionScorer
@@ -75,7 +76,7 @@ def export_peft(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: boo
     }
     with atomic_folder(folder, overwrite=overwrite) as target:
         (target / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
-        write_json(target / "adapter_config.json", config)
+        (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()
