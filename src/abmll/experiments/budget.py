@@ -82,13 +82,13 @@ class EvaluationGrid(Checked):
     )
     ood_examples: int = setting(
         0,
-        "questions of each unseen task that are asked again with another task's inputs, to see what doubt says of them",
+        "questions of each unseen task that are asked again with another task's inputs, to see if they are doubted",
         at_least=0,
     )
     recalibrate: tuple[str, ...] = setting(
         ("none",),
-        "what becomes of the probabilities: none, meta (one temperature, of the training tasks) or calibration (ABMLL's, "
-        "for other methods); several give rows each",
+        "what becomes of the probabilities: none, meta (one temperature, of the training tasks) or calibration "
+        "(ABMLL's, for other methods); several give rows each",
     )
 
     def __post_init__(self) -> None:

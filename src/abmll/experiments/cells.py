@@ -70,7 +70,7 @@ class Cell:
 
     @property
     def row(self) -> str:
-        """The row of a table that it belongs to: the method and its recalibration, such as ``abmll`` or ``abmll+meta``."""
+        """The row of a table that it belongs to: method and recalibration, such as ``abmll`` or ``abmll+meta``."""
         recalibrate = self.settings["recalibrate"]
         return self.spec.key if recalibrate == "none" else f"{self.spec.key}+{recalibrate}"
 

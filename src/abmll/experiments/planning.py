@@ -64,8 +64,8 @@ def evaluated_episodes(episodes: Sequence[int], max_steps: int, save_steps: int)
     for episode in episodes:
         if episode > max_steps or (episode % save_steps and episode != max_steps):
             raise ConfigError(
-                f"episodes is {episode}, after which no checkpoint is written; use multiples of save_steps = {save_steps} "
-                f"up to max_steps = {max_steps}"
+                f"episodes is {episode}, after which no checkpoint is written; use multiples of save_steps = "
+                f"{save_steps} up to max_steps = {max_steps}"
             )
     return tuple(sorted({*episodes, max_steps}))
 

@@ -77,7 +77,7 @@ def summarize(
 
 
 def _earlier(path: Path, suite: str) -> Document:
-    """The summary that lies there, empty where there is none of this suite. Raises ``CheckpointError`` for a damaged one."""
+    """The summary in that file, empty where there is none of this suite; ``CheckpointError`` for a damaged one."""
     found = read_json(path, "comparison", "delete it, and it is made again of the cells") if path.exists() else {}
     return found if found.get("suite") == suite else {}
 
