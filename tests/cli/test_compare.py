@@ -129,12 +129,15 @@ def test_curves_pruning_and_recalibration(base: str, abmll: Call) -> None:
     assert len(list(Path("out/runs").iterdir())) == 2
 
 
-def test_the_calibration_is_abmll_s_own_and_lent_to_others(base: str, abmll: Call) -> None:
+def test_the_calibration_is_abmll_s_own_and_others_get_it_on_request(base: str, abmll: Call) -> None:
     methods = "abmll,abmll@weights-only,structured-lora,pretrained-adapted,icl"
     code, out, err = abmll(base, f"--methods {methods} --seeds 0 --recalibrate none,calibration", FEW)
     assert (code, err) == (0, "")
-    lent = ["abmll@weights-only", "structured-lora", "pretrained-adapted", "icl"]
-    assert list(comparison()["methods"]) == ["abmll", *(row for name in lent for row in (name, f"{name}+calibration"))]
+    others = ["abmll@weights-only", "structured-lora", "pretrained-adapted", "icl"]
+    assert list(comparison()["methods"]) == [
+        "abmll",
+        *(row for name in others for row in (name, f"{name}+calibration")),
+    ]
     assert "Structured LoRA + ABMLL calibration" in out
     cells = {cell["row"]: cell for cell in cells_of().values()}
     assert len(list(Path("out/runs").iterdir())) == 2  # ABMLL's serves both presets
@@ -144,7 +147,7 @@ def test_the_calibration_is_abmll_s_own_and_lent_to_others(base: str, abmll: Cal
             row == "abmll" or row.endswith("+calibration")
         )
     assert cells["abmll"]["mean"]["nll"] == cells["abmll@weights-only+calibration"]["mean"]["nll"]
-    for row in lent:
+    for row in others:
         assert cells[row]["mean"]["nll"] != cells[f"{row}+calibration"]["mean"]["nll"]
 
 

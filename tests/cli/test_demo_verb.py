@@ -68,9 +68,7 @@ def test_an_interrupted_demo_goes_on_with_the_same_size(demo: Call, monkeypatch:
 
 
 def test_the_shipped_file_is_a_comparison(abmll: Call) -> None:
-    code, out, _ = abmll(
-        f"compare --config {verb.__file__.removesuffix('cli/demo.py')}experiments/demo.yaml --print-config"
-    )
+    code, out, _ = abmll(f"compare --config {verb.SETTINGS} --print-config")
     assert code == 0
     assert yaml.safe_load(out).items() >= SHIPPED.items()
 

@@ -30,8 +30,9 @@ def demo(
 ) -> int:
     """Compare ABMLL with structured LoRA and the pretrained model on unseen BIG-bench tasks, one seed.
 
-    The first run downloads the embedded model (93 MB) and the tasks (358 MB) into the cache. A slow machine gets fewer
-    episodes and questions, so that the rest takes ten minutes at most. An interrupted demo goes on by the same command.
+    The first run downloads the embedded model (93 MB) and the tasks (358 MB) into the cache. The rest should take ten
+    minutes at most: a slow machine gets fewer episodes and questions, down to 6 and 10 a task. An interrupted demo goes
+    on by the same command.
 
     Args:
         output_dir: folder for the runs, comparison.json and report.html

@@ -5,8 +5,8 @@ with replacement too. All methods get the same draws, and an example brings its 
 what methods and seeds have in common cancels. Drawing examples below tasks counts their noise once more than a draw of
 tasks alone would: the intervals are rather too wide than too narrow (Davison and Hinkley 1997, section 3.8).
 
-Metrics: the means over tasks of accuracy, NLL, Brier score and ECE (15 equal-width bins, as in
-``metrics``), and the ECE of all examples together. Each is computed for every seed and then averaged over seeds.
+Metrics: the means over tasks of accuracy, NLL, Brier score and ECE (15 equal-width bins, as in ``metrics``), and the
+ECE of all examples together. Each is computed for every seed and then averaged over seeds.
 
 Intervals are the draws' 2.5 % and 97.5 % quantiles. Those of calibration errors are moved so that the draws' mean
 lies at the observed value: a resampled calibration error is larger on average (noise never cancels in it), which says

@@ -85,7 +85,7 @@ class EvaluationGrid(Checked):
     )
     ood_examples: int = setting(
         0,
-        "questions of each unseen task that are asked again with another task's inputs, to see what doubt says of them",
+        "questions of each unseen task that are asked again with another task's inputs, to see if they are doubted",
         at_least=0,
     )
     recalibrate: tuple[str, ...] = setting(

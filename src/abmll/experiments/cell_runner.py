@@ -25,7 +25,7 @@ from abmll.common.errors import AbmllError, TrainingError
 from abmll.common.settings import flatten, pick
 from abmll.experiments.added_calibration import CalibrationPriors
 from abmll.experiments.cells import Cell, Training, save_cell
-from abmll.experiments.few_shot import TaskResult, adapt_to_tasks, choose_examples, commit, measure, versions
+from abmll.experiments.few_shot import AdaptedTask, adapt_to_tasks, choose_examples, commit, measure, versions
 from abmll.experiments.out_of_distribution import mean_separation, ood_questions, separation
 from abmll.experiments.pruning import pruned
 from abmll.experiments.temperature import meta_temperature, tempered
@@ -35,6 +35,7 @@ from abmll.language.base import Base, load_base
 from abmll.language.meter import metered
 from abmll.methods import find_rule
 from abmll.model.meta_learner import AbmllModel
+from abmll.model.prediction import Prediction
 from abmll.tasks import Task
 from abmll.tasks.order import limit_train, sample_seed
 from abmll.tasks.suite import Suite, load_suite
@@ -118,7 +119,7 @@ class CellRunner:
             "missing": list(self.suite.missing),
             "known_leaks": list(self.suite.known_leaks),
             "base_fingerprint": self.base.fingerprint,
-            "cost": {"training": training_cost, "evaluation": asdict(cost) | evaluation.seconds},
+            "cost": {"training": training_cost, "evaluation": asdict(cost)},
             "calibration": prior and {**asdict(prior), "inverse_temperatures": evaluation.inverse_temperatures},
             "truncated_prompts": evaluation.truncated,
             "demonstrations_left_out": evaluation.left_out,
@@ -131,7 +132,7 @@ class CellRunner:
 
     def _evaluate(
         self, model: AbmllModel, cell: Cell, config: EvaluateConfig, cache: ActivationCache | None
-    ) -> tuple[list[TaskResult], Document]:
+    ) -> tuple[list[tuple[AdaptedTask, Prediction]], Document]:
         """Adapt to the unseen tasks and predict, pruned and recalibrated as the cell says; also what that has shown."""
         how: dict[str, Any] = {"seed": cell.seed, "cache": cache}
         is_meta = cell.settings["recalibrate"] == "meta"
@@ -141,14 +142,14 @@ class CellRunner:
         others = ood_questions(tasks, questions, cell.settings["ood_examples"])
         for task in adapt_to_tasks(model, tasks, config, quiet=self.quiet, **how):
             with pruned(model.scorer, cell.settings["prune"]):
-                result = task.answer()
+                prediction = task.predict()
                 doubted = task.predict(others[task.name]) if others[task.name] else None
             if temperature is not None:
-                result = replace(result, prediction=tempered(result.prediction, temperature))
+                prediction = tempered(prediction, temperature)
                 doubted = doubted and tempered(doubted, temperature)
             if doubted is not None:
-                separations[task.name] = separation(result.prediction, doubted)
-            results.append(result)
+                separations[task.name] = separation(prediction, doubted)
+            results.append((task, prediction))
         return results, {
             "temperatures": {} if temperature is None else {"all": temperature},
             "out_of_distribution": {"tasks": separations, "mean": mean_separation(separations)},

@@ -5,7 +5,6 @@ other questions) is up to the caller, who hands the results to ``measure``. ``ev
 """
 
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -41,46 +40,29 @@ class Evaluation:
     predictions: list[Document]
     truncated: int  # prompts whose input was cut
     left_out: int  # demonstrations that did not fit before a question, over all questions
-    seconds: dict[str, float]  # "adapting" and "predicting", over all tasks
     inverse_temperatures: dict[str, float]  # of the tasks that have a calibration, at its mean
 
 
 @dataclass(frozen=True)
 class AdaptedTask:
-    """The posterior of one unseen task, the questions it is evaluated on, and how they are predicted."""
+    """The posterior of one unseen task, the examples it is of, and the questions to be predicted, and how."""
 
     posterior: TaskPosterior
-    support: Sequence[Example]  # adapted to
+    support: Sequence[Example]
     questions: Sequence[Example]
     config: EvaluateConfig
     seed: int
     cache: ActivationCache | None
-    seconds: float  # of adapting
 
     @property
     def name(self) -> str:
         """The task's."""
         return self.posterior.task_name
 
-    def predict(self, questions: Sequence[Example] | None = None) -> Prediction:
-        """The options' probabilities of the task's own questions, or of others in their place."""
-        asked = self.questions if questions is None else questions
+    def predict(self, others: Sequence[Example] | None = None) -> Prediction:
+        """The options' probabilities of the task's own questions, or of ``others`` in their place."""
+        asked = self.questions if others is None else others
         return self.posterior.predict(asked, self.config, seed=self.seed, cache=self.cache)
-
-    def answer(self) -> "TaskResult":
-        """Predict the task's own questions."""
-        started = time.perf_counter()
-        prediction = self.predict()
-        return TaskResult(self, prediction, time.perf_counter() - started)
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """What was predicted of an adapted task's own questions, and how many seconds that took."""
-
-    task: AdaptedTask
-    prediction: Prediction
-    seconds: float
 
 
 def evaluate_tasks(
@@ -94,7 +76,7 @@ def evaluate_tasks(
 ) -> Evaluation:
     """Adapt to each task, predict its test examples, and measure. Raises as ``adapt_to_tasks``."""
     adapted = adapt_to_tasks(model, tasks, config, seed=seed, cache=cache, quiet=quiet)
-    return measure([task.answer() for task in adapted])
+    return measure([(task, task.predict()) for task in adapted])
 
 
 def adapt_to_tasks(
@@ -131,41 +113,31 @@ def adapt_to(
     cache: ActivationCache | None,
 ) -> AdaptedTask:
     """Adapt to the examples ``support`` of one task."""
-    started = time.perf_counter()
     how: dict[str, Any] = {"steps": config.steps, "batch_size": config.batch_size, "seed": seed, "cache": cache}
     posterior = model.adapt(support, task_name=name, **how)
-    return AdaptedTask(posterior, support, questions, config, seed, cache, time.perf_counter() - started)
+    return AdaptedTask(posterior, support, questions, config, seed, cache)
 
 
-def measure(results: Sequence[TaskResult]) -> Evaluation:
-    """Every metric of every task and of all together; questions must have answers."""
-    predictions = {result.task.name: _predictions(result) for result in results}
+def measure(results: Sequence[tuple[AdaptedTask, Prediction]]) -> Evaluation:
+    """Every metric of every task and of all together, from what was predicted of the tasks' own questions."""
+    predictions, rows, inverse = {}, [], {}
+    for task, prediction in results:
+        right = [one.answer for one in task.questions if one.answer is not None]
+        texts = [one.options[answer] for one, answer in zip(task.questions, right, strict=True)]
+        predictions[task.name] = Predictions(prediction.lists(), right, texts)
+        rows += prediction_rows(task.name, task.questions, prediction)
+        if task.posterior.calibration is not None and task.config.use_calibration:
+            inverse[task.name] = task.posterior.calibration.inverse_temperature
     metrics = {name: evaluate_task(*one) for name, one in predictions.items()}
-    rows = [prediction_rows(result.task.name, result.task.questions, result.prediction) for result in results]
-    calibrated = [result.task for result in results if result.task.config.use_calibration]
     return Evaluation(
         tasks=metrics,
         mean=mean_over_tasks(metrics),
         pooled=pooled(predictions),
-        predictions=[row for of_task in rows for row in of_task],
-        truncated=sum(result.prediction.truncated + _truncated(result.task) for result in results),
-        left_out=sum(result.prediction.left_out for result in results),
-        seconds={
-            "adapting": sum(result.task.seconds for result in results),
-            "predicting": sum(result.seconds for result in results),
-        },
-        inverse_temperatures={
-            task.name: task.posterior.calibration.inverse_temperature
-            for task in calibrated
-            if task.posterior.calibration is not None
-        },
+        predictions=rows,
+        truncated=sum(prediction.truncated + _truncated(task) for task, prediction in results),
+        left_out=sum(prediction.left_out for _, prediction in results),
+        inverse_temperatures=inverse,
     )
-
-
-def _predictions(result: TaskResult) -> Predictions:
-    pairs = [(one, one.answer) for one in result.task.questions if one.answer is not None]
-    texts = [question.options[right] for question, right in pairs]
-    return Predictions(result.prediction.lists(), [right for _, right in pairs], texts)
 
 
 def _truncated(task: AdaptedTask) -> int:

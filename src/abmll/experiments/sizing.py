@@ -5,20 +5,23 @@ example first and kept for the others, so a task is timed twice: reading is what
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from abmll.common.config import EvaluateConfig
 from abmll.common.settings import pick
 from abmll.experiments.cell_runner import CellRunner, ResultFolder
 from abmll.experiments.cells import Cell
-from abmll.experiments.few_shot import evaluate_tasks
+from abmll.experiments.few_shot import AdaptedTask, adapt_to_tasks
 from abmll.methods import find_rule
 from abmll.tasks import Suite
 from abmll.training.empirical_bayes import SAMPLES
 
-EPISODES, STEPS, QUESTIONS = 2, 2, 2  # timed: of training, of an adaptation to each task, and asked of each task
+EPISODES, STEPS, QUESTIONS = 2, 1, 1  # timed: of training, of an adaptation to each task, and asked of each task
 FLOOR = {"max_steps": 6, "test_examples": 10}  # below, the numbers say nothing
 
 
@@ -54,15 +57,12 @@ def measure_pace(cells: Sequence[Cell], results: ResultFolder, say: Callable[[st
     training = replace(cell.training, settings={**cell.training.settings, **short}, kept_episodes=())
     few = {"steps": STEPS, "adapt_examples": 2 * STEPS, "test_examples": QUESTIONS}
     config = replace(pick(EvaluateConfig, cell.settings), **few)
-    times = []
     with tempfile.TemporaryDirectory() as folder:
         runner = CellRunner(replace(results, folder=Path(folder)), say, quiet=True)
         settings = {**cell.settings, **short, "episodes": EPISODES}
         model, cost = runner.learned(replace(cell, training=training, settings=settings))
-        cache, tasks = runner.cache(model, cell.settings), runner.suite.evaluation
-        for _ in range(2):
-            seconds = evaluate_tasks(model, tasks, config, seed=cell.seed, cache=cache).seconds
-            times.append((seconds["adapting"] / len(tasks), seconds["predicting"] / len(tasks) / QUESTIONS))
+        how: dict[str, Any] = {"seed": cell.seed, "cache": runner.cache(model, cell.settings)}
+        times = [_seconds_a_task(adapt_to_tasks(model, runner.suite.evaluation, config, **how)) for _ in range(2)]
     (adapting, asking), (adapting_again, asking_again) = times
     return Pace(
         episode=(cost["seconds"] or 0) / EPISODES,
@@ -71,6 +71,19 @@ def measure_pace(cells: Sequence[Cell], results: ResultFolder, say: Callable[[st
         reading_task=max(adapting - adapting_again, 0) * cell.settings["adapt_examples"] / few["adapt_examples"],
         reading_question=max(asking - asking_again, 0),
     )
+
+
+def _seconds_a_task(tasks: Iterator[AdaptedTask]) -> tuple[float, float]:
+    """Of adapting to a task, and of asking it one question, on average over the tasks."""
+    adapting, asking, started = [], [], time.perf_counter()
+    for task in tasks:
+        adapted = time.perf_counter()
+        task.predict()
+        ended = time.perf_counter()
+        adapting.append(adapted - started)
+        asking.append((ended - adapted) / len(task.questions))
+        started = ended
+    return fmean(adapting), fmean(asking)
 
 
 def count_work(cells: Sequence[Cell], suite: Suite, pace: Pace) -> Work:
@@ -92,7 +105,7 @@ def count_work(cells: Sequence[Cell], suite: Suite, pace: Pace) -> Work:
 
 
 def fit(work: Work, full: Mapping[str, int], given: Mapping[str, int], limit: float) -> dict[str, int]:
-    """The part of the ``full`` size that ends within ``limit`` seconds, but at least ``FLOOR``; ``given`` stays."""
+    """The part of the ``full`` size that takes ``limit`` seconds, or at least ``FLOOR``; what is ``given`` stays."""
     fixed = work.seconds({name: given.get(name, 0) for name in full})
     whole = work.seconds({name: given.get(name, most) for name, most in full.items()})
     share = 1.0 if whole <= limit else (limit - fixed) / (whole - fixed) if whole > fixed else 0.0

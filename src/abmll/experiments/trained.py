@@ -62,9 +62,9 @@ def goes_on(trainer: MetaTrainer) -> bool:
 
 
 def recall(model: AbmllModel, config: TrainConfig, num_tasks: int, episodes: int) -> bool:
-    """Leave in the model the theta of a finished run after so many episodes; False where there is no such run.
+    """Leave in the model the theta of a finished run after so many episodes, with its calibration after the last one.
 
-    Its calibration comes along after the last episode; before that there is none.
+    Returns False where there is none of these settings.
 
     Args:
         num_tasks: the number of tasks that the run has learned from.
