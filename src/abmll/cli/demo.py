@@ -28,7 +28,7 @@ def demo(
     quiet: bool = False,
     json: bool = False,
 ) -> int:
-    """Compare ABMLL with structured LoRA and the pretrained model on unseen BIG-bench tasks, one seed.
+    """Compare ABMLL, its mixture, structured LoRA and the pretrained model on unseen BIG-bench tasks, one seed.
 
     The first run downloads the embedded model (93 MB) and the tasks (358 MB) into the cache. The rest should take ten
     minutes at most: a slow machine gets fewer episodes and questions, down to 6 and 10 a task. An interrupted demo goes

@@ -61,8 +61,8 @@ class EvaluationGrid(Checked):
     )
     num_samples: tuple[int, ...] = setting(
         (PredictConfig.num_samples,),
-        "posterior samples per prediction (0: at the posterior mean); the tables are of 16 if that is among several, "
-        "else of the largest",
+        "posterior samples per prediction (0: at the posterior mean); the tables are of the default if it is among "
+        "several, else of the largest",
         at_least=0,
     )
     prediction_noise: Literal["local", "shared"] = setting(

@@ -1,4 +1,4 @@
-"""Learning rules, one a file, and the registry that finds them by name.
+"""Learning rules, one family a file, and the registry that finds them by name.
 
 Not here: files, devices, clocks. The difference between two of these files is the difference between the methods.
 Start with ``rule`` (what a rule is), then ``lora`` (the simplest) and ``abmll``.
