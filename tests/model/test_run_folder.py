@@ -84,12 +84,15 @@ def test_resuming_drops_later_lines_and_leftovers(folder: RunFolder) -> None:
         file.write('{"episode": 4, "nl')  # the process was killed while it wrote
     leftover = folder.path / ".checkpoint-3.17-abc.tmp"
     leftover.mkdir()
+    half = folder.path / ".config.yaml.17-abc.tmp"
+    half.write_text("max_")
     other = folder.path / ".mine.tmp"
     other.write_text("mine")
     folder.resume(SETTINGS | {"max_steps": 7}, episode=2)
     assert (folder.path / METRICS).read_text() == '{"episode": 1}\n{"episode": 2}\n'
     assert (folder.path / TIMING).read_text() == '{"episode": 1}\n{"episode": 2}\n'
     assert not leftover.exists()
+    assert not half.exists()
     assert other.exists()
     assert yaml.safe_load((folder.path / "config.yaml").read_text())["max_steps"] == 7
 

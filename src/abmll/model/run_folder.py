@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from abmll.common.checkpoint import checkpoints
+from abmll.common.checkpoint import PREFIX, checkpoints
 from abmll.common.config import RunConfig
 from abmll.common.documents import FORMATS, Document, json_lines, read_json, read_json_lines, write_json_lines
 from abmll.common.errors import CheckpointError, ConfigError
@@ -86,8 +86,9 @@ class RunFolder:
     def _claim(self, settings: Mapping[str, Any]) -> None:
         """Write the settings, and clear away what a killed process left half written."""
         write_text(self.path / CONFIG, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
-        for unfinished in self.path.glob(".*.tmp"):
-            remove(unfinished)
+        for name in (f"{PREFIX}*", f"{CONFIG}.*"):
+            for unfinished in self.path.glob(f".{name}.tmp"):
+                remove(unfinished)
 
     def rows(self, name: str = METRICS) -> list[Document]:
         """The whole lines of a JSON-lines file. Raises ``CheckpointError`` as ``read_json_lines``."""
