@@ -34,7 +34,7 @@ class Layout:
 # The document's name tells the kind.
 LAYOUTS = {
     STATE: Layout("checkpoint", ("theta", "optimizer_phi"), "delete the folder to fall back on an older one"),
-    DOCUMENT: Layout("posterior", ("phi",), "adapt to the task again"),
+    DOCUMENT: Layout("posterior", (), "adapt to the task again"),
 }
 
 

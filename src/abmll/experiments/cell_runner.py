@@ -16,6 +16,7 @@ from abmll.common.config import (
     AdapterConfig,
     ContinuedConfig,
     EvaluateConfig,
+    LearningConfig,
     ModelConfig,
     PromptConfig,
     TrainConfig,
@@ -36,9 +37,12 @@ from abmll.language.meter import metered
 from abmll.methods import find_rule
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prediction import Prediction
+from abmll.model.task_head import shipped_prior
+from abmll.posterior.head import HeadPrior
 from abmll.tasks import Task
 from abmll.tasks.order import limit_train, sample_seed
 from abmll.tasks.suite import Suite, load_suite
+from abmll.training.head_prior import learn_head_prior
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class CellRunner:
         self.models: dict[str, AbmllModel] = {}
         self.caches: dict[str, ActivationCache | None] = {}
         self.failed: dict[str, str] = {}  # training runs that could not be finished, and why
+        self.head_priors: dict[str, HeadPrior] = {}
         self.calibrations = CalibrationPriors(quiet)
         self.limited: tuple[tuple[int | None, int], Sequence[Task]] | None = None
 
@@ -162,12 +167,28 @@ class CellRunner:
             model = self.model(cell.settings)
             fresh = model.scorer.new_adapter(sample_seed(cell.seed, "init"))
             model.learned(fresh, learning, len(self.suite.train))
-            return model, no_cost()
+            return self._with_head(model, cell), no_cost()
         model, cost = self._train(cell.training, cell.settings["episodes"])
         if find_rule(cell.spec.method).base_method is not None:
             own = flatten(learning)
             model = model.continue_as(own.pop("method"), **own)
-        return model, cost
+        return self._with_head(model, cell), cost
+
+    def _with_head(self, model: AbmllModel, cell: Cell) -> AbmllModel:
+        """The model with the head's prior that its method has: learned from the training tasks, or the shipped one."""
+        model.head_prior = shipped_prior()
+        if find_rule(cell.spec.method).learns_head_prior:
+            trained = None if cell.training is None else [cell.training.name, cell.settings["episodes"]]
+            sizes = {
+                "num_tasks": cell.settings["calibration_tasks"] or LearningConfig.calibration_tasks,
+                "num_examples": cell.settings["calibration_examples"],
+            }
+            key = json.dumps([trained, sizes, cell.seed, flatten(model.scorer.prompt), cell.settings["limit_train"]])
+            if key not in self.head_priors:
+                tasks = self.tasks_of(cell.settings, cell.seed)
+                self.head_priors[key] = learn_head_prior(model, tasks, **sizes, seed=cell.seed, quiet=self.quiet)
+            model.head_prior = self.head_priors[key]
+        return model
 
     def _train(self, training: Training, episodes: int) -> tuple[AbmllModel, dict[str, float | None]]:
         """The model with the theta of a run after so many episodes, and what these have cost."""

@@ -4,6 +4,7 @@ Layers of one shape share four tensors with a leading layer axis, so that the di
 work on a handful of tensors whatever the model's depth. On disk each layer has its own tensors under its own name.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -75,9 +76,12 @@ class Adapter:
         """The stacked factors of the standard deviations."""
         return [tensor for factors in self.stacks.values() for tensor in (factors.scale_A, factors.scale_B)]
 
-    def num_parameters(self) -> int:
-        """How many numbers the adapter holds."""
-        return sum(tensor.numel() for _, tensor in self.named_tensors())
+    def digest(self) -> str:
+        """A hash of its values."""
+        digest = hashlib.sha256()
+        for _, tensor in self.named_tensors():
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def state_dict(self) -> dict[str, Tensor]:
         """One tensor a layer and factor, ``"model.layers.0.self_attn.q_proj.mean_A"``, on the CPU."""

@@ -26,12 +26,14 @@ class Encoded:
         options: each one's continuation of the prompt.
         answer: index of the right option; None where it is unknown.
         truncated: tokens cut out of the input.
+        start: the prompt's tokens before the input, which are the same in every example of a task.
     """
 
     prompt: tuple[int, ...]
     options: tuple[tuple[int, ...], ...]
     answer: int | None
     truncated: int = 0
+    start: int = 0
 
     def __len__(self) -> int:
         """The length of the sequence that the model reads: an option's last token is only ever predicted."""
@@ -91,7 +93,10 @@ class Encoder:
         rendered = [render(example, task_name, self.settings, demonstrations) for example in examples]
         texts = [self._full_text(one) for one in rendered]
         tokens = self._option_tokens(texts, rendered)
-        for example, one, text, prompt in zip(examples, rendered, texts, self._prompts(texts), strict=True):
+        before = [text[: text.index(one.prefix) + len(one.prefix)] for text, one in zip(texts, rendered, strict=True)]
+        starts = {text: len(tokens) for text, tokens in zip(set(before), self._prompts(list(set(before))), strict=True)}
+        rows = zip(examples, rendered, texts, before, self._prompts(texts), strict=True)
+        for example, one, text, opening, prompt in rows:
             where = f"task '{task_name}', example '{example.id}'"
             options = tuple(tokens[text[-1:], option] for option in one.continuations)
             if () in options:
@@ -99,7 +104,8 @@ class Encoder:
                     f"{where}: the model's tokenizer makes nothing of option {example.options[options.index(())]!r}; "
                     "write it in other characters"
                 )
-            encoded = Encoded(prompt, options, example.answer)
+            start = min(starts[opening], len(prompt) - 1)  # an empty input's tokens may join those before it
+            encoded = Encoded(prompt, options, example.answer, start=start)
             fits = len(encoded) <= self.limit or len(demonstrations) > 0
             yield encoded if fits else self._cut(encoded, one, where)
 
@@ -112,7 +118,7 @@ class Encoder:
             head = keep - keep // 2
             shorter = self._text(words[:head]) + GAP + self._text(words[len(words) - keep // 2 :])
             [prompt] = self._prompts([self._full_text(rendered._replace(input=shorter))])
-            encoded = Encoded(prompt, options, answer, len(words) - keep)
+            encoded = Encoded(prompt, options, answer, len(words) - keep, encoded.start)
             if len(encoded) <= self.limit:
                 return encoded
             # Cutting can split a word into more tokens than it had.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +39,22 @@ def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     values = values if factor == 1.0 else values * factor
     cap = getattr(config, "final_logit_softcapping", None)
     return values if cap is None else torch.tanh(values / cap) * cap
+
+
+@contextmanager
+def collected(model: nn.Module, hidden: dict[int, Tensor]) -> Iterator[None]:
+    """Inside, a pass fills ``hidden``: for each key its hidden states (R, L, d) behind so many decoder blocks."""
+
+    def keep(depth: int, block: nn.Module, args: object, output: Any) -> None:
+        hidden[depth] = output[0] if isinstance(output, tuple) else output
+
+    blocks = decoder_blocks(model)
+    handles = [blocks[depth - 1].register_forward_hook(partial(keep, depth)) for depth in hidden]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class LastMLP:

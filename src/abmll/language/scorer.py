@@ -19,9 +19,10 @@ from abmll.language.base import Base
 from abmll.language.batch import Batch, make_batch
 from abmll.language.check import check_scoring
 from abmll.language.encoding import Encoded, Encoder
-from abmll.language.forward import LastMLP, hidden_states, logits
+from abmll.language.forward import LastMLP, collected, hidden_states, logits
 from abmll.language.lower_blocks import LowerBlocks
 from abmll.language.packing import install_packing, remove_packing
+from abmll.language.targets import decoder_blocks
 from abmll.language.wiring import ActivationTerms, Trace, Wiring, adapt_linears
 from abmll.posterior import Noise, build_space
 from abmll.tasks import Example
@@ -33,6 +34,7 @@ class Scores(NamedTuple):
     """What a forward pass says of N examples with at most C options."""
 
     options: Tensor  # (N, C) log-probability of each option's text (length-normalised if so set), -inf where none
+    sums: Tensor  # (N, C) the same before any normalisation; 0 where there is no option
     answer_tokens: Tensor  # (N,) log-probability of the right answer's tokens, summed; 0 where unknown
     terms: ActivationTerms | None  # output space: divergence and prior of this pass
 
@@ -44,6 +46,7 @@ class Pass:
     noise: Noise | None = None
     theta: Adapter | None = None
     trace: Trace | None = None
+    hidden: dict[int, Tensor] | None = None  # by number of blocks: filled with the hidden states (R, L, d) behind them
 
 
 class OptionScorer:
@@ -63,6 +66,7 @@ class OptionScorer:
         self.adapted = adapt_linears(base.model, adapter.target_modules, adapter.layers_to_transform, self.wiring)
         targets = [layer.target for layer in self.adapted.values()]
         self.shapes = {target.name: (target.d_out, target.d_in) for target in targets}
+        self.num_blocks = len(decoder_blocks(base.model))
         self.last_mlp = LastMLP(base.model)
         self.packed = install_packing(base.model)
         self._check()
@@ -102,17 +106,20 @@ class OptionScorer:
             terms = bound.enter_context(self.wiring.use(phi, batch, how.noise, how.theta, how.trace))
             if batch.lower is not None:
                 bound.enter_context(self.lower_blocks.skipped(batch.lower))
-            if batch.mask is None and terms is None and how.trace is None:
+            if how.hidden is not None:
+                bound.enter_context(collected(self.base.model, how.hidden))
+            elif batch.mask is None and terms is None and how.trace is None:
                 bound.enter_context(self.last_mlp.only(batch.rows))
             hidden = hidden_states(self.base.model, batch)
+        if how.hidden is not None and self.num_blocks in how.hidden:
+            how.hidden[self.num_blocks] = hidden  # behind the final norm
         values = logits(self.base.model, hidden.flatten(0, 1)[batch.rows]).float()
         tokens = values[batch.token_row, batch.token_id] - torch.logsumexp(values, -1)[batch.token_row]
         lengths = batch.option_lengths
         sums = tokens.new_zeros(lengths.numel()).index_add(0, batch.token_option, tokens).view(lengths.shape)
         answer_tokens = sums.gather(1, batch.answers.clamp(min=0)[:, None])[:, 0] * (batch.answers >= 0)
-        if self.prompt.length_normalize:
-            sums = sums / lengths.clamp(min=1)
-        return Scores(sums.masked_fill(lengths == 0, -torch.inf), answer_tokens, terms)
+        options = sums / lengths.clamp(min=1) if self.prompt.length_normalize else sums
+        return Scores(options.masked_fill(lengths == 0, -torch.inf), sums, answer_tokens, terms)
 
     def settings(self) -> dict[str, Any]:
         """The settings that an adapter of this model depends on, flat and JSON-ready."""

@@ -13,8 +13,10 @@ from abmll.methods.abml import Abml
 from abmll.methods.abmll import Abmll
 from abmll.methods.blob import Blob
 from abmll.methods.ensemble import Ensemble
-from abmll.methods.icl import AbmllIcl, Icl, MetaIcl
+from abmll.methods.head import AbmllHead, Head, LoraHead, MetaHead
+from abmll.methods.icl import AbmllIcl, BatchIcl, Icl, MetaIcl
 from abmll.methods.laplace import Laplace
+from abmll.methods.linear_probe import LinearProbe, TemperedLinearProbe
 from abmll.methods.lora import Pretrained, PretrainedAdapted, RegularLora, StructuredLora
 from abmll.methods.loss import OUTER, Loss, read_steps, summarize
 from abmll.methods.maml import Fomaml, Maml
@@ -28,9 +30,10 @@ REGISTRY: dict[str, type[Rule[Any]]] = {
     rule.name: rule
     for rule in (
         *(Abmll, StructuredLora, RegularLora, Reptile, Fomaml, Maml, Abml, Pretrained, PretrainedAdapted),
-        *(Icl, MetaIcl, AbmllIcl),
+        *(Icl, BatchIcl, MetaIcl, AbmllIcl),
         AbmllMixture,  # it continues a run of ABMLL
         *(Blob, Laplace, Ensemble, McDropout),  # they continue a run of regular LoRA
+        *(LinearProbe, TemperedLinearProbe, Head, MetaHead, AbmllHead, LoraHead),  # on features
     )
 }
 

@@ -17,6 +17,14 @@ class Icl(Pretrained):
     demonstrations = True
 
 
+class BatchIcl(Icl):
+    """The same with batch calibration (Zhou et al., arXiv 2309.17249): answers over their mean on all questions."""
+
+    name = "icl-batch"
+    label = "In-context, batch-calibrated"
+    batch_calibrated = True
+
+
 class MetaIcl(Unchanged):
     """One adapter learns, task after task, to answer behind demonstrations; an unseen task changes nothing in it."""
 

@@ -10,7 +10,7 @@ whoever keeps their result, with ``read_steps``.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from abmll.methods.loss import Loss, read_steps
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.support import Support
 from abmll.posterior import Noise, Prior
+from abmll.posterior.head import HeadPrior, Known
 
 READ_EVERY = 50  # steps of an adaptation, so that a long one that breaks early does not go on to its end
 PHI, THETA = "optimizer_phi", "optimizer_theta"  # the optimizers' files in a checkpoint
@@ -56,6 +57,16 @@ class PhiState(State):
         return {PHI: self.optimizer}
 
 
+class Classifier(Protocol):
+    """What learns a task from its examples' features; ``answers`` (N,) are columns of their options."""
+
+    def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0) -> None: ...
+
+    def probs(self, asked: Known) -> Tensor:
+        """(P, M, C): the options' probabilities of M questions under each of P samples of what was learned."""
+        ...
+
+
 S = TypeVar("S", bound=State)
 
 
@@ -77,6 +88,9 @@ class Rule(Generic[S]):
     space: ClassVar[str | None] = None  # the Gaussian space that it needs; None: any
     demonstrations: ClassVar[bool] = False  # prompts hold labelled examples
     has_calibration: ClassVar[bool] = False  # theta and phi hold a temperature and option biases
+    classifier: ClassVar[type[Classifier] | None] = None  # of the model's features, in place of its own answers
+    learns_head_prior: ClassVar[bool] = False  # the classifier's prior is learned from the training tasks
+    batch_calibrated: ClassVar[bool] = False  # answers are divided by their mean over all questions
 
     def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
         self.scorer = scorer

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from abmll.common.checkpoint import DOCUMENT, Bundle, load_bundle, refuse_other_base, save_bundle
 from abmll.common.config import AdapterConfig, ModelConfig, PredictConfig, PromptConfig
 from abmll.common.errors import CheckpointError, ConfigError, DataError
@@ -14,12 +16,18 @@ from abmll.common.settings import flatten, pick
 from abmll.language.activation_cache import ActivationCache
 from abmll.language.adapter import Adapter
 from abmll.language.base import load_base
+from abmll.language.features import FeatureReader
 from abmll.language.scorer import OptionScorer
+from abmll.methods import find_rule
 from abmll.model.interchange import average_update, export_merged, export_peft
-from abmll.model.prediction import Prediction, predict
+from abmll.model.prediction import Prediction, batch_calibrated, predict
 from abmll.model.prequential import TaskCalibration
+from abmll.model.task_head import TaskHead
 from abmll.posterior.calibration import Evidence
+from abmll.posterior.head import HeadPrior
 from abmll.tasks import Example
+
+HEAD = "head"  # the file of its features
 
 
 @dataclass(frozen=True)
@@ -34,16 +42,19 @@ class TaskPosterior:
         demonstrations: shown to the model before every question.
         calibration: of the task's answers; None: they are the model's own.
         prequential: what its examples were answered before each was learned; it is not saved.
+        head: what answers in place of the model's own probabilities; the only member is then the adapter that features
+            are read with, None where that is the bare model.
     """
 
     scorer: OptionScorer
-    members: tuple[Adapter, ...]
+    members: tuple[Adapter | None, ...]
     task_name: str
     is_posterior: bool
     settings: dict[str, Any]
     demonstrations: tuple[Example, ...] = ()
     calibration: TaskCalibration | None = None
     prequential: Evidence | None = None
+    head: TaskHead | None = None
 
     @property
     def phi(self) -> Adapter:
@@ -56,7 +67,10 @@ class TaskPosterior:
         """Member ``number``, counted from 0. Raises ``ConfigError`` for one that does not exist."""
         if not 0 <= number < len(self.members):
             raise ConfigError(f"member is {number}; this posterior has {len(self.members)}, counted from 0")
-        return self.members[number]
+        phi = self.members[number]
+        if phi is None:
+            raise ConfigError("this posterior is a head on the bare model's features; it has no adapter")
+        return phi
 
     def share(self, samples: int) -> int:
         """How many of so many samples each member draws: rounded up, so that none is left out."""
@@ -85,6 +99,9 @@ class TaskPosterior:
         """
         if not examples:
             raise DataError(f"task '{self.task_name}': no examples to predict")
+        if self.head is not None:
+            encoded = self.scorer.encode(examples, self.task_name)
+            return self.head.predict(examples, encoded, quiet)
         overruled = {"num_samples": samples, "prediction_noise": noise, "predictive": predictive}
         settings: dict[str, Any] = {name: value for name, value in overruled.items() if value is not None}
         how = replace(how or PredictConfig(), **settings)
@@ -101,7 +118,36 @@ class TaskPosterior:
         prediction = predict(
             self.scorer, self.members, encoded, how, seed=seed, cache=cache, quiet=quiet, calibrate=calibrate
         )
+        if find_rule(self.settings["method"]).batch_calibrated:
+            prediction = batch_calibrated(prediction)
         return replace(prediction, left_out=left_out)
+
+    def update(self, examples: Sequence[Example], quiet: bool = True) -> "TaskPosterior":
+        """The posterior of these labelled examples and those it has learned: the same as of all of them at once.
+
+        One forward pass over each new example. Raises ``ConfigError`` where there is no head, ``DataError`` for an
+        example without an answer or with other options.
+        """
+        head = self._require_head("update")
+        if any(example.answer is None for example in examples):
+            raise DataError(f"task '{self.task_name}': an example has no answer to learn from")
+        updated = head.updated(examples, self.scorer.encode(examples, self.task_name), quiet)
+        settings = self.settings | {"adapt_examples": len(updated.keys)}
+        return replace(self, head=updated, settings=settings)
+
+    def suggest(self, pool: Sequence[Example], quiet: bool = True) -> list[int]:
+        """Indices of unlabelled examples, those first whose answer would teach the head most (expected information).
+
+        That is the mutual information of the answer and what was learned (Houlsby et al., arXiv 1112.5745).
+        """
+        self._require_head("suggest")
+        information = self.predict(pool, quiet=quiet).mutual_information
+        return torch.argsort(information, descending=True, stable=True).tolist()
+
+    def _require_head(self, what: str) -> TaskHead:
+        if self.head is None:
+            raise ConfigError(f"{what}: this posterior has no head; learn the task with how='head'")
+        return self.head
 
     def save_pretrained(self, folder: Path | str, overwrite: bool = False) -> None:
         """Write the posterior to a folder: its tensors, its settings, their hashes."""
@@ -111,10 +157,13 @@ class TaskPosterior:
             "members": len(self.members),
             "demonstrations": [[one.input, one.options, one.answer] for one in self.demonstrations],
             "calibration": None if self.calibration is None else self.calibration.document(),
+            "head": None if self.head is None else self.head.document(),
             "base_fingerprint": self.scorer.base.fingerprint,
             "settings": self.settings | self.scorer.settings(),
         }
-        groups = {_group(number): phi.state_dict() for number, phi in enumerate(self.members)}
+        groups = {_group(number): phi.state_dict() for number, phi in enumerate(self.members) if phi is not None}
+        if self.head is not None:
+            groups[HEAD] = self.head.tensors()
         save_bundle(Path(folder), Bundle(groups, document), DOCUMENT, overwrite)
 
     @classmethod
@@ -147,14 +196,23 @@ class TaskPosterior:
                     f"{path}: was learned with {key} = {saved[key]}, the scorer has {value}; "
                     "give one with the same settings, or none"
                 )
-        members = tuple(_member(scorer, bundle, path, number) for number in range(document["members"]))
+        has_head = document["head"] is not None
+        if has_head and _group(0) not in bundle.tensors:
+            members: tuple[Adapter | None, ...] = (None,)
+        else:
+            members = tuple(_member(scorer, bundle, path, number) for number in range(document["members"]))
         demonstrations = tuple(
             Example(str(number), text, tuple(options), answer)
             for number, (text, options, answer) in enumerate(document["demonstrations"])
         )
         calibration = None if document["calibration"] is None else TaskCalibration.of(document["calibration"], path)
         name, is_posterior = document["task_name"], document["is_posterior"]
-        return cls(scorer, members, name, is_posterior, settings, demonstrations, calibration)
+        posterior = cls(scorer, members, name, is_posterior, settings, demonstrations, calibration)
+        if not has_head:
+            return posterior
+        prior = HeadPrior.of(document["head"]["prior"])
+        reader = FeatureReader(scorer, prior.blocks(scorer.num_blocks), members[0])
+        return replace(posterior, head=TaskHead.of(reader, document["head"], bundle.tensors[HEAD], path))
 
     def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
         """Write the posterior mean, or that of one ``member`` of several, as a plain LoRA adapter PEFT loads.
@@ -173,7 +231,8 @@ class TaskPosterior:
         return lost
 
     def _exported(self, member: int | None) -> tuple[Adapter, float]:
-        return average_update(self.members) if member is None else (self.member(member), 0.0)
+        members = tuple(self.member(number) for number in range(len(self.members)))
+        return average_update(members) if member is None else (self.member(member), 0.0)
 
 
 def _group(number: int) -> str:

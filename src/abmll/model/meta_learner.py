@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,11 +24,14 @@ from abmll.common.settings import flatten, pick, refuse_unknown
 from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.adapter import Adapter
 from abmll.language.base import Base, load_base
+from abmll.language.features import FeatureReader
 from abmll.language.scorer import OptionScorer
 from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule
+from abmll.methods.head import Head
 from abmll.model.learned_task import TaskPosterior
 from abmll.model.prequential import TaskCalibration, evidence, infer_calibration
 from abmll.model.run_folder import RunFolder
+from abmll.model.task_head import TaskHead, shipped_prior
 from abmll.posterior.calibration import CalibrationPrior, before_examples
 from abmll.tasks import Example
 from abmll.tasks.order import demonstrations, sample_seed
@@ -43,6 +46,8 @@ class AbmllModel:
         self.num_tasks = 1
         self.theta = self.scorer.new_adapter(sample_seed(seed, "init"))
         self.calibration_prior: CalibrationPrior | None = None
+        self.head_prior = shipped_prior()
+        self.readers: dict[str, FeatureReader] = {}
 
     @classmethod
     def from_base(
@@ -66,7 +71,9 @@ class AbmllModel:
             adapter["target_modules"] = (names,) if isinstance(names, str) else tuple(names)
         refuse_unknown((AdapterConfig,), adapter, "AbmllModel.from_base")
         base = load_base(ModelConfig(model, dtype, device), announce, quiet)
-        return cls(base, pick(AdapterConfig, adapter), prompt or PromptConfig(), seed)
+        loaded = cls(base, pick(AdapterConfig, adapter), prompt or PromptConfig(), seed)
+        loaded.learning = replace(loaded.learning, method=Head.name)
+        return loaded
 
     @classmethod
     def from_pretrained(
@@ -110,11 +117,15 @@ class AbmllModel:
         steps: int = AdaptConfig.steps,
         batch_size: int = AdaptConfig.batch_size,
         seed: int = 0,
+        how: Literal["head", "full"] | None = None,
         cache: ActivationCache | None = None,
         quiet: bool = True,
     ) -> TaskPosterior:
-        """Learn an unseen task from labelled ``examples``: ``steps`` gradient steps from theta (arXiv 2508.14285).
+        """Learn an unseen task from labelled ``examples``: with a head, or by ``steps`` gradient steps from theta.
 
+        ``how`` "head": a Bayesian classifier on theta's features, one forward pass over each example; "full": the
+        gradient steps of this model's method (arXiv 2508.14285); None: by its method, which is ``head`` from the start
+        (``from_base``), and later the one that it was trained by.
         ``task_name`` stands before every question in the prompt. Passes over the examples, each in a new order, are
         repeated until the steps are done. Theta stays as it is, and only adapter tensors are copied. In-context methods
         show some of the examples before every question: others in every batch, and the same ones in prediction.
@@ -123,8 +134,16 @@ class AbmllModel:
         ``TrainingError`` where a loss term is not finite.
         """
         AdaptConfig(steps, batch_size)
+        if how not in ("head", "full", None):
+            raise ConfigError(f"how is {how!r}; use 'head' or 'full'")
+        if how == "full" and find_rule(self.learning.method).classifier is not None:
+            raise ConfigError(f"how 'full': '{self.learning.method}' takes no gradient steps; train a theta first")
+        if how == "head":
+            return self.with_head().adapt(examples, task_name=task_name, seed=seed, quiet=quiet)
         _refuse_unlabelled(examples, task_name)
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
+        if rule.classifier is not None:
+            return self._learn_head(examples, task_name, seed, quiet)
         shown = self.learning.num_demonstrations if rule.demonstrations else 0
         encoded = self.scorer.encode(examples, task_name)
         support = Support(self.scorer, encoded, steps, batch_size, seed, examples, task_name, shown, cache)
@@ -147,6 +166,40 @@ class AbmllModel:
         return TaskPosterior(
             self.scorer, members, task_name, rule.is_posterior, settings, chosen, calibration, prequential
         )
+
+    def with_head(self) -> "AbmllModel":
+        """The model that learns tasks with a head on theta's features. Raises ``ConfigError`` where there is none."""
+        rule = find_rule(self.learning.method)
+        if rule.classifier is not None:
+            return self
+        able = [one for one in REGISTRY.values() if one.classifier and one.base_method in (rule.name, rule.base_method)]
+        if not able:
+            raise ConfigError(f"how: a model of '{rule.name}' has no head; use how 'full'")
+        model = copy.copy(self)
+        model.learning = replace(self.learning, method=able[-1].name)
+        return model
+
+    def _learn_head(self, examples: Sequence[Example], task_name: str, seed: int, quiet: bool) -> TaskPosterior:
+        """The posterior of a rule that learns a task from features."""
+        encoded = self.scorer.encode(examples, task_name)
+        head = TaskHead.learn(
+            self.reader(), self.learning.method, self.head_prior, examples, encoded, seed=seed, quiet=quiet
+        )
+        settings = flatten(self.learning) | {"adapt_examples": len(examples), "adapt_seed": seed}
+        return TaskPosterior(self.scorer, (self._theta_read(),), task_name, True, settings, head=head)
+
+    def reader(self) -> FeatureReader:
+        """What reads examples for a head, with theta where it was learned; one for all tasks, as it keeps features."""
+        theta, blocks = self._theta_read(), self.head_prior.blocks(self.scorer.num_blocks)
+        key = f"{blocks} {'' if theta is None else theta.digest()}"
+        if key not in self.readers:
+            self.readers = {key: FeatureReader(self.scorer, blocks, theta)}
+        return self.readers[key]
+
+    def _theta_read(self) -> Adapter | None:
+        """The adapter that features are read with: none where theta was not learned."""
+        rule = find_rule(self.learning.method)
+        return self.theta if rule.is_trained or rule.base_method else None
 
     def continue_as(self, method: str, **settings: Any) -> "AbmllModel":
         """The model of another method that starts from this theta; this one stays as it is.
@@ -171,6 +224,7 @@ class AbmllModel:
             theta = model.scorer.new_adapter(sample_seed(learning.seed, "init"))
             for mean, learned in zip(theta.mean_tensors(), self.theta.mean_tensors(), strict=True):
                 mean.copy_(learned)
+        model.readers = {}
         model.learned(theta, learning, self.num_tasks, self.calibration_prior if rule.has_calibration else None)
         return model
 

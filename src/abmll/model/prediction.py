@@ -1,7 +1,7 @@
 """Predicting with adapters: at the mean, averaged over samples of the posterior, or to first order in the weights."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -114,6 +114,18 @@ def predict(
     truncated = sum(example.truncated > 0 for example in examples)
     mixed = probs.mean(0)
     return Prediction(mixed, counts, entropy(mixed), expected_entropy.mean(0), truncated)
+
+
+def batch_calibrated(prediction: Prediction) -> Prediction:
+    """Each option's probability over its mean on all questions, normalised (batch calibration, arXiv 2309.17249).
+
+    Options count by their place: this is for questions that all have the same options in the same order.
+    """
+    present = prediction.probs > 0
+    mean = prediction.probs.sum(0) / present.sum(0).clamp(min=1)
+    probs = prediction.probs / mean.clamp(min=1e-12)
+    probs = probs / probs.sum(-1, keepdim=True)
+    return replace(prediction, probs=probs, entropy=entropy(probs), expected_entropy=entropy(probs))
 
 
 def _sampled_probs(scorer: OptionScorer, phi: Adapter | None, batch: Batch, how: PredictConfig, seed: int) -> Tensor:

@@ -1,0 +1,95 @@
+"""Features: what the frozen model makes of an example in one pass, for a head to learn from.
+
+Of each example: the hidden states behind chosen decoder blocks, averaged over the tokens of its input and of what
+follows it in the prompt, and the scores of its options. No gradient is needed, so an example is read once, and kept.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from abmll.common.progress import progress
+from abmll.language.adapter import Adapter
+from abmll.language.batch import Batch, batches_of_like_length, shared_prefix
+from abmll.language.encoding import Encoded
+from abmll.language.scorer import OptionScorer, Pass
+
+MAX_TOKENS = 2048  # of a pass
+MAX_KEPT = 256_000_000  # bytes of features kept in memory
+
+
+class Features(NamedTuple):
+    """What the model says of N examples with at most C options: on the CPU, K depths of d numbers."""
+
+    hidden: Tensor  # (N, K, d) fp32
+    scores: Tensor  # (N, C, 2) float64: log-probability per token, and summed; -inf where there is no option
+
+
+class FeatureReader:
+    """Reads examples behind so many decoder ``blocks`` (all of them: behind the final norm), and keeps what it read.
+
+    ``phi`` is the adapter that the model is read with, None: the bare model. The longest unused features leave first.
+    """
+
+    def __init__(self, scorer: OptionScorer, blocks: Sequence[int], phi: Adapter | None = None) -> None:
+        self.scorer = scorer
+        self.blocks = tuple(blocks)
+        self.phi = phi
+        self.kept: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+
+    def read(self, examples: Sequence[Encoded], quiet: bool = True) -> Features:
+        """The features of ``examples``; one pass over each that is not kept."""
+        keys = [_key(example) for example in examples]
+        missing = {key: one for key, one in zip(keys, examples, strict=True) if key not in self.kept}
+        found = {key: self.kept[key] for key in keys if key in self.kept}
+        if missing:
+            found |= zip(missing, self._compute(list(missing.values()), quiet), strict=True)
+        for key in dict.fromkeys(keys):
+            self.kept[key] = found[key]
+            self.kept.move_to_end(key)
+        size = sum(part.nbytes for part in next(iter(found.values())))
+        while len(self.kept) * size > MAX_KEPT:
+            self.kept.popitem(last=False)
+        width = max(len(example.options) for example in examples)
+        scores = torch.full((len(examples), width, 2), -torch.inf, dtype=torch.float64)
+        for row, key in zip(scores, keys, strict=True):
+            row[: len(found[key][1])] = found[key][1]
+        return Features(torch.stack([found[key][0] for key in keys]), scores)
+
+    @torch.no_grad()
+    def _compute(self, examples: Sequence[Encoded], quiet: bool) -> list[tuple[Tensor, Tensor]]:
+        """Of each example the hidden states (K, d) and the scores of its options (C, 2)."""
+        rows: dict[int, tuple[Tensor, Tensor]] = {}
+        prefix = shared_prefix([one.prompt for one in examples]) if self.scorer.packed else 0
+        with progress(len(examples), "reading", "example", quiet=quiet) as bar:
+            for chosen in batches_of_like_length(examples, MAX_TOKENS, prefix):
+                group = [examples[index] for index in chosen]
+                batch, hidden = self.scorer.batch(group), dict.fromkeys(self.blocks, torch.empty(0))
+                sums = self.scorer.scores(batch, self.phi, Pass(hidden=hidden)).sums
+                means = sums / batch.option_lengths.clamp(min=1)
+                both = torch.stack([means, sums], -1).double().cpu()
+                states = torch.stack([pooled(state, batch, group) for state in hidden.values()], 1).cpu()
+                for index, example, state, scores in zip(chosen, group, states, both, strict=True):
+                    rows[index] = state, scores[: len(example.options)].clone()
+                bar.update(len(chosen))
+        return [rows[index] for index in range(len(examples))]
+
+
+def pooled(hidden: Tensor, batch: Batch, examples: Sequence[Encoded]) -> Tensor:
+    """(N, d) fp32: the hidden states (R, L, d) of a batch, averaged over each prompt from its input on."""
+    flat, length = hidden.flatten(0, 1), hidden.shape[1]
+    rows = []
+    for number, example in enumerate(examples):
+        places = torch.arange(example.start, len(example.prompt), device=flat.device)
+        places = number * length + places if batch.packing is None else batch.packing.spread[number, places]
+        rows.append(flat[places].float().mean(0))
+    return torch.stack(rows)
+
+
+def _key(example: Encoded) -> str:
+    """A hash of all that is read of an example: its answer plays no part."""
+    return hashlib.sha256(repr((example.prompt, example.options, example.start)).encode()).hexdigest()

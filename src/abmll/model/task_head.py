@@ -1,0 +1,193 @@
+"""A task's head: what was read of its labelled examples, and the classifier that was fitted to it.
+
+Examples and labels are put into an order of their own, by their content, so that neither the order of a file nor
+learning the examples bit by bit changes an answer. The posterior is not saved: it follows from the features.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from abmll.common.documents import Document, read_json
+from abmll.common.errors import CheckpointError, DataError
+from abmll.language.encoding import Encoded
+from abmll.language.features import FeatureReader, Features
+from abmll.methods import find_rule
+from abmll.methods.rule import Classifier
+from abmll.model.prediction import Prediction, entropy
+from abmll.model.prequential import label_index, labels_of
+from abmll.posterior.head import HeadPrior, Known
+from abmll.tasks import Example
+
+SHIPPED = Path(__file__).parent / "theta" / "head.json"
+AT_ONCE = 256  # questions
+
+
+@dataclass(frozen=True)
+class TaskHead:
+    """The head of one task.
+
+    Args:
+        reader: reads the features of further examples.
+        method: the rule whose classifier it is.
+        prior: theta's part.
+        labels: the options, sorted, where all examples have the same ones; else none.
+        keys: a hash of each of the N examples, in rising order; the tensors below are in the same order.
+        features: of the examples, with the scores' columns in the order of ``labels``.
+        answers: (N,) columns of the right options.
+    """
+
+    reader: FeatureReader
+    method: str
+    prior: HeadPrior
+    labels: tuple[str, ...]
+    keys: tuple[str, ...]
+    features: Features
+    answers: Tensor
+    seed: int = 0
+
+    @classmethod
+    def learn(
+        cls,
+        reader: FeatureReader,
+        method: str,
+        prior: HeadPrior,
+        examples: Sequence[Example],
+        encoded: Sequence[Encoded],
+        seed: int = 0,
+        quiet: bool = True,
+    ) -> "TaskHead":
+        """The head of labelled ``examples``: one pass over each."""
+        labels = tuple(sorted(labels_of(examples)))
+        features = aligned(reader.read(encoded, quiet), examples, labels)
+        answers = answer_columns(examples, labels)
+        head = cls(reader, method, prior, labels, tuple(map(_key, examples)), features, answers, seed)
+        return head._sorted()
+
+    def updated(self, examples: Sequence[Example], encoded: Sequence[Encoded], quiet: bool = True) -> "TaskHead":
+        """The head of these labelled examples and those before: the same as learning all of them at once.
+
+        Raises ``DataError`` where their options are not the labels.
+        """
+        if self.labels != tuple(sorted(labels_of(examples))):
+            known = ", ".join(self.labels) or "different in every example"
+            raise DataError(f"the new examples have other options than those learned, which are {known}; adapt again")
+        more = TaskHead.learn(self.reader, self.method, self.prior, examples, encoded, self.seed, quiet)
+        widths = [part.features.scores.shape[1] for part in (self, more)]
+        scores = [_widened(part.features.scores, max(widths)) for part in (self, more)]
+        features = Features(torch.cat([self.features.hidden, more.features.hidden]), torch.cat(scores))
+        answers = torch.cat([self.answers, more.answers])
+        return replace(self, keys=self.keys + more.keys, features=features, answers=answers)._sorted()
+
+    def _sorted(self) -> "TaskHead":
+        order = sorted(range(len(self.keys)), key=lambda number: (self.keys[number], int(self.answers[number])))
+        features = Features(self.features.hidden[order], self.features.scores[order])
+        keys = tuple(self.keys[number] for number in order)
+        return replace(self, keys=keys, features=features, answers=self.answers[order])
+
+    @cached_property
+    def posterior(self) -> Classifier:
+        """The classifier of the labels."""
+        return self._fitted(bool(self.labels))
+
+    @cached_property
+    def of_options(self) -> Classifier:
+        """The classifier of options that are no labels: what the examples say of scores alone."""
+        return self._fitted(False)
+
+    def _fitted(self, is_labelled: bool) -> Classifier:
+        classifier = find_rule(self.method).classifier
+        assert classifier is not None
+        return classifier(self.prior, Known(*self.features, is_labelled), self.answers, self.seed)
+
+    def predict(self, examples: Sequence[Example], encoded: Sequence[Encoded], quiet: bool = True) -> Prediction:
+        """Probabilities of the options of ``examples``, averaged over the classifier's samples."""
+        features = self.reader.read(encoded, quiet)
+        counts = torch.tensor([len(example.options) for example in examples])
+        probs = torch.zeros(len(examples), int(counts.max()), dtype=torch.float64)
+        expected = torch.zeros(len(examples), dtype=torch.float64)
+        labels = set(self.labels)
+        for is_labelled in (True, False):
+            own = [
+                n for n, one in enumerate(examples) if bool(labels and labels.issuperset(one.options)) == is_labelled
+            ]
+            for start in range(0, len(own), AT_ONCE):
+                chosen = own[start : start + AT_ONCE]
+                part = Features(*(values[chosen] for values in features))
+                drawn = self._draws(part, [examples[number] for number in chosen], is_labelled)
+                probs[chosen, : drawn.shape[-1]] = drawn.mean(0)
+                expected[chosen] = entropy(drawn).mean(0)
+        truncated = sum(one.truncated > 0 for one in encoded)
+        return Prediction(probs, counts, entropy(probs), expected, truncated)
+
+    def _draws(self, features: Features, examples: Sequence[Example], is_labelled: bool) -> Tensor:
+        """(P, N, C) probabilities, options in their own order."""
+        if not is_labelled:
+            return self.of_options.probs(Known(*features, False))
+        by_label = aligned(features, examples, self.labels)
+        drawn = self.posterior.probs(Known(*by_label, True))
+        index = label_index(examples, self.labels, max(len(example.options) for example in examples))
+        picked = drawn.gather(-1, index.clamp(min=0).expand(len(drawn), -1, -1))
+        return picked.masked_fill(index < 0, 0.0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is saved beside ``document``."""
+        return {"hidden": self.features.hidden, "scores": self.features.scores, "answers": self.answers}
+
+    def document(self) -> Document:
+        """As JSON has it."""
+        about = {"method": self.method, "labels": list(self.labels), "keys": list(self.keys), "seed": self.seed}
+        return about | {"prior": asdict(self.prior)}
+
+    @classmethod
+    def of(cls, reader: FeatureReader, document: Document, tensors: dict[str, Tensor], where: Path) -> "TaskHead":
+        """What was saved. Raises ``CheckpointError`` where it is no head."""
+        try:
+            prior = HeadPrior.of(document["prior"])
+            features = Features(tensors["hidden"], tensors["scores"])
+            labels, keys = (tuple(map(str, document[name])) for name in ("labels", "keys"))
+            answers, seed = tensors["answers"], int(document["seed"])
+            return cls(reader, document["method"], prior, labels, keys, features, answers, seed)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{where}: its head cannot be used ({error}); adapt to the task again") from error
+
+
+@cache
+def shipped_prior() -> HeadPrior:
+    """theta's part of the head as it comes with the package: meta-learned on tasks of BIG-bench."""
+    return HeadPrior.of(read_json(SHIPPED, "head", "install abmll again")["prior"])
+
+
+def aligned(features: Features, examples: Sequence[Example], labels: Sequence[str]) -> Features:
+    """The features with the scores' columns in the order of the labels, if there are any; -inf for a label left out."""
+    if not labels:
+        return features
+    scores = torch.full((len(examples), len(labels), 2), -torch.inf, dtype=torch.float64)
+    for row, own, example in zip(scores, features.scores, examples, strict=True):
+        row[[labels.index(option) for option in example.options]] = own[: len(example.options)]
+    return Features(features.hidden, scores)
+
+
+def _widened(scores: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(scores, (0, 0, 0, width - scores.shape[1]), value=-torch.inf)
+
+
+def answer_columns(examples: Sequence[Example], labels: Sequence[str]) -> Tensor:
+    """(N,): the right option's place among the labels, or among the example's options where there are none."""
+    return torch.tensor([_answer(example, labels) for example in examples])
+
+
+def _answer(example: Example, labels: Sequence[str]) -> int:
+    assert example.answer is not None
+    return labels.index(example.options[example.answer]) if labels else example.answer
+
+
+def _key(example: Example) -> str:
+    """A hash of what is asked, which is neither the answer nor the options' order."""
+    return hashlib.sha256(json.dumps([example.input, sorted(example.options)]).encode()).hexdigest()[:16]

@@ -1,0 +1,205 @@
+"""The head: a Bayesian classifier of one task on frozen features and on the model's own scores of the options.
+
+    f(x, c) = w . s_c(x) + b_c + g_c(x)                p(y = c | x, w, b, g) = softmax_c f(x, c)
+    w_s ~ N(mean_s, std_s^2), w_s >= 0    b_c ~ N(0, bias_std^2)    g_c ~ GP(0, tau^2 <h(x), h(x')>)
+
+w, b and g are part of phi: they belong to one task. A hypothesis says which scores count and how large tau is; tau = 0
+without scores is the answers' frequencies alone. Their prior, and the numbers above, are part of theta. Hypotheses are
+weighed by their evidence (Laplace), and the posterior of each is sampled, in proportion (``elliptical``).
+
+Where the options are not the same in every example there is neither b nor g: an option has no label to learn about.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from abmll.posterior.elliptical import refine
+from abmll.posterior.latent import Latent, Paths, find_mode, root, sample
+
+SUBSETS = ((False, False), (True, False), (False, True))  # of the scores: none, per token, summed
+DRAWS = 128
+LEAST = 1e-12  # of a variance
+
+
+@dataclass(frozen=True)
+class HeadPrior:
+    """theta's part of the head. T values of tau, J = 3 subsets of the S = 2 scores.
+
+    Args:
+        weight_mean, weight_std: (S,) of w, where its score counts.
+        bias_std: of b.
+        taus: (T,) standard deviations of g at an example as far from the others' mean as they are on average.
+        labelled: (J, T) log prior weights of the hypotheses, where every example has the same options.
+        open: (J,) likewise where they differ.
+        depths: the features: hidden states behind these shares of the decoder blocks.
+    """
+
+    weight_mean: tuple[float, ...] = (1.0, 0.3)
+    weight_std: tuple[float, ...] = (0.5, 0.3)
+    bias_std: float = 1.0
+    taus: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
+    labelled: tuple[tuple[float, ...], ...] = ((0.0,) * 4,) * 3
+    open: tuple[float, ...] = (0.0,) * 3
+    depths: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        numbers = [*self.weight_mean, *self.open, *(value for row in self.labelled for value in row)]
+        scales = [*self.weight_std, self.bias_std, *self.depths]
+        shapes = {len(self.weight_mean), len(self.weight_std)}, {len(self.labelled), len(self.open)}
+        fits = shapes == ({len(SUBSETS[0])}, {len(SUBSETS)}) and all(
+            len(row) == len(self.taus) for row in self.labelled
+        )
+        is_valid = all(map(math.isfinite, numbers)) and all(0 < scale < math.inf for scale in scales)
+        if not (fits and is_valid and all(0 <= tau < math.inf for tau in self.taus) and max(self.depths) <= 1):
+            raise ValueError(f"{self} is no prior")
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "HeadPrior":
+        """What JSON says of it. Raises ``TypeError`` or ``ValueError`` where it is no prior."""
+        values = {name: _tuples(value) for name, value in document.items()}
+        return cls(**values)
+
+    def blocks(self, number: int) -> tuple[int, ...]:
+        """The depths as numbers of decoder blocks, of ``number`` that the model has."""
+        return tuple(dict.fromkeys(max(1, round(depth * number)) for depth in self.depths))
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else float(value)
+
+
+class Known(NamedTuple):
+    """What is read of N examples with at most C options; with ``is_labelled`` column c is the same option in all."""
+
+    hidden: Tensor  # (N, K, d) features
+    scores: Tensor  # (N, C, S) of the options, -inf where there is none
+    is_labelled: bool
+
+
+class Metric:
+    """Features as the kernel compares them: of length one, less the known ones' mean, in units of their spread."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        flat = self._flat(hidden)
+        self.mean = flat.mean(0)
+        spread = (flat - self.mean).square().sum(-1).mean().sqrt()
+        self.scale = spread if float(spread) > 0 else torch.ones_like(spread)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """(N, K d) in float64 of (N, K, d)."""
+        return (self._flat(hidden) - self.mean) / self.scale
+
+    @staticmethod
+    def _flat(hidden: Tensor) -> Tensor:
+        hidden = hidden.double()
+        return (hidden / hidden.norm(dim=-1, keepdim=True).clamp(min=1e-12)).flatten(1)
+
+
+def centred(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores (N, C, S) less their mean over an example's options, 0 where there is none; and where that is, (N, C)."""
+    absent = scores[..., 0].isneginf()
+    present = scores.double().masked_fill(absent[..., None], 0.0)
+    values = present - present.sum(1, keepdim=True) / (~absent).sum(1)[:, None, None]
+    return values.masked_fill(absent[..., None], 0.0), absent
+
+
+class Hypotheses(NamedTuple):
+    """H of them, in the order subsets, taus."""
+
+    counts: Tensor  # (H, S) 1 where a score counts
+    taus: Tensor  # (H,)
+    log_weights: Tensor  # (H,)
+    bias_std: float
+    mean: Tensor  # (S,)
+    std: Tensor  # (S,)
+
+    @classmethod
+    def of(cls, prior: HeadPrior, is_labelled: bool) -> "Hypotheses":
+        """Those of a task."""
+        taus = prior.taus if is_labelled else (0.0,)
+        weights = prior.labelled if is_labelled else tuple((weight,) for weight in prior.open)
+        return cls(
+            torch.tensor(SUBSETS, dtype=torch.float64).repeat_interleave(len(taus), 0),
+            torch.tensor(taus, dtype=torch.float64).repeat(len(SUBSETS)),
+            torch.log_softmax(torch.tensor(weights, dtype=torch.float64).flatten(), 0),
+            prior.bias_std if is_labelled else 0.0,
+            torch.tensor(prior.weight_mean, dtype=torch.float64),
+            torch.tensor(prior.weight_std, dtype=torch.float64),
+        )
+
+    def pick(self, index: Tensor) -> "Hypotheses":
+        """The hypotheses at ``index``, one a row."""
+        return self._replace(counts=self.counts[index], taus=self.taus[index], log_weights=self.log_weights[index])
+
+    def latent(self, inner: Tensor, scores: Tensor) -> Latent:
+        """The prior of f where the features' inner products are ``inner`` (N, N)."""
+        offset, design = self.of_scores(scores)
+        return Latent(offset, self.kernel(inner), design)
+
+    def kernel(self, inner: Tensor) -> Tensor:
+        """Of g + b: (H, N, M) of inner products (N, M)."""
+        return self.taus.square()[:, None, None] * inner + self.bias_std**2
+
+    def of_scores(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The prior's mean of f (H, N, C), and what its weights multiply, (H, N, C, S)."""
+        values, absent = centred(scores)
+        offset = torch.einsum("ncs,hs->hnc", values, self.counts * self.mean)
+        return offset.masked_fill(absent, -torch.inf), values * (self.counts * self.std)[:, None, None, :]
+
+
+class HeadPosterior:
+    """q(w, b, g | D) of one task: ``DRAWS`` samples over all hypotheses, in proportion to their posterior."""
+
+    def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0) -> None:
+        self.seed = seed
+        self.metric = Metric(known.hidden)
+        self.inputs = self.metric(known.hidden)
+        hypotheses = Hypotheses.of(prior, known.is_labelled)
+        latent = hypotheses.latent(self.inputs @ self.inputs.T, known.scores)
+        mode = find_mode(latent, answers)
+        joint = mode.log_evidence + hypotheses.log_weights
+        self.hypotheses = torch.softmax(joint, 0)  # (H,) their posterior
+        self.log_evidence = float(torch.logsumexp(joint, 0))
+        share = (torch.arange(DRAWS, dtype=torch.float64) + 0.5) / DRAWS
+        index = torch.searchsorted(self.hypotheses.cumsum(0), share).clamp(max=len(joint) - 1)
+        self.chosen, latent = hypotheses.pick(index), latent.pick(index)
+        mode = mode.pick(latent, index)
+        generator = torch.Generator().manual_seed(seed)
+        lowest = torch.where(self.chosen.counts > 0, -self.chosen.mean / self.chosen.std, -torch.inf)
+        self.paths = refine(latent, answers, sample(latent, mode, generator), lowest, generator)
+        self.factor = root(latent.kernel)
+
+    def probs(self, asked: Known) -> Tensor:
+        """(P, M, C): the options' probabilities of M questions under each sample."""
+        where = Where.of(self.chosen, self.inputs, self.metric(asked.hidden), asked.scores)
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        normal = torch.randn(DRAWS, 1, asked.scores.shape[1], generator=generator, dtype=torch.float64)
+        return torch.softmax(where.scores(self.paths, self.factor, normal), -1)
+
+
+class Where(NamedTuple):
+    """How f at M questions depends on f at the N examples, for P hypotheses."""
+
+    offset: Tensor  # (P, M, C)
+    design: Tensor  # (P, M, C, S)
+    cross: Tensor  # (P, M, N) covariance of g + b
+    prior: Tensor  # (P, M) variance of g + b
+
+    @classmethod
+    def of(cls, hypotheses: Hypotheses, inputs: Tensor, asked: Tensor, scores: Tensor) -> "Where":
+        """Of the examples' ``inputs`` (N, D), and the questions' (M, D) with the ``scores`` of their options."""
+        prior = hypotheses.taus.square()[:, None] * asked.square().sum(-1) + hypotheses.bias_std**2
+        return cls(*hypotheses.of_scores(scores), hypotheses.kernel(asked @ inputs.T), prior)
+
+    def scores(self, paths: Paths, factor: Tensor, normal: Tensor) -> Tensor:
+        """(P, M, C): f along each path, with what the examples leave open of g drawn by ``normal`` numbers."""
+        explained = torch.linalg.solve_triangular(factor, self.cross.mT, upper=False).square().sum(1)
+        std = (self.prior - explained).clamp(min=LEAST).sqrt()[..., None]
+        along = torch.einsum("pmcs,ps->pmc", self.design, paths.weights)
+        return self.offset + self.cross @ paths.dual + along + std * normal
