@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from abmll.common.config import AdaptConfig, EvaluateConfig, LearningConfig, PredictConfig, RunConfig
+from abmll.common.config import (
+    AdaptConfig,
+    AdapterConfig,
+    EvaluateConfig,
+    LearningConfig,
+    ModelConfig,
+    PredictConfig,
+    PromptConfig,
+    RunConfig,
+)
 from abmll.common.errors import ConfigError
 from abmll.common.settings import Checked, again, setting
 
@@ -91,6 +100,11 @@ class EvaluationGrid(Checked):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ConfigError(f"{name} names a value twice; remove one")
+
+
+@dataclass(frozen=True)
+class SharedConfig(EvaluationGrid, BudgetConfig, PromptConfig, AdapterConfig, ModelConfig):
+    """What all methods of a comparison share, unless a preset or a settings file says otherwise."""
 
 
 RECALIBRATIONS = ("none", "meta", "calibration")
