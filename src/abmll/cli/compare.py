@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,8 +66,10 @@ def compare(
     results, config = prepare(output_dir, suite, flags, seeds, shared, activations, explicit)
     loaded = results.load_suite()
     cells = plan(loaded, config)
-    if reference is not None:
-        refuse_reference(reference, {cell.row for cell in cells})
+    rows = {cell.row for cell in cells}
+    if reference is not None and reference not in rows:
+        hint = nearest(reference, rows)
+        raise ConfigError(f"reference: the tables have no row '{reference}', only {', '.join(sorted(rows))}.{hint}")
     with resumable(output_dir):
         failures = compute(cells, results, flags.jobs, narrator(quiet), quiet)
     comparison = summarize(cells, output_dir, loaded, failures, reference or REFERENCE)
@@ -81,13 +83,6 @@ def compare(
             print(table.title, table.text(), "", sep="\n")
         print("\n".join([*notes(comparison), f"written: {', '.join(map(str, written))}"]))
     return 2 if failures else 0
-
-
-def refuse_reference(reference: str, rows: Collection[str]) -> None:
-    """ConfigError where the tables would not have the row that was asked for."""
-    if reference not in rows:
-        hint = nearest(reference, rows)
-        raise ConfigError(f"reference: the tables have no row '{reference}', only {', '.join(sorted(rows))}.{hint}")
 
 
 def prepare(

@@ -22,7 +22,7 @@ from abmll.experiments.tables import printable
 def write_report(folder: Path | str) -> Path:
     """Write ``report.html`` into a run, evaluation or comparison folder, atomically, and return its path.
 
-    Raises DataError where the folder holds nothing to report or a damaged file, AbmllError where it cannot be written.
+    Raises as ``read_report`` where the folder cannot be read, AbmllError where the page cannot be written.
     """
     path = Path(folder) / "report.html"
     write_text(path, render_page(read_report(folder)))
