@@ -72,11 +72,11 @@ def show(
             print(f"  {'*' if index == example.answer else ' '} {continuation!r}")
 
 
-def validate(*files: Path, answers: bool = True, json: bool = False) -> int:
+def validate(files: tuple[Path, ...], *, answers: bool = True, json: bool = False) -> int:
     """Check task files; every one is looked at, and the exit code is 2 if any cannot be used.
 
     Args:
-        *files: task files, or folders of them
+        files: task files, or folders of them
         answers: every example must have its answer; with --no-answers a file of one task may lack them, as for
             'abmll predict'
     """
