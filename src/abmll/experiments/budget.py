@@ -85,7 +85,7 @@ class EvaluationGrid(Checked):
         "questions of each unseen task that are asked again with another task's inputs, to see if they are doubted",
         at_least=0,
     )
-    recalibrate: tuple[str, ...] = setting(
+    recalibrate: tuple[Literal["none", "meta", "calibration"], ...] = setting(
         ("none",),
         "what becomes of the probabilities: none, meta (one temperature, of the training tasks) or calibration "
         "(ABMLL's, for other methods); several give rows each",
@@ -93,9 +93,6 @@ class EvaluationGrid(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for word in self.recalibrate:
-            if word not in RECALIBRATIONS:
-                raise ConfigError(f"recalibrate is '{word}'; use {', '.join(RECALIBRATIONS)}")
         for name in ("adapt_examples", "num_samples", "prune", "episodes", "recalibrate"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
@@ -107,5 +104,4 @@ class SharedConfig(EvaluationGrid, BudgetConfig, PromptConfig, AdapterConfig, Mo
     """What all methods of a comparison share, unless a preset or a settings file says otherwise."""
 
 
-RECALIBRATIONS = ("none", "meta", "calibration")
 CURVES = ("adapt_examples", "num_samples", "prune", "episodes")  # settings of which several values make a curve
