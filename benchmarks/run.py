@@ -20,6 +20,7 @@ from abmll.common.progress import progress
 from benchmarks import machine
 from benchmarks.bench import Bench, announce
 from benchmarks.cells import CELLS, EXTRA
+from benchmarks.small import small_model
 from benchmarks.store import Store, results
 
 RESULTS = machine.ROOT / "benchmarks" / "results.json"
@@ -39,12 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     described = machine.machine(given.device), machine.versions()
-    settings = {"model": given.model, "device": given.device, "data": str(given.data_dir or "")}
+    model = given.model or (small_model(FINISHED / "quick" / "model") if given.quick else ModelConfig.model)
+    settings = {"model": model, "device": given.device, "data": str(given.data_dir or "")}
     key = {"code": machine.code_hash(), "machine": described[0], "versions": described[1], "settings": settings}
     store = Store(FINISHED / ("quick" if given.quick else "full"), key)
     if given.fresh:
         store.clear(chosen)
-    failed = measure(Bench(given.model, given.device, given.quick, given.data_dir), store, chosen)
+    failed = measure(Bench(model, given.device, given.quick, given.data_dir), store, chosen)
     finished = {name: rows for name in CELLS | EXTRA if (rows := store.load(name)) is not None}
     document = results([row for rows in finished.values() for row in rows], *described, machine.commit(), given.quick)
     output = given.output or (RESULTS if CELLS.keys() <= finished.keys() and not given.quick else None)
@@ -58,10 +60,10 @@ def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     made.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    made.add_argument("--model", default=ModelConfig.model, help="language model (default: the embedded one)")
+    made.add_argument("--model", help="language model (default: the embedded one; with --quick a random small one)")
     made.add_argument("--data-dir", type=Path, help="folder with the suite's tasks (default: fetched into the cache)")
     made.add_argument("--only", nargs="+", metavar="CELL", help="measure these cells alone")
-    made.add_argument("--quick", action="store_true", help="one repetition of everything: does each row work?")
+    made.add_argument("--quick", action="store_true", help="everything once, as small as can be: does each row work?")
     made.add_argument("--fresh", action="store_true", help="measure finished cells again")
     made.add_argument(
         "--output", type=Path, help="write all finished rows here (default: benchmarks/results.json, once complete)"

@@ -64,7 +64,7 @@ def test_failed_cell_does_not_stop_the_others(
     monkeypatch.setattr(run, "FINISHED", tmp_path)
     monkeypatch.setattr(run, "CELLS", {"broken": broken, "whole": lambda bench: [ROW]})
     output = tmp_path / "out.json"
-    assert run.main(["--quick", "--output", str(output)]) == 1
+    assert run.main(["--quick", "--model", "unused", "--output", str(output)]) == 1
     assert "broken: failed: no such thing" in capsys.readouterr().err
     written = json.loads(output.read_text())
     assert [row["name"] for row in written["rows"]] == ["a / b"]

@@ -291,7 +291,7 @@ def test_a_mixture_has_the_calibration_that_abmll_has_midway_too(base: str, abml
         ("--override beta=much", "override: beta is 'much'; use a finite number of 0 or more"),
         ("--prune 0,1", "compare: --prune is '1'; use a finite number of 0 or more and below 1"),
         ("--adapt-examples 0", "compare: --adapt-examples is '0'; use a whole number of 1 or more"),
-        ("--recalibrate some", "recalibrate is 'some'; use none, meta, calibration"),
+        ("--recalibrate some", "--recalibrate is 'some'; use 'none', 'meta' or 'calibration'"),
         ("--settings mine.yaml", "mine.yaml: is not valid JSON"),
         ("--jobs 0", "compare: --jobs is '0'; use a whole number of 1 or more"),
         (

@@ -79,11 +79,11 @@ class Recorder:
         self.seen = {key: value for key, value in locals().items() if key != "self"}
         return 0
 
-    def check(self, *files: Path, strict: bool = True) -> None:
+    def check(self, files: tuple[Path, ...], *, strict: bool = True) -> None:
         """Check files.
 
         Args:
-            *files: what to check
+            files: what to check
             strict: refuse more
         """
         self.seen = {"files": files, "strict": strict}

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -17,10 +17,9 @@ HEAVY = ("torch", "transformers", "numpy", "matplotlib", "datasets", "pyarrow")
 
 
 class VerbModule(ModuleType):
-    """A module with a verb and what its presets fill in."""
+    """A module with a verb."""
 
     verb: Callable[..., int | None]
-    preset: Callable[[Mapping[str, int]], Mapping[str, int]]
 
 
 @pytest.fixture
@@ -28,9 +27,8 @@ def verb_module(monkeypatch: pytest.MonkeyPatch) -> VerbModule:
     """An importable module whose `verb` the command "train" runs."""
     module = VerbModule("abmll_test_verbs")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(
-        main, "COMMANDS", {"train": main.Verb("trains", f"{module.__name__}:verb"), "tasks": main.TASKS}
-    )
+    train, tasks = main.Command("trains", f"{module.__name__}:verb"), main.COMMANDS["tasks"]
+    monkeypatch.setattr(main, "COMMANDS", {"train": train, "tasks": tasks})
     return module
 
 
@@ -53,7 +51,7 @@ def test_no_command_shows_the_commands_on_stderr(capsys: pytest.CaptureFixture[s
 def test_help_lists_every_command(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main.entry(argv) == 0
     shown = capsys.readouterr().out
-    table = main.TASKS.verbs if len(argv) == 2 else main.COMMANDS
+    table = main.TASKS if len(argv) == 2 else main.COMMANDS
     assert all(f"  {name} " in shown and command.summary in shown for name, command in table.items())
 
 
@@ -117,10 +115,8 @@ def test_exit_code_of_the_verb(verb_module: VerbModule) -> None:
     assert main.entry(["train", "--code", "7"]) == 7
 
 
-def test_presets_of_the_table_are_filled_in(
-    verb_module: VerbModule, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def verb(*, steps: int = 1) -> None:
+def test_presets_are_filled_in(verb_module: VerbModule, capsys: pytest.CaptureFixture[str]) -> None:
+    def verb(*, preset: str = "default", steps: int = 1) -> None:
         """Print it.
 
         Args:
@@ -129,12 +125,10 @@ def test_presets_of_the_table_are_filled_in(
         print(steps)
 
     verb_module.verb = verb
-    verb_module.preset = lambda values: {"steps": values["steps"] + 8}
-    row = main.Verb("trains", "abmll_test_verbs:verb", fill="abmll_test_verbs:preset")
-    monkeypatch.setattr(main, "COMMANDS", {"train": row})
+    assert main.entry(["train", "--preset", "paper-v1"]) == 0
+    assert main.entry(["train", "--preset", "paper-v1", "--steps", "2"]) == 0
     assert main.entry(["train"]) == 0
-    assert main.entry(["train", "--steps", "2"]) == 0
-    assert capsys.readouterr().out == "9\n2\n"
+    assert capsys.readouterr().out == "10\n2\n1\n"
 
 
 def command(code: str) -> subprocess.CompletedProcess[str]:
@@ -143,8 +137,8 @@ def command(code: str) -> subprocess.CompletedProcess[str]:
 
 def commands() -> list[list[str]]:
     """Every command line that only shows help."""
-    plain = [[name] for name, row in main.COMMANDS.items() if isinstance(row, main.Verb)]
-    return [[], ["tasks"], *plain, *(["tasks", name] for name in main.TASKS.verbs)]
+    plain = [[name] for name in main.COMMANDS if name != "tasks"]
+    return [[], ["tasks"], *plain, *(["tasks", name] for name in main.TASKS)]
 
 
 @pytest.mark.parametrize("argv", commands(), ids=lambda argv: " ".join(["abmll", *argv]))

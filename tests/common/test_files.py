@@ -10,7 +10,7 @@ import pytest
 
 from abmll.common import files
 from abmll.common.errors import AbmllError
-from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_bytes, write_json, write_text
+from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_json, write_text
 
 
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -57,10 +57,10 @@ def test_a_failing_disk_leaves_the_old_file(
         raise OSError(code, os.strerror(code))
 
     path = tmp_path / "f"
-    write_bytes(path, b"old")
+    write_text(path, "old")
     monkeypatch.setattr(files.os, step, fail)
     with pytest.raises(AbmllError, match=f"cannot write {path}: {message}"):
-        write_bytes(path, b"new")
+        write_text(path, "new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["f"]
 

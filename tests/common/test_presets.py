@@ -6,7 +6,7 @@ import pytest
 
 from abmll.common import config
 from abmll.common.errors import ConfigError
-from abmll.common.presets import PRESETS, fill, preset
+from abmll.common.presets import PRESETS, preset
 from abmll.common.settings import Checked, pick
 
 KINDS: list[type[Checked]] = [
@@ -54,7 +54,3 @@ def test_default_changes_nothing() -> None:
 def test_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"unknown 'paper-v2'; Did you mean 'paper-v3'\? known are default, weights"):
         preset("paper-v2")
-
-
-def test_fill_keeps_to_the_settings_that_a_command_has() -> None:
-    assert fill({"preset": "paper-v1", "beta": 1.0, "r": 4, "other": 0}) == {"beta": 5e-10, "r": 8}

@@ -154,7 +154,7 @@ def test_a_cell_on_disk(wanted: Callable[..., list[Cell]], tmp_path: Path) -> No
     [
         ({"prune": (0.1, 0.1)}, "prune names a value twice"),
         ({"prune": (1.5,)}, "prune is"),
-        ({"recalibrate": ("meta", "nope")}, "recalibrate is 'nope'"),
+        ({"recalibrate": ("meta", "nope")}, "recalibrate is ('meta', 'nope'); use a tuple, each 'none'"),
         ({"adapt_examples": ()}, "adapt_examples is ()"),
     ],
 )

@@ -1,7 +1,5 @@
 """A file of answers, in the form that its suffix names."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -42,14 +40,12 @@ def write_answers(path: Path, examples: "Sequence[Example]", rows: Sequence[dict
         with atomic_file(path) as file:
             parquet.write_table(pyarrow.Table.from_pylist(labelled), file)
     else:
+        from abmll.experiments.sheets import csv_text
+
         alike = {frozenset(example.options) for example in examples}
         labels = examples[0].options if len(alike) == 1 else None
         table = [_flat(example, row, labels) for example, row in zip(examples, labelled, strict=True)]
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(table[0]), delimiter=SEPARATORS[path.suffix], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-        write_text(path, text.getvalue())
+        write_text(path, csv_text(table, SEPARATORS[path.suffix]))
 
 
 def _labelled(example: "Example", row: dict[str, Any]) -> dict[str, Any]:

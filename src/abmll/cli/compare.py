@@ -2,18 +2,19 @@
 
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abmll.cli.console import narrator, print_json
-from abmll.common.config import ActivationCacheConfig, AdapterConfig, ModelConfig, PromptConfig
+from abmll.common.config import ActivationCacheConfig, ModelConfig
 from abmll.common.errors import AbmllError, ConfigError, nearest
-from abmll.common.settings import Checked, flatten, kinds_of, setting
-from abmll.experiments.budget import REFERENCE, BudgetConfig, EvaluationGrid
+from abmll.common.settings import Checked, flatten, kinds_of, pick, setting
+from abmll.experiments.budget import REFERENCE, SharedConfig
 
 if TYPE_CHECKING:
+    from abmll.experiments.cell_runner import ResultFolder
     from abmll.experiments.method_spec import ComparisonConfig
 
 
@@ -37,11 +38,7 @@ def compare(
     flags: ComparisonFlags,
     seeds: tuple[int, ...] = (0, 1, 2),
     output_dir: Path = Path("runs/compare"),
-    base: ModelConfig,
-    adapter: AdapterConfig,
-    prompt: PromptConfig,
-    budget: BudgetConfig,
-    evaluation: EvaluationGrid,
+    shared: SharedConfig,
     activations: ActivationCacheConfig,
     reference: str | None = None,
     explicit: frozenset[str] = frozenset(),
@@ -59,22 +56,20 @@ def compare(
         reference: row of the tables that the others are compared with, as METHOD, METHOD@PRESET or METHOD+RECALIBRATION
             (default: abmll)
     """
-    from abmll.cli.places import check_folder, refuse_other_processes, resumable
-    from abmll.experiments.cell_runner import ResultFolder
+    from abmll.cli.places import resumable
     from abmll.experiments.execution import compute
     from abmll.experiments.html import write_report
     from abmll.experiments.markdown import against_reference, headline, notes, write_tables
     from abmll.experiments.planning import plan
     from abmll.experiments.summary import summarize
 
-    refuse_other_processes()
-    check_folder(output_dir, overwrite=True)  # its own earlier results
-    results = ResultFolder(output_dir, suite, base, activations, command_line(), flags.data_dir, flags.allow_missing)
-    config = comparison_config(flags, seeds, (base, adapter, prompt, budget, evaluation), explicit)
+    results, config = prepare(output_dir, suite, flags, seeds, shared, activations, explicit)
     loaded = results.load_suite()
     cells = plan(loaded, config)
-    if reference is not None:
-        refuse_reference(reference, {cell.row for cell in cells})
+    rows = {cell.row for cell in cells}
+    if reference is not None and reference not in rows:
+        hint = nearest(reference, rows)
+        raise ConfigError(f"reference: the tables have no row '{reference}', only {', '.join(sorted(rows))}.{hint}")
     with resumable(output_dir):
         failures = compute(cells, results, flags.jobs, narrator(quiet), quiet)
     comparison = summarize(cells, output_dir, loaded, failures, reference or REFERENCE)
@@ -90,29 +85,36 @@ def compare(
     return 2 if failures else 0
 
 
-def refuse_reference(reference: str, rows: Collection[str]) -> None:
-    """ConfigError where the tables would not have the row that was asked for."""
-    if reference not in rows:
-        hint = nearest(reference, rows)
-        raise ConfigError(f"reference: the tables have no row '{reference}', only {', '.join(sorted(rows))}.{hint}")
-
-
-def comparison_config(
-    flags: ComparisonFlags, seeds: Sequence[int], groups: Sequence[Any], explicit: frozenset[str]
-) -> "ComparisonConfig":
-    """The configuration of a command line; ``groups`` are its dataclasses, ``explicit`` what the user set."""
+def prepare(
+    folder: Path,
+    suite: str,
+    flags: ComparisonFlags,
+    seeds: Sequence[int],
+    shared: SharedConfig,
+    activations: ActivationCacheConfig,
+    explicit: frozenset[str],
+    validation: bool = False,
+) -> "tuple[ResultFolder, ComparisonConfig]":
+    """Check the folder, and read what is compared in it; ``explicit`` names what the user set."""
+    from abmll.cli.places import check_folder, refuse_other_processes
+    from abmll.experiments.cell_runner import ResultFolder
     from abmll.experiments.method_spec import ComparisonConfig, defaults, parse_specs, read_settings_file
     from abmll.language.base import resolve_device, resolve_dtype
 
+    refuse_other_processes()
+    check_folder(folder, overwrite=True)  # its own earlier results
+    command = shlex.join(["abmll", *sys.argv[1:]])
+    base, places = pick(ModelConfig, vars(shared)), (flags.data_dir, flags.allow_missing)
+    results = ResultFolder(folder, suite, base, activations, command, *places, validation)
     if len(set(seeds)) < len(seeds):
         raise ConfigError("seeds: one is named twice; remove one")
-    given = flatten(*groups)
+    given = flatten(shared)
     given["dtype"] = resolve_dtype(given["dtype"], resolve_device(given["device"]))
     specs = parse_specs(flags.methods)
     own = read_overrides(flags.override or (), [spec.key for spec in specs])
     asked = {name: value for name, value in given.items() if name in explicit} | own.pop("", {})
     tuned = {} if flags.settings is None else read_settings_file(flags.settings)
-    return ComparisonConfig(specs, seeds, defaults() | given, tuned, asked, own)
+    return results, ComparisonConfig(specs, seeds, defaults() | given, tuned, asked, own)
 
 
 def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -134,8 +136,3 @@ def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, di
         except ValueError as error:
             raise ConfigError(f"override: {left.strip()} {error}") from error
     return own
-
-
-def command_line() -> str:
-    """The command as it was typed, for the results' origin."""
-    return shlex.join(["abmll", *sys.argv[1:]])

@@ -6,11 +6,11 @@ from typing import Any
 
 import yaml
 
-from abmll.cli.compare import ComparisonFlags, command_line, compare, comparison_config
+from abmll.cli.compare import ComparisonFlags, compare, prepare
 from abmll.cli.console import in_words, narrator
-from abmll.common.config import ActivationCacheConfig, AdapterConfig, ModelConfig, PromptConfig
+from abmll.common.config import ActivationCacheConfig, ModelConfig
 from abmll.common.settings import pick
-from abmll.experiments.budget import BudgetConfig, EvaluationGrid
+from abmll.experiments.budget import SharedConfig
 
 SETTINGS = Path(__file__).parent.parent / "experiments" / "demo.yaml"
 SIZE = "demo.json"
@@ -63,11 +63,7 @@ def arguments(values: Mapping[str, Any], base: ModelConfig) -> dict[str, Any]:
         "suite": values["suite"],
         "flags": ComparisonFlags(tuple(values["methods"])),
         "seeds": tuple(values["seeds"]),
-        "base": base,
-        "adapter": pick(AdapterConfig, values),
-        "prompt": pick(PromptConfig, values),
-        "budget": pick(BudgetConfig, values),
-        "evaluation": pick(EvaluationGrid, values),
+        "shared": pick(SharedConfig, {**vars(base), **values}),
         "explicit": frozenset(values),
     }
 
@@ -78,7 +74,6 @@ def fitted(
     """Episodes and questions: as given, as an earlier call in this folder has chosen, or as the machine allows."""
     from abmll.common.documents import read_json
     from abmll.common.files import write_json
-    from abmll.experiments.cell_runner import ResultFolder
     from abmll.experiments.planning import plan
     from abmll.experiments.sizing import FLOOR, count_work, fit, measure_pace
 
@@ -88,10 +83,8 @@ def fitted(
         size = known["size"]
         say(f"as before: {size['max_steps']} episodes, {size['test_examples']} questions a task")
         return size
-    groups = [asked[name] for name in ("base", "adapter", "prompt", "budget", "evaluation")]
-    config = comparison_config(asked["flags"], asked["seeds"], groups, asked["explicit"])
     say("measuring this machine")
-    results = ResultFolder(folder, asked["suite"], asked["base"], ActivationCacheConfig(), command_line())
+    results, config = prepare(folder, **asked, activations=ActivationCacheConfig())
     suite = results.load_suite()
     cells = plan(suite, config)
     work = count_work(cells, suite, measure_pace(cells, results, say))

@@ -1,8 +1,7 @@
 """``abmll evaluate``: adapt to every evaluation task of a suite, and measure."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from abmll.cli.console import count, narrator, print_json
 from abmll.common.config import ActivationCacheConfig, ContinueConfig, EvaluateConfig, PlaceConfig
@@ -54,22 +53,21 @@ def evaluate(
     check_folder(output_dir, overwrite)
     model = load_learner(run, method, continued, place, quiet)
     _refuse_learned(run, loaded)
+    say = narrator(quiet)
     for key, value in loaded.prompt.items():
-        if value != getattr(model.scorer.prompt, key):
-            used = getattr(model.scorer.prompt, key)
-            narrator(quiet)(
-                f"the suite's prompt has {key} = {value}, but the run was trained with {used}, used here too"
-            )
-    cache = disk_cache(model.scorer.base, model.scorer.lower_blocks, activations, narrator(quiet))
+        used = getattr(model.scorer.prompt, key)
+        if value != used:
+            say(f"the suite's prompt has {key} = {value}, but the run was trained with {used}, used here too")
+    cache = disk_cache(model.scorer.base, model.scorer.lower_blocks, activations, say)
     evaluation = evaluate_tasks(model, loaded.evaluation, settings, seed=seed, cache=cache, quiet=quiet)
     about = {"run": str(run), "suite": loaded.name, "seed": seed}
     about |= {"missing": list(loaded.missing), "known_leaks": list(loaded.known_leaks)}
     save_evaluation(evaluation, output_dir, model, settings, about)
     report = write_report(output_dir)
     if evaluation.truncated:
-        narrator(quiet)(f"{count(evaluation.truncated, 'input')} too long for the model, cut in the middle")
+        say(f"{count(evaluation.truncated, 'input')} too long for the model, cut in the middle")
     if evaluation.left_out:
-        narrator(quiet)(f"{count(evaluation.left_out, 'demonstration')} left out, too long before their question")
+        say(f"{count(evaluation.left_out, 'demonstration')} left out, too long before their question")
     if json:
         numbers = {"mean": evaluation.mean, "pooled": evaluation.pooled, "tasks": evaluation.tasks}
         print_json({"output_dir": str(output_dir), "truncated": evaluation.truncated} | numbers)
@@ -90,11 +88,3 @@ def _refuse_learned(run: Path, suite: "Suite") -> None:
     for task in suite.evaluation:
         if task.name in learned and task.name not in suite.known_leaks:
             raise DataError(f"{run}: was trained on '{task.name}', an evaluation task of '{suite.name}'; leave it out")
-
-
-def fill(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The preset's settings, and the suite's own numbers of examples."""
-    from abmll.common.presets import fill as of_preset
-    from abmll.tasks.definition import read_suite
-
-    return of_preset(values) | (read_suite(values["suite"]).caps if "suite" in values else {})

@@ -92,8 +92,8 @@ def _split(options: Sequence[Option], argv: Sequence[str], name: str) -> dict[st
                 raise ConfigError(f"{name}: {flag} takes {'no' if equals else 'a'} value")
             given.setdefault(known[flag].name, []).append(text)
     for option in options:
-        if option.form != "flag" and rest:
-            count = 1 if option.form == "positional" else len(rest)
+        if not option.is_flag and rest:
+            count = len(rest) if option.kind.many else 1
             given[option.name], rest = rest[:count], rest[count:]
     if rest:
         raise ConfigError(f"{name}: unexpected argument '{rest[0]}'")
@@ -105,7 +105,7 @@ def _read(options: Sequence[Option], given: Mapping[str, Sequence[str]], name: s
     values = {}
     for option in options:
         if option.name in given:
-            separator = "," if option.form == "flag" else None
+            separator = "," if option.is_flag else None
             try:
                 values[option.name] = option.kind.read(given[option.name], separator)
             except ValueError as error:
@@ -122,7 +122,7 @@ def _as_yaml(values: Mapping[str, Any]) -> str:
 
 
 def _help(signature: Signature, options: Sequence[Option], name: str) -> str:
-    shown = [_usage(option) for option in options if option.default is REQUIRED or option.form != "flag"]
+    shown = [_usage(option) for option in options if option.default is REQUIRED or not option.is_flag]
     lines = [" ".join(["usage: abmll", name, *shown, "[options]"]), "", signature.summary]
     width = max(shutil.get_terminal_size().columns - _MARGIN, 30)
     for title in dict.fromkeys(option.title for option in options):
@@ -138,7 +138,7 @@ def _help(signature: Signature, options: Sequence[Option], name: str) -> str:
 
 def _left(option: Option) -> str:
     """The option as it stands in the help, before its help text."""
-    if option.form != "flag":
+    if not option.is_flag:
         return option.shown
     if option.kind.base is bool:
         # --no-... of a switch that is off by default is there to overrule a file, and needs no line of its own.
@@ -148,9 +148,9 @@ def _left(option: Option) -> str:
 
 
 def _usage(option: Option) -> str:
-    if option.form == "flag":
+    if option.is_flag:
         return _left(option)
-    word = option.shown + "..." * (option.form == "variadic")
+    word = option.shown + "..." * option.kind.many
     return word if option.default is REQUIRED else f"[{word}]"
 
 

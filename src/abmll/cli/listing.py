@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -73,11 +72,11 @@ def show(
             print(f"  {'*' if index == example.answer else ' '} {continuation!r}")
 
 
-def validate(*files: Path, answers: bool = True, json: bool = False) -> int:
+def validate(files: tuple[Path, ...], *, answers: bool = True, json: bool = False) -> int:
     """Check task files; every one is looked at, and the exit code is 2 if any cannot be used.
 
     Args:
-        *files: task files, or folders of them
+        files: task files, or folders of them
         answers: every example must have its answer; with --no-answers a file of one task may lack them, as for
             'abmll predict'
     """
@@ -139,15 +138,11 @@ def check_leaks(training: str, evaluation: str | None = None, *, json: bool = Fa
 
 def _at_hand() -> list[dict[str, Any]]:
     """The shipped suites, and each collection with whether it is in the cache."""
-    import yaml
-
-    from abmll.tasks import shipped_suites
     from abmll.tasks.bigbench import bigbench_dir
+    from abmll.tasks.definition import read_suite, shipped_suites
 
-    rows = []
-    for name in shipped_suites():
-        suite = yaml.safe_load((files("abmll.tasks") / "suites" / f"{name}.yaml").read_text(encoding="utf-8"))
-        rows.append({"name": name, "kind": "suite", "description": " ".join(suite["description"].split())})
+    descriptions = {name: " ".join(read_suite(f"suite:{name}").description.split()) for name in shipped_suites()}
+    rows = [{"name": name, "kind": "suite", "description": text} for name, text in descriptions.items()]
     folder = bigbench_dir()
     state = f"{count(len(list(folder.glob('*.jsonl'))), 'task')} in {folder}" if folder.is_dir() else "not fetched yet"
     return [*rows, {"name": COLLECTION, "kind": "collection", "description": state}]

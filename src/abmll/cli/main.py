@@ -5,61 +5,43 @@ Exit codes: 0 done, 2 an error the user can put right, 130 interrupted by Ctrl-C
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import NamedTuple
 
 from abmll.cli.console import complain
 from abmll.common.errors import AbmllError, ConfigError, nearest
 
 
-@dataclass(frozen=True)
-class Verb:
-    """A row of the table of commands; the module of a "module:function" is imported only when the verb runs."""
+class Command(NamedTuple):
+    """A row of the table of commands."""
 
     summary: str  # its line in the list of commands
-    target: str
-    fill: str | None = None  # gives a preset's values, see abmll.cli.flags.run_verb
+    target: (
+        "str | Mapping[str, Command]"  # the verb, whose module is imported only when it runs; or commands of its own
+    )
 
 
-@dataclass(frozen=True)
-class Group:
-    """A command that has commands of its own."""
+TASKS: Mapping[str, Command] = {
+    "ls": Command("list the tasks of a file, folder or suite, or what is at hand", "abmll.cli.listing:ls"),
+    "show": Command("show a task's numbers and its first examples as prompts", "abmll.cli.listing:show"),
+    "validate": Command("check task files, naming file and line of what is wrong", "abmll.cli.listing:validate"),
+    "fetch": Command("download a task collection into the cache", "abmll.cli.listing:fetch"),
+    "check-leaks": Command("refuse a suite whose training and evaluation overlap", "abmll.cli.listing:check_leaks"),
+}
 
-    summary: str
-    verbs: Mapping[str, Verb]
-
-
-TASKS = Group(
-    "list, show, check and fetch tasks",
-    {
-        "ls": Verb("list the tasks of a file, folder or suite, or what is at hand", "abmll.cli.listing:ls"),
-        "show": Verb("show a task's numbers and its first examples as prompts", "abmll.cli.listing:show"),
-        "validate": Verb("check task files, naming file and line of what is wrong", "abmll.cli.listing:validate"),
-        "fetch": Verb("download a task collection into the cache", "abmll.cli.listing:fetch"),
-        "check-leaks": Verb("refuse a suite whose training and evaluation overlap", "abmll.cli.listing:check_leaks"),
-    },
-)
-
-COMMANDS: Mapping[str, Verb | Group] = {
-    "train": Verb("meta-train an adapter on many tasks", "abmll.cli.train:train", fill="abmll.cli.train:fill"),
-    "adapt": Verb("learn a new task from its examples", "abmll.cli.adapt:adapt", "abmll.common.presets:fill"),
-    "predict": Verb(
-        "answer questions, with probabilities and uncertainty", "abmll.cli.predict:predict", "abmll.common.presets:fill"
-    ),
-    "evaluate": Verb(
-        "adapt to every evaluation task of a suite and measure",
-        "abmll.cli.evaluate:evaluate",
-        fill="abmll.cli.evaluate:fill",
-    ),
-    "compare": Verb("methods and seeds on a suite: tables with intervals", "abmll.cli.compare:compare"),
-    "tune": Verb("choose every method's settings on validation tasks", "abmll.cli.tune:tune"),
-    "export": Verb("write the posterior mean as a PEFT adapter or a merged model", "abmll.cli.export:export"),
-    "report": Verb("write one self-contained HTML page about a run", "abmll.cli.report:report"),
-    "tasks": TASKS,
-    "estimate": Verb("memory, operations and time of a step, from a model's shape", "abmll.cli.estimate:estimate"),
-    "demo": Verb("the whole method on real tasks, from download to report", "abmll.cli.demo:demo"),
+COMMANDS: Mapping[str, Command] = {
+    "train": Command("meta-train an adapter on many tasks", "abmll.cli.train:train"),
+    "adapt": Command("learn a new task from its examples", "abmll.cli.adapt:adapt"),
+    "predict": Command("answer questions, with probabilities and uncertainty", "abmll.cli.predict:predict"),
+    "evaluate": Command("adapt to every evaluation task of a suite and measure", "abmll.cli.evaluate:evaluate"),
+    "compare": Command("methods and seeds on a suite: tables with intervals", "abmll.cli.compare:compare"),
+    "tune": Command("choose every method's settings on validation tasks", "abmll.cli.tune:tune"),
+    "export": Command("write the posterior mean as a PEFT adapter or a merged model", "abmll.cli.export:export"),
+    "report": Command("write one self-contained HTML page about a run", "abmll.cli.report:report"),
+    "tasks": Command("list, show, check and fetch tasks", TASKS),
+    "estimate": Command("memory, operations and time of a step, from a model's shape", "abmll.cli.estimate:estimate"),
+    "demo": Command("the whole method on real tasks, from download to report", "abmll.cli.demo:demo"),
 }
 
 
@@ -95,7 +77,7 @@ def _give_up_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _dispatch(argv: list[str], commands: Mapping[str, Verb | Group], path: str) -> int:
+def _dispatch(argv: list[str], commands: Mapping[str, Command], path: str) -> int:
     """Run the command that `argv` names among `commands`; `path` is what stood before it ("" or "tasks ")."""
     word = argv[0] if argv else "--help"
     if word in ("-h", "--help"):
@@ -110,22 +92,18 @@ def _dispatch(argv: list[str], commands: Mapping[str, Verb | Group], path: str) 
         what = "flag" if word.startswith("-") else "command"
         hint = nearest(word, [*commands, "--help", "--version"]) or f" See 'abmll {path}--help'."
         raise ConfigError(f"unknown {what} '{path}{word}'.{hint}")
-    command = commands[word]
-    if isinstance(command, Group):
-        return _dispatch(argv[1:], command.verbs, f"{word} ")
+    target = commands[word].target
+    if not isinstance(target, str):
+        return _dispatch(argv[1:], target, f"{word} ")
 
     from abmll.cli.flags import run_verb
+    from abmll.cli.sources import fill
 
-    fill = _load(command.fill) if command.fill else None
-    return run_verb(_load(command.target), argv[1:], path + word, fill)
-
-
-def _load(target: str) -> Callable[..., Any]:
     module, _, name = target.partition(":")
-    return getattr(import_module(module), name)
+    return run_verb(getattr(import_module(module), name), argv[1:], path + word, fill)
 
 
-def _overview(commands: Mapping[str, Verb | Group], path: str) -> str:
+def _overview(commands: Mapping[str, Command], path: str) -> str:
     width = max(map(len, commands))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in commands.items()]
     after = [] if path else ["", "abmll --version shows the version."]

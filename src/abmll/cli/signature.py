@@ -1,17 +1,17 @@
 """A verb's function signature, read as a list of options.
 
-Parameters before ``*`` are positional arguments, ``*files`` takes one or more of them, keyword-only parameters are
-flags. A parameter annotated with a dataclass of settings gives one flag per field. In the help these stand under the
-title of the dataclass that declares them, or with the verb's own options where that dataclass combines several others.
-The help of a parameter is its line in the docstring's Args section, or in ``SHARED``. A parameter called ``explicit``
-is no flag: it receives the names of the settings that the user set, by flag or file.
+Parameters before ``*`` are positional arguments, one that is a tuple takes one or more of them; keyword-only parameters
+are flags. A parameter annotated with a dataclass of settings gives one flag per field. In the help these stand under
+the title of the dataclass that declares them, or with the verb's own options where that dataclass combines several
+others. The help of a parameter is its line in the docstring's Args section, or in ``SHARED``. A parameter called
+``explicit`` is no flag: it receives the names of the settings that the user set, by flag or file.
 """
 
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, get_type_hints
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, get_type_hints
 
 from abmll.common.settings import Kind, kind_of, kinds_of
 
@@ -30,25 +30,25 @@ SHARED = {
 
 @dataclass(frozen=True)
 class Option:
-    """One thing the user can set: a flag, a positional argument, or the rest of the positional arguments."""
+    """One thing the user can set: a flag, or one or more positional arguments."""
 
     name: str
     kind: Kind
     help: str
     default: Any
-    form: Literal["flag", "positional", "variadic"] = "flag"
+    is_flag: bool = True
     owner: str | None = None  # The parameter whose dataclass has this option as a field.
     title: str = "options"  # The heading above it in the help.
 
     @property
     def shown(self) -> str:
         """Its name as the user writes it on the command line."""
-        return "--" + self.name.replace("_", "-") if self.form == "flag" else self.name.upper()
+        return "--" + self.name.replace("_", "-") if self.is_flag else self.name.upper()
 
     @property
     def flags(self) -> tuple[str, ...]:
         """Every flag that sets it."""
-        if self.form != "flag":
+        if not self.is_flag:
             return ()
         return (self.shown, "--no-" + self.shown[2:]) if self.kind.base is bool else (self.shown,)
 
@@ -66,11 +66,8 @@ class Signature:
     def call(self, values: Mapping[str, Any], explicit: frozenset[str]) -> int:
         """Call the function with a value for every option; its exit code (None counts as 0)."""
         own = [option for option in self.options if option.owner is None]
-        positional = [values[option.name] for option in own if option.form == "positional"]
-        rest = [value for option in own if option.form == "variadic" for value in values[option.name]]
-        keywords = {option.name: values[option.name] for option in own if option.form == "flag"}
-        keywords |= self.configs(values) | ({"explicit": explicit} if self.takes_explicit else {})
-        return self.function(*positional, *rest, **keywords) or 0
+        keywords = {option.name: values[option.name] for option in own} | self.configs(values)
+        return self.function(**keywords, **({"explicit": explicit} if self.takes_explicit else {})) or 0
 
     def configs(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The dataclasses made of the values, by parameter; each one checks its own fields."""
@@ -95,18 +92,15 @@ def read_signature(function: Callable[..., int | None]) -> Signature:
 
 
 def _option(parameter: inspect.Parameter, annotation: Any, helps: Mapping[str, str]) -> Option:
-    option = Option(parameter.name, kind_of(annotation), helps[parameter.name], parameter.default)
-    if parameter.kind is parameter.KEYWORD_ONLY:
-        return option
-    if parameter.kind is parameter.VAR_POSITIONAL:
-        return replace(option, kind=replace(option.kind, many=True), form="variadic", title="arguments")
-    return replace(option, form="positional", title="arguments")
+    is_flag = parameter.kind is parameter.KEYWORD_ONLY
+    more: dict[str, Any] = {"is_flag": is_flag, "title": "options" if is_flag else "arguments"}
+    return Option(parameter.name, kind_of(annotation), helps[parameter.name], parameter.default, **more)
 
 
 def _field_options(owner: str, config: type) -> list[Option]:
     kinds = kinds_of(config)
     return [
-        Option(own.name, kinds[own.name], own.metadata["help"], own.default, "flag", owner, _title(config, own.name))
+        Option(own.name, kinds[own.name], own.metadata["help"], own.default, True, owner, _title(config, own.name))
         for own in fields(config)
     ]
 
@@ -123,5 +117,5 @@ def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """The text before the Args section, and the help of each parameter in it (which may run over several lines)."""
     text, _, rest = (inspect.getdoc(function) or "").partition("\nArgs:\n")
     section = re.split(r"^\S", rest, maxsplit=1, flags=re.MULTILINE)[0]
-    found = re.findall(r"^    \*?(\w+): (.*(?:\n     +.*)*)", section, flags=re.MULTILINE)
+    found = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", section, flags=re.MULTILINE)
     return text.strip(), {name: " ".join(help.split()) for name, help in found}

@@ -1,9 +1,11 @@
-"""What a user means by WHERE: files and folders, Hugging Face datasets, fetched collections, suites."""
+"""What a user means by WHERE: files, folders, Hugging Face datasets, collections, suites; and what a suite sets."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from abmll.common.errors import ConfigError, DataError, nearest
+from abmll.common.presets import preset
 
 if TYPE_CHECKING:
     from abmll.tasks import Task
@@ -63,6 +65,22 @@ def training_tasks(where: str, data_dir: Path | None, allow_missing: bool = Fals
     suite = load_suite(where, data_dir, allow_missing=allow_missing)
     suite.refuse_leaks()
     return list(suite.train)
+
+
+def fill(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a verb that has a preset, where the user says nothing else, from the ``values`` known so far.
+
+    They are the prompt of the suite that it works on, over it the preset's, over that the suite's numbers of examples.
+    """
+    from abmll.tasks.definition import read_suite
+
+    if "preset" not in values:
+        return {}
+    layers, where = preset(values["preset"]), values.get("suite") or values.get("tasks")
+    if where is not None and ("suite" in values or is_suite(where)):
+        suite = read_suite(where)
+        layers = suite.prompt | layers | suite.caps
+    return {name: value for name, value in layers.items() if name in values}
 
 
 def choose(tasks: "list[Task]", name: str | None, where: str) -> "Task":

@@ -97,13 +97,3 @@ def _facts(summary: Mapping[str, Any], label: str) -> dict[str, str]:
     if summary["truncated"]:
         facts["truncated"] = cut_in_words(summary["truncated"], summary["examples"])
     return facts
-
-
-def fill(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The prompt settings of a suite, and over them the preset's settings."""
-    from abmll.cli.sources import is_suite
-    from abmll.common.presets import fill as of_preset
-    from abmll.tasks.definition import read_suite
-
-    suite = read_suite(values["tasks"]).prompt if "tasks" in values and is_suite(values["tasks"]) else {}
-    return suite | of_preset(values)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from abmll.cli.compare import ComparisonFlags, command_line, comparison_config
+from abmll.cli.compare import ComparisonFlags, prepare
 from abmll.cli.console import narrator, print_json, print_table
-from abmll.common.config import ActivationCacheConfig, AdapterConfig, ModelConfig, PromptConfig
+from abmll.common.config import ActivationCacheConfig
 from abmll.common.errors import ConfigError
-from abmll.experiments.budget import BudgetConfig, EvaluationGrid
+from abmll.experiments.budget import SharedConfig
 
 
 def tune(
@@ -18,11 +18,7 @@ def tune(
     trials: int = 10,
     seeds: tuple[int, ...] = (0,),
     output_dir: Path = Path("runs/tune"),
-    base: ModelConfig,
-    adapter: AdapterConfig,
-    prompt: PromptConfig,
-    budget: BudgetConfig,
-    evaluation: EvaluationGrid,
+    shared: SharedConfig,
     activations: ActivationCacheConfig,
     explicit: frozenset[str] = frozenset(),
     quiet: bool = False,
@@ -38,22 +34,16 @@ def tune(
         seeds: seeds that a trial is averaged over
         output_dir: folder for trials, cells, training runs and settings.json
     """
-    from abmll.cli.places import check_folder, refuse_other_processes, resumable
-    from abmll.experiments.cell_runner import ResultFolder
+    from abmll.cli.places import resumable
     from abmll.experiments.search import RESULT
     from abmll.experiments.search import tune as search
 
-    refuse_other_processes()
     if trials < 1:
         raise ConfigError(f"trials is {trials}; use 1 or more")
     for name in ("adapt_examples", "num_samples", "prune", "recalibrate"):
-        if len(getattr(evaluation, name)) > 1:
+        if len(getattr(shared, name)) > 1:
             raise ConfigError(f"{name}: a trial has one value of it; name one")
-    check_folder(output_dir, overwrite=True)  # its own earlier results
-    results = ResultFolder(
-        output_dir, suite, base, activations, command_line(), flags.data_dir, flags.allow_missing, validation=True
-    )
-    config = comparison_config(flags, seeds, (base, adapter, prompt, budget, evaluation), explicit)
+    results, config = prepare(output_dir, suite, flags, seeds, shared, activations, explicit, validation=True)
     with resumable(output_dir):
         document = search(results, results.load_suite(), config, trials, flags.jobs, narrator(quiet), quiet)
     if json:

@@ -8,7 +8,7 @@ a ``ConfigError`` that names the field.
 from dataclasses import dataclass
 from typing import Literal
 
-from abmll.common.settings import Checked, setting
+from abmll.common.settings import Checked, again, setting
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ class ContinueConfig(Checked):
     ensemble_spread: float = setting(
         0.1, "ensemble: a member's A starts at theta's plus this share of a fresh random A", at_least=0
     )
-    dropout_rate: float = setting(
-        0.1, "mc-dropout: share of the adapter's inputs that are dropped", at_least=0, below=1
+    dropout_rate: float = again(
+        AdapterConfig, "dropout_rate", "mc-dropout: share of the adapter's inputs that are dropped"
     )
 
 
@@ -217,7 +217,7 @@ class PlaceConfig(Checked):
 
     model: str | None = setting(None, "folder or name of the language model, where it has moved since training")
     dtype: Literal["auto", "bf16", "fp32"] = setting("auto", "precision of the language model (auto: as in training)")
-    device: str = setting("auto", "cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
+    device: str = again(ModelConfig, "device")
 
 
 @dataclass(frozen=True)
@@ -227,19 +227,13 @@ class EstimateConfig(Checked):
     model_config: str = setting(
         "llama3-8b", "smollm2-135m, llama3-8b, qwen2-7b, llama3-70b, or a config.json or a folder with one"
     )
-    r: int = setting(AdapterConfig.r, "rank of the mean update", at_least=1)
-    target_modules: tuple[str, ...] = setting(
-        AdapterConfig.target_modules, "names of the layers to adapt, or 'all-linear'"
-    )
-    layers_to_transform: str | None = setting(
-        AdapterConfig.layers_to_transform, "decoder layers to adapt: '18-29', 'top-12'; none: all of them"
-    )
-    per_device_train_batch_size: int = setting(
-        LearningConfig.per_device_train_batch_size, "examples per gradient step", at_least=1
-    )
+    r: int = again(AdapterConfig, "r")
+    target_modules: tuple[str, ...] = again(AdapterConfig, "target_modules")
+    layers_to_transform: str | None = again(AdapterConfig, "layers_to_transform")
+    per_device_train_batch_size: int = again(LearningConfig, "per_device_train_batch_size")
     sequence_length: int = setting(512, "tokens of an example, options included", at_least=2)
     option_tokens: int = setting(4, "positions of an example at which ABMLL and MAML score option tokens", at_least=1)
-    inner_steps: int = setting(LearningConfig.inner_steps, "gradient steps per episode (K)", at_least=1)
+    inner_steps: int = again(LearningConfig, "inner_steps")
     dtype: Literal["bf16", "fp32"] = setting("bf16", "precision of the frozen model")
     attention: Literal["sdpa", "eager"] = setting(
         "sdpa", "attention in one kernel, or with its matrix of weights in memory"

@@ -23,16 +23,8 @@ FORMATS = {
     "trials": "abmll-trials-2",
     "bigbench": "abmll-bigbench-1",
 }
-OF_VERSION_0_1 = (
-    "abmll-checkpoint-1",
-    "abmll-posterior-2",
-    "abmll-readout-2",
-    "abmll-evaluation-1",
-    "abmll-cell-1",
-    "abmll-comparison-1",
-    "abmll-settings-1",
-    "abmll-trials-1",
-)
+_OLD = "checkpoint-1 posterior-2 readout-2 evaluation-1 cell-1 comparison-1 settings-1 trials-1"
+OF_VERSION_0_1 = [f"abmll-{name}" for name in _OLD.split()]
 
 
 def read_json(

@@ -71,15 +71,11 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
         _sync(path.parent)
 
 
-def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write ``data`` to ``path`` atomically, creating its folder. Raises ``AbmllError`` (read-only or full disk)."""
+def write_text(path: Path | str, text: str) -> None:
+    """Write ``text`` to ``path`` as UTF-8, atomically, creating its folder. Raises as ``atomic_file``."""
+    data = text.encode("utf-8")
     with atomic_file(path) as file:
         file.write(data)
-
-
-def write_text(path: Path | str, text: str) -> None:
-    """Write ``text`` to ``path`` as UTF-8, atomically. Raises ``AbmllError`` (read-only or full disk)."""
-    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path | str, value: Any) -> None:

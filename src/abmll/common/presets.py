@@ -9,7 +9,6 @@ published table were measured with it. A preset has settings for training, adapt
 to ``abmll train``, ``adapt``, ``predict`` and ``evaluate``.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from abmll.common.errors import ConfigError, nearest
@@ -57,8 +56,3 @@ def preset(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise ConfigError(f"preset: unknown '{name}';{nearest(name, PRESETS)} known are {', '.join(PRESETS)}")
     return PRESETS[name]
-
-
-def fill(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``values['preset']`` sets, restricted to the settings that a command has."""
-    return {key: value for key, value in preset(values["preset"]).items() if key in values}

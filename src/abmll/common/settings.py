@@ -119,6 +119,12 @@ def setting(default: Any, help: str, **bounds: float) -> Any:
     return field(default=default, metadata={"help": help, "bounds": bounds})
 
 
+def again(config: type, name: str, help: str | None = None) -> Any:
+    """A setting of another dataclass once more: its default and bounds and, unless another is given, its help."""
+    [own] = [own for own in fields(config) if own.name == name]
+    return setting(own.default, help or own.metadata["help"], **own.metadata["bounds"])
+
+
 @cache
 def kinds_of(config: type) -> Mapping[str, Kind]:
     """The kind of every field of a dataclass of settings, by name."""

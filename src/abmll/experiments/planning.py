@@ -39,15 +39,14 @@ def units(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 def main_point(values: Settings) -> dict[str, Any]:
     """Of the values that make curves, those that the tables are of: the usual one, or else the one that costs most."""
-    usual = {
-        "adapt_examples": values["usual_examples"],
-        "num_samples": PredictConfig.num_samples,
-        "prune": 0.0,
-        "episodes": values["max_steps"],
+    choices = {  # the usual one, and which one costs most
+        "adapt_examples": (values["usual_examples"], max),
+        "num_samples": (PredictConfig.num_samples, max),
+        "prune": (0.0, min),
+        "episodes": (values["max_steps"], max),
     }
-    costliest = {"adapt_examples": max, "num_samples": max, "prune": min, "episodes": max}
-    own = {name: _tuple(values[name]) for name in CURVES}
-    return {name: usual[name] if usual[name] in own[name] else costliest[name](own[name]) for name in CURVES}
+    own = {name: _tuple(values[name]) for name in choices}
+    return {name: usual if usual in own[name] else costliest(own[name]) for name, (usual, costliest) in choices.items()}
 
 
 def _settings(spec: Spec, suite: Suite, config: ComparisonConfig) -> dict[str, Any]:

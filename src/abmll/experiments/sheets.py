@@ -50,10 +50,10 @@ def task_rows(comparison: Document) -> list[Document]:
     return rows
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]], separator: str = ",") -> str:
     """The rows as CSV under the first one's keys."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], delimiter=separator, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()

@@ -74,8 +74,7 @@ def settings(modules: tuple[str, ...], layers: str | None, attention: str = "eag
 
 
 def base_flops(shape: Shape, config: EstimateConfig) -> int:
-    head = 2 * flops.head_flops(shape, EXAMPLES * SCORED)
-    return flops.forward_flops(shape, config) + flops.backward_flops(shape, config) + head
+    return flops.base_flops(shape, config, EXAMPLES * SCORED)
 
 
 @pytest.mark.parametrize(("modules", "layers"), CHOICES)
@@ -84,7 +83,7 @@ def test_a_step_exactly(tiny_llama: Path, modules: tuple[str, ...], layers: str 
     model, shape = model_and_shape(tiny_llama, config, (True,))
     with FlopCounterMode(display=False) as counter:
         loss_of(model).backward()
-    assert counter.get_total_flops() == base_flops(shape, config) + flops.lora_flops(shape, config)
+    assert counter.get_total_flops() == base_flops(shape, config) + flops.adapter_flops(shape, config)
 
 
 @pytest.mark.parametrize(("modules", "layers"), CHOICES)
@@ -93,7 +92,7 @@ def test_a_branch_that_does_not_learn_exactly(tiny_llama: Path, modules: tuple[s
     model, shape = model_and_shape(tiny_llama, config, (True, False))
     with FlopCounterMode(display=False) as counter:
         loss_of(model).backward()
-    adapters = flops.lora_flops(shape, config) + flops.constant_lora_flops(shape, config)
+    adapters = sum(flops.adapter_flops(shape, config, learns=learns) for learns in (True, False))
     assert counter.get_total_flops() == base_flops(shape, config) + adapters
 
 
@@ -104,7 +103,7 @@ def test_attention_in_one_kernel_costs_one_product_more(tiny_llama: Path, module
     product = 2 * EXAMPLES * LENGTH**2 * shape.width
     # In the lowest block q and v alone let eager attention leave out k's gradient.
     extra = len(shape.blocks) + (modules != ALL)
-    assert flops.backward_flops(shape, fused) - flops.backward_flops(shape, eager) == extra * product
+    assert base_flops(shape, fused) - base_flops(shape, eager) == extra * product
 
 
 @pytest.mark.parametrize("modules", [("q_proj", "v_proj"), ALL])
@@ -132,4 +131,4 @@ def test_divergence_exactly(tiny_llama: Path) -> None:
     theta = Factors(*(torch.empty(size, device="meta") for size in sizes))
     with FlopCounterMode(display=False) as counter:
         rank_one_kl(phi, theta, 2.0).backward()
-    assert counter.get_total_flops() == flops.divergence_flops(shape.adapted, config)
+    assert counter.get_total_flops() == flops.divergence_flops(shape, config)

@@ -116,7 +116,7 @@ def test_abmll_as_its_rule_runs(tiny_llama: Path, dtype: str, modules: tuple[str
     with kept(base.model, *adapters) as count:
         loss = rule.inner_loss(state, scorer.lower_blocks.fill(batch), torch.Generator().manual_seed(0))
     assert loss.total.requires_grad
-    whole = saved.scored_decoder_bytes(shape, config, saved.abmll_bytes) + saved.factor_bytes(shape.adapted, config)
+    whole = saved.scored_decoder_bytes(shape, config, saved.abmll_bytes) + saved.factor_bytes(shape, config)
     assert whole + saved.scored_bytes(shape, config) == pytest.approx(count(), rel=0.02)
 
 

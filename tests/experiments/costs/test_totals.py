@@ -15,6 +15,7 @@ from abmll.cli.main import entry
 from abmll.common.config import EstimateConfig
 from abmll.common.errors import ConfigError
 from abmll.experiments.costs import METHODS, estimate_all, find_gpu, load_shape
+from abmll.experiments.costs.shapes import adapted
 from abmll.experiments.costs.totals import Estimate, abmll, lora, maml, published
 from abmll.model.meta_learner import AbmllModel
 
@@ -50,9 +51,10 @@ def test_shape_of_a_folder_is_that_of_its_model(tiny_llama: Path) -> None:
     assert shape == replace(load_shape(str(tiny_llama / "config.json"), ("all-linear",), "1"), name=shape.name)
     linears = model.model.layers[1].self_attn, model.model.layers[1].mlp
     sizes = {name: part.weight.shape for one in linears for name, part in one.named_children() if "proj" in name}
-    assert {name: (one.d_out, one.d_in) for name, one in shape.blocks[1].linears.items()} == sizes
-    assert [len(block.adapted) for block in shape.blocks] == [0, 7]
-    assert [block.above for block in shape.blocks] == [False, False]
+    assert {name: (one.d_out, one.d_in) for name, one in shape.blocks[1].items()} == sizes
+    assert [len(adapted(block)) for block in shape.blocks] == [0, 7]
+    assert not shape.blocks[1]["q_proj"].needs_input
+    assert shape.blocks[1]["o_proj"].needs_input
 
 
 def test_adapter_parameters_are_those_of_the_adapter(tiny_llama: Path) -> None:

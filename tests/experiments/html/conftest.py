@@ -31,10 +31,10 @@ METHODS = {  # key -> (label, skill, sharpness)
 }
 VERSIONS = {"abmll": "0.1.0", "python": "3.11.2", "torch": "2.13.0", "transformers": "5.23.0"}
 SETTINGS = {
-    "model": {"model": "smollm2-135m", "dtype": "bf16", "device": "cpu"},
-    "adapter": {"r": 8, "lora_alpha": 16.0, "target_modules": ["q_proj", "v_proj"], "layers_to_transform": "top-12"},
-    "adapt": {"steps": 10, "batch_size": 2, "num_samples": 16, "prediction_noise": "shared"},
-    "prompt": {"answer": "text", "instruction": False},
+    **{"model": "smollm2-135m", "dtype": "bf16", "device": "cpu"},
+    **{"r": 8, "lora_alpha": 16.0, "target_modules": ["q_proj", "v_proj"], "layers_to_transform": "top-12"},
+    **{"steps": 10, "batch_size": 2, "num_samples": 16, "prediction_noise": "shared"},
+    **{"answer": "text", "instruction": False},
 }
 
 
@@ -100,7 +100,7 @@ def write_run(folder, bayesian=True, episodes=100, start=1.3, seed=0):
     timing = [{"episode": n + 1, "seconds": float(rng.uniform(1.5, 2.5)), "tokens": 2400} for n in range(episodes)]
     write_rows(folder / "timing.jsonl", timing)
     (folder / "config.yaml").write_text(
-        "model:\n  model: smollm2-135m\nlearning:\n  method: abmll\n  beta: 1.0e-06\nrun:\n  max_steps: 100\n",
+        "model: smollm2-135m\nmethod: abmll\nbeta: 1.0e-06\nmax_steps: 100\n",
         encoding="utf-8",
     )
 
@@ -116,7 +116,7 @@ def write_comparison(folder, tasks=None, methods=None):
             write_run(folder / key, bayesian=key == "abmll", start=1.3 + 0.1 * index, seed=index)
         cells[key] = {
             "label": label,
-            "settings": {"learning": {"method": key, "beta": 1e-6 if key == "abmll" else 0.0}},
+            "settings": {"method": key, "beta": 1e-6 if key == "abmll" else 0.0},
             "cost": {
                 "seconds": 215.3 + 40 * index if trained else 0.0,
                 "gradient_steps": 600 if trained else 0,

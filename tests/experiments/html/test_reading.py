@@ -28,7 +28,7 @@ def test_run_takes_its_evaluation_along(reports):
     assert len(method.tasks) == 8
     assert len(method.curves["nll"]) == method.cost["episodes"] == 100
     assert method.cost["tokens"] == 240_000
-    assert report.settings["learning"]["beta"] == 1e-6
+    assert report.settings["beta"] == 1e-6
 
 
 def test_run_without_evaluation_and_evaluation_without_run(reports):

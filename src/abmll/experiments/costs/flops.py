@@ -7,52 +7,38 @@ the gradients of inputs, never of weights, and only above the lowest adapted lay
 
 from abmll.common.config import EstimateConfig
 from abmll.experiments.costs.saved import tokens
-from abmll.experiments.costs.shapes import Block, Linear, Shape
+from abmll.experiments.costs.shapes import Block, Shape
+
+
+def base_flops(shape: Shape, config: EstimateConfig, positions: int) -> int:
+    """The frozen model forward and backward, with logits of so many positions, 2 V d each way."""
+    attention = sum(_attention_backward(shape, block, config) for block in shape.blocks)
+    head = 2 * 2 * positions * shape.vocab * shape.hidden
+    return forward_flops(shape, config) + _linear_backward(shape, config) + attention + head
 
 
 def forward_flops(shape: Shape, config: EstimateConfig) -> int:
     """All frozen linear layers, 2 M d_out d_in each, and attention, 2 x 2 M T q a block; no head, no adapters."""
-    sizes = sum(linear.d_out * linear.d_in for block in shape.blocks for linear in block.linears.values())
+    sizes = sum(linear.d_out * linear.d_in for linear in shape.linears)
     return 2 * tokens(config) * sizes + 4 * len(shape.blocks) * _square(shape, config)
 
 
-def backward_flops(shape: Shape, config: EstimateConfig) -> int:
-    """The gradients of the inputs of all frozen linear layers and of attention, as far as they are needed."""
-    attention = sum(_attention_backward(shape, block, config) for block in shape.blocks)
-    return _linear_backward(shape, config) + attention
-
-
-def head_flops(shape: Shape, positions: int) -> int:
-    """Logits of some positions, 2 V d each; the backward pass costs the same."""
-    return 2 * positions * shape.vocab * shape.hidden
-
-
-def lora_flops(shape: Shape, config: EstimateConfig, noise_rank: int = 0) -> int:
-    """Adapters forward and backward: A, 2 M r d_in, and B, 2 M r d_out, forward and for their own gradients; then
-    the gradients of B's input and, where it requires one, of A's.
+def adapter_flops(shape: Shape, config: EstimateConfig, noise_rank: int = 0, learns: bool = True) -> int:
+    """Adapters forward and backward: A, 2 M r d_in, and B, 2 M r d_out, forward and for their own gradients where they
+    learn; then the gradients of B's input and of A's, where these require one.
 
     Noise of rank m widens B to r + m channels; its scale is one more row of A.
     """
     total = 0
-    for block in shape.blocks:
-        for linear in block.adapted:
-            into = (config.r + (noise_rank > 0)) * linear.d_in * (2 + block.needs_input(linear.stage))
-            total += into + 3 * (config.r + noise_rank) * linear.d_out
+    for linear in shape.adapted:
+        total += (1 + learns + linear.needs_input) * (config.r + (noise_rank > 0)) * linear.d_in
+        total += (1 + learns + (learns or linear.needs_input)) * (config.r + noise_rank) * linear.d_out
     return 2 * tokens(config) * total
 
 
-def constant_lora_flops(shape: Shape, config: EstimateConfig) -> int:
-    """A branch that does not learn: its forward pass, and the gradients of its inputs where they require one."""
-    return sum(
-        2 * tokens(config) * config.r * (linear.d_in + linear.d_out) * (1 + block.needs_input(linear.stage))
-        for block in shape.blocks
-        for linear in block.adapted
-    )
-
-
-def divergence_flops(adapted: list[Linear], config: EstimateConfig) -> int:
+def divergence_flops(shape: Shape, config: EstimateConfig) -> int:
     """Two Gram matrices of 2 r vectors a layer, 2 (2 r)^2 (d_out + d_in), and twice that backward."""
-    return sum(3 * 2 * (2 * config.r) ** 2 * (linear.d_out + linear.d_in) for linear in adapted)
+    return sum(3 * 2 * (2 * config.r) ** 2 * (linear.d_out + linear.d_in) for linear in shape.adapted)
 
 
 def second_order_flops(shape: Shape, config: EstimateConfig, positions: int) -> int:
@@ -63,17 +49,13 @@ def second_order_flops(shape: Shape, config: EstimateConfig, positions: int) -> 
     head likewise. Attention: 2 x 4 + 2 x 2 products of 2 M T q; an adapter: 2 x 4 + 2 x 2 products of its size.
     """
     attention = 12 * 2 * _square(shape, config) * len(shape.read_back)
-    adapters, head = lora_flops(shape, config), head_flops(shape, positions)
-    return 2 * (_linear_backward(shape, config) + adapters + head) + attention
+    head = 2 * positions * shape.vocab * shape.hidden
+    return 2 * (_linear_backward(shape, config) + adapter_flops(shape, config) + head) + attention
 
 
 def _linear_backward(shape: Shape, config: EstimateConfig) -> int:
     """2 M d_out d_in for every frozen linear layer before which something is adapted."""
-    return sum(
-        2 * tokens(config) * linear.d_out * linear.d_in * block.needs_input(linear.stage)
-        for block in shape.blocks
-        for linear in block.linears.values()
-    )
+    return 2 * tokens(config) * sum(linear.d_out * linear.d_in for linear in shape.linears if linear.needs_input)
 
 
 def _attention_backward(shape: Shape, block: Block, config: EstimateConfig) -> int:
@@ -81,7 +63,7 @@ def _attention_backward(shape: Shape, block: Block, config: EstimateConfig) -> i
 
     In one kernel always five: it computes the weights once more.
     """
-    query, key, value = (block.needs_output(name) for name in ("q_proj", "k_proj", "v_proj"))
+    query, key, value = (block[name].needs_output for name in ("q_proj", "k_proj", "v_proj"))
     eager = query + key + value + (query or key)
     return 2 * _square(shape, config) * (eager if config.attention == "eager" else 5 * (query or key or value))
 

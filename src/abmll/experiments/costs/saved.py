@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from abmll.common.config import EstimateConfig, LearningConfig
-from abmll.experiments.costs.shapes import GATE_UP, OUT, QKV, Block, Linear, Shape
+from abmll.experiments.costs.shapes import GATE_UP, OUT, Block, Shape, adapted
 
 FP32 = 4
 WIDTHS = {"bf16": 2, "fp32": 4}
@@ -33,17 +33,16 @@ def width(config: EstimateConfig) -> int:
 
 def decoder_bytes(shape: Shape, config: EstimateConfig, adapters: AdapterBytes) -> int:
     """All blocks, the final norm, and what the blocks share: cosine and sine of the angles, 2 M h w."""
-    shared = 2 * tokens(config) * shape.head_dim * width(config)
+    shared = 2 * tokens(config) * shape.width // shape.heads * width(config)
     blocks = sum(block_bytes(shape, block, config) + adapters(block, config) for block in shape.read_back)
     return blocks + norm_bytes(shape, config) + shared
 
 
 def scored_decoder_bytes(shape: Shape, config: EstimateConfig, adapters: AdapterBytes) -> int:
     """``decoder_bytes`` where the last block's MLP computes the scored positions alone."""
-    last, few = shape.read_back[-1], replace(config, sequence_length=config.option_tokens)
-    linears = {name: linear for name, linear in last.linears.items() if linear.stage >= GATE_UP}
-    mlp = Block(linears, above=last.needs_input(GATE_UP))
-    wide, narrow = (mlp_bytes(shape, last, one) + adapters(mlp, one) for one in (config, few))
+    mlp = {name: linear for name, linear in shape.read_back[-1].items() if linear.stage >= GATE_UP}
+    few = replace(config, sequence_length=config.option_tokens)
+    wide, narrow = (mlp_bytes(shape, mlp, one) + adapters(mlp, one) for one in (config, few))
     return decoder_bytes(shape, config, adapters) - wide + narrow
 
 
@@ -54,7 +53,7 @@ def checkpoint_bytes(shape: Shape, config: EstimateConfig) -> int:
 
 def block_bytes(shape: Shape, block: Block, config: EstimateConfig) -> int:
     """One block without its adapters: two norms, attention, MLP, each as far as a gradient runs through it."""
-    norms = block.needs_input(QKV) + block.needs_input(GATE_UP)
+    norms = block["q_proj"].needs_input + block["gate_proj"].needs_input
     return norms * norm_bytes(shape, config) + attention_bytes(shape, block, config) + mlp_bytes(shape, block, config)
 
 
@@ -71,7 +70,7 @@ def attention_bytes(shape: Shape, block: Block, config: EstimateConfig) -> int:
     Eagerly: q, k and v, and the weights, N heads T^2: the softmax in fp32 and, for a bf16 model, its copy in bf16.
     In the lowest adapted block q is kept for k's gradient, k for q's, v for the weights', the weights for v's.
     """
-    query, key, value = (block.needs_output(name) for name in ("q_proj", "k_proj", "v_proj"))
+    query, key, value = (block[name].needs_output for name in ("q_proj", "k_proj", "v_proj"))
     heads = tokens(config) * shape.width * width(config)
     if config.attention == "sdpa":
         mask = tokens(config) * config.sequence_length * width(config)
@@ -83,7 +82,7 @@ def attention_bytes(shape: Shape, block: Block, config: EstimateConfig) -> int:
 
 def mlp_bytes(shape: Shape, block: Block, config: EstimateConfig) -> int:
     """silu(gate) * up: gate's output for silu, silu's for up's gradient, up's for silu's, 3 M f w in all."""
-    gate, up = block.needs_output("gate_proj"), block.needs_output("up_proj")
+    gate, up = block["gate_proj"].needs_output, block["up_proj"].needs_output
     return tokens(config) * shape.intermediate * width(config) * (2 * gate + up)
 
 
@@ -93,15 +92,15 @@ def lora_bytes(block: Block, config: EstimateConfig) -> int:
     In bf16, under the Trainer's autocast, every layer makes a bf16 copy of its own, and one of its factors.
     """
     bf16 = config.dtype == "bf16"
-    inputs = sum(linear.d_in for linear in block.adapted) if bf16 else _shared_inputs(block, config)
-    copies = sum(config.r * (linear.d_out + linear.d_in) for linear in block.adapted) * bf16
-    return width(config) * (tokens(config) * (config.r * len(block.adapted) + inputs) + copies)
+    inputs = sum(linear.d_in for linear in adapted(block)) if bf16 else _shared_inputs(block, config)
+    copies = sum(config.r * (linear.d_out + linear.d_in) for linear in adapted(block)) * bf16
+    return width(config) * (tokens(config) * (config.r * len(adapted(block)) + inputs) + copies)
 
 
 def abmll_bytes(block: Block, config: EstimateConfig) -> int:
     """ABMLL's adapters: MAML's and the noise, of which a layer keeps the scale, one number a token, m random
     directions, and m channels more at the input of one product with [s B, noise]."""
-    noise = (2 * NOISE_RANK + 1) * len(block.adapted)
+    noise = (2 * NOISE_RANK + 1) * len(adapted(block))
     return maml_bytes(block, config) + tokens(config) * FP32 * noise
 
 
@@ -110,9 +109,9 @@ def maml_bytes(block: Block, config: EstimateConfig) -> int:
 
     The inputs are in fp32: one tensor a stage, and for a bf16 model a copy a layer.
     """
-    stages = {linear.stage: linear.d_in for linear in block.adapted}
-    inputs = stages.values() if config.dtype == "fp32" else [linear.d_in for linear in block.adapted]
-    return tokens(config) * FP32 * (config.r * len(block.adapted) + sum(inputs))
+    stages = {linear.stage: linear.d_in for linear in adapted(block)}
+    inputs = stages.values() if config.dtype == "fp32" else [linear.d_in for linear in adapted(block)]
+    return tokens(config) * FP32 * (config.r * len(adapted(block)) + sum(inputs))
 
 
 def published_bytes(block: Block, config: EstimateConfig) -> int:
@@ -123,13 +122,13 @@ def published_bytes(block: Block, config: EstimateConfig) -> int:
     sample), the normal numbers and phi's standard deviation, and for each of the two log densities a distance, its
     square and a reciprocal variance.
     """
-    inner = sum(2 * config.r + 13 * linear.d_out for linear in block.adapted)
+    inner = sum(2 * config.r + 13 * linear.d_out for linear in adapted(block))
     return tokens(config) * width(config) * (inner + _shared_inputs(block, config))
 
 
 def _shared_inputs(block: Block, config: EstimateConfig) -> int:
     """Channels of the adapters' inputs, one tensor a stage, but for o's, which the attention kernel keeps itself."""
-    stages = {linear.stage: linear.d_in for linear in block.adapted}
+    stages = {linear.stage: linear.d_in for linear in adapted(block)}
     return sum(d_in for stage, d_in in stages.items() if not (stage == OUT and config.attention == "sdpa"))
 
 
@@ -146,14 +145,14 @@ def graph_bytes(shape: Shape, config: EstimateConfig) -> int:
     return tokens(config) * (len(shape.read_back) * block + adapters) + scored_bytes(shape, config)
 
 
-def factor_bytes(adapted: list[Linear], config: EstimateConfig) -> int:
+def factor_bytes(shape: Shape, config: EstimateConfig) -> int:
     """What ABMLL keeps whatever the number of tokens: sampled factors, and the closed-form divergence's.
 
     [s B, noise] and the normal numbers in it, (r + 2 m) d_out x 4, and for the divergence [B - B', B'] and
     [A; A - A'] after their scaling, 2 r (d_out + d_in) x 4, and six tensors of the size of sigma's factors.
     """
-    sampled = sum((config.r + 2 * NOISE_RANK) * linear.d_out for linear in adapted)
-    divergence = sum((2 * config.r + 6) * (linear.d_out + linear.d_in) for linear in adapted)
+    sampled = sum((config.r + 2 * NOISE_RANK) * linear.d_out for linear in shape.adapted)
+    divergence = sum((2 * config.r + 6) * (linear.d_out + linear.d_in) for linear in shape.adapted)
     return (sampled + divergence) * FP32
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ MALFORMED = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeEr
 
 # The linear layers of a block in the order in which a token meets them; those of one stage share their input.
 STAGES = {"q_proj": 0, "k_proj": 0, "v_proj": 0, "o_proj": 1, "gate_proj": 2, "up_proj": 2, "down_proj": 3}
-QKV, OUT, GATE_UP = range(3)
+OUT, GATE_UP = STAGES["o_proj"], STAGES["gate_proj"]
 NORMS = {"input_layernorm", "post_attention_layernorm"}
 
 
@@ -40,32 +41,15 @@ class Linear:
     d_out: int
     d_in: int
     adapted: bool
-
-
-@dataclass(frozen=True)
-class Block:
-    """A decoder block; ``above``: a lower block is adapted, so that a gradient leaves through this one's input."""
-
-    linears: Mapping[str, Linear]
-    above: bool
-
-    def needs_input(self, stage: int) -> bool:
-        """Whether the input of a stage's linear layers requires a gradient: something before it is adapted."""
-        return self.above or any(linear.adapted and linear.stage < stage for linear in self.linears.values())
-
-    def needs_output(self, name: str) -> bool:
-        """Whether the output of a linear layer requires a gradient."""
-        return self.linears[name].adapted or self.needs_input(self.linears[name].stage)
+    needs_input: bool  # whether its input requires a gradient: something before it is adapted
 
     @property
-    def adapted(self) -> list[Linear]:
-        """The linear layers with an adapter."""
-        return [linear for linear in self.linears.values() if linear.adapted]
+    def needs_output(self) -> bool:
+        """Whether its output requires a gradient."""
+        return self.adapted or self.needs_input
 
-    @property
-    def needs_gradient(self) -> bool:
-        """Whether a gradient runs through it: it or a lower block is adapted."""
-        return self.above or bool(self.adapted)
+
+Block = Mapping[str, Linear]  # the linear layers of a decoder block, by the last part of their names
 
 
 @dataclass(frozen=True)
@@ -76,25 +60,30 @@ class Shape:
     parameters: int  # of the whole model, tied weights once
     hidden: int
     heads: int
-    head_dim: int
+    width: int  # channels of the queries of all heads together
     intermediate: int
     vocab: int
     blocks: tuple[Block, ...]
 
     @property
-    def width(self) -> int:
-        """Channels of the queries of all heads together."""
-        return self.heads * self.head_dim
+    def linears(self) -> list[Linear]:
+        """The linear layers of all blocks."""
+        return [linear for block in self.blocks for linear in block.values()]
 
     @property
     def adapted(self) -> list[Linear]:
-        """The adapted linear layers of all blocks."""
-        return [linear for block in self.blocks for linear in block.adapted]
+        """Those with an adapter."""
+        return [linear for linear in self.linears if linear.adapted]
 
     @property
     def read_back(self) -> list[Block]:
         """The blocks that a gradient runs through: from the lowest adapted one on."""
-        return [block for block in self.blocks if block.needs_gradient]
+        return [block for block in self.blocks if any(linear.needs_output for linear in block.values())]
+
+
+def adapted(block: Block) -> list[Linear]:
+    """The block's linear layers with an adapter."""
+    return [linear for linear in block.values() if linear.adapted]
 
 
 def load_shape(name: str, target_modules: tuple[str, ...], layers_to_transform: str | None) -> Shape:
@@ -106,16 +95,16 @@ def load_shape(name: str, target_modules: tuple[str, ...], layers_to_transform: 
     model = meta_model(_config(name), name)
     _refuse_other_blocks(model, name)
     config = model.config.get_text_config()
-    adapted = {target.name for target in find_targets(model, target_modules, layers_to_transform)}
+    blocks = _blocks(model, {target.name for target in find_targets(model, target_modules, layers_to_transform)})
     return Shape(
         name=name,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        width=blocks[0]["q_proj"].d_out,
         intermediate=config.intermediate_size,
         vocab=config.vocab_size,
-        blocks=_blocks(model, adapted),
+        blocks=blocks,
     )
 
 
@@ -150,24 +139,32 @@ def _refuse_other_blocks(model: PreTrainedModel, name: str) -> None:
     for block in model.get_submodule(blocks_path(model)).children():
         parts = {full for full, part in block.named_modules() if list(part.parameters(recurse=False))}
         linears = {full for full in parts if full.endswith("_proj")}
-        if {full.rsplit(".", 1)[-1] for full in linears} != STAGES.keys() or parts - linears != NORMS:
+        if {_last(full) for full in linears} != STAGES.keys() or parts - linears != NORMS:
             raise ConfigError(
                 f"model_config: {name}: blocks of {model.config.model_type} are not counted; "
                 "known are those with two norms, grouped attention and a gated MLP, such as Llama, Mistral and Qwen2"
             )
 
 
-def _blocks(model: PreTrainedModel, adapted: set[str]) -> tuple[Block, ...]:
-    """The model's decoder blocks; ``adapted`` are the names of the layers with an adapter."""
-    linears: dict[int, dict[str, Linear]] = {}
-    for target in find_targets(model, ("all-linear",), None):
-        short = target.name.rsplit(".", 1)[-1]
-        own = Linear(STAGES[short], target.d_out, target.d_in, target.name in adapted)
-        linears.setdefault(target.block, {})[short] = own
+def _blocks(model: PreTrainedModel, with_adapter: set[str]) -> tuple[Block, ...]:
+    """The model's decoder blocks; ``with_adapter`` names the layers that have one."""
     blocks: list[Block] = []
-    for _, own_linears in sorted(linears.items()):
-        blocks.append(Block(own_linears, above=bool(blocks) and blocks[-1].needs_gradient))
+    for _, targets in groupby(find_targets(model, ("all-linear",), None), key=lambda target: target.block):
+        layers = [(target, STAGES[_last(target.name)]) for target in targets]
+        # A gradient reaches a layer's input from the lowest adapted stage of the block on, or from a block below.
+        first = min((stage for target, stage in layers if target.name in with_adapter), default=len(STAGES))
+        above = bool(blocks) and any(linear.needs_output for linear in blocks[-1].values())
+        blocks.append(
+            {
+                _last(target.name): Linear(stage, *target[2:], target.name in with_adapter, above or stage > first)
+                for target, stage in layers
+            }
+        )
     return tuple(blocks)
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
 
 
 def _line(error: Exception) -> str:

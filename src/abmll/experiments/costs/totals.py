@@ -34,6 +34,22 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """Learned numbers: of ``one`` adapter, ``size`` bytes each, and how many times so many a method holds."""
+
+    one: int
+    size: int
+    held: int
+    moments: int
+    gradients: int
+
+    def memory(self, shape: Shape, config: EstimateConfig, activations: int, logits: int) -> Memory:
+        """A step's memory with them."""
+        held, moments, gradients = (self.one * self.size * times for times in (self.held, self.moments, self.gradients))
+        return Memory(shape.parameters * width(config), held, moments, gradients, activations, logits)
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What a method costs; None for gradient checkpointing of a method that cannot compute its activations anew."""
 
@@ -57,55 +73,36 @@ def abmll(shape: Shape, config: EstimateConfig) -> Estimate:
     theta and phi with a mean, r (d_out + d_in) numbers, and log sigma's factors, d_out + d_in, all in fp32 and each
     with AdamW's two moments; an episode is K steps, and a divergence for theta's step.
     """
-    one = _mean_parameters(shape, config.r + 1)
-    fixed = saved.factor_bytes(shape.adapted, config)
-    memory = Memory(
-        weights=shape.parameters * width(config),
-        adapters=2 * one * FP32,
-        optimizer=4 * one * FP32,
-        gradients=one * FP32,
-        activations=saved.scored_decoder_bytes(shape, config, saved.abmll_bytes) + fixed,
-        logits=4 * saved.scored_bytes(shape, config),
-    )
-    divergence = flops.divergence_flops(shape.adapted, config)
-    adapters = flops.lora_flops(shape, config, saved.NOISE_RANK) + divergence
-    step = _base_step(shape, config, _scored(config)) + adapters
-    episode = config.inner_steps * step + divergence
-    plain = Estimate("ABMLL", 2 * one, memory, None, step, None, episode)
+    numbers = Numbers(_mean_parameters(shape, config.r + 1), FP32, held=2, moments=4, gradients=1)
+    fixed = saved.factor_bytes(shape, config)
+    activations = saved.scored_decoder_bytes(shape, config, saved.abmll_bytes) + fixed
+    memory = numbers.memory(shape, config, activations, 4 * saved.scored_bytes(shape, config))
+    divergence = flops.divergence_flops(shape, config)
+    adapters = flops.adapter_flops(shape, config, saved.NOISE_RANK) + divergence
+    step = flops.base_flops(shape, config, _scored(config)) + adapters
+    plain = Estimate("ABMLL", 2 * numbers.one, memory, None, step, None, config.inner_steps * step + divergence)
     return _with_checkpoints(plain, shape, config, saved.abmll_bytes, fixed)
 
 
 def lora(shape: Shape, config: EstimateConfig) -> Estimate:
     """LoRA with PEFT and the Trainer: one mean in fp32, AdamW, logits of every token; K steps stand for an episode."""
-    one = _mean_parameters(shape, config.r)
-    memory = Memory(
-        weights=shape.parameters * width(config),
-        adapters=one * FP32,
-        optimizer=2 * one * FP32,
-        gradients=one * FP32,
-        activations=saved.decoder_bytes(shape, config, saved.lora_bytes),
-        logits=saved.full_logits_bytes(shape, config),
-    )
-    step = _base_step(shape, config, tokens(config)) + flops.lora_flops(shape, config)
-    plain = Estimate("Plain LoRA", one, memory, None, step, None, config.inner_steps * step)
+    numbers = Numbers(_mean_parameters(shape, config.r), FP32, held=1, moments=2, gradients=1)
+    activations = saved.decoder_bytes(shape, config, saved.lora_bytes)
+    memory = numbers.memory(shape, config, activations, saved.full_logits_bytes(shape, config))
+    step = flops.base_flops(shape, config, tokens(config)) + flops.adapter_flops(shape, config)
+    plain = Estimate("Plain LoRA", numbers.one, memory, None, step, None, config.inner_steps * step)
     return _with_checkpoints(plain, shape, config, saved.lora_bytes)
 
 
 def published(shape: Shape, config: EstimateConfig) -> Estimate:
     """The published algorithm: four branches a layer (mean and log variance of phi and of theta) in the model's
     dtype, moments too, two of the four learning at a time; logits of every token; an episode is K + 1 whole steps."""
-    four = 4 * _mean_parameters(shape, config.r)
-    memory = Memory(
-        weights=shape.parameters * width(config),
-        adapters=four * width(config),
-        optimizer=2 * four * width(config),
-        gradients=four // 2 * width(config),
-        activations=saved.decoder_bytes(shape, config, saved.published_bytes),
-        logits=saved.full_logits_bytes(shape, config),
-    )
-    branches = 2 * (flops.lora_flops(shape, config) + flops.constant_lora_flops(shape, config))
-    step = _base_step(shape, config, tokens(config)) + branches
-    plain = Estimate("Published", four, memory, None, step, None, (config.inner_steps + 1) * step)
+    numbers = Numbers(_mean_parameters(shape, config.r), width(config), held=4, moments=8, gradients=2)
+    activations = saved.decoder_bytes(shape, config, saved.published_bytes)
+    memory = numbers.memory(shape, config, activations, saved.full_logits_bytes(shape, config))
+    branches = 2 * sum(flops.adapter_flops(shape, config, learns=learns) for learns in (True, False))
+    step = flops.base_flops(shape, config, tokens(config)) + branches
+    plain = Estimate("Published", 4 * numbers.one, memory, None, step, None, (config.inner_steps + 1) * step)
     return _with_checkpoints(plain, shape, config, saved.published_bytes)
 
 
@@ -117,20 +114,14 @@ def maml(shape: Shape, config: EstimateConfig) -> Estimate:
     the outer gradient runs back through it, its backward pass as a forward and a backward one.
     """
     config = replace(config, attention="eager")
-    one, steps = _mean_parameters(shape, config.r), config.inner_steps
+    steps, scored = config.inner_steps, saved.scored_bytes(shape, config)
+    numbers = Numbers(_mean_parameters(shape, config.r), FP32, held=1 + steps, moments=2, gradients=1 + steps)
     forward = saved.decoder_bytes(shape, config, saved.maml_bytes)
-    kept = forward + saved.graph_bytes(shape, config) + saved.scored_bytes(shape, config)
-    memory = Memory(
-        weights=shape.parameters * width(config),
-        adapters=(1 + steps) * one * FP32,
-        optimizer=2 * one * FP32,
-        gradients=(1 + steps) * one * FP32,
-        activations=steps * kept + forward,
-        logits=4 * saved.scored_bytes(shape, config),
-    )
-    step = _base_step(shape, config, _scored(config)) + flops.lora_flops(shape, config)
+    activations = steps * (forward + saved.graph_bytes(shape, config) + scored) + forward
+    memory = numbers.memory(shape, config, activations, 4 * scored)
+    step = flops.base_flops(shape, config, _scored(config)) + flops.adapter_flops(shape, config)
     episode = steps * (step + flops.second_order_flops(shape, config, _scored(config))) + step
-    return Estimate("MAML", one, memory, None, step, None, episode)
+    return Estimate("MAML", numbers.one, memory, None, step, None, episode)
 
 
 Method = Callable[[Shape, EstimateConfig], Estimate]
@@ -139,19 +130,19 @@ METHODS: tuple[Method, ...] = (abmll, lora, published, maml)
 
 def estimate_all(shape: Shape, config: EstimateConfig, gpu: Gpu, operations_a_second: float) -> list[Estimate]:
     """Every method's cost on a device that reaches so many operations a second."""
-    estimates = [method(shape, config) for method in METHODS]
-    return [
-        replace(
-            one,
-            largest_batch=_largest_batch(method, shape, config, gpu, "memory"),
-            checkpointed_largest_batch=_largest_batch(method, shape, config, gpu, "checkpointed")
-            if one.checkpointed
-            else None,
-            step_seconds=one.step_flops / operations_a_second,
-            episode_seconds=one.episode_flops / operations_a_second,
-        )
-        for method, one in zip(METHODS, estimates, strict=True)
-    ]
+    return [_on_device(method, shape, config, gpu, operations_a_second) for method in METHODS]
+
+
+def _on_device(method: Method, shape: Shape, config: EstimateConfig, gpu: Gpu, operations_a_second: float) -> Estimate:
+    one = method(shape, config)
+    fitting = partial(_largest_batch, method, shape, config, gpu)
+    return replace(
+        one,
+        largest_batch=fitting("memory"),
+        checkpointed_largest_batch=fitting("checkpointed") if one.checkpointed else None,
+        step_seconds=one.step_flops / operations_a_second,
+        episode_seconds=one.episode_flops / operations_a_second,
+    )
 
 
 def _largest_batch(method: Method, shape: Shape, config: EstimateConfig, gpu: Gpu, memory: str) -> int:
@@ -189,9 +180,3 @@ def _mean_parameters(shape: Shape, rank: int) -> int:
 def _scored(config: EstimateConfig) -> int:
     """H, positions at which option tokens are scored."""
     return config.per_device_train_batch_size * config.option_tokens
-
-
-def _base_step(shape: Shape, config: EstimateConfig, positions: int) -> int:
-    """Operations of the frozen model: forward, backward, and logits of so many positions both ways."""
-    head = 2 * flops.head_flops(shape, positions)
-    return flops.forward_flops(shape, config) + flops.backward_flops(shape, config) + head

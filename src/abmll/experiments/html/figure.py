@@ -4,6 +4,7 @@ import io
 import re
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -29,15 +30,8 @@ _VARIABLES = {
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES: tuple[Any, ...] = ((None, None), (5, 1.5), (2, 1.2))
 
-_STYLE: dict[Any, Any] = {
-    **{"svg.fonttype": "none", "text.parse_math": False, "font.size": 11, "text.color": INK, "axes.labelcolor": MUTED},
-    **{"axes.edgecolor": GRID, "axes.linewidth": 1, "axes.spines.top": False, "axes.spines.right": False},
-    **{"axes.spines.left": False, "axes.grid": True, "axes.grid.axis": "y", "grid.color": GRID, "grid.linewidth": 0.7},
-    **{"axes.axisbelow": True, "xtick.color": GRID, "xtick.labelcolor": MUTED, "ytick.color": GRID},
-    **{"ytick.labelcolor": MUTED, "ytick.left": False, "xtick.labelsize": 10, "ytick.labelsize": 10},
-    **{"axes.titlesize": 12.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.unicode_minus": True},
-}
-styled = matplotlib.rc_context(_STYLE)  # decorates every function that makes a figure and returns its SVG
+# decorates every function that makes a figure and returns its SVG
+styled = matplotlib.rc_context(fname=str(Path(__file__).with_name("figure.mplstyle")))
 
 
 def canvas(size: tuple[float, float]) -> Figure:

@@ -22,7 +22,7 @@ from abmll.experiments.tables import printable
 def write_report(folder: Path | str) -> Path:
     """Write ``report.html`` into a run, evaluation or comparison folder, atomically, and return its path.
 
-    Raises DataError where the folder holds nothing to report or a damaged file, AbmllError where it cannot be written.
+    Raises as ``read_report`` where the folder cannot be read, AbmllError where the page cannot be written.
     """
     path = Path(folder) / "report.html"
     write_text(path, render_page(read_report(folder)))
@@ -37,7 +37,7 @@ def render_page(report: Report) -> str:
     environment.filters["breakable"] = _breakable
     source = files("abmll.experiments.html").joinpath("page.html.j2").read_text(encoding="utf-8")
     methods = list(report.methods.values())
-    settings = flatten(report.settings)
+    settings = in_words(report.settings)
     trained = [method for method in methods if method.curves]
     return environment.from_string(source).render(
         report=report,
@@ -62,29 +62,23 @@ def _breakable(text: str) -> Markup:
     return Markup(re.sub(r"([_.])(?=\w)", r"\1<wbr>", str(escape(printable(text)))))
 
 
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted keys with their values as text."""
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, (list, tuple)):
-            flat[f"{prefix}{key}"] = ", ".join(map(str, value)) or "none"
-        else:
-            flat[f"{prefix}{key}"] = {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
-    return flat
+def in_words(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The settings with their values as text."""
+    words = {"None": "none", "True": "yes", "False": "no"}
+    listed = {key: value if isinstance(value, (list, tuple)) else [value] for key, value in settings.items()}
+    return {key: ", ".join(words.get(str(one), str(one)) for one in value) or "none" for key, value in listed.items()}
 
 
 def _own(method: Method, shared: Mapping[str, str]) -> dict[str, str]:
     """The settings in which a method differs from what all share."""
-    return {key: value for key, value in flatten(method.settings).items() if shared.get(key) != value}
+    return {key: value for key, value in in_words(method.settings).items() if shared.get(key) != value}
 
 
 def _facts(report: Report, settings: Mapping[str, str]) -> dict[str, str]:
     """What was run, in a few words each."""
     mean = next(iter(report.methods.values())).mean
     facts = {
-        "Model": next((value for key, value in settings.items() if key.split(".")[-1] == "model"), None),
+        "Model": settings.get("model"),
         "Suite": report.suite,
         "Tasks": f"{mean['num_tasks']} unseen" if "num_tasks" in mean else None,
         "Missing tasks": ", ".join(report.missing),

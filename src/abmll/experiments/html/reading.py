@@ -11,6 +11,7 @@ import yaml
 from abmll.common.documents import Document, read_json, read_json_lines
 from abmll.common.errors import DataError
 from abmll.experiments.metrics import Floats, Outcomes, outcomes
+from abmll.model.run_folder import CONFIG, METRICS, TIMING, RunFolder
 
 CURVES = ("episode", "nll", "kl", "log_sigma")
 AGAIN = "write it again with this version"
@@ -56,12 +57,12 @@ ORIGIN = ("suite", "seeds", "settings", "versions", "missing", "known_leaks", "r
 def read_report(folder: Path | str) -> Report:
     """Read a comparison, a run (with its evaluation, if any) or an evaluation; what is optional may be absent.
 
-    Raises DataError where the folder holds none of them, or where a file is damaged.
+    Raises DataError where the folder holds none of them, DataError or CheckpointError where a file is damaged.
     """
     folder = Path(folder)
     if (folder / "comparison.json").is_file():
         return _read_comparison(folder)
-    if (folder / "metrics.jsonl").is_file():
+    if (folder / METRICS).is_file():
         return _read_run(folder)
     if (folder / "metrics.json").is_file():
         return _read_evaluation(folder)
@@ -98,8 +99,9 @@ def _read_run(folder: Path) -> Report:
     evaluated = (folder / "evaluation" / "metrics.json").is_file()
     report = _read_evaluation(folder / "evaluation") if evaluated else Report("run", name, {"run": Method(name)})
     [(key, method)] = report.methods.items()
-    method = replace(method, curves=_read_curves(folder), cost=_read_cost(folder))
-    config = folder / "config.yaml"
+    cost = RunFolder(folder).cost() if (folder / TIMING).is_file() else {}
+    method = replace(method, curves=_read_curves(folder), cost=cost)
+    config = folder / CONFIG
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -154,7 +156,7 @@ def _read_outcomes(path: Path) -> Outcomes | None:
 
 
 def _read_curves(folder: Path) -> dict[str, Floats]:
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS
     rows = list(read_json_lines(path, "remove the line", DataError))
     names = CURVES if rows else ()
     return {name: np.array([_number(row, name, f"{path}:{n}") for n, row in rows]) for name in names}
@@ -165,18 +167,3 @@ def _number(row: Document, key: str, where: str) -> float:
     if value is not None and not isinstance(value, (int, float)):
         raise DataError(f"{where}: '{key}' is {value!r}, expected a number; remove the line")
     return float("nan") if value is None else float(value)
-
-
-def _read_cost(folder: Path) -> dict[str, float]:
-    """Of all episodes, and of what theta learned at the end, if it is of these episodes."""
-    path = folder / "timing.jsonl"
-    if not path.is_file():
-        return {}
-    rows = [(f"{path}:{n}", row) for n, row in read_json_lines(path, "remove the line", DataError)]
-    episodes, calibration = len(rows), folder / "calibration.json"
-    if calibration.is_file():
-        learned = read_json(calibration, "calibration", AGAIN, DataError)
-        if learned.get("episode") == episodes:
-            rows.append((str(calibration), _need(learned, "cost", calibration)))
-    spent = {key: sum(_number(row, key, where) for where, row in rows) for key in ("seconds", "tokens")}
-    return {"episodes": episodes, **spent}
