@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 NEWTON_STEPS, HALVINGS, CLOSE = 60, 12, 1e-9
+TINY = 1e-30
 JITTER = 1e-8  # times the kernel's mean diagonal
 
 
@@ -63,7 +64,7 @@ class Solver:
 
     def __init__(self, latent: Latent, probs: Tensor) -> None:
         self.latent, self.probs = latent, probs
-        root = probs.mT.sqrt()  # (H, C, N)
+        root = _root_of(probs).mT  # (H, C, N)
         size = latent.kernel.shape[-1]
         inner = root[..., :, None] * latent.kernel[:, None] * root[..., None, :]
         factor = torch.linalg.cholesky(inner + torch.eye(size, dtype=inner.dtype))
@@ -168,7 +169,7 @@ def sample(latent: Latent, mode: Mode, generator: torch.Generator) -> Paths:
     weights = torch.randn(size[0], width, generator=generator, dtype=torch.float64)
     factor, probs = root(latent.kernel), mode.solver.probs
     prior = factor @ normal + latent.along(weights)
-    noise = probs.sqrt() * noise
+    noise = _root_of(probs) * noise
     noise = noise - probs * noise.sum(-1, keepdim=True)  # of covariance diag(p) - p p^T
     pull = mode.solver(noise - curved(probs, prior))
     dual = mode.dual + pull
@@ -178,6 +179,11 @@ def sample(latent: Latent, mode: Mode, generator: torch.Generator) -> Paths:
 def curved(probs: Tensor, value: Tensor) -> Tensor:
     """W ``value``: the likelihood's curvature, diag(p) - p p^T for every example."""
     return probs * (value - (probs * value).sum(-1, keepdim=True))
+
+
+def _root_of(probs: Tensor) -> Tensor:
+    """Square roots whose gradient is finite at zero, where there is no option."""
+    return probs.clamp(min=TINY).sqrt()
 
 
 def root(kernel: Tensor) -> Tensor:
