@@ -20,8 +20,8 @@ def method_rows(comparison: Document) -> list[Document]:
                 {
                     "method": key,
                     "metric": column.name,
-                    "mean": row[column.place][column.key],
-                    "standard_error": row[f"{column.place}_errors"][column.key],
+                    "mean": row[column.place].get(column.key),
+                    "standard_error": row[f"{column.place}_errors"].get(column.key),
                     "low": low,
                     "high": high,
                     "difference": difference.get("value"),
@@ -51,9 +51,9 @@ def task_rows(comparison: Document) -> list[Document]:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as CSV under the first one's keys."""
+    """The rows as CSV under the keys of all of them; what a row lacks is empty."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
