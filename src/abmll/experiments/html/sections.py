@@ -66,7 +66,8 @@ def paired_differences(methods: Sequence[Method], reference: Method) -> Table:
 
     Not of AUROC, which some tasks lack, nor of ECE, whose bias differs between methods.
     """
-    shown = _known([m.mean for m in methods], [column for column in OF_TASKS if column.key not in ("auroc", "ece")])
+    of_tasks = [metrics for method in methods for metrics in method.tasks.values()]
+    shown = _known(of_tasks, [column for column in OF_TASKS if column.key not in ("auroc", "ece")])
     rows = []
     for method in (method for method in methods if method is not reference):
         differences = [_difference(reference.tasks, method.tasks, column) for column in shown]
