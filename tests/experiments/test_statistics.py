@@ -20,7 +20,7 @@ def test_mean_and_standard_error() -> None:
 
 @pytest.mark.parametrize("values", [[0.1, 0.4], [-0.2, -0.3, -0.15, 0.4, -0.5], [1.0, 1.5, 1.25]])
 def test_the_t_interval(values: list[float]) -> None:
-    theirs = ttest_1samp(values, 0.0)
+    theirs: Any = ttest_1samp(values, 0.0)
     ends = theirs.confidence_interval(0.95)
     assert t_interval(values) == pytest.approx((np.mean(values), ends.low, ends.high, theirs.pvalue))
 
