@@ -18,7 +18,7 @@ from abmll.common.config import EvaluateConfig, PromptConfig
 from abmll.common.files import write_json
 from abmll.experiments.few_shot import choose_examples
 from abmll.experiments.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
-from abmll.language.features import FeatureReader, Features
+from abmll.language.features import FeatureReader
 from abmll.methods.linear_probe import Probe
 from abmll.model.prequential import labels_of
 from abmll.model.task_head import aligned, answer_columns, shipped_prior
