@@ -21,13 +21,12 @@ from abmll.experiments.metrics import Predictions, evaluate_task, mean_over_task
 from abmll.language.features import FeatureReader
 from abmll.methods.linear_probe import Probe
 from abmll.model.prequential import labels_of
-from abmll.model.task_head import aligned, answer_columns, shipped_prior
-from abmll.posterior import elliptical
+from abmll.model.task_head import aligned, answer_columns
 from abmll.posterior.head import HeadPosterior, HeadPrior, Known
 from abmll.tasks.suite import load_suite
 
 SUITE, EXAMPLES, QUESTIONS, SEEDS = "cls-45", 20, 300, (0, 1, 2)
-DEPTHS = (1 / 3, 1 / 2, 2 / 3, 5 / 6, 28 / 30, 1.0)
+DEPTHS = (0.3333, 0.5, 0.6667, 0.8333, 0.9333, 1.0)
 OUT = Path("results/ablations.json")
 NEVER = -1e6  # log weight of a hypothesis that is left out
 Learner = Callable[[Known, Tensor], Callable[[Known], Tensor]]
@@ -44,17 +43,9 @@ def only(prior: HeadPrior, subsets: Sequence[int], taus: Callable[[float], bool]
     return replace(prior, labelled=labelled)
 
 
-def head(prior: HeadPrior, steps: int = elliptical.STEPS) -> Learner:
-    """The head under a prior; with 0 steps Laplace's Gaussian itself."""
-
-    def learn(known: Known, answers: Tensor) -> Callable[[Known], Tensor]:
-        usual, elliptical.STEPS = elliptical.STEPS, steps
-        try:
-            return HeadPosterior(prior, known, answers).probs
-        finally:
-            elliptical.STEPS = usual
-
-    return learn
+def head(prior: HeadPrior) -> Learner:
+    """The head under a prior."""
+    return lambda known, answers: HeadPosterior(prior, known, answers).probs
 
 
 def variants(prior: HeadPrior) -> dict[str, tuple[tuple[float, ...], Learner]]:
@@ -65,8 +56,7 @@ def variants(prior: HeadPrior) -> dict[str, tuple[tuple[float, ...], Learner]]:
         "features alone": (own, head(only(prior, [0], lambda tau: True))),
         "scores alone (tau = 0)": (own, head(only(prior, [0, 1, 2], lambda tau: tau == 0))),
         "one hypothesis (per token, one tau)": (own, head(only(prior, [1], lambda tau: tau == prior.taus[2]))),
-        "default prior, not meta-learned": (own, head(replace(HeadPrior(), depths=own))),
-        "Laplace's Gaussian, not sampled": (own, head(prior, 0)),
+        "hypotheses equally likely": (own, head(replace(prior, labelled=((0.0,) * len(prior.taus),) * 3))),
         "linear probe": (own, lambda known, answers: Probe(prior, known, answers).probs),
     }
     return rows | {f"features at depth {depth:.2f}": ((depth,), head(prior)) for depth in DEPTHS}
@@ -76,7 +66,7 @@ def measure(data_dir: Path) -> Mapping[str, Mapping[str, float]]:
     """Metrics of every variant: means over tasks and seeds."""
     suite = load_suite(SUITE, data_dir, allow_missing=True).for_tuning()
     model = AbmllModel.from_base(prompt=PromptConfig(**suite.prompt), quiet=False)
-    prior = shipped_prior()
+    prior = HeadPrior()
     depths = tuple(dict.fromkeys((*DEPTHS, *prior.depths)))
     blocks = replace(prior, depths=depths).blocks(model.scorer.num_blocks)
     reader, config = (

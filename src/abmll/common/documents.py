@@ -15,7 +15,6 @@ FORMATS = {
     "checkpoint": "abmll-checkpoint-2",
     "posterior": "abmll-posterior-3",
     "calibration": "abmll-calibration-3",
-    "head": "abmll-head-1",
     "evaluation": "abmll-evaluation-2",
     "cell": "abmll-cell-2",
     "comparison": "abmll-comparison-2",

@@ -37,7 +37,6 @@ from abmll.language.meter import metered
 from abmll.methods import find_rule
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prediction import Prediction
-from abmll.model.task_head import shipped_prior
 from abmll.posterior.head import HeadPrior
 from abmll.tasks import Task
 from abmll.tasks.order import limit_train, sample_seed
@@ -175,8 +174,8 @@ class CellRunner:
         return self._with_head(model, cell), cost
 
     def _with_head(self, model: AbmllModel, cell: Cell) -> AbmllModel:
-        """The model with the head's prior that its method has: learned from the training tasks, or the shipped one."""
-        model.head_prior = shipped_prior()
+        """The model with the head's prior that its method has: learned from the training tasks, or the default."""
+        model.head_prior = HeadPrior()
         if find_rule(cell.spec.method).learns_head_prior:
             trained = None if cell.training is None else [cell.training.name, cell.settings["episodes"]]
             sizes = {

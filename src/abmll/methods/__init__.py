@@ -11,9 +11,9 @@ from abmll.common.errors import ConfigError, nearest
 from abmll.language.scorer import OptionScorer
 from abmll.methods.abml import Abml
 from abmll.methods.abmll import Abmll
+from abmll.methods.bayesian_head import AbmllHead, Head, LoraHead, MetaHead
 from abmll.methods.blob import Blob
 from abmll.methods.ensemble import Ensemble
-from abmll.methods.head import AbmllHead, Head, LoraHead, MetaHead
 from abmll.methods.icl import AbmllIcl, BatchIcl, Icl, MetaIcl
 from abmll.methods.laplace import Laplace
 from abmll.methods.linear_probe import LinearProbe, TemperedLinearProbe

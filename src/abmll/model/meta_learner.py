@@ -27,12 +27,13 @@ from abmll.language.base import Base, load_base
 from abmll.language.features import FeatureReader
 from abmll.language.scorer import OptionScorer
 from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule
-from abmll.methods.head import Head
+from abmll.methods.bayesian_head import Head
 from abmll.model.learned_task import TaskPosterior
 from abmll.model.prequential import TaskCalibration, evidence, infer_calibration
 from abmll.model.run_folder import RunFolder
-from abmll.model.task_head import TaskHead, shipped_prior
+from abmll.model.task_head import TaskHead
 from abmll.posterior.calibration import CalibrationPrior, before_examples
+from abmll.posterior.head import HeadPrior
 from abmll.tasks import Example
 from abmll.tasks.order import demonstrations, sample_seed
 
@@ -46,7 +47,7 @@ class AbmllModel:
         self.num_tasks = 1
         self.theta = self.scorer.new_adapter(sample_seed(seed, "init"))
         self.calibration_prior: CalibrationPrior | None = None
-        self.head_prior = shipped_prior()
+        self.head_prior = HeadPrior()
         self.readers: dict[str, FeatureReader] = {}
 
     @classmethod

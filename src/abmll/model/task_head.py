@@ -8,13 +8,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from abmll.common.documents import Document, read_json
+from abmll.common.documents import Document
 from abmll.common.errors import CheckpointError, DataError
 from abmll.language.encoding import Encoded
 from abmll.language.features import FeatureReader, Features
@@ -25,7 +25,6 @@ from abmll.model.prequential import label_index, labels_of
 from abmll.posterior.head import HeadPrior, Known
 from abmll.tasks import Example
 
-SHIPPED = Path(__file__).parent / "theta" / "head.json"
 AT_ONCE = 256  # questions
 
 
@@ -156,12 +155,6 @@ class TaskHead:
             return cls(reader, document["method"], prior, labels, keys, features, answers, seed)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: its head cannot be used ({error}); adapt to the task again") from error
-
-
-@cache
-def shipped_prior() -> HeadPrior:
-    """theta's part of the head as it comes with the package: meta-learned on tasks of BIG-bench."""
-    return HeadPrior.of(read_json(SHIPPED, "head", "install abmll again")["prior"])
 
 
 def aligned(features: Features, examples: Sequence[Example], labels: Sequence[str]) -> Features:

@@ -11,16 +11,20 @@ from torch import Tensor
 
 from abmll.posterior.latent import Latent, Paths, log_likelihood, root
 
-STEPS = 60
+READS = (15, 20, 25, 30)  # the steps after which a chain is read: four reads of a chain have half the noise of one
 SHRINKS = 60  # of a step's bracket at most; each takes a third of it away on average
 
 
 def refine(latent: Latent, answers: Tensor, start: Paths, lowest: Tensor, generator: torch.Generator) -> Paths:
-    """``STEPS`` steps of every chain from its ``start``. Weights (P, S) stay at or above ``lowest``, in std."""
+    """Samples of every chain from its ``start``: all chains' after the first of ``READS`` steps, then the next, and on.
+
+    Weights (P, S) stay at or above ``lowest``, in units of their prior's std.
+    """
     factor = root(latent.kernel)
     whitened, weights = factor.mT @ start.dual, torch.maximum(start.weights, lowest)
     here = log_likelihood(latent.scores(factor @ whitened, weights), answers)
-    for _ in range(STEPS):
+    read = []
+    for step in range(1, max(READS, default=0) + 1):
         other, other_weights = (_normal(value.shape, generator) for value in (whitened, weights))
         level = here + _uniform(here.shape, generator).log()
         angle = 2 * math.pi * _uniform(here.shape, generator)
@@ -40,7 +44,9 @@ def refine(latent: Latent, answers: Tensor, start: Paths, lowest: Tensor, genera
             low, high = torch.where(angle < 0, angle, low), torch.where(angle < 0, high, angle)
             angle = low + (high - low) * _uniform(here.shape, generator)
         whitened, weights = found, found_weights
-    return Paths(torch.linalg.solve_triangular(factor.mT, whitened, upper=True), weights)
+        if step in READS:
+            read.append(Paths(torch.linalg.solve_triangular(factor.mT, whitened, upper=True), weights))
+    return Paths(*(torch.cat(parts) for parts in zip(*read, strict=True)))
 
 
 def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:

@@ -18,17 +18,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from abmll.posterior.elliptical import refine
+from abmll.posterior.elliptical import READS, refine
 from abmll.posterior.latent import Latent, Paths, find_mode, root, sample
 
 SUBSETS = ((False, False), (True, False), (False, True))  # of the scores: none, per token, summed
-DRAWS = 128
+CHAINS = 128
 LEAST = 1e-12  # of a variance
 
 
 @dataclass(frozen=True)
 class HeadPrior:
     """theta's part of the head. T values of tau, J = 3 subsets of the S = 2 scores.
+
+    The defaults were chosen on training and validation tasks (docs/log.md, 2026-11-28).
 
     Args:
         weight_mean, weight_std: (S,) of w, where its score counts.
@@ -42,10 +44,14 @@ class HeadPrior:
     weight_mean: tuple[float, ...] = (1.0, 0.3)
     weight_std: tuple[float, ...] = (0.5, 0.3)
     bias_std: float = 1.0
-    taus: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
-    labelled: tuple[tuple[float, ...], ...] = ((0.0,) * 4,) * 3
+    taus: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
+    labelled: tuple[tuple[float, ...], ...] = (
+        (-2.0, 0.0, 0.0, 0.0, 0.0),
+        (-2.0, 0.0, 0.0, 0.0, 0.0),
+        (-3.5, -1.5, -1.5, -1.5, -1.5),
+    )
     open: tuple[float, ...] = (0.0,) * 3
-    depths: tuple[float, ...] = (1.0,)
+    depths: tuple[float, ...] = (0.3333, 0.9333)
 
     def __post_init__(self) -> None:
         numbers = [*self.weight_mean, *self.open, *(value for row in self.labelled for value in row)]
@@ -154,7 +160,7 @@ class Hypotheses(NamedTuple):
 
 
 class HeadPosterior:
-    """q(w, b, g | D) of one task: ``DRAWS`` samples over all hypotheses, in proportion to their posterior."""
+    """q(w, b, g | D) of one task: ``CHAINS`` over all hypotheses, in proportion to their posterior."""
 
     def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0) -> None:
         self.seed = seed
@@ -166,20 +172,21 @@ class HeadPosterior:
         joint = mode.log_evidence + hypotheses.log_weights
         self.hypotheses = torch.softmax(joint, 0)  # (H,) their posterior
         self.log_evidence = float(torch.logsumexp(joint, 0))
-        share = (torch.arange(DRAWS, dtype=torch.float64) + 0.5) / DRAWS
+        share = (torch.arange(CHAINS, dtype=torch.float64) + 0.5) / CHAINS
         index = torch.searchsorted(self.hypotheses.cumsum(0), share).clamp(max=len(joint) - 1)
         self.chosen, latent = hypotheses.pick(index), latent.pick(index)
         mode = mode.pick(latent, index)
         generator = torch.Generator().manual_seed(seed)
         lowest = torch.where(self.chosen.counts > 0, -self.chosen.mean / self.chosen.std, -torch.inf)
         self.paths = refine(latent, answers, sample(latent, mode, generator), lowest, generator)
-        self.factor = root(latent.kernel)
+        self.chosen = self.chosen.pick(torch.arange(CHAINS).repeat(len(READS)))
+        self.factor = root(latent.kernel).repeat(len(READS), 1, 1)
 
     def probs(self, asked: Known) -> Tensor:
         """(P, M, C): the options' probabilities of M questions under each sample."""
         where = Where.of(self.chosen, self.inputs, self.metric(asked.hidden), asked.scores)
         generator = torch.Generator().manual_seed(self.seed + 1)
-        normal = torch.randn(DRAWS, 1, asked.scores.shape[1], generator=generator, dtype=torch.float64)
+        normal = torch.randn(len(self.factor), 1, asked.scores.shape[1], generator=generator, dtype=torch.float64)
         return torch.softmax(where.scores(self.paths, self.factor, normal), -1)
 
 

@@ -1,9 +1,9 @@
 """Learning theta's part of the head: by how well the head predicts held-out examples of tasks it has just learned.
 
-    loss(theta) = - sum over tasks log p(query | support; theta) + 1/2 |eta - eta_0|^2
+    loss(theta) = - sum over tasks log p(query | support; theta) + pull / 2 |eta - eta_0|^2
 
-eta are the prior's numbers, logarithms of those that are positive, and eta_0 what learning starts from: a Gaussian
-prior of standard deviation one, so that few tasks move little. The gradient goes through the head's mode
+eta are the prior's numbers, logarithms of those that are positive, and eta_0 what learning starts from: few tasks
+move little. The gradient goes through the head's mode
 (``latent.at_mode``), so that it is that of amortised inference, with a likelihood that reaches theta.
 """
 
@@ -18,7 +18,6 @@ from abmll.posterior.head import HeadPrior, Hypotheses, Known, Metric, Where
 from abmll.posterior.latent import at_mode, root, sample
 
 STEPS, RATE = 60, 0.1
-PULL = 1.0  # precision of eta around eta_0
 DRAWS = 16  # of every hypothesis
 
 
@@ -99,16 +98,23 @@ def predictive_nll(hypotheses: Hypotheses, episode: Episode, draws: int = DRAWS)
 
 
 def learn_prior(
-    episodes: Sequence[Episode], start: HeadPrior, on_step: Callable[[], object] = lambda: None
+    episodes: Sequence[Episode],
+    start: HeadPrior,
+    on_step: Callable[[], object] = lambda: None,
+    learned: Sequence[str] = Numbers._fields,
+    pull: float = 1.0,
 ) -> HeadPrior:
-    """The prior after ``STEPS`` steps of Adam down the loss, from ``start``, which also is where it is pulled to."""
+    """The prior after ``STEPS`` steps of Adam down the loss, from ``start``, which also is where it is pulled to.
+
+    ``learned`` names those of ``Numbers`` that move, ``pull`` is the precision of eta around eta_0.
+    """
     first = Numbers.of(start)
     numbers = Numbers(*(value.clone().requires_grad_() for value in first))
-    optimizer = torch.optim.Adam(numbers, lr=RATE)
+    optimizer = torch.optim.Adam([getattr(numbers, name) for name in learned], lr=RATE)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        pull = sum(((new - old).square().sum() for new, old in zip(numbers, first, strict=True)), torch.zeros(()))
-        (0.5 * PULL * pull).backward()
+        moved = sum(((new - old).square().sum() for new, old in zip(numbers, first, strict=True)), torch.zeros(()))
+        (0.5 * pull * moved).backward()
         for episode in episodes:
             predictive_nll(numbers.hypotheses(start, episode.support.is_labelled), episode).backward()
         optimizer.step()

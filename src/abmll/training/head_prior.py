@@ -30,8 +30,22 @@ def learn_head_prior(
         num_examples: of each task to learn, and as many others to predict; half each where a task has fewer.
     """
     chosen = [tasks[index] for index in sorted(permutation(len(tasks), seed, "head tasks")[:num_tasks])]
+    episodes = head_episodes(model, chosen, num_examples, seed, cache, quiet)
+    with progress(STEPS, "learning the head's prior", "step", quiet=quiet) as bar:
+        return learn_prior(episodes, model.head_prior, bar.update)
+
+
+def head_episodes(
+    model: AbmllModel,
+    tasks: Sequence[Task],
+    num_examples: int,
+    seed: int,
+    cache: ActivationCache | None = None,
+    quiet: bool = True,
+) -> list[Episode]:
+    """An episode of each task: so many training examples to learn, and as many others to predict."""
     episodes = []
-    for task in progress(chosen, "reading the training tasks", "task", quiet=quiet):
+    for task in progress(tasks, "reading the training tasks", "task", quiet=quiet):
         order = permutation(len(task.train), seed, "head", task.name)
         size = min(num_examples, len(order) // 2)
         if size:
@@ -44,5 +58,4 @@ def learn_head_prior(
                 for own in (slice(0, size), slice(size, 2 * size))
             )
             episodes.append(Episode(support, answers[:size], query, answers[size:]))
-    with progress(STEPS, "learning the head's prior", "step", quiet=quiet) as bar:
-        return learn_prior(episodes, model.head_prior, bar.update)
+    return episodes
