@@ -168,11 +168,11 @@ class HeadPosterior:
         self.log_evidence = float(torch.logsumexp(joint, 0))
         share = (torch.arange(DRAWS, dtype=torch.float64) + 0.5) / DRAWS
         index = torch.searchsorted(self.hypotheses.cumsum(0), share).clamp(max=len(joint) - 1)
-        self.chosen, latent = hypotheses.pick(index), latent.pick(index)
-        mode = mode.pick(latent, index)
         generator = torch.Generator().manual_seed(seed)
+        start = sample(latent, mode, index, generator)
+        self.chosen, latent = hypotheses.pick(index), latent.pick(index)
         lowest = torch.where(self.chosen.counts > 0, -self.chosen.mean / self.chosen.std, -torch.inf)
-        self.paths = refine(latent, answers, sample(latent, mode, generator), lowest, generator)
+        self.paths = refine(latent, answers, start, lowest, generator)
         self.factor = root(latent.kernel)
 
     def probs(self, asked: Known) -> Tensor:
