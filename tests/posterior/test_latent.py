@@ -167,7 +167,9 @@ def test_answers_against_all_odds_have_a_mode() -> None:
 def test_the_mode_is_scikit_learns_regularised_regression(tau: float) -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     hidden, answers = normal(12, 3), some_answers(12)
-    latent = Latent(torch.zeros(1, 12, 3).double(), tau**2 * (hidden @ hidden.mT)[None], torch.zeros(1, 12, 3, 1).double())
+    latent = Latent(
+        torch.zeros(1, 12, 3).double(), tau**2 * (hidden @ hidden.mT)[None], torch.zeros(1, 12, 3, 1).double()
+    )
     found = scores_at(latent, find_mode(latent, answers).dual)[0]
     model = linear_model.LogisticRegression(C=tau**2, fit_intercept=False, tol=1e-10, max_iter=10_000)
     model.fit(hidden.numpy(), answers.numpy())
