@@ -62,7 +62,7 @@ class HeadPrior:
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "HeadPrior":
         """What JSON says of it. Raises ``TypeError`` or ``ValueError`` where it is no prior."""
-        values = {name: _tuples(value) for name, value in document.items()}
+        values = {name: _tuples(value) for name, value in dict(document).items()}
         return cls(**values)
 
     def blocks(self, number: int) -> tuple[int, ...]:
