@@ -179,6 +179,21 @@ def test_many_examples_take_several_passes_in_their_own_order(
     torch.testing.assert_close(parts.hidden, whole.hidden, rtol=2e-5, atol=2e-5)
 
 
+def test_the_order_of_the_examples_changes_no_bit(
+    make_scorer: Any, deep_llama: Path, started: list[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Examples of the same length are spread over passes in the same way."""
+    scorer, groups = make_scorer.fresh(deep_llama), []
+    alike = [replace(started[0], prompt=(*started[0].prompt[:-1], token)) for token in range(20, 26)]
+    monkeypatch.setattr(module, "MAX_TOKENS", 9)
+    batch = scorer.batch
+    monkeypatch.setattr(scorer, "batch", lambda group: [groups.append(group), batch(group)][1])
+    first, second = (FeatureReader(scorer, (4,)).read(order) for order in (alike, alike[::-1]))
+    assert len(groups) > 2
+    assert groups[: len(groups) // 2] == groups[len(groups) // 2 :]
+    assert torch.equal(first.hidden, second.hidden.flip(0))
+
+
 def test_the_instruction_is_read_but_not_averaged(make_scorer: MakeScorer, deep_llama: Path) -> None:
     """From an encoded example to its features: the input and what follows, behind instruction and name."""
     scorer = make_scorer(deep_llama, prompt=PromptConfig(instruction=True, list_options=True, answer="text"))

@@ -18,8 +18,8 @@ def simulated(seed: int, is_labelled: bool = True, summed: float = 0.0, features
     scores = torch.randn(24, 3, 2, generator=generator).double()
     directions = torch.randn(5, 3, generator=generator)
     lead = summed * scores[..., 1] + features * (hidden[:, 0] @ directions).double()
-    answers = torch.distributions.Gumbel(0.0, 1.0).icdf(torch.rand(24, 3, generator=generator)) + lead
-    answers = answers.argmax(-1)
+    noise = -torch.log(-torch.log(torch.rand(24, 3, generator=generator)))  # Gumbel's
+    answers = (noise + lead).argmax(-1)
     if not is_labelled:
         wrong = (answers + 1) % 3
         scores[range(0, 24, 2), wrong[::2]] = -torch.inf  # every other example lacks an option

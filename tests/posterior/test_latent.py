@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -232,6 +231,29 @@ def test_samples_of_the_weights_have_theirs() -> None:
     torch.testing.assert_close(weights.mT.cov(), wanted, rtol=0, atol=4.5 * math.sqrt(2 / count))
 
 
+def test_a_sample_is_of_its_hypothesis() -> None:
+    """The same random numbers: rows of the second hypothesis, behind rows of the first and by themselves."""
+    latent, answers = some_latent(), some_answers()
+    mode, half = find_mode(latent, answers), 5
+    mixed, alone = (
+        sample(latent, mode, torch.tensor(index), torch.Generator().manual_seed(1))
+        for index in ([0] * half + [1] * half, [1] * 2 * half)
+    )
+    for one, other in zip(mixed, alone, strict=True):
+        torch.testing.assert_close(one[half:], other[half:])
+        assert bool((one[:half] != other[:half]).any())
+
+
+def test_many_samples_solve_their_hypothesis_once() -> None:
+    """None of them needs the C N^2 numbers of its solver."""
+    size, options, count = 30, 20, 128
+    latent = some_latent(size, options, absent=False)
+    mode = find_mode(latent, some_answers(size, options))
+    with Largest() as largest:
+        sample(latent, mode, torch.arange(count) * 2 // count, torch.Generator().manual_seed(1))
+    assert largest.numel <= count * size * max(size, 2 * options)
+
+
 def scaled(latent: Latent, by: Tensor) -> Latent:
     """Another prior for every (3,) ``by``, which moves all that a prior has."""
     absent = latent.offset.isneginf()
@@ -265,7 +287,7 @@ class Largest(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         found = result if isinstance(result, tuple | list) else (result,)
-        self.numel = max(self.numel, *(one.numel() for one in chain(found) if isinstance(one, Tensor)), 0)
+        self.numel = max(self.numel, *(one.numel() for one in found if isinstance(one, Tensor)), 0)
         return result
 
 

@@ -47,7 +47,8 @@ class FeatureReader:
         missing = {key: one for key, one in zip(keys, examples, strict=True) if key not in self.kept}
         found = {key: self.kept[key] for key in keys if key in self.kept}
         if missing:
-            found |= zip(missing, self._compute(list(missing.values()), quiet), strict=True)
+            order = sorted(missing)  # so that no batch depends on the order of the examples
+            found |= zip(order, self._compute([missing[key] for key in order], quiet), strict=True)
         for key in dict.fromkeys(keys):
             self.kept[key] = found[key]
             self.kept.move_to_end(key)
