@@ -22,6 +22,7 @@ STYLE: dict[Any, Any] = {
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # seven, and ten colours: what has one in common differs in the other
 MEASURES = {"accuracy": "Accuracy", "nll": "NLL", "pooled_ece": "Pooled ECE"}
+UNKNOWN = {"value": math.nan, "low": math.nan, "high": math.nan}  # is not drawn
 Rows = Mapping[str, Any]
 Measured = Mapping[str, tuple[float, float]]  # by measure, a value and its standard error, 0 where there is none
 
@@ -141,7 +142,7 @@ def _lines(figure: Figure, lines: Mapping[str, Mapping[float, Measured]], axis: 
 
 
 def suites(*names: str) -> Callable[[Figure], None]:
-    """How far the methods that all suites have are from the reference, with the bootstrap's intervals."""
+    """How far the methods that all suites have are from the reference, with the intervals that there are."""
 
     def paint(figure: Figure) -> None:
         found = {name: read(RESULTS / name) for name in names}
@@ -153,7 +154,7 @@ def suites(*names: str) -> Callable[[Figure], None]:
         step = 0.8 / len(found)
         for panel, (key, title) in zip(_panels(figure, 3), MEASURES.items(), strict=True):
             for number, name in enumerate(names):
-                apart = [rows[name][row][key] for row in common]
+                apart = [rows[name][row].get(key, UNKNOWN) for row in common]
                 ends = np.transpose([(one["value"] - one["low"], one["high"] - one["value"]) for one in apart])
                 places = np.arange(len(common)) + (number - (len(names) - 1) / 2) * step
                 values = [one["value"] for one in apart]

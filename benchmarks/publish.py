@@ -2,7 +2,8 @@
 
 FOLDER is what ``abmll compare`` wrote for one suite. Its cells and its comparison go to results/ under its name,
 without the predictions and the training runs. What the figures need of the predictions is kept: how much each task was
-doubted. Where the predictions are gone from FOLDER, the earlier summary of them stays.
+doubted. Where the predictions are gone from FOLDER, the earlier summary of them stays. Statistics of means over tasks
+are computed anew for all of results/; those of the pooled calibration error stay what they were with the predictions.
 
 A table stands between ``<!-- table: NAME KIND CHOICE -->`` and ``<!-- end -->``. KIND is one of ``TABLES``. CHOICE is
 the setting of a curve, or the rows of another table separated by commas; without it a table has all rows. Without a
@@ -25,6 +26,8 @@ from abmll.common.documents import Document
 from abmll.common.files import write_json, write_text
 from abmll.experiments.cells import load_cell, load_predictions
 from abmll.experiments.markdown import against_reference, cost, headline
+from abmll.experiments.sheets import csv_text, method_rows
+from abmll.experiments.significance import joined, of_means, only_pooled
 from abmll.experiments.tables import Cell, Row, Table
 from benchmarks.machine import ROOT
 
@@ -32,7 +35,6 @@ DOCUMENT = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "results"
 BLOCK = re.compile(r"(<!-- table: (\S+) (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 COMPARISON = "comparison.json"
-SHEETS = ("table.csv", "tasks.csv")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     for folder in parser.parse_args(arguments).folders:
         print(keep(folder, RESULTS))
+    for path in sorted(RESULTS.glob(f"*/{COMPARISON}")):
+        restate(path.parent)
     write_text(DOCUMENT, filled(DOCUMENT.read_text(encoding="utf-8"), RESULTS))
     return 0
 
@@ -59,9 +63,20 @@ def keep(folder: Path, results: Path) -> Path:
         row["doubt"] = before[key]["doubt"] if is_known else [doubt(cell) for cell in cells]
         row |= {"predictions": [], "run": None}  # they are not kept
     write_json(kept / COMPARISON, comparison)
-    for name in SHEETS:
-        shutil.copyfile(folder / name, kept / name)
+    shutil.copyfile(folder / "tasks.csv", kept / "tasks.csv")
+    restate(kept)
     return kept
+
+
+def restate(kept: Path) -> None:
+    """Write a kept comparison's intervals and p-values as they follow from its tasks today."""
+    comparison = read(kept)
+    rows = comparison["methods"]
+    means = of_means(rows, comparison["seeds"], comparison["reference"])
+    for key, row in rows.items():
+        row["statistics"] = joined(only_pooled(row), means.get(key, {}))
+    write_json(kept / COMPARISON, comparison)
+    write_text(kept / "table.csv", csv_text(method_rows(comparison)))
 
 
 def read(folder: Path) -> Document:
@@ -111,13 +126,13 @@ def filled(text: str, results: Path) -> str:
 
 def _headline(comparison: Document, folder: Path, rows: Collection[str]) -> str:
     """The main metrics of the rows, and below them what a reader of the numbers has to know."""
-    shown = ("Accuracy ↑", "NLL ↓", "ECE ↓", "Pooled ECE ↓", "AUROC ↑")
+    shown = ("Accuracy ↑", "NLL ↓", "ECE ↓", "CE² ↓", "Pooled ECE ↓", "AUROC ↑")
     return f"{_cut(headline(comparison), comparison, rows, shown)}\n\n{_remark(comparison)}"
 
 
 def _differences(comparison: Document, folder: Path, rows: Collection[str]) -> str:
     table = against_reference(comparison)
-    return "" if table is None else _cut(table, comparison, rows, ("Accuracy", "NLL", "ECE", "Pooled ECE"))
+    return "" if table is None else _cut(table, comparison, rows, ("Accuracy", "NLL", "CE²", "Pooled ECE"))
 
 
 def _cost(comparison: Document, folder: Path, rows: Collection[str]) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from abmll.common.documents import FORMATS
 from abmll.common.files import write_json
-from benchmarks.publish import BLOCK, DOCUMENT, RESULTS, filled, keep
+from benchmarks.publish import BLOCK, DOCUMENT, RESULTS, filled, keep, restate
 
 NAMES = ("accuracy", "nll", "brier", "ece", "aurc", "auroc")
 
@@ -25,6 +25,7 @@ def row(label: str, value: float) -> dict[str, Any]:
         "mean": dict.fromkeys(NAMES, value) | {"num_tasks": 2, "num_examples": 10, "majority": 0.5, "chance": 0.25},
         "curves": {"num_samples": [point(0, value), point(4, value + 0.1)]} if label == "ABMLL" else {},
         "mean_errors": dict.fromkeys(NAMES),
+        "tasks": {name: {"accuracy": value + shift, "nll": value} for name, shift in (("t", 0.0), ("u", 0.02))},
         "pooled": {"ece": value},
         "pooled_errors": {"ece": None},
         "ranks": {},
@@ -89,6 +90,20 @@ def test_numbers_are_kept_and_predictions_are_not(folder: Path, tmp_path: Path) 
             "inverse_temperature": inverse,
         }
         assert seed["t"] == {name: value and pytest.approx(value) for name, value in wanted.items()}
+
+
+def test_statistics_follow_from_the_tasks_and_those_of_predictions_stay(folder: Path, tmp_path: Path) -> None:
+    kept = keep(folder, tmp_path / "results")
+    comparison = json.loads((kept / "comparison.json").read_text())
+    assert comparison["methods"]["reptile"]["statistics"]["differences"]["accuracy"]["value"] == pytest.approx(-0.1)
+    reptile = comparison["methods"]["reptile"]
+    reptile["tasks"] = {f"t{n}": {"accuracy": 0.5} for n in range(5)}
+    reptile["statistics"] = {"intervals": {name: [0.1, 0.0, 0.2] for name in ("accuracy", "ece", "pooled_ece")}}
+    write_json(kept / "comparison.json", comparison | {"methods": {"reptile": reptile}})
+    restate(kept)
+    [row] = json.loads((kept / "comparison.json").read_text())["methods"].values()
+    assert row["statistics"] == {"intervals": {"accuracy": [0.5, 0.5, 0.5], "pooled_ece": [0.1, 0.0, 0.2]}}
+    assert "reptile,pooled_ece,0.5,,0.0,0.2," in (kept / "table.csv").read_text()
 
 
 def test_the_doubt_of_predictions_that_are_gone_stays(folder: Path, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch, single_threaded():
         patch.chdir(root)
         trained = f"{train_command(tiny_llama)} --max-steps 2 --save-steps 1 --output-dir run --quiet"
-        adapted = "adapt run --task toy3.jsonl --output-dir new --steps 2 --quiet"
+        adapted = "adapt toy3.jsonl --theta run --output-dir new --steps 2 --quiet"
         assert [entry(command.split()) for command in (trained, adapted)] == [0, 0]
     return root
 

@@ -41,7 +41,7 @@ def test_an_ensemble_from_adapting_to_exporting(
     run: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new = tmp_path / "new"
-    adapt = ["adapt", str(run), "--task", str(task), "--output-dir", str(new), "--steps", "2"]
+    adapt = ["adapt", str(task), "--theta", str(run), "--output-dir", str(new), "--steps", "2"]
     assert entry([*adapt, "--method", "ensemble", "--ensemble-size", "2", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["method"], summary["members"]) == ("ensemble", 2)
@@ -64,7 +64,7 @@ def test_a_mixture_says_how_many_samples_each_component_draws(
     tiny_model: Any, toy_tasks: Any, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, new = trained(tiny_model, toy_tasks, tmp_path / "run", "abmll"), tmp_path / "new"
-    adapt = ["adapt", str(run), "--task", str(task), "--output-dir", str(new), "--steps", "2"]
+    adapt = ["adapt", str(task), "--theta", str(run), "--output-dir", str(new), "--steps", "2"]
     assert entry([*adapt, "--method", "abmll-mixture", "--ensemble-size", "3"]) == 0
     capsys.readouterr()
     predict = ["predict", str(new), "--input", str(task), "--output", str(tmp_path / "answers.jsonl"), "--overwrite"]
@@ -80,7 +80,7 @@ def test_a_posterior_is_sampled(
     run: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:
     new = tmp_path / "new"
-    adapt = ["adapt", str(run), "--task", str(task), "--output-dir", str(new), "--steps", "2"]
+    adapt = ["adapt", str(task), "--theta", str(run), "--output-dir", str(new), "--steps", "2"]
     assert entry([*adapt, "--method", method]) == 0
     assert (
         entry(["predict", str(new), "--input", str(task), "--output", str(tmp_path / "a.jsonl"), "--num-samples", "3"])
@@ -109,7 +109,7 @@ def test_a_posterior_is_sampled(
 def test_what_cannot_be_is_one_line(
     run: Path, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
 ) -> None:
-    adapt = ["adapt", str(run), "--task", str(task), "--output-dir", str(tmp_path / "new"), "--quiet"]
+    adapt = ["adapt", str(task), "--theta", str(run), "--output-dir", str(tmp_path / "new"), "--quiet"]
     assert entry([*adapt, *flags]) == 2
     error = capsys.readouterr().err
     assert words in error
@@ -121,7 +121,7 @@ def test_a_mixture_that_nobody_named_refuses_what_it_does_not_heed(
     tiny_model: Any, toy_tasks: Any, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = trained(tiny_model, toy_tasks, tmp_path / "run", "abmll")
-    adapt = ["adapt", str(run), "--task", str(task), "--output-dir", str(tmp_path / "new"), "--steps", "1", "--quiet"]
+    adapt = ["adapt", str(task), "--theta", str(run), "--output-dir", str(tmp_path / "new"), "--steps", "1", "--quiet"]
     assert entry([*adapt, "--ensemble-spread", ".5"]) == 2
     assert (
         "ensemble_spread: abmll-mixture does not read it; leave it out, or use --method ensem"

@@ -21,7 +21,7 @@ Call = Callable[..., Any]
 
 READ_RUN = {
     "train": "{train} --output-dir run --resume --max-steps 3",
-    "adapt": "adapt run --task toy3.jsonl --output-dir out",
+    "adapt": "adapt toy3.jsonl --theta run --output-dir out",
     "predict": "predict run --input toy3.jsonl --output out.jsonl",
     "evaluate": "evaluate run --suite suite.yaml --output-dir out",
     "export": "export run --format peft --output-dir out",
@@ -212,7 +212,7 @@ def test_damaged_models(kind: str, work: Any, refused: Call) -> None:
 
 WRITE = {
     "train": "{train} --output-dir {out} --max-steps 1",
-    "adapt": "adapt run --task toy3.jsonl --output-dir {out} --steps 1",
+    "adapt": "adapt toy3.jsonl --theta run --output-dir {out} --steps 1",
     "predict": "predict new --input toy3.jsonl --output {out}.jsonl --num-samples 1",
     "evaluate": "evaluate run --suite suite.yaml --output-dir {out} --steps 1 --num-samples 0",
     "peft": "export new --format peft --output-dir {out}",

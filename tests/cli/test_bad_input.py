@@ -60,7 +60,7 @@ TASK_FILES: dict[str, tuple[bytes, str]] = {
 }
 READERS = {
     "train": "{train} --tasks bad.jsonl --output-dir out",
-    "adapt": "adapt run --task bad.jsonl --output-dir out",
+    "adapt": "adapt bad.jsonl --theta run --output-dir out",
     "evaluate": "evaluate run --suite bad.yaml --output-dir out",
     "predict": "predict new --input bad.jsonl --output out.jsonl",
     "validate": "tasks validate bad.jsonl",
@@ -225,23 +225,23 @@ def test_bad_configuration_files(text: str, work: Any, refused: Call) -> None:
 
 # Whole commands, and what the error must say.
 COMMANDS = {
-    "adapt": ("adapt: missing RUN, --task, --output-dir; see 'abmll adapt --help'",),
+    "adapt": ("adapt: missing TASK, --output-dir; see 'abmll adapt --help'",),
     "adapt rnu --task toy3.jsonl --output-dir out": ("rnu: no such folder. Did you mean 'run'?", "'abmll train'"),
     "adapt toy3.jsonl --task toy3.jsonl --output-dir out": ("toy3.jsonl: is a file, not a folder.",),
     "adapt tasks --task toy3.jsonl --output-dir out": ("tasks: no checkpoint in it; is it a run's folder?",),
     "adapt new --task toy3.jsonl --output-dir out": (
         "new: is what 'abmll adapt' wrote; give the folder of the training",
     ),
-    "adapt run --task toi3.jsonl --output-dir out": ("toi3.jsonl: no such file. Did you mean 'toy3.jsonl'?",),
-    "adapt run --task tasks --output-dir out": ("tasks: is a folder; give one file of it",),
-    "adapt run --task suite.yaml --output-dir out": ("suite.yaml: unknown kind of file; use one of .jsonl",),
-    "adapt run --task test.jsonl --output-dir out": (
+    "adapt toi3.jsonl --theta run --output-dir out": ("toi3.jsonl: no such file. Did you mean 'toy3.jsonl'?",),
+    "adapt tasks --theta run --output-dir out": ("tasks: is a folder; give one file of it",),
+    "adapt suite.yaml --theta run --output-dir out": ("suite.yaml: unknown kind of file; use one of .jsonl",),
+    "adapt test.jsonl --theta run --output-dir out": (
         "test.jsonl: no training examples, every row has 'split': 'test'",
     ),
-    "adapt run --task toy3.jsonl --output-dir out --steps -1": (
+    "adapt toy3.jsonl --theta run --output-dir out --steps -1": (
         "adapt: --steps is '-1'; use a whole number of 0 or more",
     ),
-    "adapt run --task toy3.jsonl --output-dir out --batch-size 0": ("adapt: --batch-size is '0'; use",),
+    "adapt toy3.jsonl --theta run --output-dir out --batch-size 0": ("adapt: --batch-size is '0'; use",),
     "predict tasks --input toy3.jsonl --output out.jsonl": ("tasks: no checkpoint in it",),
     "predict none --input toy3.jsonl --output out.jsonl": ("none: no such folder.", "'abmll adapt'"),
     "predict new --input none.jsonl --output out.jsonl": ("none.jsonl: no such file.",),
@@ -265,7 +265,7 @@ COMMANDS = {
     "export new --format peft --output-dir run": ("run exists already; choose another place or say --overwrite",),
     "export new --format peft --output-dir run --overwrite": ("run holds other things than a peft export",),
     "export new --format merged --output-dir model --overwrite": ("model is the folder of the language model itself",),
-    "adapt run --task toy3.jsonl --output-dir tasks --overwrite": ("tasks holds other things than a posterior",),
+    "adapt toy3.jsonl --theta run --output-dir tasks --overwrite": ("tasks holds other things than a posterior",),
     "report tasks": ("tasks: nothing to report", "give a folder that train, evaluate or compare has written"),
     "report none": ("none: nothing to report",),
 }
@@ -287,7 +287,7 @@ LONG = "x" * 3000  # tokens: one a letter; the model takes 2048
 def test_a_prompt_longer_than_the_context_loses_its_middle(work: Any, abmll: Call) -> None:
     rows = [{"input": f"{n} {LONG if n == 3 else 'x'}", "options": ["yes", "no"], "answer": n % 2} for n in range(12)]
     Path("long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = f"adapt run --task long.jsonl --output-dir long --steps 1 --model {work.model}"
+    command = f"adapt long.jsonl --theta run --output-dir long --steps 1 --model {work.model}"
     assert "truncated            1 of 12 inputs too long for the model, cut in the middle\n" in abmll(command).out
     command = "predict long --input long.jsonl --output a.jsonl --num-samples 0"
     assert "truncated           1 of 12 inputs too long for the model, cut in the middle\n" in abmll(command).out

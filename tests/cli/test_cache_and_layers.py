@@ -10,7 +10,7 @@ Call = Callable[..., Any]
 
 VERBS = {
     "train": "--output-dir out/run --max-steps 1",
-    "adapt": "adapt run --task toy3.jsonl --output-dir out/new --steps 1",
+    "adapt": "adapt toy3.jsonl --theta run --output-dir out/new --steps 1",
     "predict": "predict new --input questions.jsonl --output out/answers.jsonl --num-samples 2",
     "evaluate": "evaluate run --suite suite.yaml --output-dir out/ev --num-samples 2 --steps 1",
 }

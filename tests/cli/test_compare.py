@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from abmll.experiments import significance
 from abmll.experiments.cell_runner import CellRunner
 from abmll.methods import REGISTRY, find_rule
 
@@ -61,7 +62,7 @@ def test_every_method_of_the_registry(base: str, abmll: Call) -> None:
         assert list(row["tasks"]) == ["toy3", "toy4"]
         assert row["mean"]["num_examples"] == 10
         assert len(row["predictions"]) == 1
-        assert set(row["statistics"]["intervals"]) == {"accuracy", "nll", "brier", "ece", "pooled_ece"}
+        assert set(row["statistics"]["intervals"]) == {"accuracy", "nll", "brier", "squared_ce"}
         assert ("differences" in row["statistics"]) == (name != "abmll")
         trained = find_rule(name).is_trained or find_rule(name).base_method
         assert (row["cost"]["gradient_steps"] > 0) == bool(trained)
@@ -236,6 +237,32 @@ def statistics() -> dict[str, Any]:
     return {name: row["statistics"] for name, row in comparison()["methods"].items()}
 
 
+@pytest.fixture
+def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tasks are enough for the statistics of the pooled calibration error."""
+    monkeypatch.setattr(significance, "MIN_TASKS", 2)
+
+
+def test_a_metric_that_is_newer_than_a_cell_comes_from_its_predictions(base: str, abmll: Call) -> None:
+    which = "--methods pretrained,structured-lora --seeds 0,1"
+    assert abmll(base, which).code == 0
+    wanted = comparison()["methods"]
+    for path in Path("out/cells").rglob("*.json"):
+        cell = json.loads(path.read_text())
+        for metrics in (cell["mean"], cell["pooled"], *cell["tasks"].values()):
+            del metrics["squared_ce"]
+        path.write_text(json.dumps(cell))
+    assert abmll(base, which).code == 0
+    assert comparison()["methods"] == wanted
+    next(Path("out/cells").rglob("pretrained-s0*.predictions.jsonl")).unlink()
+    assert abmll(base, which).code == 0
+    found = comparison()["methods"]
+    assert found["structured-lora"]["mean"] == wanted["structured-lora"]["mean"]
+    assert "squared_ce" not in found["pretrained"]["mean"]
+    assert set(found["pretrained"]["statistics"]["intervals"]) == {"accuracy", "nll", "brier"}
+
+
+@pytest.mark.usefixtures("few_tasks")
 def test_what_was_known_of_predictions_outlives_them(base: str, abmll: Call) -> None:
     """A method that is added later leaves the others' intervals what a comparison of all of them would say."""
     assert abmll(base, "--methods abmll,structured-lora,pretrained --seeds 0").code == 0
@@ -248,20 +275,29 @@ def test_what_was_known_of_predictions_outlives_them(base: str, abmll: Call) -> 
     assert comparison()["uniform_nll"] == uniform_nll
 
 
-def test_statistics_of_other_numbers_are_not_kept(base: str, abmll: Call) -> None:
+def pooled_statistics() -> dict[str, Any]:
+    """By method, which parts of its statistics say something of the pooled error."""
+    return {name: {part for part, own in one.items() if "pooled_ece" in own} for name, one in statistics().items()}
+
+
+@pytest.mark.usefixtures("few_tasks")
+def test_pooled_statistics_of_other_numbers_are_not_kept(base: str, abmll: Call) -> None:
     which = "--methods abmll,structured-lora --seeds 0"
     assert abmll(base, which).code == 0
-    intervals = {name: one["intervals"] for name, one in statistics().items()}
+    before = statistics()
     for path in Path("out/cells").rglob("*.predictions.jsonl"):
         path.unlink()
     assert abmll(base, which, "--reference structured-lora").code == 0
-    assert statistics() == {name: {"intervals": one} for name, one in intervals.items()}
+    assert pooled_statistics() == {"abmll": {"intervals"}, "structured-lora": {"intervals"}}
+    for name, one in statistics().items():
+        assert one["intervals"] == before[name]["intervals"]
+    assert set(statistics()["abmll"]["differences"]) == {"accuracy", "nll", "brier", "squared_ce"}
     [cell] = Path("out/cells").rglob("abmll-s0*.json")
     changed = json.loads(cell.read_text())
-    changed["tasks"]["toy3"]["nll"] += 1e-9
+    changed["pooled"]["ece"] += 1e-9
     cell.write_text(json.dumps(changed))
     assert abmll(base, which).code == 0
-    assert statistics() == {"abmll": {}, "structured-lora": {"intervals": intervals["structured-lora"]}}
+    assert pooled_statistics() == {"abmll": set(), "structured-lora": {"intervals"}}
     Path("out/comparison.json").write_text("{")
     code, _, err = abmll(base, which)
     assert code == 2

@@ -9,7 +9,7 @@ from abmll.cli.main import entry
 
 COMMANDS = {
     "train": ["train", "--tasks", "hf:none", "--output-dir", "out"],
-    "adapt": ["adapt", "run", "--task", "t.jsonl", "--output-dir", "out"],
+    "adapt": ["adapt", "t.jsonl", "--theta", "run", "--output-dir", "out"],
     "predict": ["predict", "run", "--input", "q.jsonl", "--output", "a.jsonl"],
     "evaluate": ["evaluate", "run", "--suite", "bigbench-demo", "--output-dir", "out"],
 }

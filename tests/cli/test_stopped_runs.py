@@ -106,7 +106,7 @@ def test_ctrl_c_before_the_first_checkpoint(work: Any, abmll: Call, monkeypatch:
 
 
 WRITE = {
-    "adapt": "adapt run --task toy3.jsonl --output-dir out --steps 1",
+    "adapt": "adapt toy3.jsonl --theta run --output-dir out --steps 1",
     "predict": "predict new --input toy3.jsonl --output out.jsonl --num-samples 0",
     "evaluate": "evaluate run --suite suite.yaml --output-dir out --steps 1 --num-samples 0",
     "peft": "export new --format peft --output-dir out",

@@ -28,7 +28,7 @@ def verbs(train: str) -> dict[str, str]:
     """A working command of every verb that uses a model, each with its own output."""
     return {
         "train": f"{train} --output-dir out/run --max-steps 1",
-        "adapt": "adapt run --task toy3.jsonl --output-dir out/new --steps 1",
+        "adapt": "adapt toy3.jsonl --theta run --output-dir out/new --steps 1",
         "predict": "predict new --input questions.jsonl --output out/answers.jsonl --num-samples 2",
         "evaluate": "evaluate run --suite suite.yaml --output-dir out/ev --num-samples 2 --steps 1",
         "export": "export new --format peft --output-dir out/adapter",
@@ -155,7 +155,7 @@ def test_printing_the_configuration_imports_nothing_heavy(command: list[str]) ->
 
 
 def test_adapt_writes_a_posterior(work: Any, abmll: Call) -> None:
-    code, out, _ = abmll("adapt run --task toy3.jsonl --output-dir p --steps 3 --batch-size 4")
+    code, out, _ = abmll("adapt toy3.jsonl --theta run --output-dir p --steps 3 --batch-size 4")
     assert code == 0
     shown = facts(out)
     assert shown.pop("inverse temperature").split(", ")[1].startswith("known to 0.")
@@ -176,7 +176,7 @@ def test_adapt_learns_as_it_is_told(work: Any, abmll: Call) -> None:
     """A mixture where nothing is said, whose first component is the Gaussian that the run's own method finds."""
     said = {"mixture": "", "two": " --ensemble-size 2", "one": " --method abmll"}
     for name, more in said.items():
-        assert abmll(f"adapt run --task toy3.jsonl --output-dir {name} --steps 3{more}").code == 0
+        assert abmll(f"adapt toy3.jsonl --theta run --output-dir {name} --steps 3{more}").code == 0
     documents = {name: json.loads(Path(name, "posterior.json").read_text()) for name in said}
     assert {name: document["members"] for name, document in documents.items()} == {"mixture": 5, "two": 2, "one": 1}
     methods = [document["settings"]["method"] for document in documents.values()]
@@ -196,7 +196,7 @@ def test_adapt_learns_from_the_training_split_only(work: Any, abmll: Call) -> No
     rows = jsonl("toy3.jsonl")
     marked = [{**row, "split": "train" if n < 5 else "validation"} for n, row in enumerate(rows)]
     Path("marked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in marked))
-    command = "adapt run --task marked.jsonl --output-dir p --steps 1 --task-name other --json"
+    command = "adapt marked.jsonl --theta run --output-dir p --steps 1 --task-name other --json"
     summary = json.loads(abmll(command).out)
     assert (summary["examples"], summary["task"], summary["truncated"]) == (5, "other", 0)
 
@@ -239,7 +239,7 @@ def test_predict_writes_a_line_per_example(source: str, work: Any, abmll: Call) 
 
 
 def test_predict_at_the_mean(work: Any, abmll: Call) -> None:
-    assert abmll("adapt run --task toy3.jsonl --output-dir one --steps 2 --method abmll").code == 0
+    assert abmll("adapt toy3.jsonl --theta run --output-dir one --steps 2 --method abmll").code == 0
     out = abmll("predict one --input questions.jsonl --output a.jsonl --num-samples 0").out
     assert {row["mutual_information"] for row in jsonl("a.jsonl")} == {0.0}
     assert facts(out)["samples"] == "none, answered at the mean"

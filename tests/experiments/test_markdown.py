@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from abmll.experiments.markdown import against_reference, headline, notes, write_tables
+from abmll.experiments.sheets import csv_text, method_rows
 from abmll.experiments.tables import Table
 
 METRICS = ("accuracy", "nll", "brier", "ece", "aurc", "auroc")
@@ -84,6 +85,23 @@ def test_differences(comparison: dict[str, Any]) -> None:
     assert table.title.startswith("Minus ABMLL")
     assert lines(table)[2:] == [["LoRA & co \\| x", *["\u22120.100 [\u22120.150, +0.050], 0.012"] * 5]]
     assert against_reference(comparison | {"reference": None}) is None
+
+
+def test_what_has_no_interval_or_is_not_known(comparison: dict[str, Any]) -> None:
+    found = comparison["methods"]["lora"]["statistics"]["differences"]
+    found["nll"] = {"value": -0.1, "low": None, "high": None, "p": None}
+    comparison["methods"]["old"] = row("Old", 0.4, None, found["brier"])
+    comparison["methods"]["old"]["statistics"]["differences"].pop("pooled_ece")
+    comparison["methods"]["lora"]["mean"]["squared_ce"] = 0.00123
+    headings, _, one, other = lines(against_reference(comparison))
+    assert (one[headings.index("NLL")], other[headings.index("Pooled ECE")]) == ("\u22120.100", "\N{EN DASH}")
+    headings, _, *rows = lines(headline(comparison))
+    assert [cells[headings.index("CE² ↓")] for cells in rows] == ["\N{EN DASH}", "0.0012", "\N{EN DASH}"]
+    assert "lora,squared_ce,0.00123,,,," in csv_text(method_rows(comparison))
+
+
+def test_columns_of_a_csv_are_those_of_all_rows() -> None:
+    assert csv_text([{"a": 1}, {"a": 2, "b": 3}]) == "a,b\n1,\n2,3\n"
 
 
 def test_notes_say_what_is_missing_leaky_cut_and_failed(comparison: dict[str, Any]) -> None:

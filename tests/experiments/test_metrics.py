@@ -21,6 +21,7 @@ from abmll.experiments.metrics import (
     pooled,
     reliability_bins,
     risk_coverage,
+    squared_calibration_error,
 )
 
 
@@ -49,6 +50,7 @@ def test_every_metric_by_hand_with_ragged_options():
     assert result["brier"] == pytest.approx(((0.16 + 0.16) + (0.04 + 0.25 + 0.49) + (0.09 + 0.03)) / 3)
     assert result["ece"] == pytest.approx((0.4 + 0.5 + 0.3) / 3)
     assert result["mean_abs_confidence_gap"] == pytest.approx((0.4 + 0.5 + 0.3) / 3)
+    assert result["squared_ce"] == 0  # every bin has one example
     assert result["aurc"] == pytest.approx((0 + 0 + 1 / 3) / 3)
     assert result["auroc"] == 1.0
     assert result["num_examples"] == 3
@@ -75,6 +77,39 @@ def test_empty_bins_contribute_nothing_and_have_no_mean():
     assert np.isnan(bins.accuracy[1:4]).all()
     assert np.isnan(bins.confidence[1:4]).all()
     assert calibration_error(bins) == pytest.approx((0.1 + 0.1) / 2)
+
+
+def squared_ce_of_pairs(confidence, correct):
+    """By bin of n examples, n / N times the mean product of the gaps of two different ones."""
+    gap, bin_of = correct - confidence, np.ceil(confidence * 15)
+    total = 0.0
+    for own in (np.flatnonzero(bin_of == number) for number in np.unique(bin_of)):
+        pairs = [gap[i] * gap[j] for i in own for j in own if i != j]
+        total += len(own) * np.mean(pairs) if pairs else 0.0
+    return total / len(gap)
+
+
+def test_squared_calibration_error_is_the_mean_product_of_pairs(random_predictions):
+    each = outcomes(*random_predictions)
+    for count in (1, 3, 40, 1000):
+        confidence, correct = each.confidence[:count], each.correct[:count]
+        wanted = squared_ce_of_pairs(confidence, correct)
+        assert squared_calibration_error(confidence, correct) == pytest.approx(wanted, abs=1e-12)
+    # of equal confidences it is Kumar et al.'s: (.6 - .5)^2 - .6 * .4 / 9
+    assert squared_calibration_error(np.full(10, 0.5), np.repeat([1.0, 0.0], [6, 4])) == pytest.approx(0.01 - 0.24 / 9)
+
+
+@pytest.mark.parametrize("excess", [0.0, 0.08, -0.05])
+def test_squared_calibration_error_is_right_on_average(excess):
+    """Over all 2^6 outcomes, by their probabilities: bins of three and two examples, and of one, which has no pair."""
+    confidence = np.array([0.27, 0.3, 0.32, 0.81, 0.86, 0.95])
+    chances = confidence + excess * np.array([1.0, 1.0, 0.5, 1.0, 1.0, 0.0])
+    on_average = 0.0
+    for outcome in itertools.product([0.0, 1.0], repeat=6):
+        correct = np.array(outcome)
+        likely = np.where(correct == 1, chances, 1 - chances).prod()
+        on_average += likely * squared_calibration_error(confidence, correct)
+    assert on_average == pytest.approx(excess**2 * (3 * (1 + 0.5 + 0.5) / 3 + 2) / 6, abs=1e-12)
 
 
 def test_one_example():

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from abmll.common.config import PromptConfig
 from abmll.language import features as module
+from abmll.language.activation_store import ActivationStore
 from abmll.language.encoding import Encoded
 from abmll.language.features import FeatureReader
 from abmll.language.meter import counted
@@ -154,6 +155,24 @@ def test_the_longest_unused_features_leave_first(
     for number in (0, 1, 0, 2):
         reader.read([started[number]])
     assert list(reader.kept) == [module._key(started[number]) for number in (0, 2)]
+
+
+def test_features_on_disk_are_the_bits_that_were_read(
+    make_scorer: MakeScorer, deep_llama: Path, started: list[Encoded], tmp_path: Path
+) -> None:
+    """For another process: without a pass. Other blocks, and another adapter, have features of their own."""
+    scorer = make_scorer(deep_llama)
+    beside = ActivationStore(tmp_path, {"of": "something else"}, 10**9)
+    written = FeatureReader(scorer, BLOCKS, beside=beside).read(started)
+    with counted(scorer) as cost:
+        found = FeatureReader(scorer, BLOCKS, beside=beside).read(started)
+    assert cost.forward_passes == 0
+    assert torch.equal(found.hidden, written.hidden)
+    assert torch.equal(found.scores, written.scores)
+    for blocks, phi in (((1, 2, 4), None), (BLOCKS, scorer.new_adapter(0))):
+        with counted(scorer) as cost:
+            FeatureReader(scorer, blocks, phi, beside).read(started)
+        assert cost.forward_passes == 1
 
 
 def test_more_than_is_kept_is_still_answered(

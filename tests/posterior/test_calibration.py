@@ -172,10 +172,12 @@ def test_a_prior_is_learned_from_what_was_drawn_from_it() -> None:
         world(60, truth.mean + truth.std * float(draw[0]), (truth.bias_std * draw[1:]).tolist(), seed)
         for seed, draw in enumerate(draws)
     ]
+    # What was drawn has moments of its own. With modes for means all three are 5 to 9 % too low.
+    slopes = truth.mean + truth.std * draws[:, 0]
     found = learn_prior(tasks)
-    assert found.mean == pytest.approx(truth.mean, abs=0.15)
-    assert found.std == pytest.approx(truth.std, rel=0.25)
-    assert found.bias_std == pytest.approx(truth.bias_std, rel=0.25)
+    assert found.mean == pytest.approx(float(slopes.mean()), rel=0.03)
+    assert found.std == pytest.approx(float(slopes.std()), rel=0.03)
+    assert found.bias_std == pytest.approx(truth.bias_std * float(draws[:, 1:].square().mean().sqrt()), rel=0.03)
 
 
 def test_learning_a_prior_goes_on_until_nothing_moves() -> None:

@@ -1,17 +1,19 @@
 """``abmll adapt``: learn one new task from its examples."""
 
 from pathlib import Path
+from typing import Literal
 
 from abmll.cli.console import count, cut_in_words, narrator, print_result
 from abmll.common.config import ActivationCacheConfig, AdaptConfig, ContinueConfig, PlaceConfig
-from abmll.common.errors import DataError
+from abmll.common.errors import ConfigError, DataError
 
 
 def adapt(
-    run: Path,
-    *,
     task: Path,
+    *,
     output_dir: Path,
+    theta: Path | None = None,
+    adapt: Literal["head", "full"] | None = None,
     settings: AdaptConfig,
     method: str | None = None,
     continued: ContinueConfig,
@@ -23,18 +25,21 @@ def adapt(
     overwrite: bool = False,
     quiet: bool = False,
     json: bool = False,
+    explicit: frozenset[str] = frozenset(),
 ) -> None:
-    """Learn a new task from its labelled examples, starting from a training run's theta.
+    """Learn a new task from its labelled examples; no training run is needed.
 
     Of a file whose examples carry a split only the training examples are used, of any other file all of them.
 
     Args:
-        run: folder of a training run
         task: file with the task's labelled examples
         output_dir: folder to write the posterior to
-        method: how to learn it: abmll or abmll-mixture, from a run of abmll, or blob, laplace, ensemble, mc-dropout or
-            regular-lora itself, from one of regular-lora (default: abmll-mixture, where the run is of abmll in weight
-            space, or else the run's own)
+        theta: folder of a training run to start from (default: the language model as it was downloaded)
+        adapt: head, a Bayesian classifier on the model's features, or full, gradient steps from the theta of a run
+            (default: head, unless --method, --steps or --batch-size say how to take steps)
+        method: with full, how to learn it: abmll or abmll-mixture, from a run of abmll, or blob, laplace, ensemble,
+            mc-dropout or regular-lora itself, from one of regular-lora (default: abmll-mixture, where the run is of
+            abmll in weight space, or else the run's own)
         task_name: the task's name in the prompt (default: the file's)
         seed: seed of the order of the examples and of the noise
     """
@@ -43,12 +48,13 @@ def adapt(
     from abmll.language.activation_cache import disk_cache
     from abmll.tasks import load_task
 
+    refuse_run_as_task(task)
     loaded = load_task(task, name=task_name)
     examples = loaded.train if loaded.examples[0].split else loaded.examples
     if not examples:
         raise DataError(f"{task}: no training examples, every row has 'split': 'test'; mark some as 'train'")
     check_folder(output_dir, overwrite, "posterior")
-    meta = load_learner(run, method, continued, place, quiet)
+    meta = load_learner(theta, adapt, method, continued, place, quiet, explicit)
     posterior = meta.adapt(
         examples,
         task_name=loaded.name,
@@ -59,6 +65,7 @@ def adapt(
         quiet=quiet,
     )
     posterior.save_pretrained(output_dir, overwrite)
+    has_head = posterior.head is not None
     summary = {
         "task": loaded.name,
         "method": meta.learning.method,
@@ -66,15 +73,15 @@ def adapt(
         "examples": len(examples),
         "truncated": sum(one.truncated > 0 for one in meta.scorer.encode(examples, loaded.name)),
         "inverse_temperature": None if posterior.calibration is None else posterior.calibration.inverse_temperature,
-        "steps": settings.steps,
+        "steps": 0 if has_head else settings.steps,
         "output_dir": str(output_dir),
     }
-    batch = count(min(settings.batch_size, len(examples)), "example")
-    facts = {
-        "posterior": str(output_dir),
-        "task": f"{loaded.name}, {count(len(examples), 'example')}",
-        "gradient steps": f"{settings.steps:,}, each on {batch}",
-    }
+    facts = {"posterior": str(output_dir), "task": f"{loaded.name}, {count(len(examples), 'example')}"}
+    if has_head:
+        facts["learned by"] = "a head on the model's features, without gradient steps"
+    else:
+        batch = count(min(settings.batch_size, len(examples)), "example")
+        facts["gradient steps"] = f"{settings.steps:,}, each on {batch}"
     if len(posterior.members) > 1:
         facts["members"] = f"{len(posterior.members)}, of so many steps each"
     if posterior.calibration is not None:
@@ -82,3 +89,11 @@ def adapt(
     if summary["truncated"]:
         facts["truncated"] = cut_in_words(summary["truncated"], len(examples))
     print_result(summary, facts, quiet, json)
+
+
+def refuse_run_as_task(path: Path) -> None:
+    """Raise ``ConfigError`` where a training run stands in the place of a task."""
+    if path.is_dir() and (path / "config.yaml").exists():
+        raise ConfigError(
+            f"{path}: is a training run, not a task; say: abmll adapt TASK --theta {path} --output-dir ..."
+        )

@@ -1,7 +1,7 @@
 """``abmll evaluate``: adapt to every evaluation task of a suite, and measure."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from abmll.cli.console import count, narrator, print_json
 from abmll.common.config import ActivationCacheConfig, ContinueConfig, EvaluateConfig, PlaceConfig
@@ -17,6 +17,7 @@ def evaluate(
     suite: str,
     output_dir: Path,
     settings: EvaluateConfig,
+    adapt: Literal["head", "full"] | None = None,
     method: str | None = None,
     continued: ContinueConfig,
     place: PlaceConfig,
@@ -28,14 +29,16 @@ def evaluate(
     overwrite: bool = False,
     quiet: bool = False,
     json: bool = False,
+    explicit: frozenset[str] = frozenset(),
 ) -> None:
     """Adapt to every evaluation task of a suite; writes metrics.json, predictions.jsonl and report.html.
 
     Args:
         run: folder of a training run
         output_dir: folder to write to
-        method: how to learn the tasks, as for 'abmll adapt' (default: abmll-mixture, where the run is of abmll in
-            weight space, or else the run's own)
+        adapt: head or full, as for 'abmll adapt'
+        method: with full, how to learn the tasks, as for 'abmll adapt' (default: abmll-mixture, where the run is of
+            abmll in weight space, or else the run's own)
         seed: seed of the choice and order of examples and of the noise
     """
     from abmll.cli.loading import load_learner
@@ -51,7 +54,7 @@ def evaluate(
     loaded = load_suite(suite, data_dir, allow_missing=allow_missing)
     loaded.refuse_leaks()
     check_folder(output_dir, overwrite)
-    model = load_learner(run, method, continued, place, quiet)
+    model = load_learner(run, adapt, method, continued, place, quiet, explicit)
     _refuse_learned(run, loaded)
     say = narrator(quiet)
     for key, value in loaded.prompt.items():

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from abmll.cli.console import narrator
 from abmll.common.checkpoint import DOCUMENT, STATE, checkpoints, latest_checkpoint, load_bundle
-from abmll.common.config import ContinueConfig, ModelConfig, PlaceConfig
+from abmll.common.config import AdaptConfig, ContinueConfig, ModelConfig, PlaceConfig
 from abmll.common.errors import CheckpointError, ConfigError, nearest
-from abmll.common.settings import flatten, pick
+from abmll.common.settings import flatten, kinds_of, pick
 from abmll.model.learned_task import TaskPosterior
 
 if TYPE_CHECKING:
@@ -28,15 +28,36 @@ def load_run(run: Path, place: PlaceConfig, quiet: bool) -> "AbmllModel":
 
 
 def load_learner(
-    run: Path, method: str | None, continued: ContinueConfig, place: PlaceConfig, quiet: bool
+    theta: Path | None,
+    how: str | None,
+    method: str | None,
+    continued: ContinueConfig,
+    place: PlaceConfig,
+    quiet: bool,
+    explicit: frozenset[str],
 ) -> "AbmllModel":
-    """The model of a training run as it learns unseen tasks: by ``method``, or else by the one that is preferred.
+    """The model as it learns unseen tasks: that of a training run, or the language model as it was downloaded.
 
-    Raises ``ConfigError`` for settings of ``continued`` that this method does not read.
+    ``how`` is head or full, by default full where settings of steps are given, else head; full learns by ``method``,
+    or else by the one that is preferred. ``explicit`` are the settings that the user has given.
+    Raises ``ConfigError`` for settings that do not go together, and for those of ``continued`` that are not read.
     """
     from abmll.methods import preferred
+    from abmll.model.meta_learner import AbmllModel
 
-    model = load_run(run, place, quiet)
+    of_steps = explicit & {"method", *kinds_of(AdaptConfig), *kinds_of(ContinueConfig)}
+    if how is None:
+        how = "full" if of_steps else "head"
+    if how == "head":
+        if of_steps:
+            raise ConfigError(f"{min(of_steps)}: a head takes no gradient steps; leave it out, or add --adapt full")
+        if theta is not None:
+            return load_run(theta, place, quiet).with_head()
+        name = place.model or ModelConfig.model
+        return AbmllModel.from_base(name, dtype=place.dtype, device=place.device, announce=narrator(quiet), quiet=quiet)
+    if theta is None:
+        raise ConfigError("adapt: full takes gradient steps from the theta of a training run; name one with --theta")
+    model = load_run(theta, place, quiet)
     own = model.learning.method
     method = method or preferred(own, model.scorer.adapter_config.space)
     learner = model if method == own else model.continue_as(method, **flatten(continued))

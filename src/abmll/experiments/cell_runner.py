@@ -186,7 +186,9 @@ class CellRunner:
             key = json.dumps([trained, sizes, cell.seed, flatten(model.scorer.prompt), cell.settings["limit_train"]])
             if key not in self.head_priors:
                 tasks = self.tasks_of(cell.settings, cell.seed)
-                self.head_priors[key] = learn_head_prior(model, tasks, **sizes, seed=cell.seed, quiet=self.quiet)
+                self.head_priors[key] = learn_head_prior(
+                    model, tasks, **sizes, seed=cell.seed, cache=self.cache(model, cell.settings), quiet=self.quiet
+                )
             model.head_prior = self.head_priors[key]
         return model
 

@@ -39,32 +39,37 @@ def write_tables(comparison: Document, folder: Path) -> list[Path]:
 def headline(comparison: Document) -> Table:
     """Every method's metrics: means over seeds with standard errors, the best marked, and the mean rank.
 
-    Methods that lack seeds are not among the best: their mean is of other runs than that of the rest.
+    Methods that lack seeds are not among the best: their mean is of other runs than that of the rest. A metric that is
+    newer than all rows has no column.
     The pooled calibration error has its 95 % interval too, where predictions are there.
     """
-    columns = [_cells(comparison, column) for column in COLUMNS]
+    methods = comparison["methods"].values()
+    shown = [column for column in COLUMNS if any(column.key in row[column.place] for row in methods)]
+    columns = [_cells(comparison, column) for column in shown]
     rows = []
-    for index, row in enumerate(comparison["methods"].values()):
+    for index, row in enumerate(methods):
         ranks = " / ".join(number(row["ranks"].get(name), 1) for name in ("accuracy", "nll"))
         own = [column[index] for column in columns]
         rows.append(Row(row["label"], [*own, Cell(ranks), Cell(str(len(row["seeds"])))], index))
-    headers = [*(column.heading for column in COLUMNS), "Rank (accuracy / NLL)", "Seeds"]
+    headers = [*(column.heading for column in shown), "Rank (accuracy / NLL)", "Seeds"]
     return Table("Mean over unseen tasks", "Method", headers, rows)
 
 
 def _cells(comparison: Document, column: Column) -> list[Cell]:
     """One metric of every method."""
     methods = list(comparison["methods"].values())
-    values = [row[column.place][column.key] for row in methods]
+    values = [row[column.place].get(column.key) for row in methods]
     whole = [len(row["seeds"]) == len(comparison["seeds"]) for row in methods]
     best = best_of(
-        [value if all_seeds else None for value, all_seeds in zip(values, whole, strict=True)], column.better
+        [value if all_seeds else None for value, all_seeds in zip(values, whole, strict=True)],
+        column.better,
+        column.digits,
     )
     cells = []
     for row, value, is_best in zip(methods, values, best, strict=True):
-        error = row[f"{column.place}_errors"][column.key]
+        error = row[f"{column.place}_errors"].get(column.key)
         interval = row["statistics"].get("intervals", {}).get(column.name) if column.place == "pooled" else None
-        text = number(value) + ("" if error is None else f" ± {number(error)}")
+        text = number(value, column.digits) + ("" if error is None else f" ± {number(error, column.digits)}")
         cells.append(
             Cell(text, is_best, "" if interval is None else f" [{number(interval[1])}, {number(interval[2])}]")
         )
@@ -77,15 +82,17 @@ def against_reference(comparison: Document) -> Table | None:
     compared = {row["label"]: found for row in methods.values() if (found := row["statistics"].get("differences"))}
     if comparison["reference"] is None or not compared:
         return None
-    columns = [column for column in COLUMNS if column.name in next(iter(compared.values()))]
-    rows = [Row(label, [_difference(found[column.name]) for column in columns]) for label, found in compared.items()]
+    columns = [column for column in COLUMNS if any(column.name in found for found in compared.values())]
+    rows = [Row(label, [_difference(found, column) for column in columns]) for label, found in compared.items()]
     title = f"Minus {methods[comparison['reference']]['label']}: difference [95 % interval], p"
     return Table(title, "Method", [column.label for column in columns], rows)
 
 
-def _difference(found: Document) -> Cell:
-    value, low, high = (number(found[name], sign=True) for name in ("value", "low", "high"))
-    return Cell(f"{value} [{low}, {high}], {number(found['p'])}")
+def _difference(differences: Document, column: Column) -> Cell:
+    """The value alone where it has no interval, as with one task."""
+    found = differences.get(column.name, {})
+    value, low, high = (number(found.get(name), column.digits, sign=True) for name in ("value", "low", "high"))
+    return Cell(value if found.get("p") is None else f"{value} [{low}, {high}], {number(found['p'])}")
 
 
 def cost(comparison: Document) -> Table:
@@ -108,7 +115,9 @@ def notes(comparison: Document) -> list[str]:
         + ("." if uniform is None else f"; NLL of the uniform prediction {uniform:.3f}."),
     ]
     if any(row["statistics"] for row in methods):
-        lines.append("Intervals, of 95 %: paired bootstrap over tasks and examples, 2,000 replicates.")
+        lines.append(
+            "95 % intervals and p: Student's t over the tasks; of the pooled ECE, a bootstrap over tasks and examples."
+        )
     if comparison["missing"]:
         lines.append(f"Missing tasks, not in these numbers: {', '.join(comparison['missing'])}.")
     if comparison["known_leaks"]:

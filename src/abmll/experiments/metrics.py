@@ -12,10 +12,11 @@ averaged over single examples or batches is a different number (see `mean_abs_co
 - A probability of zero for the correct answer costs -log(2.2e-308) = 708 nats, not infinity.
 
 Values, in the order of `METRICS`: accuracy; nll in nats; brier, the squared error summed over options (0 to 2); ece
-(15 equal-width bins) and ece_equal_mass (10 bins), after Naeini et al. 2015 and Guo et al. 2017; aurc, the mean error
-rate over all coverages (Geifman and El-Yaniv 2017); auroc of confidence as a score for being correct, None where all
-or none are correct; mean_abs_confidence_gap, the mean of |confidence - correct|, which some papers call a calibration
-error: it is not one, since a perfectly calibrated model does not reach zero.
+(15 equal-width bins) and ece_equal_mass (10 bins), after Naeini et al. 2015 and Guo et al. 2017, both of which chance
+makes too large where examples are few; squared_ce (15 equal-width bins), after Kumar et al. 2019, which it does not;
+aurc, the mean error rate over all coverages (Geifman and El-Yaniv 2017); auroc of confidence as a score for being
+correct, None where all or none are correct; mean_abs_confidence_gap, the mean of |confidence - correct|, which some
+papers call a calibration error: it is not one, since a perfectly calibrated model does not reach zero.
 """
 
 from collections import Counter
@@ -27,7 +28,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from abmll.common.errors import DataError
 
-METRICS = ("accuracy", "nll", "brier", "ece", "ece_equal_mass", "aurc", "auroc", "mean_abs_confidence_gap")
+METRICS = (
+    "accuracy",
+    "nll",
+    "brier",
+    "ece",
+    "ece_equal_mass",
+    "squared_ce",
+    "aurc",
+    "auroc",
+    "mean_abs_confidence_gap",
+)
 SUM_TOLERANCE = 1e-3
 Floats = NDArray[np.float64]
 
@@ -120,6 +131,24 @@ def calibration_error(bins: Bins) -> float:
     return float((bins.size[filled] * gap).sum() / bins.size.sum())
 
 
+def squared_calibration_error(confidence: Floats, correct: Floats, num_bins: int = 15) -> float:
+    """The debiased squared calibration error: the mean over examples of (accuracy - confidence)^2 of their bin.
+
+    Of a bin's squared gap is subtracted what chance adds to it, the sampling variance of the mean gap, so that the
+    estimate is right on average for every number of examples; it may be negative. Kumar, Liang and Ma ("Verified
+    uncertainty calibration", NeurIPS 2019) subtract p (1 - p) / (n - 1), p being the accuracy of a bin of n. That is
+    this variance where all its confidences are equal; where they differ, it is too large. A bin of one example has no
+    variance and counts as zero.
+    """
+    gap = correct - confidence
+    bins = reliability_bins(confidence, correct, num_bins)
+    size, mean = bins.size, bins.accuracy - bins.confidence
+    mean_square = reliability_bins(confidence, gap**2, num_bins).accuracy
+    several = size > 1
+    squares = (mean**2 - (mean_square - mean**2) / np.where(several, size - 1, 1))[several]
+    return float((size[several] * squares).sum() / size.sum())
+
+
 def risk_coverage(confidence: Floats, correct: Floats) -> tuple[Floats, Floats]:
     """Coverage k / N and the error rate among the k most confident examples, for k = 1..N; two arrays (N,).
 
@@ -166,6 +195,7 @@ def evaluate_task(
         "brier": float(each.brier.mean()),
         "ece": calibration_error(width),
         "ece_equal_mass": calibration_error(mass),
+        "squared_ce": squared_calibration_error(each.confidence, each.correct),
         "aurc": float(risk_coverage(each.confidence, each.correct)[1].mean()),
         "auroc": auroc(each.confidence, each.correct),
         "mean_abs_confidence_gap": float(np.abs(each.confidence - each.correct).mean()),

@@ -20,8 +20,8 @@ def method_rows(comparison: Document) -> list[Document]:
                 {
                     "method": key,
                     "metric": column.name,
-                    "mean": row[column.place][column.key],
-                    "standard_error": row[f"{column.place}_errors"][column.key],
+                    "mean": row[column.place].get(column.key),
+                    "standard_error": row[f"{column.place}_errors"].get(column.key),
                     "low": low,
                     "high": high,
                     "difference": difference.get("value"),
@@ -51,9 +51,9 @@ def task_rows(comparison: Document) -> list[Document]:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], separator: str = ",") -> str:
-    """The rows as CSV under the first one's keys."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], delimiter=separator, lineterminator="\n")
+    """The rows as CSV under the keys of all of them; what a row lacks is empty."""
+    buffer, keys = io.StringIO(), list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(buffer, keys, delimiter=separator, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()

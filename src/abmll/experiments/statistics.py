@@ -1,9 +1,10 @@
-"""What a handful of seeds says: means and standard errors, and ranks within tasks. float64 throughout."""
+"""What a handful of seeds or tasks says: means, standard errors and intervals, and ranks. float64 throughout."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
 from abmll.experiments.metrics import midranks
 
@@ -17,6 +18,30 @@ class Estimate(NamedTuple):
     error: float | None
 
 
+class Interval(NamedTuple):
+    """A value, its 95 % interval, and the two-sided p-value against zero; None where they do not exist."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+def t_interval(values: Sequence[float]) -> Interval:
+    """The mean of what tasks say, as a draw of all such tasks: Student's t with n - 1 degrees of freedom.
+
+    One task has no interval. Equal values leave no doubt: an interval without width, and p is 0, or 1 at zero.
+    Raises ``ValueError`` for no values.
+    """
+    mean, error = estimate(values)
+    if error is None:
+        return Interval(mean)
+    freedom = len(values) - 1
+    half = float(stdtrit(freedom, 0.975)) * error
+    p = float(2 * stdtr(freedom, -abs(mean) / error)) if error else float(mean == 0)
+    return Interval(mean, mean - half, mean + half, p)
+
+
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean and standard error (standard deviation with n - 1, over the root of n). Raises ``ValueError`` for none."""
     if not values:
@@ -27,9 +52,9 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, float | None]]:
-    """Mean and standard error of every number; what a seed does not know (None) is left out of both."""
+    """Mean and standard error of every number that all seeds name; one that a seed does not know (None) is left out."""
     mean, errors = {}, {}
-    for name in metrics[0]:
+    for name in (name for name in metrics[0] if all(name in one for one in metrics)):
         known = [one[name] for one in metrics if one[name] is not None]
         mean[name], errors[name] = estimate(known) if known else (None, None)
     return mean | {name: round(mean[name]) for name in COUNTS if name in mean}, errors

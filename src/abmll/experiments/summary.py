@@ -1,8 +1,9 @@
 """What the cells of a comparison say together: ``comparison.json``.
 
-Methods whose predictions are not kept have the statistics of an earlier summary. The bootstrap's draws are of tasks and
-examples alone: a method's intervals are the same whatever else is resampled beside it, and so are its differences from
-the reference. They hold as long as its own numbers, and those of the reference, are what they were.
+The statistics of the pooled calibration error need the predictions. Methods whose predictions are not kept have those
+of an earlier summary: the bootstrap's draws are of tasks and examples alone, so that a method's interval is the same
+whatever else is resampled beside it, and so is its difference from the reference. They hold as long as its own error,
+and that of the reference, are what they were.
 """
 
 import math
@@ -12,11 +13,11 @@ from typing import Any
 
 from abmll.common.documents import FORMATS, Document, read_json
 from abmll.common.files import write_json
-from abmll.experiments.bootstrap import METRICS, Replicates, bootstrap, difference, interval, make_sample
 from abmll.experiments.budget import CURVES, REFERENCE
 from abmll.experiments.cells import Cell, load_cell, load_predictions, predictions_path
 from abmll.experiments.execution import Failure
-from abmll.experiments.metrics import METRICS as TASK_METRICS
+from abmll.experiments.metrics import METRICS, Predictions, evaluate_task, mean_over_tasks, pooled
+from abmll.experiments.significance import Answers, joined, of_means, of_pooled, only_pooled
 from abmll.experiments.statistics import estimate, over_seeds, task_ranks
 from abmll.tasks import Suite
 
@@ -32,7 +33,6 @@ COSTS = ("seconds", "episodes", "gradient_steps", "tokens", "forward_passes", "p
 EVALUATION = ("seconds", "gradient_passes", "forward_passes", "tokens", "peak_memory_mb")
 OF_A_MACHINE = ("seconds", "peak_memory_mb")
 Computed = Sequence[tuple[Cell, Document]]  # the cells of one row of the tables that were computed
-Answers = dict[int, dict[str, list[Document]]]  # a method's predictions, by seed and task
 
 
 def summarize(
@@ -48,20 +48,21 @@ def summarize(
     mains = {key: own for key, pairs in computed.items() if (own := [pair for pair in pairs if pair[0].is_main])}
     rows = {key: _row(pairs, folder) for key, pairs in mains.items()}
     answers = {key: {cell.seed: _by_task(cell.path(folder)) for cell, _ in pairs} for key, pairs in mains.items()}
-    replicates = _replicates(answers)
+    documents = [document for pairs in mains.values() for _, document in pairs]
+    seeds = sorted({document["seed"] for document in documents})
+    of_answers, of_rows = of_pooled(answers, reference), of_means(rows, seeds, reference)
     for key, ranks in _ranks(rows).items():
         known = _known_statistics(earlier, rows, key, reference)
         rows[key] |= {
             "curves": _curves(computed[key]),
-            "statistics": known | _statistics(replicates, key, reference),
+            "statistics": joined(known, of_answers.get(key, {}), of_rows.get(key, {})),
             "ranks": {name: estimate(list(own.values())).mean for name, own in ranks.items() if own},
             "task_ranks": ranks,
         }
-    documents = [document for pairs in mains.values() for _, document in pairs]
     summary = {
         "format": FORMATS["comparison"],
         "suite": suite.name,
-        "seeds": sorted({document["seed"] for document in documents}),
+        "seeds": seeds,
         "reference": reference if reference in rows else None,
         "uniform_nll": _uniform_nll(answers, earlier),
         "missing": list(suite.missing),
@@ -88,12 +89,25 @@ def _by_row(cells: Sequence[Cell], folder: Path) -> dict[str, list[tuple[Cell, D
     for cell in cells:
         document = load_cell(cell.path(folder))
         if document is not None:
-            rows.setdefault(cell.row, []).append((cell, document))
+            rows.setdefault(cell.row, []).append((cell, _completed(document, cell.path(folder))))
     return rows
 
 
+def _completed(document: Document, path: Path) -> Document:
+    """The cell with the metrics that are newer than it is, where its predictions are there."""
+    rows = {} if all(name in document["mean"] for name in METRICS) else _by_task(path)
+    if not rows:
+        return document
+    asked = {
+        task: Predictions([row["probs"] for row in own], [row["answer"] for row in own]) for task, own in rows.items()
+    }
+    tasks = {task: evaluate_task(*asked[task]) | known for task, known in document["tasks"].items()}
+    means = {"mean": mean_over_tasks(tasks), "pooled": pooled(asked)}
+    return document | {"tasks": tasks} | {place: own | document[place] for place, own in means.items()}
+
+
 def _by_task(path: Path) -> dict[str, list[Document]]:
-    """What the bootstrap needs of the predictions of the cell in that file."""
+    """What metrics need of the predictions of the cell in that file."""
     rows: dict[str, list[Document]] = {}
     for row in load_predictions(path):
         rows.setdefault(row["task"], []).append({name: row[name] for name in ("id", "probs", "answer")})
@@ -164,7 +178,9 @@ def _curves(pairs: Computed) -> dict[str, list[Document]]:
 
 
 def _point(value: float, documents: Sequence[Document]) -> Document:
-    mean, errors = over_seeds([{name: one["mean"][name] for name in TASK_METRICS} for one in documents])
+    mean, errors = over_seeds(
+        [{name: one["mean"][name] for name in METRICS if name in one["mean"]} for one in documents]
+    )
     pooled_ece = estimate([one["pooled"]["ece"] for one in documents]).mean
     return {"value": value, "mean": mean, "mean_errors": errors, "pooled_ece": pooled_ece}
 
@@ -179,35 +195,11 @@ def _ranks(rows: Mapping[str, Document]) -> dict[str, dict[str, dict[str, float]
     return ranks
 
 
-def _replicates(answers: Mapping[str, Answers]) -> Replicates | None:
-    """The bootstrap over those methods that have all seeds, with their predictions."""
-    seeds = {seed for own in answers.values() for seed in own}
-    whole = {key: own for key, own in answers.items() if own.keys() == seeds and all(own.values())}
-    if not whole:
-        return None
-    tasks = next(iter(next(iter(whole.values())).values()))
-    samples = [
-        make_sample({key: {seed: own[seed][task] for seed in sorted(own)} for key, own in whole.items()})
-        for task in tasks
-    ]
-    return bootstrap(list(whole), samples)
-
-
-def _statistics(replicates: Replicates | None, key: str, reference: str) -> Document:
-    """Intervals of the method's metrics, and its differences from the reference."""
-    if replicates is None or key not in replicates.methods:
-        return {}
-    found: Document = {"intervals": {name: interval(replicates, name, key)[:3] for name in METRICS}}
-    if reference in replicates.methods and key != reference:
-        found["differences"] = {name: difference(replicates, name, key, reference)._asdict() for name in METRICS}
-    return found
-
-
 def _known_statistics(earlier: Document, rows: Mapping[str, Document], key: str, reference: str) -> Document:
-    """The earlier statistics of the row ``key``: none if its numbers have changed, no differences if others have."""
+    """What was known of the row's pooled error: nothing if it has changed, no difference if the reference has."""
     if not _is_same(earlier, rows, key):
         return {}
-    known = earlier["methods"][key]["statistics"]
+    known = only_pooled(earlier["methods"][key])
     if earlier["reference"] == reference and _is_same(earlier, rows, reference):
         return known
     return {name: value for name, value in known.items() if name != "differences"}
@@ -215,7 +207,7 @@ def _known_statistics(earlier: Document, rows: Mapping[str, Document], key: str,
 
 def _is_same(earlier: Document, rows: Mapping[str, Document], key: str) -> bool:
     before, now = earlier.get("methods", {}).get(key), rows.get(key)
-    return before is not None and now is not None and all(before[part] == now[part] for part in ("tasks", "pooled"))
+    return before is not None and now is not None and before["pooled"]["ece"] == now["pooled"]["ece"]
 
 
 def _uniform_nll(answers: Mapping[str, Answers], earlier: Document) -> float | None:

@@ -19,10 +19,11 @@ class Column(NamedTuple):
     better: Literal["higher", "lower"]
     help: str
     place: Literal["mean", "pooled"] = "mean"  # the mean over tasks, or over all examples together
+    digits: int = 3
 
     @property
     def name(self) -> str:
-        """Its name in the bootstrap and in CSV files."""
+        """Its name among statistics and in CSV files."""
         return self.key if self.place == "mean" else f"pooled_{self.key}"
 
     @property
@@ -36,6 +37,13 @@ COLUMNS = (
     Column("nll", "NLL", "lower", "mean -log probability of the correct answer, in nats"),
     Column("brier", "Brier", "lower", "squared error of the probabilities, summed over options (0 to 2)"),
     Column("ece", "ECE", "lower", "expected calibration error, 15 equal-width bins over all examples of a task"),
+    Column(
+        "squared_ce",
+        "CE²",
+        "lower",
+        "debiased squared calibration error: on average not too large where examples are few, and below 0 by chance",
+        digits=4,
+    ),
     Column("ece", "Pooled ECE", "lower", "the same over all examples of all tasks together", "pooled"),
     Column("aurc", "AURC", "lower", "error rate averaged over all coverages, most confident examples first"),
     Column("auroc", "AUROC", "higher", "chance that a correct answer is more confident than a wrong one"),
@@ -123,9 +131,9 @@ def best_of(values: Sequence[float | None], better: str, digits: int = 3) -> lis
     return [v == top for v in rounded]
 
 
-def cells(values: Sequence[float | None], better: str) -> list[Cell]:
+def cells(values: Sequence[float | None], better: str, digits: int = 3) -> list[Cell]:
     """The values of one metric as cells, the best marked."""
-    return [Cell(number(v), best) for v, best in zip(values, best_of(values, better), strict=True)]
+    return [Cell(number(v, digits), best) for v, best in zip(values, best_of(values, better, digits), strict=True)]
 
 
 def render_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -108,8 +108,8 @@ def disk_cache(
     return None if config.activation_cache_dir is None else open_cache(base, lower_blocks, config, announce=announce)
 
 
-def identity(base: Base, depth: int) -> dict[str, Any]:
-    """All that the bits of a row of the first ``depth`` blocks depend on but its tokens.
+def identity(base: Base, depth: int | Sequence[int]) -> dict[str, Any]:
+    """All that the bits of a row of the first ``depth`` blocks (or behind each of several) depend on but its tokens.
 
     The number of threads is left out, although sums that are split otherwise may differ in the last bit.
     """
@@ -119,7 +119,7 @@ def identity(base: Base, depth: int) -> dict[str, Any]:
     return {
         "base_fingerprint": base.fingerprint,
         "model_config": hashlib.sha256(known.encode()).hexdigest(),
-        "depth": depth,
+        "depth": depth if isinstance(depth, int) else list(depth),
         "dtype": str(base.model.dtype),
         "attention": str(base.model.config._attn_implementation),
         "processor": _processor(base.model.device),

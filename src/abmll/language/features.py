@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from abmll.common.progress import progress
+from abmll.language.activation_cache import identity
+from abmll.language.activation_store import ActivationStore
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch, batches_of_like_length, shared_prefix
 from abmll.language.encoding import Encoded
@@ -33,10 +35,21 @@ class FeatureReader:
     """Reads examples behind so many decoder ``blocks`` (all of them: behind the final norm), and keeps what it read.
 
     ``phi`` is the adapter that the model is read with, None: the bare model. The longest unused features leave first.
+    ``beside``, a store of activations on disk, has features kept in the same place for other processes.
     """
 
-    def __init__(self, scorer: OptionScorer, blocks: Sequence[int], phi: Adapter | None = None) -> None:
+    def __init__(
+        self,
+        scorer: OptionScorer,
+        blocks: Sequence[int],
+        phi: Adapter | None = None,
+        beside: ActivationStore | None = None,
+    ) -> None:
         self.scorer = scorer
+        self.store = None
+        if beside is not None:
+            about = identity(scorer.base, blocks) | {"adapter": None if phi is None else phi.digest()}
+            self.store = ActivationStore(beside.root, about, beside.max_bytes, beside.announce)
         self.blocks = tuple(blocks)
         self.phi = phi
         self.kept: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
@@ -44,11 +57,15 @@ class FeatureReader:
     def read(self, examples: Sequence[Encoded], quiet: bool = True) -> Features:
         """The features of ``examples``; one pass over each that is not kept."""
         keys = [_key(example) for example in examples]
-        missing = {key: one for key, one in zip(keys, examples, strict=True) if key not in self.kept}
-        found = {key: self.kept[key] for key in keys if key in self.kept}
+        asked = dict(zip(keys, examples, strict=True))
+        found = {key: own for key, one in asked.items() if (own := self._lookup(key, one)) is not None}
+        missing = {key: one for key, one in asked.items() if key not in found}
         if missing:
             order = sorted(missing)  # so that no batch depends on the order of the examples
             found |= zip(order, self._compute([missing[key] for key in order], quiet), strict=True)
+        if self.store is not None:
+            for key in missing:
+                self.store.put(key, torch.cat([part.flatten().float() for part in found[key]]))
         for key in dict.fromkeys(keys):
             self.kept[key] = found[key]
             self.kept.move_to_end(key)
@@ -62,6 +79,16 @@ class FeatureReader:
             row[: len(found[key][1])] = found[key][1]
         return Features(torch.stack([found[key][0] for key in keys]), scores)
 
+    def _lookup(self, key: str, example: Encoded) -> tuple[Tensor, Tensor] | None:
+        """What is kept of an example, in memory or on disk."""
+        if key in self.kept or self.store is None:
+            return self.kept.get(key)
+        row = self.store.get(key)
+        if row is None:
+            return None
+        count = 2 * len(example.options)
+        return row[:-count].view(len(self.blocks), -1).clone(), row[-count:].view(-1, 2).double()
+
     @torch.no_grad()
     def _compute(self, examples: Sequence[Encoded], quiet: bool) -> list[tuple[Tensor, Tensor]]:
         """Of each example the hidden states (K, d) and the scores of its options (C, 2)."""
@@ -73,7 +100,7 @@ class FeatureReader:
                 batch, hidden = self.scorer.batch(group), dict.fromkeys(self.blocks, torch.empty(0))
                 sums = self.scorer.scores(batch, self.phi, Pass(hidden=hidden)).sums
                 means = sums / batch.option_lengths.clamp(min=1)
-                both = torch.stack([means, sums], -1).double().cpu()
+                both = torch.stack([means, sums], -1).float().double().cpu()  # as a store has it, too
                 states = torch.stack([pooled(state, batch, group) for state in hidden.values()], 1).cpu()
                 for index, example, state, scores in zip(chosen, group, states, both, strict=True):
                     rows[index] = state.clone(), scores[: len(example.options)].clone()

@@ -139,11 +139,11 @@ class AbmllModel:
         if how == "full" and find_rule(self.learning.method).classifier is not None:
             raise ConfigError(f"how 'full': '{self.learning.method}' takes no gradient steps; train a theta first")
         if how == "head":
-            return self.with_head().adapt(examples, task_name=task_name, seed=seed, quiet=quiet)
+            return self.with_head().adapt(examples, task_name=task_name, seed=seed, cache=cache, quiet=quiet)
         _refuse_unlabelled(examples, task_name)
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
         if rule.classifier is not None:
-            return self._learn_head(examples, task_name, seed, quiet)
+            return self._learn_head(examples, task_name, seed, cache, quiet)
         shown = self.learning.num_demonstrations if rule.demonstrations else 0
         encoded = self.scorer.encode(examples, task_name)
         support = Support(self.scorer, encoded, steps, batch_size, seed, examples, task_name, shown, cache)
@@ -179,21 +179,27 @@ class AbmllModel:
         model.learning = replace(self.learning, method=able[-1].name)
         return model
 
-    def _learn_head(self, examples: Sequence[Example], task_name: str, seed: int, quiet: bool) -> TaskPosterior:
+    def _learn_head(
+        self, examples: Sequence[Example], task_name: str, seed: int, cache: ActivationCache | None, quiet: bool
+    ) -> TaskPosterior:
         """The posterior of a rule that learns a task from features."""
         encoded = self.scorer.encode(examples, task_name)
         head = TaskHead.learn(
-            self.reader(), self.learning.method, self.head_prior, examples, encoded, seed=seed, quiet=quiet
+            self.reader(cache), self.learning.method, self.head_prior, examples, encoded, seed=seed, quiet=quiet
         )
         settings = flatten(self.learning) | {"adapt_examples": len(examples), "adapt_seed": seed}
         return TaskPosterior(self.scorer, (self._theta_read(),), task_name, True, settings, head=head)
 
-    def reader(self) -> FeatureReader:
-        """What reads examples for a head, with theta where it was learned; one for all tasks, as it keeps features."""
+    def reader(self, cache: ActivationCache | None = None) -> FeatureReader:
+        """What reads examples for a head, with theta where it was learned; one for all tasks, as it keeps features.
+
+        They are kept on disk as well where the ``cache`` is.
+        """
         theta, blocks = self._theta_read(), self.head_prior.blocks(self.scorer.num_blocks)
         key = f"{blocks} {'' if theta is None else theta.digest()}"
         if key not in self.readers:
-            self.readers = {key: FeatureReader(self.scorer, blocks, theta)}
+            store = None if cache is None else cache.store
+            self.readers = {key: FeatureReader(self.scorer, blocks, theta, store)}
         return self.readers[key]
 
     def _theta_read(self) -> Adapter | None:

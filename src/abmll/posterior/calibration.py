@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from abmll.posterior.logistic import Choices, Gaussian, regress
+from abmll.posterior.logistic import Choices, Gaussian, moments, regress
 from abmll.posterior.numerics import normal_points
 
 P_ZERO = 0.5  # prior probability of w = 0
@@ -143,31 +143,33 @@ def infer(prior: CalibrationPrior, evidence: Evidence) -> Calibration:
 
 
 def learn_prior(tasks: Sequence[Evidence]) -> CalibrationPrior:
-    """The prior of w and b from held-out answers to several training tasks: empirical Bayes, by EM."""
+    """The prior of w and b from held-out answers to several training tasks: empirical Bayes, by EM.
+
+    The E step has the posterior's own moments; with modes in their place all three came out up to 20 % too low.
+    """
     prior = CalibrationPrior()
     for _ in range(EM_ROUNDS):
-        before, prior = prior, _maximised([_fit(prior, task) for task in tasks])
+        before, prior = prior, _maximised([moments(*_regression(prior, task)) for task in tasks])
         if max(abs(new - old) for new, old in zip(astuple(prior), astuple(before), strict=True)) < EM_CLOSE:
             break
     return prior
 
 
-def _maximised(fits: Sequence[Gaussian]) -> CalibrationPrior:
-    """The moments of w and b over all tasks (M step).
+def _maximised(found: Sequence[tuple[Tensor, Tensor]]) -> CalibrationPrior:
+    """The prior of the tasks' E[v] and E[v^2], v = (w, b) (M step).
 
     The default prior takes part as DEFAULT_COUNT tasks, so that few tasks, or equal ones, give no certainty.
     """
-    default, count = CalibrationPrior(), DEFAULT_COUNT + len(fits)
-    slopes = [(float(fit.mean[0]), float(fit.covariance[0, 0])) for fit in fits]
+    default, count = CalibrationPrior(), DEFAULT_COUNT + len(found)
+    slopes = [(float(first[0]), float(second[0])) for first, second in found]
     mean = max((DEFAULT_COUNT * default.mean + sum(slope for slope, _ in slopes)) / count, 0.0)
-    spread = sum((slope - mean) ** 2 + variance for slope, variance in slopes)
+    spread = sum(square - 2 * mean * slope + mean**2 for slope, square in slopes)
     own = (mean - default.mean) ** 2 + default.std**2
-    biases = [fit.mean[1:].square() + fit.covariance.diagonal()[1:] for fit in fits if len(fit.mean) > 1]
-    total = sum(float(squares.mean()) for squares in biases)
+    biases = [float(second[1:].mean()) for _, second in found if len(second) > 1]
     return CalibrationPrior(
         mean,
         math.sqrt((DEFAULT_COUNT * own + spread) / count),
-        math.sqrt((DEFAULT_COUNT * default.bias_std**2 + total) / (DEFAULT_COUNT + len(biases))),
+        math.sqrt((DEFAULT_COUNT * default.bias_std**2 + sum(biases)) / (DEFAULT_COUNT + len(biases))),
     )
 
 
@@ -177,6 +179,13 @@ def _mass_above_zero(mean: float, std: float) -> float:
 
 def _fit(prior: CalibrationPrior, evidence: Evidence, with_scores: bool = True) -> Gaussian:
     """q(w, b | D) by regression on scores and options, not cut at w = 0; q(b | D, w = 0) on the options alone."""
+    return regress(*_regression(prior, evidence, with_scores))
+
+
+def _regression(
+    prior: CalibrationPrior, evidence: Evidence, with_scores: bool = True
+) -> tuple[Choices, Tensor, Tensor]:
+    """The choices, and the prior's means and standard deviations, of w (where ``with_scores``) and the biases."""
     absent, size = evidence.log_probs.isneginf(), evidence.num_biases
     offset = torch.zeros_like(evidence.log_probs).masked_fill(absent, -torch.inf)  # keeps absent options out
     features = torch.eye(absent.shape[-1], size, dtype=torch.float64).expand(len(absent), -1, -1)  # (N, C, L)
@@ -184,8 +193,8 @@ def _fit(prior: CalibrationPrior, evidence: Evidence, with_scores: bool = True) 
     if with_scores:
         features = torch.cat([evidence.log_probs.masked_fill(absent, 0.0)[..., None], features], -1)
         means, stds = [prior.mean, *means], [prior.std, *stds]
-    prior_of_v = torch.tensor([means, stds], dtype=torch.float64)
-    return regress(Choices(offset, features, evidence.answers), *prior_of_v)
+    mean, std = torch.tensor([means, stds], dtype=torch.float64)
+    return Choices(offset, features, evidence.answers), mean, std
 
 
 def _transformed(gaussian: Gaussian, normal: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from abmll.posterior.latent import Latent, Paths, log_likelihood, root
 
-STEPS = 30
+STEPS = 60
 SHRINKS = 60  # of a step's bracket at most; each takes a third of it away on average
 
 

@@ -18,6 +18,7 @@ from abmll.posterior.head import HeadPrior, Hypotheses, Known, Metric, Where
 from abmll.posterior.latent import at_mode, root, sample
 
 STEPS, RATE = 60, 0.1
+PULL = 1.0  # precision of eta around eta_0
 DRAWS = 16  # of every hypothesis
 
 
@@ -106,7 +107,7 @@ def learn_prior(
     for _ in range(STEPS):
         optimizer.zero_grad()
         pull = sum(((new - old).square().sum() for new, old in zip(numbers, first, strict=True)), torch.zeros(()))
-        (0.5 * pull).backward()
+        (0.5 * PULL * pull).backward()
         for episode in episodes:
             predictive_nll(numbers.hypotheses(start, episode.support.is_labelled), episode).backward()
         optimizer.step()

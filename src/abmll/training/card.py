@@ -16,7 +16,7 @@ Meta-trained with abmll {version}: {episodes} episodes over {num_tasks} tasks
 Negative log-likelihood per training example over the last {last} episodes: {nll:.3f} nats, accuracy {accuracy:.3f}.
 These are training numbers; `abmll evaluate` measures on unseen tasks.
 
-    abmll adapt {run} --task new_task.jsonl --output-dir adapted
+    abmll adapt new_task.jsonl --theta {run} --output-dir adapted
     abmll predict adapted --input questions.jsonl --output answers.jsonl
 
 The adapter fits only the base model named above ({fingerprint:.12}...). Settings: config.yaml.

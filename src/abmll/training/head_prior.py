@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from abmll.common.progress import progress
+from abmll.language.activation_cache import ActivationCache
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prequential import labels_of
 from abmll.model.task_head import aligned, answer_columns
@@ -19,6 +20,7 @@ def learn_head_prior(
     num_tasks: int,
     num_examples: int,
     seed: int = 0,
+    cache: ActivationCache | None = None,
     quiet: bool = True,
 ) -> HeadPrior:
     """The prior under which the head, having learned some training examples of a task, best predicts others.
@@ -35,7 +37,7 @@ def learn_head_prior(
         if size:
             examples = [task.train[index] for index in order[: 2 * size]]
             labels = sorted(labels_of(examples))
-            features = aligned(model.reader().read(model.scorer.encode(examples, task.name)), examples, labels)
+            features = aligned(model.reader(cache).read(model.scorer.encode(examples, task.name)), examples, labels)
             answers = answer_columns(examples, labels)
             support, query = (
                 Known(features.hidden[own], features.scores[own], bool(labels))

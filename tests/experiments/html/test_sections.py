@@ -29,8 +29,21 @@ def test_paired_differences_are_over_the_same_tasks():
     by_heading = dict(zip(table.headers, (cell.text for cell in table.rows[0].cells), strict=True))
     assert [row.label for row in table.rows] == ["against Two"]
     assert by_heading["Accuracy ↑"] == f"{MINUS}0.100 ± 0.000"
+    assert table.headers == ["Accuracy ↑", "NLL ↓", "Brier ↓", "AURC ↓"]
     # differences .1 and .3: mean .2, standard deviation .1414, standard error .1
     assert by_heading["NLL ↓"] == "+0.200 ± 0.100"
+
+
+def test_a_metric_newer_than_some_numbers_is_shown_where_it_is_known():
+    new = {**ONE, "squared_ce": 0.00123}
+    one = Method("One", 0, {"a": new, "b": {**new, "squared_ce": 0.00143}}, new)
+    two = Method("Two", 1, {"a": TWO, "b": TWO}, TWO)
+    table = sections.headline([one, two])
+    place = table.headers.index("CE² ↓")
+    assert [row.cells[place].text for row in table.rows] == ["0.0012", DASH, "", ""]
+    assert sections.paired_differences([one, two], one).rows[0].cells[3].text == DASH
+    zero = Method("Zero", 2, {task: {**new, "squared_ce": 0.0} for task in "ab"}, new)
+    assert sections.paired_differences([one, zero], one).rows[0].cells[3].text == "+0.0013 ± 0.0001"
 
 
 def test_per_task_leaves_a_gap_where_a_method_lacks_the_task():

@@ -8,6 +8,7 @@ import numpy as np
 
 from abmll.experiments.html.reading import Method
 from abmll.experiments.metrics import risk_coverage
+from abmll.experiments.statistics import estimate
 from abmll.experiments.tables import OF_TASKS, Cell, Column, Row, Table, cells, number
 
 FURTHER = (
@@ -33,40 +34,54 @@ def _side_by_side(title: str, corner: str, methods: Sequence[Method], columns: M
     return Table(title, corner, list(columns), rows)
 
 
+def _known(found: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> list[Column]:
+    """Without metrics that are newer than all of these numbers."""
+    return [column for column in columns if any(column.key in own for own in found)]
+
+
+def _cells(found: Sequence[Mapping[str, Any]], column: Column) -> list[Cell]:
+    return cells([own.get(column.key) for own in found], column.better, column.digits)
+
+
 def headline(methods: Sequence[Method]) -> Table:
     """Each method's means over tasks, and below them the baselines, which are the same for all methods."""
-    columns = {one.heading: cells([method.mean.get(one.key) for method in methods], one.better) for one in OF_TASKS}
+    shown = _known([method.mean for method in methods], OF_TASKS)
+    columns = {one.heading: _cells([method.mean for method in methods], one) for one in shown}
     table = _side_by_side("Mean over tasks", "Method", methods, columns)
-    empty = [Cell("")] * (len(OF_TASKS) - 1)
+    empty = [Cell("")] * (len(shown) - 1)
     baselines = [Row(label, [Cell(number(methods[0].mean.get(key))), *empty]) for key, label in BASELINES.items()]
-    return replace(table, rows=table.rows + baselines, helps=[one.help for one in OF_TASKS])
+    return replace(table, rows=table.rows + baselines, helps=[one.help for one in shown])
 
 
 def every_metric(methods: Sequence[Method], place: Literal["mean", "pooled"]) -> Table:
     """One row a metric, one column a method, of means over tasks or of values over all examples."""
     found = [method.mean if place == "mean" else method.pooled for method in methods]
-    shown = (*OF_TASKS, *FURTHER)
-    rows = [Row(one.heading, cells([own.get(one.key) for own in found], one.better)) for one in shown]
+    rows = [Row(one.heading, _cells(found, one)) for one in _known(found, (*OF_TASKS, *FURTHER))]
     labels, indices = [method.label for method in methods], [method.index for method in methods]
     return Table("Every metric", "Metric", labels, rows, methods=indices)
 
 
 def paired_differences(methods: Sequence[Method], reference: Method) -> Table:
-    """The reference minus each other method on the same tasks: mean over tasks and its standard error."""
-    shown = [column for column in OF_TASKS if column.key != "auroc"]
+    """The reference minus each other method on the same tasks: mean over tasks and its standard error.
+
+    Not of AUROC, which some tasks lack, nor of ECE, whose bias differs between methods.
+    """
+    of_tasks = [metrics for method in methods for metrics in method.tasks.values()]
+    shown = _known(of_tasks, [column for column in OF_TASKS if column.key not in ("auroc", "ece")])
     rows = []
     for method in (method for method in methods if method is not reference):
-        differences = [_difference(reference.tasks, method.tasks, column.key) for column in shown]
+        differences = [_difference(reference.tasks, method.tasks, column) for column in shown]
         rows.append(Row(f"against {method.label}", differences, method.index))
     title = f"{reference.label} minus the others, task by task"
     return Table(title, "Mean difference", [column.heading for column in shown], rows)
 
 
-def _difference(one: Mapping[str, Mapping[str, Any]], other: Mapping[str, Mapping[str, Any]], key: str) -> Cell:
-    values = np.array([one[task][key] - other[task][key] for task in one if task in other])
-    if len(values) < 2:
-        return Cell(number(float(values[0]) if len(values) else None, sign=True))
-    return Cell(f"{number(values.mean(), sign=True)} ± {number(values.std(ddof=1) / np.sqrt(len(values)))}")
+def _difference(one: Mapping[str, Mapping[str, Any]], other: Mapping[str, Mapping[str, Any]], column: Column) -> Cell:
+    pairs = [(one[task].get(column.key), other[task].get(column.key)) for task in one if task in other]
+    values = [mine - its for mine, its in pairs if mine is not None and its is not None]
+    mean, error = estimate(values) if values else (None, None)
+    text = number(mean, column.digits, sign=True)
+    return Cell(text if error is None else f"{text} ± {number(error, column.digits)}")
 
 
 def per_task(methods: Sequence[Method]) -> Table:
@@ -77,7 +92,7 @@ def per_task(methods: Sequence[Method]) -> Table:
         about = next(metrics for metrics in known if metrics)
         row = [Cell(number(about.get("num_examples"), 0)), Cell(number(about.get("majority")))]
         for column in PER_TASK:
-            row += cells([metrics.get(column.key) for metrics in known], column.better)
+            row += _cells(known, column)
         rows.append(Row(name, row))
     return Table(
         "Task by task",
