@@ -15,11 +15,18 @@ from abmll.common.config import LearningConfig, PromptConfig
 from abmll.common.errors import CheckpointError, ConfigError, DataError
 from abmll.language.meter import counted
 from abmll.model.task_head import TaskHead, shipped_prior
+from abmll.posterior import elliptical
 from abmll.posterior.head import HeadPosterior, HeadPrior, Known
 from abmll.tasks import Example, Task
 
 SHORT = PromptConfig(instruction=False, list_options=False, answer="text")
 OPTIONS = ("yes", "no", "maybe")
+
+
+@pytest.fixture(autouse=True)
+def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested here holds of chains of any length."""
+    monkeypatch.setattr(elliptical, "STEPS", 4)
 
 
 @pytest.fixture

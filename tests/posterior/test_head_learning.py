@@ -54,7 +54,7 @@ def test_the_loss_is_that_of_the_samples() -> None:
     prior = HeadPrior(taus=(0.5,), labelled=((0.0,), (-1e4,), (-1e4,)))
     episode = simulated(1, features=0.5)
     loss = predictive_nll(Numbers.of(prior).hypotheses(prior, True), episode, draws=4000)
-    posteriors = [HeadPosterior(prior, episode.support, episode.answers, seed) for seed in range(6)]
+    posteriors = [HeadPosterior(prior, episode.support, episode.answers, seed) for seed in range(4)]
     probs = torch.stack([one.probs(episode.query).mean(0) for one in posteriors]).mean(0)
     exact = -probs.gather(-1, episode.query_answers[:, None]).log().sum()
     assert float(loss) == pytest.approx(float(exact), rel=0.03)
@@ -77,7 +77,7 @@ def close(one: HeadPrior, other: HeadPrior) -> bool:
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_learning, "STEPS", 15)
+    monkeypatch.setattr(head_learning, "STEPS", 10)
 
 
 def total(prior: HeadPrior, episodes: list[Episode]) -> float:
@@ -88,11 +88,11 @@ def total(prior: HeadPrior, episodes: list[Episode]) -> float:
 
 @pytest.mark.usefixtures("few_steps")
 def test_the_score_that_counts_is_found_and_others_like_it_are_predicted_better() -> None:
-    episodes = [simulated(seed, summed=3.0) for seed in range(4)]
+    episodes = [simulated(seed, summed=3.0) for seed in range(3)]
     learned = learn_prior(episodes, PRIOR)
     none, per_token, summed = (torch.tensor(row).double().logsumexp(0) for row in learned.labelled)
     assert float(summed) > float(torch.maximum(none, per_token)) + 0.1
-    assert learned.weight_mean[1] > 2 * PRIOR.weight_mean[1]
+    assert learned.weight_mean[1] > 1.5 * PRIOR.weight_mean[1]
     others = [simulated(seed, summed=3.0) for seed in range(10, 14)]
     assert total(learned, others) < total(PRIOR, others) - 1
 
@@ -122,7 +122,7 @@ def test_without_tasks_the_prior_stays() -> None:
 def test_every_step_is_told_and_learning_is_deterministic() -> None:
     episodes, told = [simulated(0, False, summed=1.0), simulated(1, features=1.0)], []
     first = learn_prior(episodes, PRIOR, lambda: told.append(None))
-    assert len(told) == 15
+    assert len(told) == 10
     assert learn_prior(episodes, PRIOR) == first
     assert not close(first, PRIOR)
     assert first.depths == PRIOR.depths

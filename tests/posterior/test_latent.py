@@ -59,7 +59,7 @@ def dense_mode(latent: Latent, answers: Tensor, hypothesis: int) -> tuple[Tensor
         moved = offset + (prior @ at).view(offset.shape)
         return float(0.5 * at @ prior @ at - log_likelihood(moved, answers))
 
-    for _ in range(200):
+    for _ in range(60):
         probs = torch.softmax(scores, -1)
         bent = curvature(probs)
         target = torch.linalg.solve(one + bent @ prior, bent @ prior @ dual + (hot - probs).flatten())
@@ -205,7 +205,7 @@ def drawn(latent: Latent, answers: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def test_samples_have_the_mean_and_covariance_of_the_dense_gaussian() -> None:
-    latent, answers, count = some_latent(size=3, absent=False), some_answers(3), 40_000
+    latent, answers, count = some_latent(size=3, absent=False), some_answers(3), 20_000
     scores, _ = drawn(latent, answers, count)
     mode, _ = dense_mode(latent, answers, 0)
     prior = covariance(latent, 0)
@@ -218,7 +218,7 @@ def test_samples_have_the_mean_and_covariance_of_the_dense_gaussian() -> None:
 
 
 def test_samples_of_the_weights_have_theirs() -> None:
-    latent, answers, count = some_latent(size=3, absent=False), some_answers(3), 40_000
+    latent, answers, count = some_latent(size=3, absent=False), some_answers(3), 20_000
     _, weights = drawn(latent, answers, count)
     mode, _ = dense_mode(latent, answers, 0)
     design = latent.design[0].flatten(0, 1)
