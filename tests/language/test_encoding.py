@@ -305,7 +305,8 @@ def test_many_at_once_are_what_they_are_one_by_one(
     for example, encoded in list(zip(MANY, batched, strict=True))[::7]:
         assert encoded == encoder.encode(example, "t")
         tokens, options, truncated = one_by_one(encoder, example, "t")
-        assert encoded == Encoded(tuple(tokens), tuple(map(tuple, options)), example.answer, truncated)
+        wanted = Encoded(tuple(tokens), tuple(map(tuple, options)), example.answer, truncated)
+        assert replace(encoded, start=0) == wanted
     assert any(encoded.truncated for encoded in batched) == (limit == 230)
 
 
@@ -320,8 +321,9 @@ def test_options_that_come_again_are_not_tokenised_again(tokenizer: PreTrainedTo
     encoder = Counting(tokenizer, SHORT, 2048)
     examples = [Example(str(n), f"question {n}", ("yes", "no", f"{n % 3}"), 0) for n in range(700)]
     assert len(list(encoder.encode_all(examples, "t"))) == 700
-    # Prompts; in each of three portions five options, alone and behind the character before them; "x" for a BOS.
-    assert 700 + 10 < encoder.texts <= 700 + 3 * (2 * 5 + 1) + 1
+    # Prompts; in each of three portions what stands before the input, and five options, alone and behind the character
+    # before them; "x" for a BOS.
+    assert 700 + 10 < encoder.texts <= 700 + 3 * (1 + 2 * 5 + 1) + 1
 
 
 def test_encoding_is_the_same_every_time(make_scorer: Callable, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -331,3 +333,52 @@ def test_encoding_is_the_same_every_time(make_scorer: Callable, tokenizer: PreTr
     assert make_scorer("llama", prompt=LISTED).encode([EXAMPLE], "t") == [
         Encoder(tokenizer, LISTED, 2048).encode(EXAMPLE, "t")
     ]
+
+
+STARTED = [SHORT, LISTED, PromptConfig(instruction=True, list_options=True, answer="letter")]
+
+
+def behind(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> str:
+    """The text from the input on."""
+    text = tokenizer.decode(list(encoded.prompt[encoded.start :]))
+    assert isinstance(text, str)
+    return text
+
+
+@pytest.mark.parametrize("prompt", STARTED)
+@pytest.mark.parametrize("text", ["is it raining?", "ü", ""])
+def test_the_input_starts_behind_instruction_and_name(
+    with_bos: PreTrainedTokenizerBase, prompt: PromptConfig, text: str
+) -> None:
+    example = replace(EXAMPLE, input=text)
+    encoded = Encoder(with_bos, prompt, 2048).encode(example, "weather")
+    rendered = render(example, "weather", prompt)
+    assert behind(with_bos, encoded) == rendered.input + rendered.suffix
+    assert encoded.start == 1 + len(rendered.prefix)  # a token a byte, and the BOS
+
+
+def test_the_input_starts_behind_the_chat_template_too(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = TEMPLATE
+    encoded = Encoder(tokenizer, replace(SHORT, chat_template=True), 2048).encode(EXAMPLE, "weather")
+    assert behind(tokenizer, encoded) == "is it raining?\nAnswer:</s>\n<|assistant|>\n"
+
+
+def test_what_is_left_of_a_long_input_starts_where_it_did(tokenizer: PreTrainedTokenizerBase) -> None:
+    long = replace(EXAMPLE, input="START" + "0123456789" * 30 + "END")
+    cut = Encoder(tokenizer, LISTED, 250).encode(long, "weather")
+    assert cut.truncated > 0
+    assert behind(tokenizer, cut).startswith("START0123")
+    assert cut.start == Encoder(tokenizer, LISTED, 2048).encode(EXAMPLE, "weather").start
+
+
+def test_the_input_starts_behind_demonstrations(tokenizer: PreTrainedTokenizerBase) -> None:
+    shown = replace(EXAMPLE, id="8", input="is it dry?")
+    [encoded], _ = Encoder(tokenizer, SHORT, 2048).encode_demonstrated([EXAMPLE], "weather", [shown])
+    assert behind(tokenizer, encoded) == "is it raining?\nAnswer:"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_word_that_takes_the_space_before_it_belongs_to_the_input(scheme: str) -> None:
+    tokenizer = metaspace(scheme)
+    encoded = Encoder(tokenizer, SHORT, 2048).encode(replace(EXAMPLE, input="raining yes"), "t")
+    assert behind(tokenizer, encoded).strip() == "raining yes\nAnswer:"

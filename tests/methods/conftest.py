@@ -132,7 +132,8 @@ class ToyScorer:
             into = torch.tanh(hidden) if index else hidden
             hidden = into @ weight.mT + update(into)
         errors = batch.weight * (batch.y - hidden).square().sum(-1)[0]
-        return Scores(torch.zeros(len(errors), 2), -errors, None)
+        options = torch.zeros(len(errors), 2)
+        return Scores(options, options, -errors, None)
 
 
 @pytest.fixture

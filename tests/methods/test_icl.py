@@ -11,7 +11,7 @@ from abmll import AbmllModel, MetaTrainer, TaskPosterior, TrainConfig
 from abmll.common.config import LearningConfig, PromptConfig
 from abmll.language.activation_cache import ActivationCache
 from abmll.methods import REGISTRY
-from abmll.model.prediction import predict
+from abmll.model.prediction import batch_calibrated, predict
 from abmll.tasks import Example, Task
 from abmll.tasks.order import demonstrations
 
@@ -28,7 +28,7 @@ def made(model: AbmllModel, method: str, **settings: Any) -> AbmllModel:
 
 
 def test_they_are_these() -> None:
-    assert IN_CONTEXT == ["icl", "metaicl", "abmll-icl"]
+    assert IN_CONTEXT == ["icl", "icl-batch", "metaicl", "abmll-icl"]
 
 
 def test_demonstrations_are_drawn_without_the_questions() -> None:
@@ -53,6 +53,8 @@ def test_every_question_is_asked_behind_the_same_examples_of_those_adapted_to(
     assert set(posterior.demonstrations) <= set(support)
     prompted, left_out = model.scorer.encoder.encode_demonstrated(questions, task.name, posterior.demonstrations)
     wanted = predict(model.scorer, [posterior.phi], prompted)
+    if method == "icl-batch":
+        wanted = batch_calibrated(wanted)
     given = posterior.predict(questions, samples=0, cache=ActivationCache(10**9))
     torch.testing.assert_close(given.probs, wanted.probs)
     assert given.left_out == left_out == 0

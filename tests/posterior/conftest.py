@@ -1,7 +1,9 @@
 """Random factors, and what they mean as dense Gaussians: the oracle of every closed form in this folder."""
 
+import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from abmll.posterior import Factors, Noise, Space
 MakeFactors = Callable[..., Factors]
 DenseNormal = Callable[..., Normal]
 Delta = Callable[..., Tensor]
+Quadrature = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 @pytest.fixture
@@ -59,3 +62,20 @@ def dense_normal() -> DenseNormal:
         return Normal(scaling * mean_B @ mean_A, log_sigma.exp().sum(dim=-2) + floor)
 
     return dense
+
+
+@pytest.fixture
+def quadrature() -> Quadrature:
+    """quadrature(directions, points): Gauss and Hermite's rule for scores that are standard normals along D directions.
+
+    Directions are (N, C) each, (D, N, C). Returns scores (G, N, C) and the logarithms of their weights (G,).
+    """
+
+    def grid(directions: Tensor, points: int) -> tuple[Tensor, Tensor]:
+        nodes, weights = (torch.from_numpy(one) for one in np.polynomial.hermite_e.hermegauss(points))
+        logs = weights.log() - 0.5 * math.log(2 * math.pi)
+        places = torch.cartesian_prod(*[nodes] * len(directions)).view(-1, len(directions))
+        total = torch.cartesian_prod(*[logs] * len(directions)).view(-1, len(directions)).sum(-1)
+        return torch.einsum("gd,dnc->gnc", places, directions), total
+
+    return grid

@@ -26,7 +26,7 @@ class Encoded:
         options: each one's continuation of the prompt.
         answer: index of the right option; None where it is unknown.
         truncated: tokens cut out of the input.
-        start: the prompt's tokens before the input, which are the same in every example of a task.
+        start: the prompt's tokens before the input.
     """
 
     prompt: tuple[int, ...]
@@ -94,7 +94,8 @@ class Encoder:
         texts = [self._full_text(one) for one in rendered]
         tokens = self._option_tokens(texts, rendered)
         before = [text[: text.index(one.prefix) + len(one.prefix)] for text, one in zip(texts, rendered, strict=True)]
-        starts = {text: len(tokens) for text, tokens in zip(set(before), self._prompts(list(set(before))), strict=True)}
+        openings = dict.fromkeys(before)
+        starts = dict(zip(openings, self._prompts(list(openings)), strict=True))
         rows = zip(examples, rendered, texts, before, self._prompts(texts), strict=True)
         for example, one, text, opening, prompt in rows:
             where = f"task '{task_name}', example '{example.id}'"
@@ -104,7 +105,7 @@ class Encoder:
                     f"{where}: the model's tokenizer makes nothing of option {example.options[options.index(())]!r}; "
                     "write it in other characters"
                 )
-            start = min(starts[opening], len(prompt) - 1)  # an empty input's tokens may join those before it
+            start = _in_common(starts[opening], prompt)  # a last space may join the input's first word
             encoded = Encoded(prompt, options, example.answer, start=start)
             fits = len(encoded) <= self.limit or len(demonstrations) > 0
             yield encoded if fits else self._cut(encoded, one, where)
@@ -187,6 +188,12 @@ class Encoder:
         with_special = self.tokenizer("x", verbose=False)["input_ids"]
         [plain] = self._plain(["x"])
         return list(with_special[: with_special.index(plain[0])])  # pyright: ignore
+
+
+def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with; at most all but the last of ``other``."""
+    limit = min(len(one), len(other) - 1)
+    return next((place for place in range(limit) if one[place] != other[place]), limit)
 
 
 def _portions(examples: Iterable[Example]) -> Iterator[list[Example]]:

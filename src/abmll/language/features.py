@@ -61,16 +61,18 @@ class FeatureReader:
         found = {key: own for key, one in asked.items() if (own := self._lookup(key, one)) is not None}
         missing = {key: one for key, one in asked.items() if key not in found}
         if missing:
-            found |= zip(missing, self._compute(list(missing.values()), quiet), strict=True)
+            order = sorted(missing)  # so that no batch depends on the order of the examples
+            found |= zip(order, self._compute([missing[key] for key in order], quiet), strict=True)
         if self.store is not None:
             for key in missing:
                 self.store.put(key, torch.cat([part.flatten().float() for part in found[key]]))
         for key in dict.fromkeys(keys):
             self.kept[key] = found[key]
             self.kept.move_to_end(key)
-        size = sum(part.nbytes for part in next(iter(found.values())))
-        while len(self.kept) * size > MAX_KEPT:
-            self.kept.popitem(last=False)
+        size = sum(map(_num_bytes, self.kept.values()))
+        while size > MAX_KEPT:
+            _, longest_unused = self.kept.popitem(last=False)
+            size -= _num_bytes(longest_unused)
         width = max(len(example.options) for example in examples)
         scores = torch.full((len(examples), width, 2), -torch.inf, dtype=torch.float64)
         for row, key in zip(scores, keys, strict=True):
@@ -101,7 +103,7 @@ class FeatureReader:
                 both = torch.stack([means, sums], -1).float().double().cpu()  # as a store has it, too
                 states = torch.stack([pooled(state, batch, group) for state in hidden.values()], 1).cpu()
                 for index, example, state, scores in zip(chosen, group, states, both, strict=True):
-                    rows[index] = state, scores[: len(example.options)].clone()
+                    rows[index] = state.clone(), scores[: len(example.options)].clone()
                 bar.update(len(chosen))
         return [rows[index] for index in range(len(examples))]
 
@@ -115,6 +117,10 @@ def pooled(hidden: Tensor, batch: Batch, examples: Sequence[Encoded]) -> Tensor:
         places = number * length + places if batch.packing is None else batch.packing.spread[number, places]
         rows.append(flat[places].float().mean(0))
     return torch.stack(rows)
+
+
+def _num_bytes(kept: tuple[Tensor, Tensor]) -> int:
+    return sum(part.nbytes for part in kept)
 
 
 def _key(example: Encoded) -> str:

@@ -31,7 +31,8 @@ class Probe:
         if not known.is_labelled:
             present = ~known.scores[..., 0].isneginf().numpy()
             labels = (np.arange(self.width) == labels[:, None])[present].astype(np.int64)
-        self.classes, counts = np.unique(labels, return_counts=True)
+        # Numbers without gaps: scikit-learn's temperature scaling takes a label for the number of its column.
+        self.classes, labels, counts = np.unique(labels, return_inverse=True, return_counts=True)
         self.size = len(answers)
         self.model = None if len(counts) < 2 else self._fit(inputs, labels, int(counts.min()))
 
@@ -39,14 +40,15 @@ class Probe:
         """(1, M, C) probabilities of M questions."""
         inputs = self._rows(asked)
         given = np.ones((len(inputs), 1)) if self.model is None else self.model.predict_proba(inputs)
+        present = ~asked.scores[..., 0].isneginf()
+        chances = torch.zeros(present.shape, dtype=torch.float64)
         if asked.is_labelled:
             unseen = self.width - len(self.classes)
             probs = np.full((len(inputs), self.width), 1 / (self.size + self.width))
             probs[:, self.classes] = given * (1 - unseen / (self.size + self.width))
-            return torch.from_numpy(probs)[None]
-        present = ~asked.scores[..., 0].isneginf()
-        chances = torch.zeros(present.shape, dtype=torch.float64)
-        chances[present] = torch.from_numpy(given[:, -1])
+            chances[present] = torch.from_numpy(probs)[present]
+        else:
+            chances[present] = torch.from_numpy(given[:, -1])
         return (chances / chances.sum(-1, keepdim=True))[None]
 
     def _rows(self, known: Known) -> NDArray[np.float64]:
@@ -76,8 +78,12 @@ class TemperedProbe(Probe):
         plain = super()._fit(inputs, labels, fewest)
         if fewest < 2:
             return plain
+        folds = min(FOLDS, fewest)
         model = CalibratedClassifierCV(
-            plain.best_estimator_, method="temperature", cv=min(FOLDS, fewest), ensemble=False
+            plain.best_estimator_,
+            method="temperature",
+            cv=folds,
+            ensemble=False,  # pyright: ignore[reportArgumentType] (read off the default, "auto")
         )
         return model.fit(inputs, labels)
 

@@ -16,7 +16,6 @@ from abmll.common.settings import flatten, pick
 from abmll.language.activation_cache import ActivationCache
 from abmll.language.adapter import Adapter
 from abmll.language.base import load_base
-from abmll.language.features import FeatureReader
 from abmll.language.scorer import OptionScorer
 from abmll.methods import find_rule
 from abmll.model.interchange import average_update, export_merged, export_peft
@@ -24,7 +23,6 @@ from abmll.model.prediction import Prediction, batch_calibrated, predict
 from abmll.model.prequential import TaskCalibration
 from abmll.model.task_head import TaskHead
 from abmll.posterior.calibration import Evidence
-from abmll.posterior.head import HeadPrior
 from abmll.tasks import Example
 
 HEAD = "head"  # the file of its features
@@ -125,12 +123,15 @@ class TaskPosterior:
     def update(self, examples: Sequence[Example], quiet: bool = True) -> "TaskPosterior":
         """The posterior of these labelled examples and those it has learned: the same as of all of them at once.
 
-        One forward pass over each new example. Raises ``ConfigError`` where there is no head, ``DataError`` for an
-        example without an answer or with other options.
+        One forward pass over each new example. Raises ``ConfigError`` where there is no head, ``DataError`` where there
+        is no example, for one without an answer, and where there are labels, for one with other options.
         """
         head = self._require_head("update")
-        if any(example.answer is None for example in examples):
-            raise DataError(f"task '{self.task_name}': an example has no answer to learn from")
+        if not examples:
+            raise DataError(f"task '{self.task_name}': no examples to learn from")
+        for example in examples:
+            if example.answer is None:
+                raise DataError(f"task '{self.task_name}', example '{example.id}': has no answer to learn from")
         updated = head.updated(examples, self.scorer.encode(examples, self.task_name), quiet)
         settings = self.settings | {"adapt_examples": len(updated.keys)}
         return replace(self, head=updated, settings=settings)
@@ -210,9 +211,8 @@ class TaskPosterior:
         posterior = cls(scorer, members, name, is_posterior, settings, demonstrations, calibration)
         if not has_head:
             return posterior
-        prior = HeadPrior.of(document["head"]["prior"])
-        reader = FeatureReader(scorer, prior.blocks(scorer.num_blocks), members[0])
-        return replace(posterior, head=TaskHead.of(reader, document["head"], bundle.tensors[HEAD], path))
+        head = TaskHead.of(scorer, members[0], document["head"], bundle.tensors.get(HEAD, {}), path)
+        return replace(posterior, head=head)
 
     def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
         """Write the posterior mean, or that of one ``member`` of several, as a plain LoRA adapter PEFT loads.

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from abmll.common.documents import Document
 from abmll.common.errors import CheckpointError, DataError
+from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
 from abmll.language.features import FeatureReader, Features
+from abmll.language.scorer import OptionScorer
 from abmll.methods import find_rule
 from abmll.methods.rule import Classifier
 from abmll.model.prediction import Prediction, entropy
@@ -72,17 +74,17 @@ class TaskHead:
     def updated(self, examples: Sequence[Example], encoded: Sequence[Encoded], quiet: bool = True) -> "TaskHead":
         """The head of these labelled examples and those before: the same as learning all of them at once.
 
-        Raises ``DataError`` where their options are not the labels.
+        Raises ``DataError`` where there are labels, and other options than these.
         """
-        if self.labels != tuple(sorted(labels_of(examples))):
-            known = ", ".join(self.labels) or "different in every example"
+        if self.labels and self.labels != tuple(sorted(labels_of(examples))):
+            known = ", ".join(self.labels)
             raise DataError(f"the new examples have other options than those learned, which are {known}; adapt again")
-        more = TaskHead.learn(self.reader, self.method, self.prior, examples, encoded, self.seed, quiet)
-        widths = [part.features.scores.shape[1] for part in (self, more)]
-        scores = [_widened(part.features.scores, max(widths)) for part in (self, more)]
-        features = Features(torch.cat([self.features.hidden, more.features.hidden]), torch.cat(scores))
-        answers = torch.cat([self.answers, more.answers])
-        return replace(self, keys=self.keys + more.keys, features=features, answers=answers)._sorted()
+        more = aligned(self.reader.read(encoded, quiet), examples, self.labels)
+        width = max(part.scores.shape[1] for part in (self.features, more))
+        scores = [_widened(part.scores, width) for part in (self.features, more)]
+        features = Features(torch.cat([self.features.hidden, more.hidden]), torch.cat(scores))
+        answers = torch.cat([self.answers, answer_columns(examples, self.labels)])
+        return replace(self, keys=self.keys + tuple(map(_key, examples)), features=features, answers=answers)._sorted()
 
     def _sorted(self) -> "TaskHead":
         order = sorted(range(len(self.keys)), key=lambda number: (self.keys[number], int(self.answers[number])))
@@ -145,13 +147,18 @@ class TaskHead:
         return about | {"prior": asdict(self.prior)}
 
     @classmethod
-    def of(cls, reader: FeatureReader, document: Document, tensors: dict[str, Tensor], where: Path) -> "TaskHead":
-        """What was saved. Raises ``CheckpointError`` where it is no head."""
+    def of(
+        cls, scorer: OptionScorer, phi: Adapter | None, document: Document, tensors: dict[str, Tensor], where: Path
+    ) -> "TaskHead":
+        """What was saved, on features read with ``phi``. Raises ``CheckpointError`` where it is no head."""
         try:
             prior = HeadPrior.of(document["prior"])
+            reader = FeatureReader(scorer, prior.blocks(scorer.num_blocks), phi)
             features = Features(tensors["hidden"], tensors["scores"])
             labels, keys = (tuple(map(str, document[name])) for name in ("labels", "keys"))
             answers, seed = tensors["answers"], int(document["seed"])
+            if {len(keys), *map(len, features)} != {len(answers)} or len(labels) not in (0, features.scores.shape[1]):
+                raise ValueError("its numbers of examples or labels differ")
             return cls(reader, document["method"], prior, labels, keys, features, answers, seed)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: its head cannot be used ({error}); adapt to the task again") from error

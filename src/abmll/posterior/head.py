@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from abmll.posterior.elliptical import READS, refine
-from abmll.posterior.latent import Latent, Paths, find_mode, root, sample
+from abmll.posterior.latent import Latent, Mode, Paths, find_mode, root, sample
 
 SUBSETS = ((False, False), (True, False), (False, True))  # of the scores: none, per token, summed
 CHAINS = 128
@@ -33,7 +33,7 @@ class HeadPrior:
     The defaults were chosen on training and validation tasks (docs/log.md, 2026-11-28).
 
     Args:
-        weight_mean, weight_std: (S,) of w, where its score counts.
+        weight_mean, weight_std: (S,) of w, where its score counts, before it is cut at zero.
         bias_std: of b.
         taus: (T,) standard deviations of g at an example as far from the others' mean as they are on average.
         labelled: (J, T) log prior weights of the hypotheses, where every example has the same options.
@@ -54,20 +54,21 @@ class HeadPrior:
     depths: tuple[float, ...] = (0.3333, 0.9333)
 
     def __post_init__(self) -> None:
-        numbers = [*self.weight_mean, *self.open, *(value for row in self.labelled for value in row)]
-        scales = [*self.weight_std, self.bias_std, *self.depths]
+        numbers = [*self.open, *(value for row in self.labelled for value in row)]
+        scales = [*self.weight_mean, *self.weight_std, self.bias_std, *self.depths]
         shapes = {len(self.weight_mean), len(self.weight_std)}, {len(self.labelled), len(self.open)}
         fits = shapes == ({len(SUBSETS[0])}, {len(SUBSETS)}) and all(
             len(row) == len(self.taus) for row in self.labelled
         )
         is_valid = all(map(math.isfinite, numbers)) and all(0 < scale < math.inf for scale in scales)
-        if not (fits and is_valid and all(0 <= tau < math.inf for tau in self.taus) and max(self.depths) <= 1):
+        are_some = bool(self.taus and self.depths) and all(0 <= tau < math.inf for tau in self.taus)
+        if not (fits and is_valid and are_some and max(self.depths) <= 1):
             raise ValueError(f"{self} is no prior")
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "HeadPrior":
         """What JSON says of it. Raises ``TypeError`` or ``ValueError`` where it is no prior."""
-        values = {name: _tuples(value) for name, value in document.items()}
+        values = {name: _tuples(value) for name, value in dict(document).items()}
         return cls(**values)
 
     def blocks(self, number: int) -> tuple[int, ...]:
@@ -143,6 +144,13 @@ class Hypotheses(NamedTuple):
         """The hypotheses at ``index``, one a row."""
         return self._replace(counts=self.counts[index], taus=self.taus[index], log_weights=self.log_weights[index])
 
+    def log_joint(self, latent: Latent, mode: Mode) -> Tensor:
+        """(H,): log p(answers, hypothesis), by Laplace's approximation of all weights, cut at w = 0."""
+        std = torch.linalg.inv(mode.solver.small).diagonal(dim1=-2, dim2=-1).sqrt()
+        mean, prior_mean = latent.onto(mode.dual), self.mean / self.std  # in units of the prior's deviation
+        above = torch.special.log_ndtr((mean + prior_mean) / std) - torch.special.log_ndtr(prior_mean)
+        return mode.log_evidence + (above * self.counts).sum(-1) + self.log_weights
+
     def latent(self, inner: Tensor, scores: Tensor) -> Latent:
         """The prior of f where the features' inner products are ``inner`` (N, N)."""
         offset, design = self.of_scores(scores)
@@ -169,16 +177,16 @@ class HeadPosterior:
         hypotheses = Hypotheses.of(prior, known.is_labelled)
         latent = hypotheses.latent(self.inputs @ self.inputs.T, known.scores)
         mode = find_mode(latent, answers)
-        joint = mode.log_evidence + hypotheses.log_weights
+        joint = hypotheses.log_joint(latent, mode)
         self.hypotheses = torch.softmax(joint, 0)  # (H,) their posterior
         self.log_evidence = float(torch.logsumexp(joint, 0))
         share = (torch.arange(CHAINS, dtype=torch.float64) + 0.5) / CHAINS
         index = torch.searchsorted(self.hypotheses.cumsum(0), share).clamp(max=len(joint) - 1)
-        self.chosen, latent = hypotheses.pick(index), latent.pick(index)
-        mode = mode.pick(latent, index)
         generator = torch.Generator().manual_seed(seed)
+        start = sample(latent, mode, index, generator)
+        self.chosen, latent = hypotheses.pick(index), latent.pick(index)
         lowest = torch.where(self.chosen.counts > 0, -self.chosen.mean / self.chosen.std, -torch.inf)
-        self.paths = refine(latent, answers, sample(latent, mode, generator), lowest, generator)
+        self.paths = refine(latent, answers, start, lowest, generator)
         self.chosen = self.chosen.pick(torch.arange(CHAINS).repeat(len(READS)))
         self.factor = root(latent.kernel).repeat(len(READS), 1, 1)
 
@@ -206,7 +214,9 @@ class Where(NamedTuple):
 
     def scores(self, paths: Paths, factor: Tensor, normal: Tensor) -> Tensor:
         """(P, M, C): f along each path, with what the examples leave open of g drawn by ``normal`` numbers."""
+        known = self.offset + torch.einsum("pmcs,ps->pmc", self.design, paths.weights)
+        if not bool(self.prior.any()):  # without g and b: options differ, and so may their number
+            return known
         explained = torch.linalg.solve_triangular(factor, self.cross.mT, upper=False).square().sum(1)
         std = (self.prior - explained).clamp(min=LEAST).sqrt()[..., None]
-        along = torch.einsum("pmcs,ps->pmc", self.design, paths.weights)
-        return self.offset + self.cross @ paths.dual + along + std * normal
+        return known + self.cross @ paths.dual + std * normal

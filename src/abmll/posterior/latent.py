@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 NEWTON_STEPS, HALVINGS, CLOSE = 60, 12, 1e-9
-TINY = 1e-30
 JITTER = 1e-8  # times the kernel's mean diagonal
 
 
@@ -42,7 +41,7 @@ class Latent(NamedTuple):
         """f for ``values`` (H, N, C) of g + b, and ``weights`` (H, S) in units of their standard deviations."""
         return self.offset + values + self.along(weights)
 
-    def pick(self, index: Tensor) -> "Latent":
+    def pick(self, index: Tensor | slice) -> "Latent":
         """The hypotheses at ``index``, one a row."""
         return Latent(*(part[index] for part in self))
 
@@ -54,17 +53,13 @@ class Mode(NamedTuple):
     log_evidence: Tensor  # (H,) log p(answers), by Laplace's approximation
     solver: "Solver"
 
-    def pick(self, latent: Latent, index: Tensor) -> "Mode":
-        """The modes at ``index``, one a row, of the ``latent`` picked likewise."""
-        return Mode(self.dual[index], self.log_evidence[index], Solver(latent, self.solver.probs[index]))
-
 
 class Solver:
     """(I + W K)^-1 for the curvature W of the likelihood at the probabilities ``probs`` (H, N, C) and the prior K."""
 
     def __init__(self, latent: Latent, probs: Tensor) -> None:
         self.latent, self.probs = latent, probs
-        root = _root_of(probs).mT  # (H, C, N)
+        root = square_root(probs.mT)  # (H, C, N)
         size = latent.kernel.shape[-1]
         inner = root[..., :, None] * latent.kernel[:, None] * root[..., None, :]
         factor = torch.linalg.cholesky(inner + torch.eye(size, dtype=inner.dtype))
@@ -82,17 +77,23 @@ class Solver:
             + torch.linalg.slogdet(self.small).logabsdet
         )
 
-    def __call__(self, value: Tensor) -> Tensor:
-        """(I + W K)^-1 ``value``, both (H, N, C)."""
-        first = self._block(value)
-        inner = torch.linalg.solve(self.small, self.latent.onto(first))
-        return first - torch.einsum("hncs,hs->hnc", self.columns, inner)
+    def __call__(self, value: Tensor, at: slice = slice(None)) -> Tensor:
+        """(I + W K)^-1 ``value``, both (H, N, C); of the hypotheses ``at``, of which one serves any number of rows."""
+        first, latent = self._block(value, at), self.latent.pick(at)
+        inner = torch.linalg.solve(self.small[at], latent.onto(first)[..., None])[..., 0]
+        return first - torch.einsum("hncs,hs->hnc", self.columns[at], inner)
 
-    def _block(self, value: Tensor) -> Tensor:
-        """The same for the kernel alone, without the scores."""
-        moved = torch.einsum("hcij,hjc->hic", self.blocks, self.latent.kernel @ value)
-        shared = torch.cholesky_solve(moved.sum(-1, keepdim=True), self.total)
-        return value - moved + torch.einsum("hcij,hj->hic", self.blocks, shared[..., 0])
+    def rows(self, value: Tensor, index: Tensor) -> Tensor:
+        """The same of values (P, N, C), each of the hypothesis that ``index`` (P,) names, in rising order."""
+        numbers, counts = index.unique_consecutive(return_counts=True)
+        parts = zip(numbers.tolist(), value.split(counts.tolist()), strict=True)
+        return torch.cat([self(part, slice(number, number + 1)) for number, part in parts])
+
+    def _block(self, value: Tensor, at: slice = slice(None)) -> Tensor:
+        """The same as a call for the kernel alone, without the scores."""
+        moved = torch.einsum("hcij,hjc->hic", self.blocks[at], self.latent.kernel[at] @ value)
+        shared = torch.cholesky_solve(moved.sum(-1, keepdim=True), self.total[at])
+        return value - moved + torch.einsum("hcij,hj->hic", self.blocks[at], shared[..., 0])
 
 
 def log_likelihood(scores: Tensor, answers: Tensor) -> Tensor:
@@ -158,32 +159,31 @@ class Paths(NamedTuple):
     weights: Tensor  # (P, S) in units of their prior's standard deviation, from its mean
 
 
-def sample(latent: Latent, mode: Mode, generator: torch.Generator) -> Paths:
-    """One sample of Laplace's Gaussian for each hypothesis.
+def sample(latent: Latent, mode: Mode, index: Tensor, generator: torch.Generator) -> Paths:
+    """One sample of Laplace's Gaussian for each row of ``index`` (P,): its hypothesis, in rising order.
 
     Matheron's rule: a sample of the prior, corrected by what a noisy observation of it, whose precision is the
     likelihood's curvature at the mode, says of it.
     """
-    size, width = latent.offset.shape, latent.design.shape[-1]
-    normal, noise = (torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(2))
-    weights = torch.randn(size[0], width, generator=generator, dtype=torch.float64)
-    factor, probs = root(latent.kernel), mode.solver.probs
-    prior = factor @ normal + latent.along(weights)
-    noise = _root_of(probs) * noise
+    rows, probs, factor = latent.pick(index), mode.solver.probs[index], root(latent.kernel)[index]
+    normal, noise = (torch.randn(probs.shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    weights = torch.randn(len(index), latent.design.shape[-1], generator=generator, dtype=torch.float64)
+    prior = factor @ normal + rows.along(weights)
+    noise = square_root(probs) * noise
     noise = noise - probs * noise.sum(-1, keepdim=True)  # of covariance diag(p) - p p^T
-    pull = mode.solver(noise - curved(probs, prior))
-    dual = mode.dual + pull
-    return Paths(dual + torch.linalg.solve_triangular(factor.mT, normal, upper=True), latent.onto(dual) + weights)
+    dual = mode.dual[index] + mode.solver.rows(noise - curved(probs, prior), index)
+    return Paths(dual + torch.linalg.solve_triangular(factor.mT, normal, upper=True), rows.onto(dual) + weights)
+
+
+def square_root(probs: Tensor) -> Tensor:
+    """The square root, whose gradient is finite at zero too, the probability of an option that is absent."""
+    tiny = torch.finfo(probs.dtype).tiny
+    return torch.where(probs > tiny, probs.clamp_min(tiny).sqrt(), 0.0)
 
 
 def curved(probs: Tensor, value: Tensor) -> Tensor:
     """W ``value``: the likelihood's curvature, diag(p) - p p^T for every example."""
     return probs * (value - (probs * value).sum(-1, keepdim=True))
-
-
-def _root_of(probs: Tensor) -> Tensor:
-    """Square roots whose gradient is finite at zero, where there is no option."""
-    return probs.clamp(min=TINY).sqrt()
 
 
 def root(kernel: Tensor) -> Tensor:
