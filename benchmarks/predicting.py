@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abmll.common.config import PredictConfig
+from abmll.common.config import LearningConfig, PredictConfig
 from abmll.language.encoding import Encoded
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prediction import predict
@@ -104,6 +104,43 @@ def adaptation(bench: Bench, setting: Setting, num_examples: int, steps: int, ba
     rounds = bench.rounds({"adapt": adapt, "tune": tune})
     label = f"{steps} steps of {batch_size}, {setting.label(bench)}"
     return [timed(f"adapt from {num_examples} examples / PEFT LoRA + Trainer ({label})", rounds, "adapt", "tune")]
+
+
+def head(bench: Bench, num_examples: int) -> list[Row]:
+    """Learning a task with a head, and predicting with it / a plain forward of the same examples; none are kept."""
+    model = AbmllModel(bench.base(), Setting(layers="top-6").adapter(), bench.workload.prompt)
+    model.learning = LearningConfig(method="head")
+    tasks = [task for task in bench.workload.evaluation if len(task.train) >= num_examples]
+    learned = [(task.name, task.train[:num_examples], model.scorer.encode(task.train, task.name)) for task in tasks]
+    asked = [questions(bench.workload, number, QUESTIONS) for number in range(len(tasks))]
+    answering = [model.adapt(examples, task_name=name) for name, examples, _ in learned]
+    encoded = [model.scorer.encode(examples, name) for name, examples in asked]
+    plain = bench.faster_attention(partial(PlainForward, bench), lambda plain: plain(encoded[0]))
+
+    def adapt(number: int) -> None:
+        model.readers.clear()  # with the features that it keeps
+        name, examples, _ = learned[number % len(tasks)]
+        task_head = model.adapt(examples, task_name=name).head
+        assert task_head is not None
+        assert task_head.posterior
+
+    def answer(number: int) -> None:
+        posterior = answering[number % len(tasks)]
+        assert posterior.head is not None
+        posterior.head.reader.kept.clear()
+        posterior.predict(asked[number % len(tasks)][1])
+
+    contenders: dict[str, Callable[[int], object]] = {
+        "adapt": adapt,
+        "read": lambda number: plain(learned[number % len(tasks)][2][:num_examples]),
+        "predict": answer,
+        "forward": lambda number: plain(encoded[number % len(tasks)]),
+    }
+    rounds = bench.rounds(contenders)
+    return [
+        timed(f"learning {num_examples} examples with a head / plain forward of them", rounds, "adapt", "read", 1.2),
+        timed(f"prediction with a head / plain forward ({QUESTIONS} questions)", rounds, "predict", "forward", 1.05),
+    ]
 
 
 def _predictor(model: AbmllModel, asked: Sequence[Sequence[Encoded]], how: PredictConfig) -> Callable[[int], object]:

@@ -188,7 +188,7 @@ def test_adapt_learns_as_it_is_told(work: Any, abmll: Call) -> None:
 
 def test_a_run_of_output_space_is_adapted_as_published(work: Any, abmll: Call) -> None:
     assert abmll(f"{work.train} --max-steps 1 --space output --output-dir published").code == 0
-    summary = json.loads(abmll("adapt published --task toy3.jsonl --output-dir p --steps 1 --json").out)
+    summary = json.loads(abmll("adapt toy3.jsonl --theta published --output-dir p --steps 1 --json").out)
     assert (summary["method"], summary["members"]) == ("abmll", 1)
 
 

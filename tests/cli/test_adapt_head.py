@@ -1,0 +1,65 @@
+"""``abmll adapt`` without a run, and on a run's features: a head."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_a_task_is_learned_and_answered_without_a_run(work: Any, abmll: Callable[..., Any]) -> None:
+    code, out, _ = abmll(f"adapt toy3.jsonl --model {work.model} --output-dir p")
+    assert code == 0
+    assert "a head on the model's features, without gradient steps" in out
+    assert {path.name for path in Path("p").iterdir()} == {"manifest.json", "posterior.json", "head.safetensors"}
+    assert abmll("predict p --input questions.jsonl --output answers.csv").code == 0
+    with Path("answers.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    assert all(float(row["entropy"]) >= float(row["mutual_information"]) >= 0 for row in rows)
+
+
+def test_the_same_command_gives_the_same_answers(work: Any, abmll: Callable[..., Any]) -> None:
+    for name in ("one", "two"):
+        assert abmll(f"adapt toy3.jsonl --model {work.model} --output-dir {name}").code == 0
+        assert abmll(f"predict {name} --input questions.jsonl --output {name}.jsonl").code == 0
+    assert Path("one.jsonl").read_bytes() == Path("two.jsonl").read_bytes()
+
+
+def test_with_a_run_the_head_reads_its_theta(work: Any, abmll: Callable[..., Any]) -> None:
+    summary = json.loads(abmll("adapt toy3.jsonl --theta run --output-dir p --json").out)
+    assert (summary["method"], summary["steps"]) == ("abmll-head", 0)
+    assert {path.name for path in Path("p").iterdir()} == {
+        "manifest.json",
+        "posterior.json",
+        "head.safetensors",
+        "phi.safetensors",
+    }
+    assert abmll("predict p --input questions.jsonl --output answers.jsonl").code == 0
+
+
+def test_adapt_full_takes_steps(work: Any, abmll: Callable[..., Any]) -> None:
+    command = "adapt toy3.jsonl --theta run --adapt full --output-dir p --json"
+    assert json.loads(abmll(command).out)["method"] == "abmll-mixture"
+
+
+@pytest.mark.parametrize(
+    ("command", "fragment"),
+    [
+        ("adapt run --output-dir p", "is a training run, not a task; say: abmll adapt TASK --theta run"),
+        ("adapt toy3.jsonl --output-dir p --steps 3", "full takes gradient steps from the theta of a training run"),
+        ("adapt toy3.jsonl --theta run --adapt head --steps 3 --output-dir p", "steps: a head takes no gradient steps"),
+        ("adapt toy3.jsonl --adapt both --output-dir p", "--adapt is 'both'"),
+    ],
+)
+def test_what_cannot_be_is_one_line(refused: Callable[..., str], command: str, fragment: str) -> None:
+    refused(command, fragment)
+
+
+def test_a_head_is_not_exported_as_an_adapter(work: Any, abmll: Callable[..., Any]) -> None:
+    assert abmll(f"adapt toy3.jsonl --model {work.model} --output-dir p").code == 0
+    code, _, err = abmll("export p --format peft --output-dir out")
+    assert code == 2
+    assert "a head on the bare model's features; it has no adapter" in err
