@@ -14,8 +14,8 @@ from abmll import AbmllModel, Prediction, TaskPosterior
 from abmll.common.config import LearningConfig, PromptConfig
 from abmll.common.errors import CheckpointError, ConfigError, DataError
 from abmll.language.meter import counted
-from abmll.model.task_head import TaskHead, shipped_prior
-from abmll.posterior import elliptical
+from abmll.model.task_head import TaskHead
+from abmll.posterior import head
 from abmll.posterior.head import HeadPosterior, HeadPrior, Known
 from abmll.tasks import Example, Task
 
@@ -25,8 +25,8 @@ OPTIONS = ("yes", "no", "maybe")
 
 @pytest.fixture(autouse=True)
 def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tested here holds of chains of any length."""
-    monkeypatch.setattr(elliptical, "STEPS", 4)
+    """What is tested here holds of any number of chains."""
+    monkeypatch.setattr(head, "CHAINS", 16)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_it_is_the_classifier_on_the_model_s_features(model: AbmllModel) -> None
     answers = torch.tensor([order.index(one.answer) for one in rows if one.answer is not None])
     known = Known(read.hidden, read.scores[:, order], True)
     asked = model.reader().read(model.scorer.encode(ASKED, "t"))
-    posterior = HeadPosterior(shipped_prior(), known, answers, 3)
+    posterior = HeadPosterior(HeadPrior(), known, answers, 3)
     probs = posterior.probs(Known(asked.hidden, asked.scores[:, order], True)).mean(0)[:, order]
     torch.testing.assert_close(found.predict(ASKED).probs, probs)
 
@@ -205,7 +205,7 @@ def test_options_that_are_no_labels_are_answered_by_what_the_scores_say(model: A
     others = open_questions(4)
     found = posterior.predict([*ASKED, *others])
     read = model.reader().read(model.scorer.encode(others, "task"))
-    classifier = HeadPosterior(shipped_prior(), Known(*head_of(posterior).features, False), head_of(posterior).answers)
+    classifier = HeadPosterior(HeadPrior(), Known(*head_of(posterior).features, False), head_of(posterior).answers)
     wanted = classifier.probs(Known(*read, False)).mean(0)
     torch.testing.assert_close(found.probs[len(ASKED) :, : wanted.shape[1]], wanted)
     torch.testing.assert_close(found.probs.sum(-1), torch.ones(len(found.probs)).double())

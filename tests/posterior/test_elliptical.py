@@ -28,7 +28,7 @@ def chains(latent: Latent, answers: Tensor, lowest: float, seed: int = 0) -> tup
     generator, index = torch.Generator().manual_seed(seed), torch.zeros(CHAINS, dtype=torch.long)
     start = sample(latent, find_mode(latent, answers), index, generator)
     rows = latent.pick(index)
-    return rows, start, refine(rows, answers, start, torch.full_like(start.weights, lowest), generator)
+    return rows, start, refine(rows, answers, start, torch.full_like(start.weights, lowest), generator, reads=(60,))
 
 
 def scores(rows: Latent, paths: Paths) -> Tensor:
@@ -93,7 +93,7 @@ def test_chains_agree_with_a_metropolis_sampler() -> None:
     lowest = torch.tensor([-0.3, -torch.inf], dtype=torch.float64)
     generator, index = torch.Generator().manual_seed(1), torch.zeros(CHAINS, dtype=torch.long)
     start, rows = sample(latent, find_mode(latent, answers), index, generator), latent.pick(index)
-    end = refine(rows, answers, start, lowest.expand(CHAINS, 2), generator)
+    end = refine(rows, answers, start, lowest.expand(CHAINS, 2), generator, reads=(60,))
     found = scores(rows, end)
     found = (found - found.mean(-1, keepdim=True)).flatten(1)
     wanted = metropolis(latent, answers, lowest)

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from abmll.posterior import head
+from abmll.posterior.elliptical import READS
 from abmll.posterior.head import SUBSETS, HeadPosterior, HeadPrior, Hypotheses, Known, Metric, Where, centred
-from abmll.posterior.latent import find_mode, root, sample
+from abmll.posterior.latent import Paths, find_mode, root, sample
 
 Quadrature = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 OFF = -1e4  # log weight of a hypothesis that is not to count
 
 
 def prior_of(taus: tuple[float, ...] = (0.0, 2.0), subsets: tuple[int, ...] = (0, 1, 2), **changes: Any) -> HeadPrior:
-    """A prior of those subsets of the scores alone."""
+    """A prior of those subsets of the scores alone, under which nothing of g's variance is left out."""
     rows = tuple(0.0 if number in subsets else OFF for number in range(len(SUBSETS)))
     labelled = tuple((row,) * len(taus) for row in rows)
-    return HeadPrior(**{"taus": taus, "labelled": labelled, "open": rows, **changes})
+    return HeadPrior(**{"taus": taus, "labelled": labelled, "open": rows, "residual": 1.0, **changes})
 
 
 def known(size: int, options: int = 2, width: int = 2, seed: int = 0, is_labelled: bool = True) -> Known:
@@ -154,10 +154,21 @@ def test_samples_are_shared_out_in_proportion() -> None:
     found = HeadPosterior(HeadPrior(), apart(known(5), 5)[0], torch.tensor([1, 0, 1, 1, 0]))
     rows = torch.stack([found.chosen.taus, *found.chosen.counts.mT], -1)
     for weight, tau, counts in zip(
-        found.hypotheses, HeadPrior.taus * 3, [row for row in SUBSETS for _ in range(4)], strict=True
+        found.hypotheses, HeadPrior.taus * 3, [row for row in SUBSETS for _ in HeadPrior.taus], strict=True
     ):
         count = int((rows == torch.tensor([tau, *map(float, counts)]).double()).all(-1).sum())
-        assert abs(count - head.DRAWS * float(weight)) <= 1
+        assert abs(count - len(rows) * float(weight)) <= len(READS)
+
+
+def test_the_residual_scales_what_the_examples_leave_open() -> None:
+    """Of a question whose features no example shares, that is all of g's standard deviation."""
+    hypotheses = Hypotheses.of(prior_of((2.0,), (0,), residual=0.25, bias_std=1e-9), True)
+    inputs, asked = torch.eye(3, 4, dtype=torch.float64), torch.tensor([[0, 0, 0, 3.0]]).double()
+    where = Where.of(hypotheses, inputs, asked, torch.zeros(1, 2, 2))
+    paths = Paths(torch.zeros(3, 3, 2).double(), torch.zeros(3, 2).double())
+    factor = torch.linalg.cholesky(hypotheses.kernel(inputs @ inputs.T))
+    scores = where.scores(paths, factor, torch.ones(3, 1, 2).double())
+    torch.testing.assert_close(scores, torch.full_like(scores, 0.25 * 2.0 * 3.0))
 
 
 def test_with_neither_scores_nor_features_answers_are_as_frequent_as_they_were() -> None:
@@ -238,7 +249,7 @@ def test_an_answer_does_not_depend_on_what_else_is_asked(is_labelled: bool) -> N
     together = posterior.probs(asked)
     alone = posterior.probs(Known(asked.hidden[1:2], asked.scores[1:2, :width], is_labelled))
     torch.testing.assert_close(together[:, 1:2, :width], alone, rtol=0, atol=1e-9)
-    torch.testing.assert_close(together.sum(-1), torch.ones(head.DRAWS, 4).double())
+    torch.testing.assert_close(together.sum(-1), torch.ones(len(together), 4).double())
 
 
 def test_where_options_differ_features_and_frequencies_say_nothing() -> None:
@@ -246,7 +257,8 @@ def test_where_options_differ_features_and_frequencies_say_nothing() -> None:
     support = LARGER._replace(is_labelled=False)
     posterior = HeadPosterior(prior_of(subsets=(0,)), support, LARGER_ANSWERS)
     assert posterior.log_evidence == pytest.approx(-9 * math.log(3), abs=1e-6)
-    torch.testing.assert_close(posterior.probs(support), torch.full((head.DRAWS, 9, 3), 1 / 3).double())
+    probs = posterior.probs(support)
+    torch.testing.assert_close(probs, torch.full_like(probs, 1 / 3))
 
 
 def test_a_single_example_is_learned_from() -> None:

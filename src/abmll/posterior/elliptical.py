@@ -5,6 +5,7 @@ Chains that start from samples of it are exact after a few steps: they need no s
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,8 +16,15 @@ READS = (15, 20, 25, 30)  # the steps after which a chain is read: four reads of
 SHRINKS = 60  # of a step's bracket at most; each takes a third of it away on average
 
 
-def refine(latent: Latent, answers: Tensor, start: Paths, lowest: Tensor, generator: torch.Generator) -> Paths:
-    """Samples of every chain from its ``start``: all chains' after the first of ``READS`` steps, then the next, and on.
+def refine(
+    latent: Latent,
+    answers: Tensor,
+    start: Paths,
+    lowest: Tensor,
+    generator: torch.Generator,
+    reads: Sequence[int] = READS,
+) -> Paths:
+    """Samples of every chain from its ``start``: all chains' after the first of ``reads`` steps, then the next, and on.
 
     Weights (P, S) stay at or above ``lowest``, in units of their prior's std.
     """
@@ -24,7 +32,7 @@ def refine(latent: Latent, answers: Tensor, start: Paths, lowest: Tensor, genera
     whitened, weights = factor.mT @ start.dual, torch.maximum(start.weights, lowest)
     here = log_likelihood(latent.scores(factor @ whitened, weights), answers)
     read = []
-    for step in range(1, max(READS, default=0) + 1):
+    for step in range(1, max(reads) + 1):
         other, other_weights = (_normal(value.shape, generator) for value in (whitened, weights))
         level = here + _uniform(here.shape, generator).log()
         angle = 2 * math.pi * _uniform(here.shape, generator)
@@ -44,7 +52,7 @@ def refine(latent: Latent, answers: Tensor, start: Paths, lowest: Tensor, genera
             low, high = torch.where(angle < 0, angle, low), torch.where(angle < 0, high, angle)
             angle = low + (high - low) * _uniform(here.shape, generator)
         whitened, weights = found, found_weights
-        if step in READS:
+        if step in reads:
             read.append(Paths(torch.linalg.solve_triangular(factor.mT, whitened, upper=True), weights))
     return Paths(*(torch.cat(parts) for parts in zip(*read, strict=True)))
 

@@ -35,6 +35,8 @@ class HeadPrior:
     Args:
         weight_mean, weight_std: (S,) of w, where its score counts, before it is cut at zero.
         bias_std: of b.
+        residual: share of g's standard deviation, given the examples, with which a question is answered. Below 1 since
+            what is left of it lies in directions that no example has, of which tasks make less use than of the others.
         taus: (T,) standard deviations of g at an example as far from the others' mean as they are on average.
         labelled: (J, T) log prior weights of the hypotheses, where every example has the same options.
         open: (J,) likewise where they differ.
@@ -44,6 +46,7 @@ class HeadPrior:
     weight_mean: tuple[float, ...] = (1.0, 0.3)
     weight_std: tuple[float, ...] = (0.5, 0.3)
     bias_std: float = 1.0
+    residual: float = 0.5
     taus: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
     labelled: tuple[tuple[float, ...], ...] = (
         (-2.0, 0.0, 0.0, 0.0, 0.0),
@@ -55,7 +58,7 @@ class HeadPrior:
 
     def __post_init__(self) -> None:
         numbers = [*self.open, *(value for row in self.labelled for value in row)]
-        scales = [*self.weight_mean, *self.weight_std, self.bias_std, *self.depths]
+        scales = [*self.weight_mean, *self.weight_std, self.bias_std, self.residual, *self.depths]
         shapes = {len(self.weight_mean), len(self.weight_std)}, {len(self.labelled), len(self.open)}
         fits = shapes == ({len(SUBSETS[0])}, {len(SUBSETS)}) and all(
             len(row) == len(self.taus) for row in self.labelled
@@ -122,7 +125,8 @@ class Hypotheses(NamedTuple):
     counts: Tensor  # (H, S) 1 where a score counts
     taus: Tensor  # (H,)
     log_weights: Tensor  # (H,)
-    bias_std: float
+    bias_std: float | Tensor
+    residual: float | Tensor
     mean: Tensor  # (S,)
     std: Tensor  # (S,)
 
@@ -136,6 +140,7 @@ class Hypotheses(NamedTuple):
             torch.tensor(taus, dtype=torch.float64).repeat(len(SUBSETS)),
             torch.log_softmax(torch.tensor(weights, dtype=torch.float64).flatten(), 0),
             prior.bias_std if is_labelled else 0.0,
+            prior.residual,
             torch.tensor(prior.weight_mean, dtype=torch.float64),
             torch.tensor(prior.weight_std, dtype=torch.float64),
         )
@@ -205,12 +210,13 @@ class Where(NamedTuple):
     design: Tensor  # (P, M, C, S)
     cross: Tensor  # (P, M, N) covariance of g + b
     prior: Tensor  # (P, M) variance of g + b
+    residual: float | Tensor
 
     @classmethod
     def of(cls, hypotheses: Hypotheses, inputs: Tensor, asked: Tensor, scores: Tensor) -> "Where":
         """Of the examples' ``inputs`` (N, D), and the questions' (M, D) with the ``scores`` of their options."""
         prior = hypotheses.taus.square()[:, None] * asked.square().sum(-1) + hypotheses.bias_std**2
-        return cls(*hypotheses.of_scores(scores), hypotheses.kernel(asked @ inputs.T), prior)
+        return cls(*hypotheses.of_scores(scores), hypotheses.kernel(asked @ inputs.T), prior, hypotheses.residual)
 
     def scores(self, paths: Paths, factor: Tensor, normal: Tensor) -> Tensor:
         """(P, M, C): f along each path, with what the examples leave open of g drawn by ``normal`` numbers."""
@@ -219,4 +225,4 @@ class Where(NamedTuple):
             return known
         explained = torch.linalg.solve_triangular(factor, self.cross.mT, upper=False).square().sum(1)
         std = (self.prior - explained).clamp(min=LEAST).sqrt()[..., None]
-        return known + self.cross @ paths.dual + std * normal
+        return known + self.cross @ paths.dual + self.residual * std * normal

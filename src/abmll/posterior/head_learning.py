@@ -36,6 +36,7 @@ class Numbers(NamedTuple):
     weight_mean: Tensor  # logarithms
     weight_std: Tensor  # logarithms
     bias_std: Tensor  # logarithm
+    residual: Tensor  # logarithm
     scale: Tensor  # logarithm of what multiplies every tau
     labelled: Tensor
     open: Tensor
@@ -43,7 +44,7 @@ class Numbers(NamedTuple):
     @classmethod
     def of(cls, prior: HeadPrior) -> "Numbers":
         """Those of ``prior``."""
-        positive = (prior.weight_mean, prior.weight_std, prior.bias_std, 1.0)
+        positive = (prior.weight_mean, prior.weight_std, prior.bias_std, prior.residual, 1.0)
         logs = (torch.tensor(value, dtype=torch.float64).log() for value in positive)
         return cls(*logs, *(torch.tensor(value, dtype=torch.float64) for value in (prior.labelled, prior.open)))
 
@@ -55,6 +56,7 @@ class Numbers(NamedTuple):
             taus=old.taus * self.scale.exp(),
             log_weights=torch.log_softmax(weights.flatten(), 0),
             bias_std=self.bias_std.exp() if is_labelled else old.bias_std,
+            residual=self.residual.exp(),
             mean=self.weight_mean.exp(),
             std=self.weight_std.exp(),
         )
@@ -69,6 +71,7 @@ class Numbers(NamedTuple):
             weight_mean=mean,
             weight_std=std,
             bias_std=float(self.bias_std.detach().exp()),
+            residual=float(self.residual.detach().exp()),
             taus=tuple(tau * scale for tau in start.taus),
             labelled=tuple(map(tuple, labelled.tolist())),
             open=tuple(torch.log_softmax(self.open.detach(), 0).tolist()),
