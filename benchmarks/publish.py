@@ -1,9 +1,10 @@
 """python -m benchmarks.publish FOLDER...: keep comparisons in results/ and write the tables of docs/results.md.
 
-FOLDER is what ``abmll compare`` wrote for one suite. Its cells and its comparison go to results/ under its name,
-without the predictions and the training runs. What the figures need of the predictions is kept: how much each task was
-doubted. Where the predictions are gone from FOLDER, the earlier summary of them stays. Statistics of means over tasks
-are computed anew for all of results/; those of the pooled calibration error stay what they were with the predictions.
+FOLDER is what ``abmll compare`` wrote for one suite; rows that results/ has and FOLDER has not stay there. Its cells
+and its comparison go to results/ under its name, without the predictions and the training runs. What the figures need
+of the predictions is kept: how much each task was doubted. Where the predictions are gone from FOLDER, the earlier
+summary of them stays. Statistics of means over tasks are computed anew for all of results/; those of the pooled
+calibration error stay what they were with the predictions.
 
 A table stands between ``<!-- table: NAME KIND CHOICE -->`` and ``<!-- end -->``. KIND is one of ``TABLES``. CHOICE is
 the setting of a curve, or the rows of another table separated by commas; without it a table has all rows. Without a
@@ -26,8 +27,10 @@ from abmll.common.documents import Document
 from abmll.common.files import write_json, write_text
 from abmll.experiments.cells import load_cell, load_predictions
 from abmll.experiments.markdown import against_reference, cost, headline
-from abmll.experiments.sheets import csv_text, method_rows
+from abmll.experiments.sheets import csv_text, method_rows, task_rows
 from abmll.experiments.significance import joined, of_means, only_pooled
+from abmll.experiments.statistics import estimate
+from abmll.experiments.summary import ranks_of
 from abmll.experiments.tables import Cell, Row, Table
 from benchmarks.machine import ROOT
 
@@ -50,11 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def keep(folder: Path, results: Path) -> Path:
-    """Copy a comparison's numbers to ``results``, in the place of an earlier one; returns the folder made."""
+    """Copy a comparison's numbers to ``results``, where rows that it has not stay; returns the folder made."""
     comparison = read(folder)
     kept = results / folder.resolve().name
-    before = read(kept)["methods"] if (kept / COMPARISON).exists() else {}
-    shutil.rmtree(kept, ignore_errors=True)
+    earlier = read(kept) if (kept / COMPARISON).exists() else {}
+    before = earlier.get("methods", {})
+    for key in comparison["methods"]:
+        for path in (kept / "cells").rglob(f"{key.replace('@', '+')}-s*.json"):
+            path.unlink()
     for path in sorted((folder / "cells" / comparison["suite"]).glob("*.json")):
         write_json(kept / "cells" / comparison["suite"] / path.name, json.loads(path.read_text(encoding="utf-8")))
     for key, row in comparison["methods"].items():
@@ -62,8 +68,16 @@ def keep(folder: Path, results: Path) -> Path:
         is_known = not cells and key in before and before[key]["tasks"] == row["tasks"]
         row["doubt"] = before[key]["doubt"] if is_known else [doubt(cell) for cell in cells]
         row |= {"predictions": [], "run": None}  # they are not kept
+    others = {key: row for key, row in before.items() if key not in comparison["methods"]}
+    if others:
+        comparison = earlier | {"methods": others | comparison["methods"]}
+        for key, ranks in ranks_of(comparison["methods"]).items():
+            means = {name: estimate(list(own.values())).mean for name, own in ranks.items() if own}
+            comparison["methods"][key] |= {"ranks": means, "task_ranks": ranks}
+        write_text(kept / "tasks.csv", csv_text(task_rows(comparison)))
+    else:
+        shutil.copyfile(folder / "tasks.csv", kept / "tasks.csv")
     write_json(kept / COMPARISON, comparison)
-    shutil.copyfile(folder / "tasks.csv", kept / "tasks.csv")
     restate(kept)
     return kept
 

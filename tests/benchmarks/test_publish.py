@@ -72,7 +72,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_numbers_are_kept_and_predictions_are_not(folder: Path, tmp_path: Path) -> None:
-    stale = tmp_path / "results" / "few-toys" / "cells" / "toys" / "old.json"
+    stale = tmp_path / "results" / "few-toys" / "cells" / "toys" / "abmll-s0-old.json"
     stale.parent.mkdir(parents=True)
     stale.write_text("{}")
     kept = keep(folder, tmp_path / "results")
@@ -125,6 +125,24 @@ def test_the_doubt_of_predictions_that_are_gone_stays(folder: Path, tmp_path: Pa
     (folder / "comparison.json").write_text(json.dumps(comparison))
     assert publish(0.75) == known
     assert publish(0.5) == known | {"abmll": []}
+
+
+def test_rows_that_a_later_comparison_lacks_stay(folder: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    keep(folder, results)
+    comparison = json.loads((folder / "comparison.json").read_text())
+    ranked = {"accuracy": 0.5, "nll": 1.0, "ece": 0.1}
+    earlier = json.loads((results / "few-toys" / "comparison.json").read_text())
+    for document in (comparison, earlier):
+        for own in document["methods"].values():
+            own["tasks"] = {"t": dict(ranked)}
+    write_json(results / "few-toys" / "comparison.json", earlier)
+    comparison["methods"] = {"head": comparison["methods"]["abmll"]}
+    (folder / "comparison.json").write_text(json.dumps(comparison))
+    keep(folder, results)
+    merged = json.loads((results / "few-toys" / "comparison.json").read_text())
+    assert list(merged["methods"]) == [*earlier["methods"], "head"]
+    assert merged["methods"]["head"]["task_ranks"]["accuracy"] == {"t": (len(merged["methods"]) + 1) / 2}
 
 
 def test_the_document_holds_the_tables_and_its_own_words(folder: Path, tmp_path: Path) -> None:

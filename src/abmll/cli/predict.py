@@ -53,6 +53,8 @@ def predict(
     write_answers(output, questions.examples, rows)
     sampled = posterior.is_posterior and settings.predictive == "samples"
     samples = posterior.share(settings.num_samples) if sampled else 0
+    if posterior.head is not None:
+        samples = posterior.head.posterior.samples
     about = {"output": str(output), "samples": samples, "members": len(posterior.members)}
     summary = about | _summary(questions.examples, prediction)
     print_result(summary, _facts(summary), quiet, json)

@@ -51,7 +51,7 @@ def summarize(
     documents = [document for pairs in mains.values() for _, document in pairs]
     seeds = sorted({document["seed"] for document in documents})
     of_answers, of_rows = of_pooled(answers, reference), of_means(rows, seeds, reference)
-    for key, ranks in _ranks(rows).items():
+    for key, ranks in ranks_of(rows).items():
         known = _known_statistics(earlier, rows, key, reference)
         rows[key] |= {
             "curves": _curves(computed[key]),
@@ -185,7 +185,7 @@ def _point(value: float, documents: Sequence[Document]) -> Document:
     return {"value": value, "mean": mean, "mean_errors": errors, "pooled_ece": pooled_ece}
 
 
-def _ranks(rows: Mapping[str, Document]) -> dict[str, dict[str, dict[str, float]]]:
+def ranks_of(rows: Mapping[str, Document]) -> dict[str, dict[str, dict[str, float]]]:
     """By method and metric, the rank on every task of the mean over seeds."""
     ranks: dict[str, dict[str, dict[str, float]]] = {key: {} for key in rows}
     for metric, better in RANKED.items():

@@ -25,6 +25,8 @@ STEPS = 1000
 class Probe:
     """The probe of one task: a point estimate, so that it has a single sample. Its arguments are ``Classifier``'s."""
 
+    samples = 1
+
     def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0) -> None:
         self.metric, self.width = Metric(known.hidden), known.scores.shape[1]
         inputs, labels = self._rows(known), answers.numpy()

@@ -58,7 +58,12 @@ class PhiState(State):
 
 
 class Classifier(Protocol):
-    """What learns a task from its examples' features; ``answers`` (N,) are columns of their options."""
+    """What learns a task from its examples' features; ``answers`` (N,) are columns of their options.
+
+    ``samples`` is how many of what was learned a prediction averages over.
+    """
+
+    samples: int
 
     def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0) -> None: ...
 

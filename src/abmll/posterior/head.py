@@ -194,6 +194,7 @@ class HeadPosterior:
         self.paths = refine(latent, answers, start, lowest, generator)
         self.chosen = self.chosen.pick(torch.arange(CHAINS).repeat(len(READS)))
         self.factor = root(latent.kernel).repeat(len(READS), 1, 1)
+        self.samples = len(self.factor)
 
     def probs(self, asked: Known) -> Tensor:
         """(P, M, C): the options' probabilities of M questions under each sample."""
