@@ -161,7 +161,7 @@ def _curve(comparison: Document, folder: Path, settings: Sequence[str]) -> str:
     points = {label: {one["value"]: one for one in curve} for label, curve in curves.items() if curve}
     values = sorted({value for own in points.values() for value in own})
     rows = [
-        [label, *(_three(own[value]["mean"], own[value]["pooled_ece"]) for value in values)]
+        [label, *(_three(own[value]["mean"], own[value]["pooled_ece"]) if value in own else "" for value in values)]
         for label, own in points.items()
     ]
     return _plain(setting, [str(value) for value in values], rows)

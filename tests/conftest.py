@@ -18,7 +18,7 @@ from transformers import (
 
 from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.common import progress
-from abmll.common.config import PromptConfig
+from abmll.common.config import LearningConfig, PromptConfig
 from abmll.tasks import Example, Task
 
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 259}
@@ -92,10 +92,12 @@ SHORT = PromptConfig(instruction=False, list_options=False, answer="text")
 
 @pytest.fixture
 def tiny_model(tiny_llama: Path) -> AbmllModel:
-    """The tiny Llama with a fresh adapter on its second layer."""
-    return AbmllModel.from_base(
+    """The tiny Llama with a fresh adapter on its second layer, which learns tasks by ABMLL's steps."""
+    model = AbmllModel.from_base(
         str(tiny_llama), prompt=SHORT, r=2, layers_to_transform="1", target_modules=["q_proj", "v_proj", "up_proj"]
     )
+    model.learning = LearningConfig()
+    return model
 
 
 def toy_task(name: str, seed: int = 0, size: int = 60) -> Task:

@@ -227,7 +227,7 @@ def test_bad_configuration_files(text: str, work: Any, refused: Call) -> None:
 COMMANDS = {
     "adapt": ("adapt: missing TASK, --output-dir; see 'abmll adapt --help'",),
     "adapt toy3.jsonl --theta rnu --output-dir out": ("rnu: no such folder. Did you mean 'run'?", "'abmll train'"),
-    "adapt toy3.jsonl --task toy3.jsonl --output-dir out": ("toy3.jsonl: is a file, not a folder.",),
+    "adapt toy3.jsonl --theta toy3.jsonl --output-dir out": ("toy3.jsonl: is a file, not a folder.",),
     "adapt toy3.jsonl --theta tasks --output-dir out": ("tasks: no checkpoint in it; is it a run's folder?",),
     "adapt toy3.jsonl --theta new --output-dir out": (
         "new: is what 'abmll adapt' wrote; give the folder of the training",

@@ -29,9 +29,15 @@ READ = PredictConfig(num_samples=2)
 @pytest.fixture
 def make_model(tiny_llama: Path) -> Callable[[], AbmllModel]:
     """The tiny model afresh, as often as it is needed."""
-    return lambda: AbmllModel.from_base(
-        str(tiny_llama), prompt=SHORT, r=2, layers_to_transform="1", target_modules=["q_proj", "v_proj"]
-    )
+
+    def make() -> AbmllModel:
+        model = AbmllModel.from_base(
+            str(tiny_llama), prompt=SHORT, r=2, layers_to_transform="1", target_modules=["q_proj", "v_proj"]
+        )
+        model.learning = LearningConfig()
+        return model
+
+    return make
 
 
 def example(options: tuple[str, ...], answer: int | None) -> Example:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from abmll import AbmllModel
-from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig
+from abmll.common.config import AdapterConfig, LearningConfig, ModelConfig, PromptConfig
 from abmll.language.base import load_base
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
@@ -22,7 +22,9 @@ from abmll.training.training_tasks import usable
 @pytest.fixture
 def model(tiny_llama: Path) -> AbmllModel:
     """Two layers with two adapted projections each."""
-    return AbmllModel.from_base(str(tiny_llama), r=4, target_modules=["q_proj", "v_proj"], dtype="fp32", device="cpu")
+    model = AbmllModel.from_base(str(tiny_llama), r=4, target_modules=["q_proj", "v_proj"], dtype="fp32", device="cpu")
+    model.learning = LearningConfig()
+    return model
 
 
 def live_storages() -> dict[int, int]:

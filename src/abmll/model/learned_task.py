@@ -116,7 +116,7 @@ class TaskPosterior:
         prediction = predict(
             self.scorer, self.members, encoded, how, seed=seed, cache=cache, quiet=quiet, calibrate=calibrate
         )
-        if find_rule(self.settings["method"]).batch_calibrated:
+        if "method" in self.settings and find_rule(self.settings["method"]).batch_calibrated:
             prediction = batch_calibrated(prediction)
         return replace(prediction, left_out=left_out)
 
