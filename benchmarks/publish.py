@@ -139,9 +139,10 @@ def filled(text: str, results: Path) -> str:
 
 
 def _headline(comparison: Document, folder: Path, rows: Collection[str]) -> str:
-    """The main metrics of the rows, and below them what a reader of the numbers has to know."""
-    shown = ("Accuracy ↑", "NLL ↓", "ECE ↓", "CE² ↓", "Pooled ECE ↓", "AUROC ↑")
-    return f"{_cut(headline(comparison), comparison, rows, shown)}\n\n{_remark(comparison)}"
+    """The main metrics of the rows without their intervals, and below them what a reader has to know."""
+    shown = ("Accuracy ↑", "NLL ↓", "ECE ↓", "Pooled ECE ↓", "AUROC ↑")
+    table = re.sub(r" \[[^\]]*\]", "", _cut(headline(comparison), comparison, rows, shown))
+    return f"{table}\n\n{_remark(comparison)}"
 
 
 def _differences(comparison: Document, folder: Path, rows: Collection[str]) -> str:
