@@ -1,7 +1,7 @@
 """What each part of the head is worth, on validation tasks alone: python -m benchmarks.ablations --data-dir FOLDER.
 
 Every variant learns the same examples of the validation tasks of ``SUITE`` and answers the same questions. The features
-are read once. Writes results/ablations.json, from which ``benchmarks.publish`` makes a table.
+are read once. Writes results/ablations.json; docs/methods.md has its table.
 """
 
 import argparse
