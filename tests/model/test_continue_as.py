@@ -108,7 +108,7 @@ def test_members_differ_by_the_order_of_the_data_alone(regular: AbmllModel, toy_
     """The first in the order of the run's own method."""
     examples = toy_tasks[0].train[:6]
     model = regular.continue_as("ensemble", ensemble_size=3, ensemble_spread=0.0)
-    members = model.adapt(examples, steps=3, seed=5).members
+    members = model.adapt(examples, steps=3, seed=5).adapters
     plain = regular.adapt(examples, steps=3, seed=5).phi
     tensors = [member.mean_tensors()[0] for member in members]
     assert torch.equal(tensors[0], plain.mean_tensors()[0])
@@ -124,7 +124,7 @@ def test_an_ensemble_exports_one_member(ensemble: TaskPosterior, tmp_path: Path,
     ensemble.export_peft(tmp_path / "peft", member=1)
     wrapped = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), tmp_path / "peft")
     found = {name: tensor for name, tensor in wrapped.named_parameters() if "lora_" in name}
-    for name, layer in ensemble.members[1].by_layer().items():
+    for name, layer in ensemble.adapters[1].by_layer().items():
         assert torch.equal(found[f"base_model.model.{name}.lora_A.default.weight"], layer.mean_A)
         assert torch.equal(found[f"base_model.model.{name}.lora_B.default.weight"], layer.mean_B)
 
@@ -138,7 +138,7 @@ def test_an_ensemble_exports_the_average_of_its_members_updates(
     ensemble.export_merged(tmp_path / "merged")
     bare = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=ensemble.scorer.base.model.dtype).float()
     wanted = {name: tensor.clone() for name, tensor in bare.state_dict().items()}
-    for name, layer in average_update(ensemble.members)[0].by_layer().items():
+    for name, layer in average_update(ensemble.adapters)[0].by_layer().items():
         wanted[f"{name}.weight"] += ensemble.scorer.space.scaling * layer.mean_B @ layer.mean_A
     for found in (
         peft.PeftModel.from_pretrained(bare, tmp_path / "peft").merge_and_unload(),

@@ -53,7 +53,7 @@ def test_the_first_component_is_abmll_s_posterior_and_the_others_have_other_orde
     assert len(posterior.members) == 3
     for (_, one), (_, other) in zip(posterior.member(0).named_tensors(), alone.phi.named_tensors(), strict=True):
         assert torch.equal(one, other)
-    tensors = [member.mean_tensors()[0] for member in posterior.members]
+    tensors = [member.mean_tensors()[0] for member in posterior.adapters]
     assert not any(torch.equal(tensors[one], tensors[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
     assert posterior.calibration is not None
     assert alone.calibration is not None

@@ -70,6 +70,11 @@ class TaskPosterior:
             raise ConfigError("this posterior is a head on the bare model's features; it has no adapter")
         return phi
 
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """All members. Raises ``ConfigError`` where the posterior is a head on the bare model's features."""
+        return tuple(self.member(number) for number in range(len(self.members)))
+
     def share(self, samples: int) -> int:
         """How many of so many samples each member draws: rounded up, so that none is left out."""
         return math.ceil(samples / len(self.members))
@@ -231,8 +236,7 @@ class TaskPosterior:
         return lost
 
     def _exported(self, member: int | None) -> tuple[Adapter, float]:
-        members = tuple(self.member(number) for number in range(len(self.members)))
-        return average_update(members) if member is None else (self.member(member), 0.0)
+        return average_update(self.adapters) if member is None else (self.member(member), 0.0)
 
 
 def _group(number: int) -> str:
