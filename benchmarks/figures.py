@@ -161,7 +161,7 @@ def suites(*names: str) -> Callable[[Figure], None]:
                 panel.errorbar(values, places, xerr=ends, fmt=MARKERS[number], markersize=4, label=name)
             panel.axvline(0.0, color="0.4", linewidth=1)
             panel.set_yticks(range(len(common)), [labels[row] for row in common] if key == "accuracy" else [])
-            panel.invert_yaxis()
+            panel.set_ylim(len(common) - 0.5, -0.5)
             panel.set(title=title, xlabel=f"minus that of {labels[reference]}")
         _legend(figure, ncols=len(names))
 
