@@ -20,8 +20,8 @@ from abmll.experiments.few_shot import choose_examples
 from abmll.experiments.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
 from abmll.language.features import FeatureReader
 from abmll.methods.linear_probe import Probe
-from abmll.model.prequential import labels_of
-from abmll.model.task_head import aligned, answer_columns
+from abmll.model.prequential import answer_columns, labels_of
+from abmll.model.task_head import aligned
 from abmll.posterior.head import HeadPosterior, HeadPrior, Known
 from abmll.tasks.suite import load_suite
 

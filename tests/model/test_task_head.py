@@ -316,3 +316,17 @@ def test_a_head_without_its_tensors_is_refused(model: AbmllModel, name: str) -> 
     for damaged in (tensors, tensors | {name: head.tensors()[name][1:]}):
         with pytest.raises(CheckpointError, match=r"^p: its head cannot be used"):
             TaskHead.of(model.scorer, None, head.document(), damaged, Path("p"))
+
+
+def test_examples_are_read_once_for_all_heads_of_a_theta(model: AbmllModel) -> None:
+    model.learning = LearningConfig()  # a model of ABMLL, whose heads are models of their own
+    first = model.adapt(examples(), how="head")
+    with counted(model.scorer) as cost:
+        again = model.adapt(examples(), how="head")
+    assert cost.forward_passes == 0
+    assert_same(first.predict(ASKED), again.predict(ASKED))
+
+
+def test_a_head_without_labels_is_fitted_once(model: AbmllModel) -> None:
+    found = head_of(model.adapt(open_questions()))
+    assert found.posterior is found.of_options

@@ -132,11 +132,7 @@ class TaskPosterior:
         is no example, for one without an answer, and where there are labels, for one with other options.
         """
         head = self._require_head("update")
-        if not examples:
-            raise DataError(f"task '{self.task_name}': no examples to learn from")
-        for example in examples:
-            if example.answer is None:
-                raise DataError(f"task '{self.task_name}', example '{example.id}': has no answer to learn from")
+        refuse_unlabelled(examples, self.task_name, "to learn from")
         updated = head.updated(examples, self.scorer.encode(examples, self.task_name), quiet)
         settings = self.settings | {"adapt_examples": len(updated.keys)}
         return replace(self, head=updated, settings=settings)
@@ -202,8 +198,8 @@ class TaskPosterior:
                     f"{path}: was learned with {key} = {saved[key]}, the scorer has {value}; "
                     "give one with the same settings, or none"
                 )
-        has_head = document["head"] is not None
-        if has_head and _group(0) not in bundle.tensors:
+        of_head = document["head"]
+        if of_head is not None and _group(0) not in bundle.tensors:
             members: tuple[Adapter | None, ...] = (None,)
         else:
             members = tuple(_member(scorer, bundle, path, number) for number in range(document["members"]))
@@ -213,11 +209,10 @@ class TaskPosterior:
         )
         calibration = None if document["calibration"] is None else TaskCalibration.of(document["calibration"], path)
         name, is_posterior = document["task_name"], document["is_posterior"]
-        posterior = cls(scorer, members, name, is_posterior, settings, demonstrations, calibration)
-        if not has_head:
-            return posterior
-        head = TaskHead.of(scorer, members[0], document["head"], bundle.tensors.get(HEAD, {}), path)
-        return replace(posterior, head=head)
+        head = None
+        if of_head is not None:
+            head = TaskHead.of(scorer, members[0], of_head, bundle.tensors.get(HEAD, {}), path)
+        return cls(scorer, members, name, is_posterior, settings, demonstrations, calibration, head=head)
 
     def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
         """Write the posterior mean, or that of one ``member`` of several, as a plain LoRA adapter PEFT loads.
@@ -237,6 +232,15 @@ class TaskPosterior:
 
     def _exported(self, member: int | None) -> tuple[Adapter, float]:
         return average_update(self.adapters) if member is None else (self.member(member), 0.0)
+
+
+def refuse_unlabelled(examples: Sequence[Example], task_name: str, purpose: str) -> None:
+    """Raise ``DataError`` where there is no example, or one without an answer."""
+    if not examples:
+        raise DataError(f"task '{task_name}': no examples {purpose}")
+    for example in examples:
+        if example.answer is None:
+            raise DataError(f"task '{task_name}', example '{example.id}': has no answer to learn from")
 
 
 def _group(number: int) -> str:

@@ -18,7 +18,7 @@ from abmll.common.config import (
     ModelConfig,
     PromptConfig,
 )
-from abmll.common.errors import ConfigError, DataError, TrainingError
+from abmll.common.errors import ConfigError, TrainingError
 from abmll.common.progress import progress
 from abmll.common.settings import flatten, pick, refuse_unknown
 from abmll.language.activation_cache import ActivationCache, open_cache
@@ -28,7 +28,7 @@ from abmll.language.features import FeatureReader
 from abmll.language.scorer import OptionScorer
 from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule
 from abmll.methods.bayesian_head import Head
-from abmll.model.learned_task import TaskPosterior
+from abmll.model.learned_task import TaskPosterior, refuse_unlabelled
 from abmll.model.prequential import TaskCalibration, evidence, infer_calibration
 from abmll.model.run_folder import RunFolder
 from abmll.model.task_head import TaskHead
@@ -141,7 +141,7 @@ class AbmllModel:
             raise ConfigError(f"how 'full': '{self.learning.method}' takes no gradient steps; train a theta first")
         if how == "head":
             return self.with_head().adapt(examples, task_name=task_name, seed=seed, cache=cache, quiet=quiet)
-        _refuse_unlabelled(examples, task_name)
+        refuse_unlabelled(examples, task_name, "to adapt to")
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
         if rule.classifier is not None:
             return self._learn_head(examples, task_name, seed, cache, quiet)
@@ -154,7 +154,7 @@ class AbmllModel:
         with progress(total, f"adapting to {task_name}", "step", quiet=quiet) as bar:
             support.on_batch = bar.update
             try:
-                members = rule.adapt(self._start(rule), support)
+                members = rule.adapt(self._start(), support)
             except TrainingError as error:
                 raise TrainingError(f"adapting to '{task_name}', {error}") from error
         adapted = {"adapt_steps": steps, "adapt_batch_size": batch_size, "adapt_examples": len(examples)}
@@ -189,22 +189,23 @@ class AbmllModel:
             self.reader(cache), self.learning.method, self.head_prior, examples, encoded, seed=seed, quiet=quiet
         )
         settings = flatten(self.learning) | {"adapt_examples": len(examples), "adapt_seed": seed}
-        return TaskPosterior(self.scorer, (self._theta_read(),), task_name, True, settings, head=head)
+        return TaskPosterior(self.scorer, (self._learned_theta(),), task_name, True, settings, head=head)
 
     def reader(self, cache: ActivationCache | None = None) -> FeatureReader:
         """What reads examples for a head, with theta where it was learned; one for all tasks, as it keeps features.
 
         They are kept on disk as well where the ``cache`` is.
         """
-        theta, blocks = self._theta_read(), self.head_prior.blocks(self.scorer.num_blocks)
+        theta, blocks = self._learned_theta(), self.head_prior.blocks(self.scorer.num_blocks)
         key = f"{blocks} {'' if theta is None else theta.digest()}"
         if key not in self.readers:
             store = None if cache is None else cache.store
-            self.readers = {key: FeatureReader(self.scorer, blocks, theta, store)}
+            self.readers.clear()  # not replaced: ``with_head``'s models share it
+            self.readers[key] = FeatureReader(self.scorer, blocks, theta, store)
         return self.readers[key]
 
-    def _theta_read(self) -> Adapter | None:
-        """The adapter that features are read with: none where theta was not learned."""
+    def _learned_theta(self) -> Adapter | None:
+        """Theta, with which features are read; none where the method learns none."""
         rule = find_rule(self.learning.method)
         return self.theta if rule.is_trained or rule.base_method else None
 
@@ -231,7 +232,7 @@ class AbmllModel:
             theta = model.scorer.new_adapter(sample_seed(learning.seed, "init"))
             for mean, learned in zip(theta.mean_tensors(), self.theta.mean_tensors(), strict=True):
                 mean.copy_(learned)
-        model.readers = {}
+            model.readers = {}
         model.learned(theta, learning, self.num_tasks, self.calibration_prior if rule.has_calibration else None)
         return model
 
@@ -242,13 +243,12 @@ class AbmllModel:
         if self.calibration_prior is not None:
             calibration = TaskCalibration(before_examples(self.calibration_prior).points)
         settings = flatten(self.learning)
-        return TaskPosterior(self.scorer, (self._start(rule),), task_name, rule.is_posterior, settings, (), calibration)
+        return TaskPosterior(self.scorer, (self._start(),), task_name, rule.is_posterior, settings, (), calibration)
 
-    def _start(self, rule: Rule[Any]) -> Adapter:
-        """Where a new task starts: from theta, or for a rule that has none from a fresh adapter."""
-        if rule.is_trained or rule.base_method:
-            return self.theta
-        return self.scorer.new_adapter(sample_seed(self.learning.seed, "init"))
+    def _start(self) -> Adapter:
+        """Where a new task starts: from theta, or for a method that learns none from a fresh adapter."""
+        theta = self._learned_theta()
+        return self.scorer.new_adapter(sample_seed(self.learning.seed, "init")) if theta is None else theta
 
 
 def _why_not(rule: type[Rule[Any]], own: str) -> str:
@@ -260,14 +260,6 @@ def _why_not(rule: type[Rule[Any]], own: str) -> str:
     able = [name for name, other in REGISTRY.items() if other.base_method == own]
     others = f"; those that do are {', '.join(able)}" if able else f"; no method continues one of '{own}'"
     return f"'{rule.name}' does not continue another method's run{others}"
-
-
-def _refuse_unlabelled(examples: Sequence[Example], task_name: str) -> None:
-    if not examples:
-        raise DataError(f"task '{task_name}': no examples to adapt to")
-    for example in examples:
-        if example.answer is None:
-            raise DataError(f"task '{task_name}', example '{example.id}': has no answer to learn from")
 
 
 def mean_log_sigma(scorer: OptionScorer, adapter: Adapter) -> float:

@@ -92,14 +92,19 @@ def evidence(examples: Sequence[Example], given: Sequence[Answers], labels: Sequ
             for column, option in enumerate(examples[number].options):
                 full[labels.index(option) if labels else column] = row[column].clamp(min=LEAST)
             rows.setdefault(number, full)
-    answers = [_answer(examples[number], labels) for number in rows]
+    answers = answer_columns([examples[number] for number in rows], labels)
     logs = torch.stack(list(rows.values())) if rows else torch.empty(0, width, dtype=torch.float64)
-    return Evidence(logs, torch.tensor(answers, dtype=torch.long), bool(labels))
+    return Evidence(logs, answers, bool(labels))
 
 
 def infer_calibration(prior: CalibrationPrior, examples: Sequence[Example], prequential: Evidence) -> TaskCalibration:
     """A task's calibration from what its ``examples`` were answered; the prior itself without any evidence."""
     return TaskCalibration(infer(prior, prequential).points, labels_of(examples))
+
+
+def answer_columns(examples: Sequence[Example], labels: Sequence[str]) -> Tensor:
+    """(N,): the right option's place among the labels, or among the example's options where there are none."""
+    return torch.tensor([_answer(example, labels) for example in examples], dtype=torch.long)
 
 
 def _answer(example: Example, labels: Sequence[str]) -> int:

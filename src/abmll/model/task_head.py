@@ -23,7 +23,7 @@ from abmll.language.scorer import OptionScorer
 from abmll.methods import find_rule
 from abmll.methods.rule import Classifier
 from abmll.model.prediction import Prediction, entropy
-from abmll.model.prequential import label_index, labels_of
+from abmll.model.prequential import answer_columns, label_index, labels_of
 from abmll.posterior.head import HeadPrior, Known
 from abmll.tasks import Example
 
@@ -94,8 +94,8 @@ class TaskHead:
 
     @cached_property
     def posterior(self) -> Classifier:
-        """The classifier of the labels."""
-        return self._fitted(bool(self.labels))
+        """The classifier of the labels, or of the options where there are none."""
+        return self._fitted(True) if self.labels else self.of_options
 
     @cached_property
     def of_options(self) -> Classifier:
@@ -176,16 +176,6 @@ def aligned(features: Features, examples: Sequence[Example], labels: Sequence[st
 
 def _widened(scores: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(scores, (0, 0, 0, width - scores.shape[1]), value=-torch.inf)
-
-
-def answer_columns(examples: Sequence[Example], labels: Sequence[str]) -> Tensor:
-    """(N,): the right option's place among the labels, or among the example's options where there are none."""
-    return torch.tensor([_answer(example, labels) for example in examples])
-
-
-def _answer(example: Example, labels: Sequence[str]) -> int:
-    assert example.answer is not None
-    return labels.index(example.options[example.answer]) if labels else example.answer
 
 
 def _key(example: Example) -> str:

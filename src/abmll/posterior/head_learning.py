@@ -2,9 +2,9 @@
 
     loss(theta) = - sum over tasks log p(query | support; theta) + pull / 2 |eta - eta_0|^2
 
-eta are the prior's numbers, logarithms of those that are positive, and eta_0 what learning starts from: few tasks
-move little. The gradient goes through the head's mode
-(``latent.at_mode``), so that it is that of amortised inference, with a likelihood that reaches theta.
+eta are the prior's numbers, logarithms of those that are positive, and eta_0 what learning starts from: few tasks move
+little. The gradient goes through the head's mode (``latent.at_mode``), so that it is that of amortised inference, with
+a likelihood that reaches theta.
 """
 
 from collections.abc import Callable, Sequence

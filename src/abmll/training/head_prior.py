@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from abmll.common.progress import progress
 from abmll.language.activation_cache import ActivationCache
 from abmll.model.meta_learner import AbmllModel
-from abmll.model.prequential import labels_of
-from abmll.model.task_head import aligned, answer_columns
+from abmll.model.prequential import answer_columns, labels_of
+from abmll.model.task_head import aligned
 from abmll.posterior.head import HeadPrior, Known
 from abmll.posterior.head_learning import STEPS, Episode, learn_prior
 from abmll.tasks import Task
@@ -44,14 +44,14 @@ def head_episodes(
     quiet: bool = True,
 ) -> list[Episode]:
     """An episode of each task: so many training examples to learn, and as many others to predict."""
-    episodes = []
+    reader, episodes = model.reader(cache), []
     for task in progress(tasks, "reading the training tasks", "task", quiet=quiet):
         order = permutation(len(task.train), seed, "head", task.name)
         size = min(num_examples, len(order) // 2)
         if size:
             examples = [task.train[index] for index in order[: 2 * size]]
             labels = sorted(labels_of(examples))
-            features = aligned(model.reader(cache).read(model.scorer.encode(examples, task.name)), examples, labels)
+            features = aligned(reader.read(model.scorer.encode(examples, task.name)), examples, labels)
             answers = answer_columns(examples, labels)
             support, query = (
                 Known(features.hidden[own], features.scores[own], bool(labels))
