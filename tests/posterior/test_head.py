@@ -152,7 +152,8 @@ def test_the_evidence_of_all_is_their_mean() -> None:
 
 def test_samples_are_shared_out_in_proportion() -> None:
     found = HeadPosterior(HeadPrior(), apart(known(5), 5)[0], torch.tensor([1, 0, 1, 1, 0]))
-    rows = torch.stack([found.chosen.taus, *found.chosen.counts.mT], -1)
+    chosen = found.considered.pick(found.index)
+    rows = torch.stack([chosen.taus, *chosen.counts.mT], -1)
     for weight, tau, counts in zip(
         found.hypotheses, HeadPrior.taus * 3, [row for row in SUBSETS for _ in HeadPrior.taus], strict=True
     ):
@@ -164,10 +165,10 @@ def test_the_residual_scales_what_the_examples_leave_open() -> None:
     """Of a question whose features no example shares, that is all of g's standard deviation."""
     hypotheses = Hypotheses.of(prior_of((2.0,), (0,), residual=0.25, bias_std=1e-9), True)
     inputs, asked = torch.eye(3, 4, dtype=torch.float64), torch.tensor([[0, 0, 0, 3.0]]).double()
-    where = Where.of(hypotheses, inputs, asked, torch.zeros(1, 2, 2))
-    paths = Paths(torch.zeros(3, 3, 2).double(), torch.zeros(3, 2).double())
     factor = torch.linalg.cholesky(hypotheses.kernel(inputs @ inputs.T))
-    scores = where.scores(paths, factor, torch.ones(3, 1, 2).double())
+    where = Where.of(hypotheses, factor, inputs, asked, torch.zeros(1, 2, 2))
+    paths = Paths(torch.zeros(3, 3, 2).double(), torch.zeros(3, 2).double())
+    scores = where.scores(paths, torch.arange(3), torch.ones(3, 1, 2).double())
     torch.testing.assert_close(scores, torch.full_like(scores, 0.25 * 2.0 * 3.0))
 
 
@@ -204,10 +205,10 @@ def laplace_probs(prior: HeadPrior, both: Known, latent: Any, answers: Tensor) -
     count, size = 10_000, len(answers)
     index, generator = torch.zeros(count, dtype=torch.long), torch.Generator().manual_seed(0)
     paths = sample(latent, find_mode(latent, answers), index, generator)
-    inputs, chosen = features(both.hidden, size), Hypotheses.of(prior, True).pick(index)
-    where = Where.of(chosen, inputs[:size], inputs[size:], both.scores[size:])
+    inputs, hypotheses = features(both.hidden, size), Hypotheses.of(prior, True)
+    where = Where.of(hypotheses, root(latent.kernel), inputs[:size], inputs[size:], both.scores[size:])
     noise = torch.randn(count, 1, 2, generator=generator, dtype=torch.float64)
-    return torch.softmax(where.scores(paths, root(latent.kernel)[index], noise), -1).mean(0)
+    return torch.softmax(where.scores(paths, index, noise), -1).mean(0)
 
 
 LARGER = known(9, 3, 4, seed=6)

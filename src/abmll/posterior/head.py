@@ -179,7 +179,7 @@ class HeadPosterior:
         self.seed = seed
         self.metric = Metric(known.hidden)
         self.inputs = self.metric(known.hidden)
-        hypotheses = Hypotheses.of(prior, known.is_labelled)
+        self.considered = hypotheses = Hypotheses.of(prior, known.is_labelled)
         latent = hypotheses.latent(self.inputs @ self.inputs.T, known.scores)
         mode = find_mode(latent, answers)
         joint = hypotheses.log_joint(latent, mode)
@@ -189,41 +189,45 @@ class HeadPosterior:
         index = torch.searchsorted(self.hypotheses.cumsum(0), share).clamp(max=len(joint) - 1)
         generator = torch.Generator().manual_seed(seed)
         start = sample(latent, mode, index, generator)
-        self.chosen, latent = hypotheses.pick(index), latent.pick(index)
-        lowest = torch.where(self.chosen.counts > 0, -self.chosen.mean / self.chosen.std, -torch.inf)
-        self.paths = refine(latent, answers, start, lowest, generator)
-        self.chosen = self.chosen.pick(torch.arange(CHAINS).repeat(len(READS)))
-        self.factor = root(latent.kernel).repeat(len(READS), 1, 1)
-        self.samples = len(self.factor)
+        lowest = torch.where(hypotheses.counts[index] > 0, -hypotheses.mean / hypotheses.std, -torch.inf)
+        self.paths = refine(latent.pick(index), answers, start, lowest, generator)
+        self.index = index.repeat(len(READS))  # (P,) each path's hypothesis
+        self.factor = root(latent.kernel)
+        self.samples = len(self.index)
 
     def probs(self, asked: Known) -> Tensor:
         """(P, M, C): the options' probabilities of M questions under each sample."""
-        where = Where.of(self.chosen, self.inputs, self.metric(asked.hidden), asked.scores)
+        where = Where.of(self.considered, self.factor, self.inputs, self.metric(asked.hidden), asked.scores)
         generator = torch.Generator().manual_seed(self.seed + 1)
-        normal = torch.randn(len(self.factor), 1, asked.scores.shape[1], generator=generator, dtype=torch.float64)
-        return torch.softmax(where.scores(self.paths, self.factor, normal), -1)
+        normal = torch.randn(self.samples, 1, asked.scores.shape[1], generator=generator, dtype=torch.float64)
+        return torch.softmax(where.scores(self.paths, self.index, normal), -1)
 
 
 class Where(NamedTuple):
-    """How f at M questions depends on f at the N examples, for P hypotheses."""
+    """How f at M questions depends on f at the N examples, for H hypotheses."""
 
-    offset: Tensor  # (P, M, C)
-    design: Tensor  # (P, M, C, S)
-    cross: Tensor  # (P, M, N) covariance of g + b
-    prior: Tensor  # (P, M) variance of g + b
-    residual: float | Tensor
+    offset: Tensor  # (H, M, C)
+    design: Tensor  # (H, M, C, S)
+    cross: Tensor  # (H, M, N) covariance of g + b
+    left: Tensor  # (H, M, 1) standard deviation of g + b, given the examples, that counts
+    has_kernel: bool  # else there is neither g nor b: options differ, and so may their number
 
     @classmethod
-    def of(cls, hypotheses: Hypotheses, inputs: Tensor, asked: Tensor, scores: Tensor) -> "Where":
-        """Of the examples' ``inputs`` (N, D), and the questions' (M, D) with the ``scores`` of their options."""
+    def of(cls, hypotheses: Hypotheses, factor: Tensor, inputs: Tensor, asked: Tensor, scores: Tensor) -> "Where":
+        """Of the examples' ``inputs`` (N, D), the root (H, N, N) of their kernel, the questions' inputs (M, D) and the
+        ``scores`` of their options."""
         prior = hypotheses.taus.square()[:, None] * asked.square().sum(-1) + hypotheses.bias_std**2
-        return cls(*hypotheses.of_scores(scores), hypotheses.kernel(asked @ inputs.T), prior, hypotheses.residual)
+        cross = hypotheses.kernel(asked @ inputs.T)
+        explained = torch.linalg.solve_triangular(factor, cross.mT, upper=False).square().sum(1)
+        left = hypotheses.residual * (prior - explained).clamp(min=LEAST).sqrt()[..., None]
+        return cls(*hypotheses.of_scores(scores), cross, left, bool(prior.any()))
 
-    def scores(self, paths: Paths, factor: Tensor, normal: Tensor) -> Tensor:
-        """(P, M, C): f along each path, with what the examples leave open of g drawn by ``normal`` numbers."""
-        known = self.offset + torch.einsum("pmcs,ps->pmc", self.design, paths.weights)
-        if not bool(self.prior.any()):  # without g and b: options differ, and so may their number
+    def scores(self, paths: Paths, index: Tensor, normal: Tensor) -> Tensor:
+        """(P, M, C): f along each path, of the hypothesis that ``index`` (P,) names.
+
+        What the examples leave open of g is drawn by ``normal`` numbers.
+        """
+        known = self.offset[index] + torch.einsum("pmcs,ps->pmc", self.design[index], paths.weights)
+        if not self.has_kernel:
             return known
-        explained = torch.linalg.solve_triangular(factor, self.cross.mT, upper=False).square().sum(1)
-        std = (self.prior - explained).clamp(min=LEAST).sqrt()[..., None]
-        return known + self.cross @ paths.dual + self.residual * std * normal
+        return known + self.cross[index] @ paths.dual + self.left[index] * normal
