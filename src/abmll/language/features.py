@@ -127,8 +127,9 @@ def pooled(hidden: Tensor, batch: Batch, examples: Sequence[Encoded]) -> Tensor:
 
 
 def _scored(example: Encoded) -> Encoded:
-    """The example with its options, or with the first alone where they are too many to score."""
-    return replace(example, options=example.options[: 1 if len(example.options) > MAX_SCORED else None])
+    """The example, with the first of its options alone where they are too many to score."""
+    few = len(example.options) <= MAX_SCORED
+    return example if few else replace(example, options=example.options[:1], answer=None)
 
 
 def _num_bytes(kept: tuple[Tensor, Tensor]) -> int:

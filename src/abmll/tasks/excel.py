@@ -20,7 +20,7 @@ def sheet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         remedy = 'run: pip install "abmll[excel]", or save it as CSV'
         raise DataError(f"{path}: Excel files need pandas and openpyxl; {remedy}") from error
     try:
-        frame = pandas.read_excel(path, dtype=object)
+        frame = pandas.read_excel(path, dtype=object, engine="openpyxl")
     except (zipfile.BadZipFile, openpyxl.utils.exceptions.InvalidFileException, ValueError, KeyError) as error:
         raise DataError(f"{path}: not a readable Excel file ({error}); save it again, or as CSV") from error
     names = [str(name).strip() for name in frame.columns]

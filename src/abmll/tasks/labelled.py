@@ -148,14 +148,14 @@ def _refuse_labels(
     if len(labels if is_multi_label else counts) < 2:
         raise DataError(f"{where} has one label alone, '{next(iter(counts))}'; rows of at least two are needed")
     total = sum(counts.values())
-    if len(counts) == total and not is_multi_label:
-        raise DataError(f"{where} has another label in every row; is it the right column? If not, say --label NAME")
     numbers = sum(NUMBER.fullmatch(label) is not None for label in counts)
     if numbers == len(counts) > 10 and len(counts) > total / 3:
         raise DataError(
             f"{where} has {len(counts)} different numbers in {total} rows: a quantity, not labels; replace them by a "
             "few classes, such as low, medium and high"
         )
+    if len(counts) == total and not is_multi_label:
+        raise DataError(f"{where} has another label in every row; is it the right column? If not, say --label NAME")
     if len(labels) > MAX_OPTIONS:
         raise DataError(
             f"{where} has {len(labels)} labels; at most {MAX_OPTIONS} are possible. Give the rarest ones a common label"
