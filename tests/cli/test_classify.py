@@ -14,7 +14,7 @@ import pytest
 
 from abmll.posterior import head
 
-ABOUT = {"billing": "invoice charge refund card".split(), "bug": "crash error blank slow".split()}
+ABOUT = {"billing": ["invoice", "charge", "refund", "card"], "bug": ["crash", "error", "blank", "slow"]}
 
 
 @pytest.fixture(autouse=True)

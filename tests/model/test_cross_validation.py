@@ -62,7 +62,8 @@ def test_the_order_of_the_rows_changes_nothing(model: AbmllModel) -> None:
     rows = examples()
     shuffled = random.Random(1).sample(rows, len(rows))
     one, two = model.adapt(rows, task_name="t").head, model.adapt(shuffled, task_name="t").head
-    assert one is not None and two is not None
+    assert one is not None
+    assert two is not None
     by_id = dict(zip((row.id for row in shuffled), cross_validate(two, shuffled), strict=True))
     torch.testing.assert_close(cross_validate(one, rows), torch.stack([by_id[row.id] for row in rows]), rtol=0, atol=0)
 
