@@ -29,13 +29,14 @@ from abmll.language.scorer import OptionScorer
 from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule
 from abmll.methods.bayesian_head import Head
 from abmll.model.learned_task import TaskPosterior, refuse_unlabelled
-from abmll.model.prequential import TaskCalibration, evidence, infer_calibration
+from abmll.model.prequential import TaskCalibration, evidence, infer_calibration, labels_of
 from abmll.model.run_folder import RunFolder
 from abmll.model.task_head import TaskHead
 from abmll.posterior.calibration import CalibrationPrior, before_examples
 from abmll.posterior.head import HeadPrior
 from abmll.tasks import Example
 from abmll.tasks.order import demonstrations, sample_seed
+from abmll.tasks.records import Data, examples_of
 
 
 class AbmllModel:
@@ -112,7 +113,7 @@ class AbmllModel:
 
     def adapt(
         self,
-        examples: Sequence[Example],
+        examples: Data,
         *,
         task_name: str = "task",
         steps: int = AdaptConfig.steps,
@@ -121,9 +122,13 @@ class AbmllModel:
         how: Literal["head", "full"] | None = None,
         cache: ActivationCache | None = None,
         quiet: bool = True,
+        text: str | None = None,
+        label: str | None = None,
     ) -> TaskPosterior:
         """Learn an unseen task from labelled ``examples``: with a head, or by ``steps`` gradient steps from theta.
 
+        Examples may also be a DataFrame, dicts, or pairs of text and label (``abmll.tasks.records``); ``text`` and
+        ``label`` name their columns, where these are not called that.
         ``how`` "head": a Bayesian classifier on theta's features, one forward pass over each example; "full": the
         gradient steps of this model's method (arXiv 2508.14285); None: by its method, which is ``head`` from the start
         (``from_base``), and later the one that it was trained by.
@@ -135,6 +140,7 @@ class AbmllModel:
         ``TrainingError`` where a loss term is not finite.
         """
         AdaptConfig(steps, batch_size)
+        examples = examples_of(examples, text=text, label=label, require_answer=True)
         if how not in ("head", "full", None):
             raise ConfigError(f"how is {how!r}; use 'head' or 'full'")
         if how == "full" and find_rule(self.learning.method).classifier is not None:
@@ -165,7 +171,15 @@ class AbmllModel:
         if self.calibration_prior is not None:
             calibration = infer_calibration(self.calibration_prior, examples, prequential)
         return TaskPosterior(
-            self.scorer, members, task_name, rule.is_posterior, settings, chosen, calibration, prequential
+            self.scorer,
+            members,
+            task_name,
+            rule.is_posterior,
+            settings,
+            chosen,
+            calibration,
+            prequential,
+            labels=labels_of(examples),
         )
 
     def with_head(self) -> "AbmllModel":
@@ -189,7 +203,8 @@ class AbmllModel:
             self.reader(cache), self.learning.method, self.head_prior, examples, encoded, seed=seed, quiet=quiet
         )
         settings = flatten(self.learning) | {"adapt_examples": len(examples), "adapt_seed": seed}
-        return TaskPosterior(self.scorer, (self._learned_theta(),), task_name, True, settings, head=head)
+        members, labels = (self._learned_theta(),), labels_of(examples)
+        return TaskPosterior(self.scorer, members, task_name, True, settings, head=head, labels=labels)
 
     def reader(self, cache: ActivationCache | None = None) -> FeatureReader:
         """What reads examples for a head, with theta where it was learned; one for all tasks, as it keeps features.
