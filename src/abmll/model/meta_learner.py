@@ -54,7 +54,7 @@ class AbmllModel:
     @classmethod
     def from_base(
         cls,
-        model: str = ModelConfig.model,
+        model: str | Base = ModelConfig.model,
         *,
         prompt: PromptConfig | None = None,
         dtype: Any = "auto",
@@ -64,15 +64,16 @@ class AbmllModel:
         quiet: bool = True,
         **adapter: Any,
     ) -> "AbmllModel":
-        """Load ``model`` and hang a fresh adapter on it; further keywords are ``AdapterConfig``'s fields.
+        """Load ``model``, unless it is loaded already, and hang a fresh adapter on it.
 
+        Further keywords are ``AdapterConfig``'s fields:
         ``AbmllModel.from_base("smollm2-135m", r=8, target_modules=["q_proj", "v_proj"])``
         """
         if "target_modules" in adapter:
             names = adapter["target_modules"]
             adapter["target_modules"] = (names,) if isinstance(names, str) else tuple(names)
         refuse_unknown((AdapterConfig,), adapter, "AbmllModel.from_base")
-        base = load_base(ModelConfig(model, dtype, device), announce, quiet)
+        base = model if isinstance(model, Base) else load_base(ModelConfig(model, dtype, device), announce, quiet)
         loaded = cls(base, pick(AdapterConfig, adapter), prompt or PromptConfig(), seed)
         loaded.learning = replace(loaded.learning, method=Head.name)
         return loaded
@@ -82,19 +83,19 @@ class AbmllModel:
         cls,
         run: Path | str,
         *,
-        model: ModelConfig | None = None,
+        model: ModelConfig | Base | None = None,
         announce: Callable[[str], None] = lambda line: None,
         quiet: bool = True,
     ) -> "AbmllModel":
         """The model of a training run, with the theta of its newest checkpoint.
 
-        ``model`` says where to load the language model from instead of where it lay.
+        ``model`` says where to load the language model from instead of where it lay, or is one that is loaded.
         Raises ``CheckpointError`` where the run is damaged or was trained on other weights.
         """
         path = latest_checkpoint(Path(run))
         bundle = load_bundle(path, STATE)
         document, settings = bundle.document, bundle.document["settings"]
-        base = load_base(model or pick(ModelConfig, settings), announce, quiet)
+        base = model if isinstance(model, Base) else load_base(model or pick(ModelConfig, settings), announce, quiet)
         loaded = cls(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
         refuse_other_base(document, base.fingerprint, base.name, path)
         loaded.theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
