@@ -30,13 +30,14 @@ from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule
 from abmll.methods.bayesian_head import Head
 from abmll.model.learned_task import TaskPosterior, refuse_unlabelled
 from abmll.model.multi_label import MultiLabelHead
-from abmll.model.prequential import TaskCalibration, evidence, infer_calibration
+from abmll.model.prequential import TaskCalibration, evidence, infer_calibration, labels_of
 from abmll.model.run_folder import RunFolder
 from abmll.model.task_head import TaskHead
 from abmll.posterior.calibration import CalibrationPrior, before_examples
 from abmll.posterior.head import HeadPrior
 from abmll.tasks import Example
 from abmll.tasks.order import demonstrations, sample_seed
+from abmll.tasks.records import Data, examples_of
 
 
 class AbmllModel:
@@ -54,7 +55,7 @@ class AbmllModel:
     @classmethod
     def from_base(
         cls,
-        model: str = ModelConfig.model,
+        model: str | Base = ModelConfig.model,
         *,
         prompt: PromptConfig | None = None,
         dtype: Any = "auto",
@@ -64,15 +65,16 @@ class AbmllModel:
         quiet: bool = True,
         **adapter: Any,
     ) -> "AbmllModel":
-        """Load ``model`` and hang a fresh adapter on it; further keywords are ``AdapterConfig``'s fields.
+        """Load ``model``, unless it is loaded already, and hang a fresh adapter on it.
 
+        Further keywords are ``AdapterConfig``'s fields:
         ``AbmllModel.from_base("smollm2-135m", r=8, target_modules=["q_proj", "v_proj"])``
         """
         if "target_modules" in adapter:
             names = adapter["target_modules"]
             adapter["target_modules"] = (names,) if isinstance(names, str) else tuple(names)
         refuse_unknown((AdapterConfig,), adapter, "AbmllModel.from_base")
-        base = load_base(ModelConfig(model, dtype, device), announce, quiet)
+        base = model if isinstance(model, Base) else load_base(ModelConfig(model, dtype, device), announce, quiet)
         loaded = cls(base, pick(AdapterConfig, adapter), prompt or PromptConfig(), seed)
         loaded.learning = replace(loaded.learning, method=Head.name)
         return loaded
@@ -82,19 +84,19 @@ class AbmllModel:
         cls,
         run: Path | str,
         *,
-        model: ModelConfig | None = None,
+        model: ModelConfig | Base | None = None,
         announce: Callable[[str], None] = lambda line: None,
         quiet: bool = True,
     ) -> "AbmllModel":
         """The model of a training run, with the theta of its newest checkpoint.
 
-        ``model`` says where to load the language model from instead of where it lay.
+        ``model`` says where to load the language model from instead of where it lay, or is one that is loaded.
         Raises ``CheckpointError`` where the run is damaged or was trained on other weights.
         """
         path = latest_checkpoint(Path(run))
         bundle = load_bundle(path, STATE)
         document, settings = bundle.document, bundle.document["settings"]
-        base = load_base(model or pick(ModelConfig, settings), announce, quiet)
+        base = model if isinstance(model, Base) else load_base(model or pick(ModelConfig, settings), announce, quiet)
         loaded = cls(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
         refuse_other_base(document, base.fingerprint, base.name, path)
         loaded.theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
@@ -113,7 +115,7 @@ class AbmllModel:
 
     def adapt(
         self,
-        examples: Sequence[Example],
+        examples: Data,
         *,
         task_name: str = "task",
         steps: int = AdaptConfig.steps,
@@ -122,9 +124,13 @@ class AbmllModel:
         how: Literal["head", "full"] | None = None,
         cache: ActivationCache | None = None,
         quiet: bool = True,
+        text: str | None = None,
+        label: str | None = None,
     ) -> TaskPosterior:
         """Learn an unseen task from labelled ``examples``: with a head, or by ``steps`` gradient steps from theta.
 
+        Examples may also be a DataFrame, dicts, or pairs of text and label (``abmll.tasks.records``); ``text`` and
+        ``label`` name their columns, where these are not called that.
         ``how`` "head": a Bayesian classifier on theta's features, one forward pass over each example; "full": the
         gradient steps of this model's method (arXiv 2508.14285); None: by its method, which is ``head`` from the start
         (``from_base``), and later the one that it was trained by.
@@ -136,6 +142,7 @@ class AbmllModel:
         ``TrainingError`` where a loss term is not finite.
         """
         AdaptConfig(steps, batch_size)
+        examples = examples_of(examples, text=text, label=label, require_answer=True)
         if how not in ("head", "full", None):
             raise ConfigError(f"how is {how!r}; use 'head' or 'full'")
         if how == "full" and find_rule(self.learning.method).classifier is not None:
@@ -166,7 +173,15 @@ class AbmllModel:
         if self.calibration_prior is not None:
             calibration = infer_calibration(self.calibration_prior, examples, prequential)
         return TaskPosterior(
-            self.scorer, members, task_name, rule.is_posterior, settings, chosen, calibration, prequential
+            self.scorer,
+            members,
+            task_name,
+            rule.is_posterior,
+            settings,
+            chosen,
+            calibration,
+            prequential,
+            labels=labels_of(examples),
         )
 
     def adapt_multi_label(
@@ -191,7 +206,7 @@ class AbmllModel:
         head = MultiLabelHead.learn_sets(
             model.reader(cache), model.learning.method, self.head_prior, examples, encoded, chosen, seed, quiet
         )
-        return model._with(head, task_name, seed)
+        return model._with(head, labels_of(examples), task_name, seed)
 
     def with_head(self) -> "AbmllModel":
         """The model that learns tasks with a head on theta's features. Raises ``ConfigError`` where there is none."""
@@ -213,11 +228,12 @@ class AbmllModel:
         head = TaskHead.learn(
             self.reader(cache), self.learning.method, self.head_prior, examples, encoded, seed=seed, quiet=quiet
         )
-        return self._with(head, task_name, seed)
+        return self._with(head, labels_of(examples), task_name, seed)
 
-    def _with(self, head: TaskHead, task_name: str, seed: int) -> TaskPosterior:
+    def _with(self, head: TaskHead, labels: tuple[str, ...], task_name: str, seed: int) -> TaskPosterior:
         settings = flatten(self.learning) | {"adapt_examples": len(head.keys), "adapt_seed": seed}
-        return TaskPosterior(self.scorer, (self._learned_theta(),), task_name, True, settings, head=head)
+        members = (self._learned_theta(),)
+        return TaskPosterior(self.scorer, members, task_name, True, settings, head=head, labels=labels)
 
     def reader(self, cache: ActivationCache | None = None) -> FeatureReader:
         """What reads examples for a head, with theta where it was learned; one for all tasks, as it keeps features.
