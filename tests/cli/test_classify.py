@@ -141,6 +141,28 @@ def test_several_labels_a_row(command: str, abmll: Callable[..., Any]) -> None:
 def test_what_was_learned_can_be_saved_and_asked(command: str, abmll: Callable[..., Any]) -> None:
     assert abmll(f"{command} --save kept").code == 0
     assert {path.name for path in Path("kept").iterdir()} == {"manifest.json", "posterior.json", "head.safetensors"}
+    assert abmll("predict kept --input new.csv --output again.csv").code == 0
+    assert read("again.csv") == read("answers.csv")
+
+
+def test_a_task_of_several_labels_is_saved_and_asked(command: str, abmll: Callable[..., Any]) -> None:
+    rows = [{**row, "team": row["team"] + ("|urgent" if n % 3 else "")} for n, row in enumerate(tickets(12))]
+    write("tickets.csv", rows)
+    assert abmll(f"{command} --multi-label --save kept").code == 0
+    assert abmll("predict kept --input new.csv --output again.csv").code == 0
+    assert read("again.csv") == read("answers.csv")
+
+
+def test_adapt_takes_the_columns_of_a_table(command: str, abmll: Callable[..., Any]) -> None:
+    model = command.split("--model ")[1].split()[0]
+    outcome = abmll(f"adapt tickets.csv --model {model} --output-dir p")
+    assert outcome.code == 0, outcome.err
+    assert "tickets, 30 examples" in outcome.out
+    assert "1 row without a label left out" in outcome.err
+    write("new.csv", tickets(4, seed=1))
+    outcome = abmll("predict p --input new.csv --output answers.csv --text ticket --json")
+    assert json.loads(outcome.out)["examples"] == 4
+    assert list(read("answers.csv")[0])[:4] == ["no", "ticket", "team", "predicted_label"]
 
 
 def test_rows_above_the_limit_are_left_out(command: str, abmll: Callable[..., Any]) -> None:

@@ -36,6 +36,15 @@ def test_labels_may_be_numbers_and_truth_values() -> None:
     assert rows_of(plain([True, False, True])[:3] + plain([False])).labels == ("False", "True")
 
 
+def test_rows_that_are_for_testing_are_held_out() -> None:
+    splits = ["train"] * 4 + ["test", "validation", None]
+    pairs = plain(["a", "b"] * 3 + ["a"])
+    values = [{"text": text, "label": label, "split": own} for (text, label), own in zip(pairs, splits, strict=True)]
+    rows = tuple(Row(f"t.csv:{n}", row) for n, row in enumerate(values, 2))
+    found = labelled_rows(Table("t.csv", ("text", "label", "split"), rows), COLUMNS)
+    assert (found.rows, found.held_out) == ((0, 1, 2, 3, 6), 2)
+
+
 @pytest.mark.parametrize(
     ("pairs", "settings", "fragment"),
     [

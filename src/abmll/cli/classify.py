@@ -83,7 +83,7 @@ def classify(
     measured = measure(posterior, task.rows, fold, ordinal, quiet)
     if save is not None:
         posterior.save_pretrained(save, overwrite)
-    answers = answer(posterior, task, asked, of_texts, review_below, say, quiet)
+    answers = answer(posterior, asked, of_texts, task.columns.label, review_below, say, quiet)
     write_table(output, answers.rows)
     facts = _facts(task, measured, answers, fold, review_below)
     places = [(task.table.rows[n].where, own) for n, own in zip(task.rows.rows, task.rows.texts, strict=True)]

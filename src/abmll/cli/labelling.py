@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 from abmll.cli.console import count
 from abmll.cli.loading import load_learner
-from abmll.common.config import ContinueConfig, PlaceConfig
+from abmll.common.config import ContinueConfig, PlaceConfig, PredictConfig
 from abmll.common.errors import ConfigError, DataError, nearest
 from abmll.model.learned_task import TaskPosterior
-from abmll.tasks import Example
+from abmll.model.multi_label import MultiLabelHead
+from abmll.model.prediction import Prediction
 from abmll.tasks.columns import Columns, Table, find_columns, find_text, read_table
 from abmll.tasks.labelled import LabelledRows, capped, in_order, labelled_rows
 
@@ -33,6 +34,7 @@ class Answers(NamedTuple):
     confidence: list[float]
     review: int
     right: list[bool]
+    prediction: Prediction
 
 
 def read_labelled(
@@ -58,6 +60,7 @@ def read_labelled(
     left_out = {
         "without a label": len(found.unlabelled),
         "without a text": found.without_text,
+        "whose 'split' is for testing": found.held_out,
         f"above --max-examples {limit}": len(found.texts) - len(rows.texts),
     }
     for why, number in left_out.items():
@@ -74,16 +77,18 @@ def _named(labels: Sequence[str]) -> str:
 
 
 def read_new(path: Path, task: Task, say: Say) -> tuple[Table, str]:
-    """The table to answer, and the column of its texts: that of the labelled table, or the only one that can be meant.
-
-    Raises ``DataError`` where a column has the name of one of those that will be written.
-    """
+    """The table to answer, and the column of its texts."""
     table = read_table(path)
     text = text_column(table, task, say)
-    taken = [name for name in answer_columns(task.rows.labels) if name in table.columns]
+    refuse_taken(table, task.rows.labels)
+    return table, text
+
+
+def refuse_taken(table: Table, labels: Sequence[str]) -> None:
+    """Raise ``DataError`` where a column has the name of one of those that will be written."""
+    taken = [name for name in answer_columns(labels) if name in table.columns]
     if taken:
         raise DataError(f"{table.where}: has a column '{taken[0]}', as the answers will; rename it")
-    return table, text
 
 
 def text_column(table: Table, task: Task, say: Say) -> str:
@@ -110,28 +115,38 @@ def learn(task: Task, name: str, theta: Path | None, place: PlaceConfig, seed: i
 
 
 def answer(
-    posterior: TaskPosterior, task: Task, asked: Table, text: str, review_below: float, say: Say, quiet: bool
+    posterior: TaskPosterior,
+    asked: Table,
+    text: str,
+    label: str | None,
+    review_below: float,
+    say: Say,
+    quiet: bool,
+    how: PredictConfig | None = None,
+    seed: int = 0,
 ) -> Answers:
-    """Every new row with its answer; a row without a text has none."""
-    labels, texts = task.rows.labels, asked.texts(text)
+    """Every new row with its answer; a row without a text has none. Those with a ``label`` are compared with it.
+
+    Raises ``DataError`` where no row has a text.
+    """
+    labels, texts = posterior.labels, asked.texts(text)
     known = [n for n, own in enumerate(texts) if own is not None]
     if not known:
         raise DataError(f"{asked.where}: no row has a text in '{text}'; name another column with --text")
-    prediction = posterior.predict([Example(str(n), texts[n] or "", labels, None) for n in known], quiet=quiet)
-    rows = [{name: row.values.get(name) for name in asked.columns} for row in asked.rows]
+    prediction = posterior.predict([texts[n] for n in known], how, seed=seed, quiet=quiet)
+    several = isinstance(posterior.head, MultiLabelHead)
     blank = dict.fromkeys(answer_columns(labels), None)
-    rows = [row | blank for row in rows]
-    confidence, review = [], 0
+    rows = [{name: row.values.get(name) for name in asked.columns} | blank for row in asked.rows]
+    confidence = []
     doubts = zip(prediction.entropy.tolist(), prediction.mutual_information.tolist(), strict=True)
     for n, probs, (entropy, information) in zip(known, prediction.lists(), doubts, strict=True):
-        sure, given = _given(probs, labels, task.is_multi_label)
+        sure, given = _given(probs, labels, several)
         confidence.append(sure)
-        review += sure < review_below
-        values = [given, *probs, entropy, information, sure < review_below]
-        rows[n] |= dict(zip(blank, values, strict=True))
+        rows[n] |= dict(zip(blank, [given, *probs, entropy, information, sure < review_below], strict=True))
     if len(known) < len(texts):
         say(f"{count(len(texts) - len(known), 'new row')} without a text: not answered")
-    return Answers(rows, confidence, review, _right(asked, task, rows, known, say))
+    right = [] if several or label not in asked.columns else _right(asked, label, labels, rows, known, say)
+    return Answers(rows, confidence, sum(sure < review_below for sure in confidence), right, prediction)
 
 
 def _given(probs: Sequence[float], labels: Sequence[str], is_multi_label: bool) -> tuple[float, str]:
@@ -142,15 +157,14 @@ def _given(probs: Sequence[float], labels: Sequence[str], is_multi_label: bool) 
     return max(probs), labels[probs.index(max(probs))]
 
 
-def _right(asked: Table, task: Task, rows: Sequence[dict[str, Any]], known: Sequence[int], say: Say) -> list[bool]:
+def _right(
+    asked: Table, label: str, labels: Sequence[str], rows: Sequence[dict[str, Any]], known: Sequence[int], say: Say
+) -> list[bool]:
     """Whether each new row that has a label is answered right; warns of labels that nothing was learned about."""
-    if task.is_multi_label or task.columns.label not in asked.columns:
-        return []
-    own = asked.texts(task.columns.label)
-    labelled = [(n, own[n]) for n in known if own[n] is not None]
-    truth = [(n, label.strip()) for n, label in labelled if label is not None]
-    unknown = list(dict.fromkeys(label for _, label in truth if label not in task.rows.labels))
+    own = asked.texts(label)
+    truth = [(n, found.strip()) for n in known if (found := own[n]) is not None]
+    unknown = list(dict.fromkeys(found for _, found in truth if found not in labels))
     if unknown:
-        hint = nearest(unknown[0], task.rows.labels)
+        hint = nearest(unknown[0], labels)
         say(f"warning: new rows have labels that no labelled row has: {_named(unknown)}.{hint}")
-    return [rows[n]["predicted_label"] == label for n, label in truth]
+    return [rows[n]["predicted_label"] == found for n, found in truth]

@@ -5,8 +5,10 @@ only one that can be meant.
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +61,15 @@ def read_table(path: Path) -> Table:
     rows = tuple(read_rows(path, as_it_is=True))
     where = rows[0].where.rsplit(":", 1)[0]
     return Table(where, tuple(dict.fromkeys(key for row in rows for key in row.values)), rows)
+
+
+def is_task_file(path: Path, table: Table) -> bool:
+    """Whether the table has the project's own columns (``abmll.tasks.fields``), or is CrossFit's without a header."""
+    if any(re.match(r"(options|(option|choice)_\w+)$", name) for name in table.columns):
+        return True
+    if path.suffix == ".tsv" and len(table.columns) == 2 and not {*chain(*TEXT_NAMES, *LABEL_NAMES)} & {*table.columns}:
+        return True
+    return {"input", "output"} <= {*table.columns} <= {"id", "input", "output", "split"}
 
 
 def is_empty(value: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from abmll.common.errors import DataError, nearest
 from abmll.tasks.columns import WORDS, Columns, Table
+from abmll.tasks.fields import SPLITS
 from abmll.tasks.types import MAX_OPTIONS, Example, normalize
 
 FEWEST_ROWS = 4
@@ -29,6 +30,7 @@ class LabelledRows:
         labels: all labels, sorted or in the order that was given.
         unlabelled: places of rows that have a text and no label.
         without_text: how many rows have no text.
+        held_out: how many rows have a column ``split`` that says they are for testing.
         warnings: what looks wrong, a line each.
     """
 
@@ -38,6 +40,7 @@ class LabelledRows:
     labels: tuple[str, ...]
     unlabelled: tuple[int, ...]
     without_text: int
+    held_out: int
     warnings: tuple[str, ...]
 
     def examples(self) -> tuple[Example, ...]:
@@ -89,7 +92,8 @@ def labelled_rows(
     texts = table.texts(columns.text)
     cells: Sequence[Any] = table.values(columns.label) if is_multi_label else table.texts(columns.label)
     split = _splitter(cells) if is_multi_label else lambda cell: (cell.strip(),)
-    has_text = [n for n, text in enumerate(texts) if text is not None]
+    held_out = {n for n, split in enumerate(table.values("split")) if SPLITS.get(str(split)) == "test"}
+    has_text = [n for n, text in enumerate(texts) if text is not None and n not in held_out]
     unlabelled = tuple(n for n in has_text if cells[n] is None)
     rows = tuple(n for n in has_text if cells[n] is not None)
     chosen = tuple(split(cells[n]) for n in rows)
@@ -102,7 +106,8 @@ def labelled_rows(
     _refuse_labels(table, columns, counts, known, is_multi_label)
     warnings = [*_rare(counts, known), *_twins(known), *_contradictions(table, rows, kept, chosen)]
     warnings += _swapped(columns, kept)
-    return LabelledRows(rows, kept, chosen, known, unlabelled, len(texts) - len(has_text), tuple(warnings))
+    without_text = sum(text is None for text in texts)
+    return LabelledRows(rows, kept, chosen, known, unlabelled, without_text, len(held_out), tuple(warnings))
 
 
 def _splitter(cells: Sequence[Any]) -> Callable[[Any], tuple[str, ...]]:
