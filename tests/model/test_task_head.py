@@ -148,6 +148,72 @@ def test_learning_bit_by_bit_in_any_order_is_learning_at_once(
     assert posterior.settings["adapt_examples"] == 12
 
 
+LEVELS = ("no", "maybe", "yes")  # from the lowest to the highest, which is no order of the alphabet
+
+
+def test_labels_keep_the_order_that_they_have(model: AbmllModel, tmp_path: Path) -> None:
+    support = examples(20)
+    posterior = model.adapt(support, label_order=("never", *LEVELS))
+    found = head_of(posterior)
+    assert (found.labels, found.is_ordered) == (LEVELS, True)
+    wanted = HeadPosterior(HeadPrior(), Known(*found.features, True, True), found.answers)
+    assert isinstance(found.posterior, HeadPosterior)
+    assert found.posterior.log_evidence == wanted.log_evidence
+    plain = model.adapt(support)
+    assert found.posterior.log_evidence != plain_evidence(plain)
+    assert not torch.allclose(posterior.predict(ASKED).probs, plain.predict(ASKED).probs, atol=1e-4)
+    posterior.save_pretrained(tmp_path / "head")
+    loaded = TaskPosterior.from_pretrained(tmp_path / "head", scorer=model.scorer)
+    assert_same(loaded.predict(ASKED), posterior.predict(ASKED))
+    more = examples(3, seed=2)
+    at_once = model.adapt([*support, *more], label_order=LEVELS)
+    assert_same(loaded.update(more).predict(ASKED), at_once.predict(ASKED))
+
+
+def plain_evidence(posterior: TaskPosterior) -> float:
+    found = head_of(posterior)
+    return HeadPosterior(HeadPrior(), Known(*found.features, True), found.answers).log_evidence
+
+
+def test_with_an_order_answers_stand_at_their_labels(model: AbmllModel) -> None:
+    """Twenty examples of one answer: it is likely, wherever it stands among a question's options."""
+    support = [replace(one, answer=OPTIONS.index("maybe")) for one in examples(20)]
+    posterior = model.adapt(support, label_order=LEVELS)
+    for question in (ASKED[0], turned(ASKED[0]), replace(ASKED[0], options=("no", "maybe"), answer=None)):
+        probs = posterior.predict([question]).probs[0]
+        assert int(probs.argmax()) == question.options.index("maybe")
+
+
+def test_a_head_that_was_saved_before_there_were_orders_has_none(model: AbmllModel) -> None:
+    found = head_of(model.adapt(examples(4)))
+    document = {key: value for key, value in found.document().items() if key != "ordered"}
+    assert not TaskHead.of(model.scorer, None, document, found.tensors(), Path("p")).is_ordered
+
+
+NO_ORDERS: list[tuple[list[Example], Sequence[str], str]] = [
+    (examples(4), ("no", "yes"), "label_order lacks 'maybe'; name every label of the examples once"),
+    (examples(4), (), "label_order lacks 'yes'"),
+    (examples(4), ("no", "maybe", "yes", "no"), "label_order has a label twice"),
+    (open_questions(4), LEVELS, "label_order: the examples have different options"),
+]
+
+
+@pytest.mark.parametrize(("support", "order", "words"), NO_ORDERS)
+def test_what_is_no_order_of_the_labels_is_refused(
+    model: AbmllModel, support: list[Example], order: Sequence[str], words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        model.adapt(support, label_order=order)
+
+
+def test_gradients_know_no_order(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
+    tiny_model.learned(tiny_model.scorer.new_adapter(0), LearningConfig(method="abmll"), 1)
+    support = toy_tasks[0].train[:4]
+    with pytest.raises(ConfigError, match="label_order: only a head learns that labels have an order"):
+        tiny_model.adapt(support, label_order=support[0].options)
+    assert head_of(tiny_model.adapt(support, how="head", label_order=support[0].options)).is_ordered
+
+
 def test_an_update_reads_the_new_examples_alone(model: AbmllModel) -> None:
     posterior = model.adapt(examples())
     with counted(model.scorer) as cost:
@@ -294,6 +360,7 @@ DAMAGES: list[tuple[str, Any]] = [
     ("labels", ["yes", "no"]),
     ("keys", ["a"]),
     ("seed", "x"),
+    ("ordered", "no"),
     ("prior", {"bias_std": 1.0, "width": 2.0}),
     ("prior", {"bias_std": -1.0}),
     ("prior", [1.0]),

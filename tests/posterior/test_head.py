@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from abmll.posterior.elliptical import READS
-from abmll.posterior.head import SUBSETS, HeadPosterior, HeadPrior, Hypotheses, Known, Metric, Where, centred
+from abmll.posterior.head import SHARES, SUBSETS, HeadPosterior, HeadPrior, Hypotheses, Known, Metric, Where, centred
 from abmll.posterior.latent import Paths, find_mode, root, sample
 
 Quadrature = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -33,8 +33,8 @@ def known(size: int, options: int = 2, width: int = 2, seed: int = 0, is_labelle
 
 def apart(all_of_them: Known, size: int) -> tuple[Known, Known]:
     """The first ``size`` to learn from, and the others to be asked."""
-    hidden, scores, is_labelled = all_of_them
-    return Known(hidden[:size], scores[:size], is_labelled), Known(hidden[size:], scores[size:], is_labelled)
+    hidden, scores, *how = all_of_them
+    return Known(hidden[:size], scores[:size], *how), Known(hidden[size:], scores[size:], *how)
 
 
 def features(hidden: Tensor, size: int) -> Tensor:
@@ -45,23 +45,36 @@ def features(hidden: Tensor, size: int) -> Tensor:
     return flat / (flat[:size] ** 2).sum(1).mean().sqrt()
 
 
-def contrasts(options: int) -> Tensor:
-    """(C - 1, C): an orthonormal basis of what a softmax sees."""
-    return torch.linalg.svd(torch.eye(options).double() - 1 / options).Vh[: options - 1]
+def contrasts(options: int, share: float = 0.0) -> Tensor:
+    """(C - 1, C): what a softmax sees of labels of which ``share`` follows an order, each line as long as it varies."""
+    line = torch.linspace(-1, 1, options, dtype=torch.float64)
+    covariance = (1 - share) * torch.eye(options) + share * (options - 1) * torch.outer(
+        line, line
+    ) / line.square().sum()
+    seen = torch.eye(options).double() - 1 / options
+    found = torch.linalg.svd(seen @ covariance @ seen)
+    return (found.S.sqrt()[:, None] * found.Vh)[: options - 1]
 
 
 class Exact:
     """Evidence and predictive probabilities of one hypothesis, integrated over its parameters on a grid."""
 
     def __init__(
-        self, grid: Quadrature, prior: HeadPrior, both: Known, answers: Tensor, tau: float, score: int | None
+        self,
+        grid: Quadrature,
+        prior: HeadPrior,
+        both: Known,
+        answers: Tensor,
+        tau: float,
+        score: int | None,
+        share: float = 0.0,
     ) -> None:
         size, options = len(answers), both.scores.shape[1]
         columns = tau * features(both.hidden, size).mT
         shared = torch.cat([columns, prior.bias_std * torch.ones(1, len(both.hidden)).double()])
         shared = torch.linalg.svd(shared, full_matrices=False)
         shared = (shared.S[:, None] * shared.Vh)[shared.S > 1e-9]  # as few dimensions as there are
-        lines = (shared[:, None, :, None] * contrasts(options)[:, None]).flatten(0, 1)  # (D, N + M, C)
+        lines = (shared[:, None, :, None] * contrasts(options, share)[:, None]).flatten(0, 1)  # (D, N + M, C)
         scores, logs = grid(lines, {1: 200, 2: 60, 3: 24, 4: 20}[len(lines)])
         if score is not None:
             mean, std = prior.weight_mean[score], prior.weight_std[score]
@@ -107,6 +120,21 @@ def test_a_hypothesis_against_numerical_integration(
     posterior = HeadPosterior(prior, apart(both, 3)[0], answers)
     assert posterior.log_evidence == pytest.approx(exact.log_evidence, abs=0.2)
     torch.testing.assert_close(sampled(prior, both, answers), exact.probs, rtol=0, atol=0.02)
+
+
+def test_an_order_against_numerical_integration(quadrature: Quadrature) -> None:
+    """Two hypotheses of three labels: with no share that follows the order, and with most."""
+    both, prior = known(6, 3, 1, seed=4)._replace(is_ordered=True), prior_of((2.0,), (0,))
+    answers = SMALL[3]
+    each = [Exact(quadrature, prior, both, answers, 2.0, None, share) for share in SHARES]
+    logs = torch.tensor([one.log_evidence for one in each]).double()
+    found = HeadPosterior(prior, apart(both, 3)[0], answers)
+    assert found.log_evidence == pytest.approx(float(torch.logsumexp(logs, 0)) - math.log(2), abs=0.2)
+    weights = found.hypotheses.view(2, -1).sum(-1)
+    torch.testing.assert_close(weights, torch.softmax(logs, 0), rtol=0, atol=0.03)
+    exact = torch.einsum("h,hmc->mc", weights, torch.stack([one.probs for one in each]))
+    torch.testing.assert_close(sampled(prior, both, answers), exact, rtol=0, atol=0.02)
+    assert float((each[0].probs - each[1].probs).abs().max()) > 0.1
 
 
 def test_scores_that_point_the_wrong_way_count_against_themselves(quadrature: Quadrature) -> None:

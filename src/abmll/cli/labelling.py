@@ -111,7 +111,8 @@ def learn(task: Task, name: str, theta: Path | None, place: PlaceConfig, seed: i
     examples = task.rows.examples()
     if task.is_multi_label:
         return model.adapt_multi_label(examples, task.rows.chosen, task_name=name, seed=seed, quiet=quiet)
-    return model.adapt(examples, task_name=name, seed=seed, how="head", quiet=quiet)
+    order = task.rows.labels if task.is_ordinal else None
+    return model.adapt(examples, task_name=name, seed=seed, how="head", label_order=order, quiet=quiet)
 
 
 def answer(

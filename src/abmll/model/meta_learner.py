@@ -122,6 +122,7 @@ class AbmllModel:
         batch_size: int = AdaptConfig.batch_size,
         seed: int = 0,
         how: Literal["head", "full"] | None = None,
+        label_order: Sequence[str] | None = None,
         cache: ActivationCache | None = None,
         quiet: bool = True,
         text: str | None = None,
@@ -137,9 +138,10 @@ class AbmllModel:
         ``task_name`` stands before every question in the prompt. Passes over the examples, each in a new order, are
         repeated until the steps are done. Theta stays as it is, and only adapter tensors are copied. In-context methods
         show some of the examples before every question: others in every batch, and the same ones in prediction.
+        ``label_order`` names the labels from the lowest to the highest, where they have an order, for a head to use.
         ``cache`` keeps the activations below the adapters; without one they are kept for the time of the adaptation
-        where examples are met twice or more. Raises ``DataError`` where there is no example or one without an answer,
-        ``TrainingError`` where a loss term is not finite.
+        where examples are met twice or more. Raises ``DataError`` where there is no example, one without an answer, or
+        a label that is not in its order, ``TrainingError`` where a loss term is not finite.
         """
         AdaptConfig(steps, batch_size)
         examples = examples_of(examples, text=text, label=label, require_answer=True)
@@ -148,11 +150,16 @@ class AbmllModel:
         if how == "full" and find_rule(self.learning.method).classifier is not None:
             raise ConfigError(f"how 'full': '{self.learning.method}' takes no gradient steps; train a theta first")
         if how == "head":
-            return self.with_head().adapt(examples, task_name=task_name, seed=seed, cache=cache, quiet=quiet)
+            model = self.with_head()
+            return model.adapt(
+                examples, task_name=task_name, seed=seed, label_order=label_order, cache=cache, quiet=quiet
+            )
         refuse_unlabelled(examples, task_name, "to adapt to")
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
         if rule.classifier is not None:
-            return self._learn_head(examples, task_name, seed, cache, quiet)
+            return self._learn_head(examples, task_name, seed, label_order, cache, quiet)
+        if label_order is not None:
+            raise ConfigError("label_order: only a head learns that labels have an order; use how 'head'")
         shown = self.learning.num_demonstrations if rule.demonstrations else 0
         encoded = self.scorer.encode(examples, task_name)
         support = Support(self.scorer, encoded, steps, batch_size, seed, examples, task_name, shown, cache)
@@ -221,13 +228,18 @@ class AbmllModel:
         return model
 
     def _learn_head(
-        self, examples: Sequence[Example], task_name: str, seed: int, cache: ActivationCache | None, quiet: bool
+        self,
+        examples: Sequence[Example],
+        task_name: str,
+        seed: int,
+        label_order: Sequence[str] | None,
+        cache: ActivationCache | None,
+        quiet: bool,
     ) -> TaskPosterior:
         """The posterior of a rule that learns a task from features."""
         encoded = self.scorer.encode(examples, task_name)
-        head = TaskHead.learn(
-            self.reader(cache), self.learning.method, self.head_prior, examples, encoded, seed=seed, quiet=quiet
-        )
+        reader, method = self.reader(cache), self.learning.method
+        head = TaskHead.learn(reader, method, self.head_prior, examples, encoded, seed, quiet, label_order)
         return self._with(head, labels_of(examples), task_name, seed)
 
     def _with(self, head: TaskHead, labels: tuple[str, ...], task_name: str, seed: int) -> TaskPosterior:

@@ -38,10 +38,11 @@ class TaskHead:
         reader: reads the features of further examples.
         method: the rule whose classifier it is.
         prior: theta's part.
-        labels: the options, sorted, where all examples have the same ones; else none.
+        labels: the options where all examples have the same ones, sorted or in the order that they have; else none.
         keys: a hash of each of the N examples, in rising order; the tensors below are in the same order.
         features: of the examples, with the scores' columns in the order of ``labels``.
         answers: (N,) columns of the right options.
+        is_ordered: whether the labels have an order, which then is theirs.
     """
 
     reader: FeatureReader
@@ -52,6 +53,7 @@ class TaskHead:
     features: Features
     answers: Tensor
     seed: int = 0
+    is_ordered: bool = False
 
     @classmethod
     def learn(
@@ -63,20 +65,24 @@ class TaskHead:
         encoded: Sequence[Encoded],
         seed: int = 0,
         quiet: bool = True,
+        label_order: Sequence[str] | None = None,
     ) -> "TaskHead":
-        """The head of labelled ``examples``: one pass over each."""
-        labels = tuple(sorted(labels_of(examples)))
+        """The head of labelled ``examples``: one pass over each.
+
+        Raises ``DataError`` where there is a ``label_order`` and it does not say how all labels are ordered.
+        """
+        labels = tuple(sorted(labels_of(examples))) if label_order is None else in_order(examples, label_order)
         features = aligned(reader.read(encoded, quiet), examples, labels)
         answers = answer_columns(examples, labels)
-        head = cls(reader, method, prior, labels, tuple(map(key_of, examples)), features, answers, seed)
-        return head._sorted()
+        keys, is_ordered = tuple(map(key_of, examples)), label_order is not None
+        return cls(reader, method, prior, labels, keys, features, answers, seed, is_ordered)._sorted()
 
     def updated(self, examples: Sequence[Example], encoded: Sequence[Encoded], quiet: bool = True) -> "TaskHead":
         """The head of these labelled examples and those before: the same as learning all of them at once.
 
         Raises ``DataError`` where there are labels, and other options than these.
         """
-        if self.labels and self.labels != tuple(sorted(labels_of(examples))):
+        if self.labels and sorted(self.labels) != sorted(labels_of(examples)):
             known = ", ".join(self.labels)
             raise DataError(f"the new examples have other options than those learned, which are {known}; adapt again")
         more = aligned(self.reader.read(encoded, quiet), examples, self.labels)
@@ -107,7 +113,8 @@ class TaskHead:
     def _fitted(self, is_labelled: bool) -> Classifier:
         classifier = find_rule(self.method).classifier
         assert classifier is not None
-        return classifier(self.prior, Known(*self.features, is_labelled), self.answers, self.seed)
+        known = Known(*self.features, is_labelled, is_labelled and self.is_ordered)
+        return classifier(self.prior, known, self.answers, self.seed)
 
     def predict(self, examples: Sequence[Example], encoded: Sequence[Encoded], quiet: bool = True) -> Prediction:
         """Probabilities of the options of ``examples``, averaged over the classifier's samples."""
@@ -146,7 +153,7 @@ class TaskHead:
     def document(self) -> Document:
         """As JSON has it."""
         about = {"method": self.method, "labels": list(self.labels), "keys": list(self.keys), "seed": self.seed}
-        return about | {"prior": asdict(self.prior)}
+        return about | {"ordered": self.is_ordered, "prior": asdict(self.prior)}
 
     @classmethod
     def of(
@@ -159,11 +166,31 @@ class TaskHead:
             features = Features(tensors["hidden"], tensors["scores"])
             labels, keys = (tuple(map(str, document[name])) for name in ("labels", "keys"))
             answers, seed = tensors["answers"], int(document["seed"])
+            is_ordered = document.get("ordered", False)  # as it was before heads knew of an order
             if {len(keys), *map(len, features)} != {len(answers)} or len(labels) not in (0, features.scores.shape[1]):
                 raise ValueError("its numbers of examples or labels differ")
-            return cls(reader, document["method"], prior, labels, keys, features, answers, seed)
+            if not isinstance(is_ordered, bool):
+                raise TypeError(f"ordered is {is_ordered!r}")
+            return cls(reader, document["method"], prior, labels, keys, features, answers, seed, is_ordered)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: its head cannot be used ({error}); adapt to the task again") from error
+
+
+def in_order(examples: Sequence[Example], label_order: Sequence[str]) -> tuple[str, ...]:
+    """The labels of ``examples`` in their order, which may have others too.
+
+    Raises ``DataError`` where a label is not in it or is so twice, or where the examples' options differ.
+    """
+    labels = labels_of(examples)
+    if not labels:
+        raise DataError(
+            "label_order: the examples have different options; only labels that all of them have are ordered"
+        )
+    missing, twice = [label for label in labels if label not in label_order], len(set(label_order)) < len(label_order)
+    if missing or twice:
+        what = f"lacks '{missing[0]}'" if missing else "has a label twice"
+        raise DataError(f"label_order {what}; name every label of the examples once, from the lowest to the highest")
+    return tuple(label for label in label_order if label in labels)
 
 
 def aligned(features: Features, examples: Sequence[Example], labels: Sequence[str]) -> Features:

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from abmll.posterior.elliptical import READS, refine
 from abmll.posterior.latent import Latent, Mode, Paths, find_mode, root, sample
+from abmll.posterior.ordinal import Order
 
 SUBSETS = ((False, False), (True, False), (False, True))  # of the scores: none, per token, summed
+SHARES = (0.0, 0.8)  # of the variance that follow the labels' order: 0 among them, as few tasks have what it promises
 CHAINS = 128
 LEAST = 1e-12  # of a variance
 
@@ -90,6 +92,7 @@ class Known(NamedTuple):
     hidden: Tensor  # (N, K, d) features
     scores: Tensor  # (N, C, S) of the options, -inf where there is none
     is_labelled: bool
+    is_ordered: bool = False  # the columns are labels from the lowest to the highest, or the other way round
 
 
 class Metric:
@@ -129,6 +132,7 @@ class Hypotheses(NamedTuple):
     residual: float | Tensor
     mean: Tensor  # (S,)
     std: Tensor  # (S,)
+    order: Order | None = None  # of the labels
 
     @classmethod
     def of(cls, prior: HeadPrior, is_labelled: bool) -> "Hypotheses":
@@ -147,7 +151,16 @@ class Hypotheses(NamedTuple):
 
     def pick(self, index: Tensor) -> "Hypotheses":
         """The hypotheses at ``index``, one a row."""
-        return self._replace(counts=self.counts[index], taus=self.taus[index], log_weights=self.log_weights[index])
+        order = None if self.order is None else self.order.pick(index)
+        picked = self._replace(counts=self.counts[index], taus=self.taus[index], order=order)
+        return picked._replace(log_weights=self.log_weights[index])
+
+    def ordered(self, options: int) -> "Hypotheses":
+        """Each of them once for every share of the variance that may follow the labels' order, equally likely."""
+        number, shares = len(self.taus), torch.tensor(SHARES, dtype=torch.float64)
+        every = self.pick(torch.arange(number).repeat(len(shares)))
+        order = Order.of(shares.repeat_interleave(number), options)
+        return every._replace(order=order, log_weights=every.log_weights - math.log(len(shares)))
 
     def log_joint(self, latent: Latent, mode: Mode) -> Tensor:
         """(H,): log p(answers, hypothesis), by Laplace's approximation of all weights, cut at w = 0."""
@@ -159,10 +172,10 @@ class Hypotheses(NamedTuple):
     def latent(self, inner: Tensor, scores: Tensor) -> Latent:
         """The prior of f where the features' inner products are ``inner`` (N, N)."""
         offset, design = self.of_scores(scores)
-        return Latent(offset, self.kernel(inner), design)
+        return Latent(offset, self.kernel(inner), design, self.order)
 
     def kernel(self, inner: Tensor) -> Tensor:
-        """Of g + b: (H, N, M) of inner products (N, M)."""
+        """Of g + b, for one label: (H, N, M) of inner products (N, M)."""
         return self.taus.square()[:, None, None] * inner + self.bias_std**2
 
     def of_scores(self, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,7 +192,10 @@ class HeadPosterior:
         self.seed = seed
         self.metric = Metric(known.hidden)
         self.inputs = self.metric(known.hidden)
-        self.considered = hypotheses = Hypotheses.of(prior, known.is_labelled)
+        hypotheses, options = Hypotheses.of(prior, known.is_labelled), known.scores.shape[1]
+        if known.is_labelled and known.is_ordered and options > 2:  # of two labels an order says nothing
+            hypotheses = hypotheses.ordered(options)
+        self.considered = hypotheses
         latent = hypotheses.latent(self.inputs @ self.inputs.T, known.scores)
         mode = find_mode(latent, answers)
         joint = hypotheses.log_joint(latent, mode)
@@ -211,6 +227,7 @@ class Where(NamedTuple):
     cross: Tensor  # (H, M, N) covariance of g + b
     left: Tensor  # (H, M, 1) standard deviation of g + b, given the examples, that counts
     has_kernel: bool  # else there is neither g nor b: options differ, and so may their number
+    order: Order | None
 
     @classmethod
     def of(cls, hypotheses: Hypotheses, factor: Tensor, inputs: Tensor, asked: Tensor, scores: Tensor) -> "Where":
@@ -220,7 +237,7 @@ class Where(NamedTuple):
         cross = hypotheses.kernel(asked @ inputs.T)
         explained = torch.linalg.solve_triangular(factor, cross.mT, upper=False).square().sum(1)
         left = hypotheses.residual * (prior - explained).clamp(min=LEAST).sqrt()[..., None]
-        return cls(*hypotheses.of_scores(scores), cross, left, bool(prior.any()))
+        return cls(*hypotheses.of_scores(scores), cross, left, bool(prior.any()), hypotheses.order)
 
     def scores(self, paths: Paths, index: Tensor, normal: Tensor) -> Tensor:
         """(P, M, C): f along each path, of the hypothesis that ``index`` (P,) names.
@@ -230,4 +247,7 @@ class Where(NamedTuple):
         known = self.offset[index] + torch.einsum("pmcs,ps->pmc", self.design[index], paths.weights)
         if not self.has_kernel:
             return known
-        return known + self.cross[index] @ paths.dual + self.left[index] * normal
+        values, unknown = self.cross[index] @ paths.dual, self.left[index] * normal
+        if self.order is not None:
+            values, unknown = map(self.order.pick(index).mixed, (values, unknown))
+        return known + values + unknown

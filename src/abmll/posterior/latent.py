@@ -4,7 +4,8 @@
     w_s ~ N(mean_s, std_s^2)    b_c ~ N(0, bias_std^2)    g_c ~ GP(0, tau^2 <h(x), h(x')>)
 
 Everything in f is Gaussian a priori. Over N examples and C options its covariance is the kernel of g and b, one N x N
-matrix that all options share, plus a product of rank S for the scores: ``Latent``. Newton's steps, the evidence and
+matrix that all options share, plus a product of rank S for the scores: ``Latent``. Where labels have an order the
+kernel is multiplied by their covariance (``ordinal``). Newton's steps, the evidence and
 samples use this form (Rasmussen and Williams 2006, section 3.5, with Woodbury's identity for the scores), so that a
 task costs O(C N^3), not O(C^3 N^3). All in float64; leading dimensions are hypotheses, solved at once.
 """
@@ -14,20 +15,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from abmll.posterior.ordinal import Inner, Order
+
 NEWTON_STEPS, HALVINGS, CLOSE = 60, 12, 1e-9
 JITTER = 1e-8  # times the kernel's mean diagonal
 
 
 class Latent(NamedTuple):
-    """The prior of f for H hypotheses: N(offset, kernel (for every option) + design design^T)."""
+    """The prior of f for H hypotheses: N(offset, kernel (x) R + design design^T), R = I where there is no order."""
 
     offset: Tensor  # (H, N, C), -inf where there is no option
     kernel: Tensor  # (H, N, N)
     design: Tensor  # (H, N, C, S) scores times their weights' standard deviations, 0 where there is no option
+    order: Order | None = None  # of the labels
 
     def times(self, dual: Tensor) -> Tensor:
         """The prior covariance times ``dual`` (H, N, C)."""
-        return self.kernel @ dual + self.along(self.onto(dual))
+        values = self.kernel @ dual
+        return (values if self.order is None else self.order.spread(values)) + self.along(self.onto(dual))
+
+    def mixed(self, values: Tensor) -> Tensor:
+        """g + b (H, N, C) of ``values``, of which every label has its own."""
+        return values if self.order is None else self.order.mixed(values)
 
     def onto(self, dual: Tensor) -> Tensor:
         """design^T dual: (H, S)."""
@@ -38,12 +47,13 @@ class Latent(NamedTuple):
         return torch.einsum("hncs,hs->hnc", self.design, weights)
 
     def scores(self, values: Tensor, weights: Tensor) -> Tensor:
-        """f for ``values`` (H, N, C) of g + b, and ``weights`` (H, S) in units of their standard deviations."""
-        return self.offset + values + self.along(weights)
+        """f for ``values`` (H, N, C), see ``mixed``, and ``weights`` (H, S) in units of their standard deviations."""
+        return self.offset + self.mixed(values) + self.along(weights)
 
     def pick(self, index: Tensor | slice) -> "Latent":
         """The hypotheses at ``index``, one a row."""
-        return Latent(*(part[index] for part in self))
+        order = None if self.order is None else self.order.pick(index)
+        return Latent(self.offset[index], self.kernel[index], self.design[index], order)
 
 
 class Mode(NamedTuple):
@@ -60,11 +70,13 @@ class Solver:
     def __init__(self, latent: Latent, probs: Tensor) -> None:
         self.latent, self.probs = latent, probs
         root = square_root(probs.mT)  # (H, C, N)
-        size = latent.kernel.shape[-1]
-        inner = root[..., :, None] * latent.kernel[:, None] * root[..., None, :]
+        size, order = latent.kernel.shape[-1], latent.order
+        self.kernel = latent.kernel if order is None else order.own * latent.kernel  # of every label for itself
+        inner = root[..., :, None] * self.kernel[:, None] * root[..., None, :]
         factor = torch.linalg.cholesky(inner + torch.eye(size, dtype=inner.dtype))
         self.blocks = root[..., :, None] * torch.cholesky_inverse(factor) * root[..., None, :]  # (H, C, N, N)
         self.total = torch.linalg.cholesky(self.blocks.sum(1))
+        self.inner = None if order is None else Inner(order, latent.kernel, self.blocks, self.total)
         pushed = latent.design - (probs[..., None] * latent.design).sum(2, keepdim=True)
         columns = (probs[..., None] * pushed).movedim(-1, 1)  # W design: (H, S, N, C)
         self.columns = torch.stack([self._block(one) for one in columns.unbind(1)], -1)
@@ -76,6 +88,8 @@ class Solver:
             + 2 * self.total.diagonal(dim1=-2, dim2=-1).log().sum(-1)
             + torch.linalg.slogdet(self.small).logabsdet
         )
+        if self.inner is not None:
+            self.log_det = self.log_det + self.inner.log_det
 
     def __call__(self, value: Tensor, at: slice = slice(None)) -> Tensor:
         """(I + W K)^-1 ``value``, both (H, N, C); of the hypotheses ``at``, of which one serves any number of rows."""
@@ -90,10 +104,19 @@ class Solver:
         return torch.cat([self(part, slice(number, number + 1)) for number, part in parts])
 
     def _block(self, value: Tensor, at: slice = slice(None)) -> Tensor:
-        """The same as a call for the kernel alone, without the scores."""
-        moved = torch.einsum("hcij,hjc->hic", self.blocks[at], self.latent.kernel[at] @ value)
+        """The same as a call for g + b alone, without the scores."""
+        moved, back = self._bent(self.kernel[at] @ value, at)
+        solved = value - moved + back
+        if self.inner is None:
+            return solved
+        moved, back = self._bent(self.inner(solved, at), at)
+        return solved - moved + back
+
+    def _bent(self, value: Tensor, at: slice) -> tuple[Tensor, Tensor]:
+        """The terms of (I + W K)^-1 W ``value`` for ``kernel`` alone: it is the first less the second."""
+        moved = torch.einsum("hcij,hjc->hic", self.blocks[at], value)
         shared = torch.cholesky_solve(moved.sum(-1, keepdim=True), self.total[at])
-        return value - moved + torch.einsum("hcij,hj->hic", self.blocks[at], shared[..., 0])
+        return moved, torch.einsum("hcij,hj->hic", self.blocks[at], shared[..., 0])
 
 
 def log_likelihood(scores: Tensor, answers: Tensor) -> Tensor:
@@ -153,7 +176,7 @@ def _objective(latent: Latent, answers: Tensor, dual: Tensor, scores: Tensor) ->
 
 
 class Paths(NamedTuple):
-    """Samples of f, one in each of P rows: g + b = kernel dual on the examples, and the scores' weights."""
+    """Samples of f, one in each of P rows: g + b = kernel dual R^1/2 on the examples, and the scores' weights."""
 
     dual: Tensor  # (P, N, C)
     weights: Tensor  # (P, S) in units of their prior's standard deviation, from its mean
@@ -168,11 +191,13 @@ def sample(latent: Latent, mode: Mode, index: Tensor, generator: torch.Generator
     rows, probs, factor = latent.pick(index), mode.solver.probs[index], root(latent.kernel)[index]
     normal, noise = (torch.randn(probs.shape, generator=generator, dtype=torch.float64) for _ in range(2))
     weights = torch.randn(len(index), latent.design.shape[-1], generator=generator, dtype=torch.float64)
-    prior = factor @ normal + rows.along(weights)
+    prior = rows.mixed(factor @ normal) + rows.along(weights)
     noise = square_root(probs) * noise
     noise = noise - probs * noise.sum(-1, keepdim=True)  # of covariance diag(p) - p p^T
     dual = mode.dual[index] + mode.solver.rows(noise - curved(probs, prior), index)
-    return Paths(dual + torch.linalg.solve_triangular(factor.mT, normal, upper=True), rows.onto(dual) + weights)
+    return Paths(
+        rows.mixed(dual) + torch.linalg.solve_triangular(factor.mT, normal, upper=True), rows.onto(dual) + weights
+    )
 
 
 def square_root(probs: Tensor) -> Tensor:
