@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skops.io
+from joblib import Parallel, delayed
 from sklearn import base
 
 from abmll import AbmllClassifier, MetaTrainer, TaskPosterior
@@ -106,6 +107,13 @@ def test_a_copy_loads_no_language_model_before_it_is_asked(
     found = pickle.loads(data)
     assert found.classes_.tolist() == ["no", "yes"]
     assert pickle.dumps(found)
+
+
+def test_threads_may_ask_a_copy_at_once(fitted: AbmllClassifier) -> None:
+    found = through_pickle(fitted)
+    answers: Any = Parallel(n_jobs=4, backend="threading")(delayed(found.predict_proba)(ASKED) for _ in range(8))
+    for answer in answers:
+        np.testing.assert_array_equal(answer, fitted.predict_proba(ASKED))
 
 
 def test_a_copy_can_be_told_where_the_language_model_is(fitted: AbmllClassifier, family_folder: Any) -> None:

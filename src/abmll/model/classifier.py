@@ -130,14 +130,14 @@ class AbmllClassifier(ClassifierMixin, BaseEstimator):
     def posterior_(self) -> TaskPosterior:
         """What was learned. Out of a pickle it gets its language model back when it is first asked for."""
         check_is_fitted(self)
-        if self._posterior is None:
-            assert self._saved is not None
-            bundle = bundle_of(self._saved)
-            with IN_USE:
+        with IN_USE:
+            if self._posterior is None:
+                assert self._saved is not None
+                bundle = bundle_of(self._saved)
                 scorer = shared_scorer(bundle.document["settings"], self.model, self.theta is not None, self.device)
                 self._posterior = TaskPosterior.of_bundle(bundle, scorer, Path("this classifier"))
-            self._saved = None
-        return self._posterior
+                self._saved = None
+            return self._posterior
 
     def predict(self, X: Data) -> NDArray[Any]:
         """(N,) the most probable label of each text."""

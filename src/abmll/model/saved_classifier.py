@@ -25,7 +25,8 @@ REMEDY = "fit and save the classifier again"
 
 def arrays_of(bundle: Bundle) -> dict[str, Any]:
     """What a posterior saves, as plain types and arrays."""
-    tensors = {group: {key: one.numpy() for key, one in named.items()} for group, named in bundle.tensors.items()}
+    groups = bundle.tensors.items()
+    tensors = {group: {key: one.detach().cpu().numpy() for key, one in named.items()} for group, named in groups}
     return {"document": json.dumps(bundle.document), "tensors": tensors}
 
 
@@ -37,7 +38,7 @@ def bundle_of(arrays: dict[str, Any]) -> Bundle:
 
 
 def write_classifier(folder: Path, parameters: Document, classes: np.ndarray) -> None:
-    """Write what a classifier has beside its posterior. Raises ``ConfigError`` as ``refuse_unsaveable``."""
+    """Write what a classifier has beside its posterior; the classes are such as ``refuse_unsaveable`` lets pass."""
     kind = KINDS[classes.dtype.kind]
     document = {"parameters": parameters, "classes": {"type": kind, "values": classes.tolist()}}
     write_json(folder / CLASSIFIER, document | {"format": FORMATS["classifier"]})
