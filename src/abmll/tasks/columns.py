@@ -4,7 +4,6 @@ A column is named by the user, or guessed where there is one sensible choice: by
 only one that can be meant.
 """
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 from abmll.common.errors import DataError, nearest
 from abmll.tasks.excel import as_text
+from abmll.tasks.records import is_missing
 from abmll.tasks.rows import Row, read_rows
 from abmll.tasks.types import MAX_OPTIONS
 
@@ -73,10 +73,8 @@ def is_task_file(path: Path, table: Table) -> bool:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a cell says nothing: None, NaN or white space."""
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    """Whether a cell says nothing: white space, or nothing at all."""
+    return is_missing(value) or (isinstance(value, str) and not value.strip())
 
 
 def _text(value: Any, row: Row, column: str) -> str:
