@@ -82,7 +82,7 @@ def _split(options: Sequence[Option], argv: Sequence[str], name: str) -> dict[st
         flag = flag.replace("_", "-")
         if token == "--":
             rest += tokens
-        elif not token.startswith("-"):
+        elif not token.startswith("-") or token == "-":
             rest.append(token)
         elif flag not in known:
             hint = nearest(flag, known) or f" See 'abmll {name} --help'."

@@ -19,6 +19,7 @@ from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
 from abmll.methods import find_rule
 from abmll.model.interchange import average_update, export_merged, export_peft
+from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prediction import Prediction, batch_calibrated, predict
 from abmll.model.prequential import TaskCalibration
 from abmll.model.task_head import TaskHead
@@ -211,7 +212,8 @@ class TaskPosterior:
         name, is_posterior = document["task_name"], document["is_posterior"]
         head = None
         if of_head is not None:
-            head = TaskHead.of(scorer, members[0], of_head, bundle.tensors.get(HEAD, {}), path)
+            kind = MultiLabelHead if of_head.get("is_multi_label") else TaskHead
+            head = kind.of(scorer, members[0], of_head, bundle.tensors.get(HEAD, {}), path)
         return cls(scorer, members, name, is_posterior, settings, demonstrations, calibration, head=head)
 
     def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:

@@ -1,7 +1,7 @@
 """AbmllModel: a language model with a meta-learned theta, ready to learn new tasks."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from abmll.common.config import (
     ModelConfig,
     PromptConfig,
 )
-from abmll.common.errors import ConfigError, TrainingError
+from abmll.common.errors import ConfigError, DataError, TrainingError
 from abmll.common.progress import progress
 from abmll.common.settings import flatten, pick, refuse_unknown
 from abmll.language.activation_cache import ActivationCache, open_cache
@@ -29,6 +29,7 @@ from abmll.language.scorer import OptionScorer
 from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule
 from abmll.methods.bayesian_head import Head
 from abmll.model.learned_task import TaskPosterior, refuse_unlabelled
+from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prequential import TaskCalibration, evidence, infer_calibration
 from abmll.model.run_folder import RunFolder
 from abmll.model.task_head import TaskHead
@@ -168,6 +169,30 @@ class AbmllModel:
             self.scorer, members, task_name, rule.is_posterior, settings, chosen, calibration, prequential
         )
 
+    def adapt_multi_label(
+        self,
+        examples: Sequence[Example],
+        chosen: Sequence[Collection[str]],
+        *,
+        task_name: str = "task",
+        seed: int = 0,
+        cache: ActivationCache | None = None,
+        quiet: bool = True,
+    ) -> TaskPosterior:
+        """Learn with a head which of their options are the labels of ``examples``: any number of them, ``chosen``.
+
+        All examples have the same options, and no answer is read. The probabilities of a prediction are each label's
+        own. Raises ``DataError`` where there is no example, and for a label that is no option.
+        """
+        if not examples:
+            raise DataError(f"task '{task_name}': no examples to adapt to")
+        model = self.with_head()
+        encoded = self.scorer.encode(examples, task_name)
+        head = MultiLabelHead.learn_sets(
+            model.reader(cache), model.learning.method, self.head_prior, examples, encoded, chosen, seed, quiet
+        )
+        return model._with(head, task_name, seed)
+
     def with_head(self) -> "AbmllModel":
         """The model that learns tasks with a head on theta's features. Raises ``ConfigError`` where there is none."""
         rule = find_rule(self.learning.method)
@@ -188,7 +213,10 @@ class AbmllModel:
         head = TaskHead.learn(
             self.reader(cache), self.learning.method, self.head_prior, examples, encoded, seed=seed, quiet=quiet
         )
-        settings = flatten(self.learning) | {"adapt_examples": len(examples), "adapt_seed": seed}
+        return self._with(head, task_name, seed)
+
+    def _with(self, head: TaskHead, task_name: str, seed: int) -> TaskPosterior:
+        settings = flatten(self.learning) | {"adapt_examples": len(head.keys), "adapt_seed": seed}
         return TaskPosterior(self.scorer, (self._learned_theta(),), task_name, True, settings, head=head)
 
     def reader(self, cache: ActivationCache | None = None) -> FeatureReader:

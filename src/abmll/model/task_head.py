@@ -68,7 +68,7 @@ class TaskHead:
         labels = tuple(sorted(labels_of(examples)))
         features = aligned(reader.read(encoded, quiet), examples, labels)
         answers = answer_columns(examples, labels)
-        head = cls(reader, method, prior, labels, tuple(map(_key, examples)), features, answers, seed)
+        head = cls(reader, method, prior, labels, tuple(map(key_of, examples)), features, answers, seed)
         return head._sorted()
 
     def updated(self, examples: Sequence[Example], encoded: Sequence[Encoded], quiet: bool = True) -> "TaskHead":
@@ -84,7 +84,9 @@ class TaskHead:
         scores = [_widened(part.scores, width) for part in (self.features, more)]
         features = Features(torch.cat([self.features.hidden, more.hidden]), torch.cat(scores))
         answers = torch.cat([self.answers, answer_columns(examples, self.labels)])
-        return replace(self, keys=self.keys + tuple(map(_key, examples)), features=features, answers=answers)._sorted()
+        return replace(
+            self, keys=self.keys + tuple(map(key_of, examples)), features=features, answers=answers
+        )._sorted()
 
     def _sorted(self) -> "TaskHead":
         order = sorted(range(len(self.keys)), key=lambda number: (self.keys[number], int(self.answers[number])))
@@ -178,6 +180,6 @@ def _widened(scores: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(scores, (0, 0, 0, width - scores.shape[1]), value=-torch.inf)
 
 
-def _key(example: Example) -> str:
+def key_of(example: Example) -> str:
     """A hash of what is asked, which is neither the answer nor the options' order."""
     return hashlib.sha256(json.dumps([example.input, sorted(example.options)]).encode()).hexdigest()[:16]
