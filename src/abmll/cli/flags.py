@@ -39,8 +39,7 @@ def run_verb(function: Callable[..., int | None], argv: Sequence[str], name: str
         fill: gives values (of a preset) that take effect where the user set none; it gets all values known so far.
     """
     signature = read_signature(function)
-    names = {option.name for option in signature.options}
-    options = signature.options + tuple(option for option in COMMON if option.name not in names)
+    names, options = {option.name for option in signature.options}, with_common(signature)
     if {"-h", "--help"} & {*argv}:
         print(_help(signature, options, name))
         return 0
@@ -61,6 +60,12 @@ def run_verb(function: Callable[..., int | None], argv: Sequence[str], name: str
         wanted = ", ".join(option.shown for option in missing)
         raise ConfigError(f"{name}: missing {wanted}; see 'abmll {name} --help'")
     return signature.call(values, frozenset(chosen))
+
+
+def with_common(signature: Signature) -> tuple[Option, ...]:
+    """The options of a verb and, where it has none of that name, those of every command."""
+    names = {option.name for option in signature.options}
+    return signature.options + tuple(option for option in COMMON if option.name not in names)
 
 
 def _split(options: Sequence[Option], argv: Sequence[str], name: str) -> dict[str, list[str]]:

@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, Command] = {
     "tasks": Command("list, show, check and fetch tasks", TASKS),
     "estimate": Command("memory, operations and time of a step, from a model's shape", "abmll.cli.estimate:estimate"),
     "demo": Command("the whole method on real tasks, from download to report", "abmll.cli.demo:demo"),
+    "completion": Command("print a script that completes commands and flags", "abmll.cli.completion:completion"),
 }
 
 
