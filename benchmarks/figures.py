@@ -1,4 +1,4 @@
-"""python -m benchmarks.figures [NAME...]: draw docs/figures/ from results/, for the questions of docs/results.md."""
+"""python -m benchmarks.figures [NAME...]: draw docs/figures/ from results/, for docs/results.md and docs/howto/."""
 
 import argparse
 import math
@@ -12,6 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
+from abmll.common.documents import read_json
+from abmll.experiments.metrics import calibration_error, reliability_bins, risk_coverage
+from benchmarks.doubt import TRUST
 from benchmarks.machine import ROOT
 from benchmarks.publish import RESULTS, main_cells, read
 
@@ -21,6 +24,7 @@ STYLE: dict[Any, Any] = {
     **{"axes.titlesize": 10, "axes.titlelocation": "left", "savefig.dpi": 150, "legend.frameon": False},
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # seven, and ten colours: what has one in common differs in the other
+COLOURS = ("tab:orange", "tab:green", "tab:blue")
 MEASURES = {"accuracy": "Accuracy", "nll": "NLL", "pooled_ece": "Pooled ECE"}
 UNKNOWN = {"value": math.nan, "low": math.nan, "high": math.nan}  # is not drawn
 Rows = Mapping[str, Any]
@@ -168,6 +172,30 @@ def suites(*names: str) -> Callable[[Figure], None]:
     return paint
 
 
+def trust(names: Sequence[str]) -> Callable[[Figure], None]:
+    """Confidence against accuracy of some methods, and errors among the answers that are surest."""
+
+    def paint(figure: Figure) -> None:
+        methods = read_json(TRUST, None, "make it with python -m benchmarks.doubt")["methods"]
+        *panels, last = _panels(figure, len(names) + 1)
+        for panel, name, colour in zip(panels, names, COLOURS, strict=False):
+            confidence, correct = (np.array(methods[name][key], dtype=float) for key in ("confidence", "correct"))
+            bins = reliability_bins(confidence, correct, 10)
+            panel.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1)
+            panel.vlines(bins.confidence, bins.confidence, bins.accuracy, color=colour, alpha=0.4)
+            panel.scatter(bins.confidence, bins.accuracy, 400 * bins.size / len(confidence), color=colour)
+            title = f"{methods[name]['label']}: ECE {calibration_error(bins):.2f}"
+            panel.set(title=title, xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+            panel.set_aspect("equal")
+            last.plot(*risk_coverage(confidence, correct), color=colour, label=methods[name]["label"])
+        last.set(
+            title="If only the surest are answered", xlabel="share answered", ylabel="share of these wrong", ylim=0
+        )
+        last.legend(fontsize=8)
+
+    return paint
+
+
 def _apart(methods: Rows) -> dict[str, Any]:
     """By row, its differences from the reference, where there are any."""
     found = {row: one["statistics"].get("differences") for row, one in methods.items()}
@@ -196,6 +224,7 @@ WANTED: Mapping[str, Callable[[Figure], None]] = {
     "suites": suites("cls-45", "mcqa", "chembench", "legalbench-heldout", "bigbench"),
     "samples": curve("cls-45", "num_samples", "posterior samples (0: at the mean)"),
     "examples": curve("cls-45-examples", "adapt_examples", "adaptation examples", is_log=True),
+    "trust": trust(("pretrained", "linear-probe", "head")),
     "beta": retrained("beta", "abmll", "beta", "cls-45", "cls-45-beta"),
 }
 

@@ -14,6 +14,7 @@ EXAMPLES = ROOT / "examples"
 NOTEBOOKS = sorted((EXAMPLES / "notebooks").glob("*.ipynb"))
 PRINTED = {
     "adapt_and_save": r"\d+ of 32 right, mean entropy [01]\.\d\d nats\n",
+    "classify": r"(0\.\d\d (account|billing|bug|delivery) +.+\n){12}",
     "compare_two": r"head +accuracy .*\nlinear-probe +accuracy .*\n",
     "export_to_peft": r"PEFT loaded 8 tensors\n",
     "suggest_next": r"(.+\n){4}",
