@@ -12,7 +12,8 @@ from abmll.common.errors import ConfigError, DataError
 from abmll.model.multi_label import MultiLabelHead
 from abmll.model.task_head import TaskHead, key_of
 from abmll.posterior import head
-from abmll.posterior.head import HeadPosterior, HeadPrior, Known
+from abmll.posterior.head import HeadPrior, Known
+from abmll.posterior.tempering import TemperedHead
 
 SHORT = PromptConfig(instruction=False, list_options=False, answer="text")
 LABELS = ("urgent", "billing", "bug")
@@ -48,10 +49,10 @@ def test_each_label_is_a_yes_or_no_head_of_its_own(model: AbmllModel) -> None:
         answers = torch.zeros(len(rows), dtype=torch.long)
         for row, own in zip(rows, chosen, strict=True):
             answers[by_key[key_of(row)]] = int(label in own)
-        alone = HeadPosterior(HeadPrior(), Known(learned.features.hidden, scores, True), answers)
+        alone = TemperedHead(HeadPrior(), Known(learned.features.hidden, scores, True), answers)
         asked = [by_key[key_of(row)] for row in rows[:4]]
         drawn = alone.probs(Known(learned.features.hidden[asked], scores[asked], True))
-        torch.testing.assert_close(prediction.probs[:, column], drawn.mean(0)[:, 1])
+        torch.testing.assert_close(prediction.probs[:, column], alone.temper(drawn.mean(0))[:, 1])
     assert (prediction.entropy >= prediction.expected_entropy).all()
 
 

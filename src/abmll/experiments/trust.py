@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abmll.common.errors import ConfigError
-from abmll.common.progress import progress
 from abmll.experiments.metrics import Floats, Outcomes, evaluate_task, outcomes
 from abmll.model.cross_validation import cross_validate
 from abmll.model.learned_task import TaskPosterior
 from abmll.model.multi_label import MultiLabelHead
+from abmll.posterior.tempering import FOLDS
 from abmll.tasks.labelled import LabelledRows
 
 WANTED, FEWEST = 0.9, 5  # share of right answers; of how many at least
@@ -60,9 +60,7 @@ class Measured(NamedTuple):
     trust: Trust
 
 
-def measure(
-    posterior: TaskPosterior, rows: LabelledRows, folds: int = 5, ordered: bool = False, quiet: bool = True
-) -> Measured:
+def measure(posterior: TaskPosterior, rows: LabelledRows, folds: int = FOLDS, ordered: bool = False) -> Measured:
     """Cross-validate what was learned of these rows. Raises ``ConfigError`` where it is no head, as ``cross_validate``
     for the number of folds."""
     head, examples = posterior.head, rows.examples()
@@ -71,13 +69,9 @@ def measure(
     labels = head.labels
     chosen = np.array([[int(label in own) for label in labels] for own in rows.chosen])
     if isinstance(head, MultiLabelHead):
-        yes = [
-            cross_validate(one, examples, folds, True)[:, 1]
-            for one in progress(head.heads, "cross-validating", "label", quiet)
-        ]
-        probs = np.stack([one.numpy() for one in yes], 1)
+        probs = np.stack([cross_validate(one, examples, folds)[:, 1].numpy() for one in head.heads], 1)
         return Measured(labels, probs, chosen, decisions(probs, chosen))
-    probs = cross_validate(head, examples, folds, quiet).numpy()
+    probs = cross_validate(head, examples, folds).numpy()
     return Measured(labels, probs, chosen, trust(probs, chosen.argmax(1).tolist(), ordered))
 
 

@@ -60,6 +60,10 @@ class Probe:
         scores, absent = centred(known.scores)
         return scores[~absent].numpy()
 
+    def temper(self, probs: Tensor) -> Tensor:
+        """The probabilities as they are."""
+        return probs
+
     def _fit(self, inputs: NDArray[np.float64], labels: NDArray[np.int64], fewest: int) -> Any:
         """Cross-validation where every label that occurs does so twice."""
         from sklearn.linear_model import LogisticRegression

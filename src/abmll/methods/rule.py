@@ -71,6 +71,10 @@ class Classifier(Protocol):
         """(P, M, C): the options' probabilities of M questions under each of P samples of what was learned."""
         ...
 
+    def temper(self, probs: Tensor) -> Tensor:
+        """What becomes of the samples' mean (M, C)."""
+        ...
+
 
 S = TypeVar("S", bound=State)
 

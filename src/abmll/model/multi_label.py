@@ -14,7 +14,7 @@ from abmll.language.features import FeatureReader, Features
 from abmll.methods.rule import Classifier
 from abmll.model.prediction import Prediction, entropy
 from abmll.model.prequential import label_index
-from abmll.model.task_head import AT_ONCE, TaskHead, aligned, key_of
+from abmll.model.task_head import AT_ONCE, TaskHead, aligned, key_of, tempered
 from abmll.posterior.head import HeadPrior, Known
 from abmll.tasks import Example
 
@@ -85,11 +85,8 @@ class MultiLabelHead(TaskHead):
         for n, head in enumerate(progress(self.heads, "predicting", "label", quiet=quiet)):
             for start in range(0, len(examples), AT_ONCE):
                 part = Features(*(values[start : start + AT_ONCE] for values in two(features, n)))
-                sampled = head.posterior.probs(Known(*part, True))
-                mean = sampled.mean(0)
-                drawn[start : start + AT_ONCE, n] = torch.stack(
-                    [mean[:, 1], entropy(mean), entropy(sampled).mean(0)], -1
-                )
+                probs, expected = tempered(head.posterior, head.posterior.probs(Known(*part, True)))
+                drawn[start : start + AT_ONCE, n] = torch.stack([probs[:, 1], entropy(probs), expected], -1)
         columns = label_index(examples, self.labels, len(self.labels))
         probs, total, expected = drawn.gather(1, columns[..., None].expand_as(drawn)).unbind(-1)
         truncated = sum(one.truncated > 0 for one in encoded)

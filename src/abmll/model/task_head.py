@@ -113,8 +113,11 @@ class TaskHead:
     def _fitted(self, is_labelled: bool) -> Classifier:
         classifier = find_rule(self.method).classifier
         assert classifier is not None
-        known = Known(*self.features, is_labelled, is_labelled and self.is_ordered)
-        return classifier(self.prior, known, self.answers, self.seed)
+        return classifier(self.prior, self.known(is_labelled), self.answers, self.seed)
+
+    def known(self, is_labelled: bool) -> Known:
+        """What a classifier is told of the examples."""
+        return Known(*self.features, is_labelled, is_labelled and self.is_ordered)
 
     def predict(self, examples: Sequence[Example], encoded: Sequence[Encoded], quiet: bool = True) -> Prediction:
         """Probabilities of the options of ``examples``, averaged over the classifier's samples."""
@@ -131,8 +134,8 @@ class TaskHead:
                 chosen = own[start : start + AT_ONCE]
                 part = Features(*(values[chosen] for values in features))
                 drawn = self._draws(part, [examples[number] for number in chosen], is_labelled)
-                probs[chosen, : drawn.shape[-1]] = drawn.mean(0)
-                expected[chosen] = entropy(drawn).mean(0)
+                classifier = self.posterior if is_labelled else self.of_options
+                probs[chosen, : drawn.shape[-1]], expected[chosen] = tempered(classifier, drawn)
         truncated = sum(one.truncated > 0 for one in encoded)
         return Prediction(probs, counts, entropy(probs), expected, truncated)
 
@@ -191,6 +194,17 @@ def in_order(examples: Sequence[Example], label_order: Sequence[str]) -> tuple[s
         what = f"lacks '{missing[0]}'" if missing else "has a label twice"
         raise DataError(f"label_order {what}; name every label of the examples once, from the lowest to the highest")
     return tuple(label for label in label_order if label in labels)
+
+
+def tempered(classifier: Classifier, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """Of draws (P, M, C) the probabilities (M, C) that are reported, and their expected entropy (M,).
+
+    Tempering changes how much is uncertain, not which share of it the draws agree on.
+    """
+    mean = drawn.mean(0)
+    probs = classifier.temper(mean)
+    share = entropy(drawn).mean(0) / entropy(mean).clamp(min=torch.finfo(torch.float64).tiny)
+    return probs, entropy(probs) * share
 
 
 def aligned(features: Features, examples: Sequence[Example], labels: Sequence[str]) -> Features:
