@@ -11,6 +11,7 @@ temperatures are usual after the fact (Guo et al. 2017), here with a prior and a
 import torch
 from torch import Tensor
 
+from abmll.common.progress import progress
 from abmll.posterior.head import HeadPosterior, HeadPrior, Known
 
 FOLDS, SPREAD = 5, 0.5  # the spread was chosen on training and validation tasks (docs/log.md, 2026-11-29)
@@ -29,12 +30,21 @@ class TemperedHead(HeadPosterior):
         log_likelihood: (N, T) of each answer under each a.
     """
 
-    def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0, folds: int = FOLDS) -> None:
+    def __init__(
+        self,
+        prior: HeadPrior,
+        known: Known,
+        answers: Tensor,
+        seed: int = 0,
+        quiet: bool = True,
+        *,
+        folds: int = FOLDS,
+    ) -> None:
         super().__init__(prior, known, answers, seed)
         self.fold_of = dealt(known, answers, folds) if known.is_labelled else torch.zeros_like(answers)
         self.is_tempered = bool(self.fold_of.any())
         if self.is_tempered:
-            self.held_out = held_out(prior, known, answers, seed, self.fold_of)
+            self.held_out = held_out(prior, known, answers, seed, self.fold_of, quiet)
             powers = [powered(self.held_out, a).gather(1, answers[:, None])[:, 0].log() for a in INVERSE]
             self.log_likelihood = torch.stack(powers, 1)
 
@@ -54,10 +64,10 @@ class TemperedHead(HeadPosterior):
         return probs
 
 
-def held_out(prior: HeadPrior, known: Known, answers: Tensor, seed: int, fold_of: Tensor) -> Tensor:
+def held_out(prior: HeadPrior, known: Known, answers: Tensor, seed: int, fold_of: Tensor, quiet: bool = True) -> Tensor:
     """(N, C): the probabilities of each example's options by a head of the examples in the other folds."""
     probs = torch.zeros(known.scores.shape[:2], dtype=torch.float64)
-    for fold in fold_of.unique():
+    for fold in progress(fold_of.unique().tolist(), "cross-validating", "fold", quiet=quiet):
         asked = fold_of == fold
         others = HeadPosterior(prior, picked(known, ~asked), answers[~asked], seed)
         probs[asked] = others.probs(picked(known, asked)).mean(0)
