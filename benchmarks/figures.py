@@ -172,26 +172,27 @@ def suites(*names: str) -> Callable[[Figure], None]:
     return paint
 
 
-def trust(names: Sequence[str]) -> Callable[[Figure], None]:
-    """Confidence against accuracy of some methods, and errors among the answers that are surest."""
+def trust(names: Mapping[str, str]) -> Callable[[Figure], None]:
+    """Confidence against accuracy, and errors among the answers that are surest: a row for each set of tasks."""
 
     def paint(figure: Figure) -> None:
-        methods = read_json(TRUST, None, "make it with python -m benchmarks.doubt")["methods"]
-        *panels, last = _panels(figure, len(names) + 1)
-        for panel, name, colour in zip(panels, names, COLOURS, strict=False):
-            confidence, correct = (np.array(methods[name][key], dtype=float) for key in ("confidence", "correct"))
-            bins = reliability_bins(confidence, correct, 10)
-            panel.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1)
-            panel.vlines(bins.confidence, bins.confidence, bins.accuracy, color=colour, alpha=0.4)
-            panel.scatter(bins.confidence, bins.accuracy, 400 * bins.size / len(confidence), color=colour)
-            title = f"{methods[name]['label']}: ECE {calibration_error(bins):.2f}"
-            panel.set(title=title, xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
-            panel.set_aspect("equal")
-            last.plot(*risk_coverage(confidence, correct), color=colour, label=methods[name]["label"])
-        last.set(
-            title="If only the surest are answered", xlabel="share answered", ylabel="share of these wrong", ylim=0
-        )
-        last.legend(fontsize=8)
+        document = read_json(TRUST, None, "make it with python -m benchmarks.doubt")
+        figure.set_figheight(3.2 * len(names))
+        for row, (name, title) in zip(figure.subplots(len(names), 4), names.items(), strict=True):
+            *panels, last = row
+            for panel, method, colour in zip(panels, document[name].values(), COLOURS, strict=True):
+                confidence, correct = (np.array(method[key], dtype=float) for key in ("confidence", "correct"))
+                bins = reliability_bins(confidence, correct, 10)
+                panel.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1)
+                panel.vlines(bins.confidence, bins.confidence, bins.accuracy, color=colour, alpha=0.4)
+                panel.scatter(bins.confidence, bins.accuracy, 400 * bins.size / len(confidence), color=colour)
+                panel.set(title=f"{method['label']}: ECE {calibration_error(bins):.2f}", xlabel="confidence")
+                panel.set(xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal")
+                last.plot(*risk_coverage(confidence, correct), color=colour, label=method["label"])
+            panels[0].set_ylabel(f"{title}\naccuracy")
+            last.set(title="Errors of the surest answers", xlabel="share answered", ylabel="share of these wrong")
+            last.set(xlim=(0, 1), ylim=(0, 0.8))
+            last.legend(fontsize=8)
 
     return paint
 
@@ -224,7 +225,7 @@ WANTED: Mapping[str, Callable[[Figure], None]] = {
     "suites": suites("cls-45", "mcqa", "chembench", "legalbench-heldout", "bigbench"),
     "samples": curve("cls-45", "num_samples", "posterior samples (0: at the mean)"),
     "examples": curve("cls-45-examples", "adapt_examples", "adaptation examples", is_log=True),
-    "trust": trust(("pretrained", "linear-probe", "head")),
+    "trust": trust({"tickets": "Tickets", "bigbench-demo": "BIG-bench"}),
     "beta": retrained("beta", "abmll", "beta", "cls-45", "cls-45-beta"),
 }
 
