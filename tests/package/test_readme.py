@@ -36,9 +36,14 @@ def blocks(language: str) -> list[str]:
 
 def write_task(path: Path, right: str, wrong: str) -> None:
     """A task file of twelve labelled examples: which kind of thing is it?"""
+    write_table(path, ["input", "output"], right, wrong)
+
+
+def write_table(path: Path, columns: list[str], right: str, wrong: str) -> None:
+    """The same under other columns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [f"{size} {word},{kind}" for kind in (right, wrong) for word in WORDS[kind] for size in ("small", "large")]
-    path.write_text("\n".join(["input,output", *rows]) + "\n", encoding="utf-8")
+    path.write_text("\n".join([",".join(columns), *rows]) + "\n", encoding="utf-8")
 
 
 @pytest.fixture
@@ -48,6 +53,9 @@ def own_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_task(tmp_path / "my_tasks" / "living.csv", "animal", "fruit")
     write_task(tmp_path / "my_tasks" / "mineral.csv", "metal", "fruit")
     write_task(tmp_path / "new_task.csv", "animal", "metal")
+    write_table(tmp_path / "tickets.csv", ["text", "label"], "animal", "metal")
+    for name in ("new.csv", "more.csv"):
+        (tmp_path / name).write_text("text\na tall horse\nsome rust\n", encoding="utf-8")
     questions = [{"input": "a tall horse", "options": ["animal", "metal"]}, {"input": "rust", "options": ["a", "b"]}]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions), encoding="utf-8")
     return tmp_path
@@ -64,10 +72,14 @@ def test_the_readme_commands_and_python_run_as_written(
             of_steps = words[0] != "adapt" or "full" in words
             code = entry([*words, *(BUDGET.get(words[0], []) if of_steps else [])])
             assert code == 0, f"{line}\n{capsys.readouterr().err}"
-    for name in ("answers.csv", "new_answers.csv"):
+    for name, column in {
+        "answers.csv": "predicted_label",
+        "more_answers.csv": "predicted_label",
+        "new_answers.csv": "label",
+    }.items():
         with Path(name).open(encoding="utf-8", newline="") as file:
             answers = list(csv.DictReader(file))
-        assert [row["label"] in ("animal", "metal", "a", "b") for row in answers] == [True, True]
+        assert [row[column] in ("animal", "metal", "a", "b") for row in answers] == [True, True]
         assert all(float(row["mutual_information"]) >= 0 for row in answers)
     assert Path("adapters/new/adapter_model.safetensors").is_file()
     assert Path("runs/mine/report.html").is_file()

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from abmll.posterior.elliptical import refine
-from abmll.posterior.latent import Latent, Paths, find_mode, log_likelihood, root, sample
+from abmll.posterior.latent import Latent, log_likelihood, root
+from abmll.posterior.mode import find_mode
+from abmll.posterior.paths import Paths, sample
 
 CHAINS = 3000
 Quadrature = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -28,7 +30,8 @@ def chains(latent: Latent, answers: Tensor, lowest: float, seed: int = 0) -> tup
     generator, index = torch.Generator().manual_seed(seed), torch.zeros(CHAINS, dtype=torch.long)
     start = sample(latent, find_mode(latent, answers), index, generator)
     rows = latent.pick(index)
-    return rows, start, refine(rows, answers, start, torch.full_like(start.weights, lowest), generator, reads=(60,))
+    end = refine(latent, index, answers, start, torch.full_like(start.weights, lowest), generator, reads=(60,))
+    return rows, start, end
 
 
 def scores(rows: Latent, paths: Paths) -> Tensor:
@@ -92,9 +95,9 @@ def test_chains_agree_with_a_metropolis_sampler() -> None:
     latent = Latent(normal(1, 4, 3, seed=6), 2 * (hidden @ hidden.mT)[None] + 0.5, normal(1, 4, 3, 2, seed=7))
     lowest = torch.tensor([-0.3, -torch.inf], dtype=torch.float64)
     generator, index = torch.Generator().manual_seed(1), torch.zeros(CHAINS, dtype=torch.long)
-    start, rows = sample(latent, find_mode(latent, answers), index, generator), latent.pick(index)
-    end = refine(rows, answers, start, lowest.expand(CHAINS, 2), generator, reads=(60,))
-    found = scores(rows, end)
+    start = sample(latent, find_mode(latent, answers), index, generator)
+    end = refine(latent, index, answers, start, lowest.expand(CHAINS, 2), generator, reads=(60,))
+    found = scores(latent.pick(index), end)
     found = (found - found.mean(-1, keepdim=True)).flatten(1)
     wanted = metropolis(latent, answers, lowest)
     deviation = wanted.std(0)

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from abmll.posterior.elliptical import READS
 from abmll.posterior.head import SHARES, SUBSETS, HeadPosterior, HeadPrior, Hypotheses, Known, Metric, Where, centred
-from abmll.posterior.latent import Paths, find_mode, root, sample
+from abmll.posterior.latent import root
+from abmll.posterior.mode import find_mode
+from abmll.posterior.paths import Paths, sample
 
 Quadrature = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 OFF = -1e4  # log weight of a hypothesis that is not to count
@@ -180,7 +182,7 @@ def test_the_evidence_of_all_is_their_mean() -> None:
 
 def test_samples_are_shared_out_in_proportion() -> None:
     found = HeadPosterior(HeadPrior(), apart(known(5), 5)[0], torch.tensor([1, 0, 1, 1, 0]))
-    chosen = found.considered.pick(found.index)
+    chosen = found.used.pick(found.index)
     rows = torch.stack([chosen.taus, *chosen.counts.mT], -1)
     for weight, tau, counts in zip(
         found.hypotheses, HeadPrior.taus * 3, [row for row in SUBSETS for _ in HeadPrior.taus], strict=True

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from abmll.posterior.latent import Latent, Solver, at_mode, find_mode, log_likelihood, sample
+from abmll.posterior.latent import Latent, Solver, log_likelihood
 from abmll.posterior.logistic import Choices, regress
+from abmll.posterior.mode import at_mode, find_mode
 from abmll.posterior.ordinal import Order
+from abmll.posterior.paths import Rows, sample
 
 ABSENT = (0, 2)  # an example and the option that it has not
 SHARES = torch.tensor([0.8, 0.3], dtype=torch.float64)  # of the variance that follow the labels' order
@@ -251,6 +253,31 @@ def test_samples_of_the_weights_have_theirs() -> None:
     error = wanted.diagonal().sqrt() / math.sqrt(count)
     assert bool(((weights.mean(0) - mean).abs() < 4.5 * error).all())
     torch.testing.assert_close(weights.mT.cov(), wanted, rtol=0, atol=4.5 * math.sqrt(2 / count))
+
+
+def test_hypotheses_that_are_solved_one_by_one_have_the_same_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And labels as well, as where there are many."""
+    latent, answers, index = some_latent(ordered=True), some_answers(), torch.tensor([0, 0, 1])
+    results = []
+    for at_once in (2**18, 1):
+        monkeypatch.setattr("abmll.posterior.latent.AT_ONCE", at_once)
+        monkeypatch.setattr("abmll.posterior.mode.AT_ONCE", at_once)
+        mode = find_mode(latent, answers)
+        results.append([*mode, *sample(latent, mode, index, torch.Generator().manual_seed(1))])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_rows_are_multiplied_by_the_matrices_of_their_hypotheses() -> None:
+    """Against a copy of the matrix for every row, in an order that comes back to a hypothesis."""
+    index = torch.tensor([1, 1, 0, 2, 2, 2, 1])
+    rows, matrices, values = Rows(index), normal(3, 4, 5), normal(7, 5, 2, seed=1)
+    torch.testing.assert_close(rows.times(matrices, values), matrices[index] @ values)
+    factors = normal(3, 5, 5, seed=2).tril() + 3 * torch.eye(5).double()
+    torch.testing.assert_close(rows.solve_root(factors, values), torch.linalg.solve(factors[index].mT, values))
+    designs, weights = normal(3, 5, 2, 3, seed=3), normal(7, 3, seed=4)
+    torch.testing.assert_close(rows.along(designs, weights), torch.einsum("pncs,ps->pnc", designs[index], weights))
+    torch.testing.assert_close(rows.onto(designs, values), torch.einsum("pncs,pnc->ps", designs[index], values))
 
 
 def test_a_sample_is_of_its_hypothesis() -> None:

@@ -80,7 +80,7 @@ def classify(
     asked, of_texts = read_new(new, task, say)
     name = task_name or ("task" if str(labelled) == "-" else stem_of(labelled))
     posterior = learn(task, name, theta, place, seed, quiet)
-    measured = measure(posterior, task.rows, fold, ordinal)
+    measured = measure(posterior, task.rows, fold, ordinal, quiet)
     if save is not None:
         posterior.save_pretrained(save, overwrite)
     answers = answer(posterior, asked, of_texts, task.columns.label, review_below, say, quiet)

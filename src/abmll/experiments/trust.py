@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abmll.common.errors import ConfigError
+from abmll.common.progress import progress
 from abmll.experiments.metrics import Floats, Outcomes, evaluate_task, outcomes
 from abmll.model.cross_validation import cross_validate
 from abmll.model.learned_task import TaskPosterior
@@ -60,7 +61,9 @@ class Measured(NamedTuple):
     trust: Trust
 
 
-def measure(posterior: TaskPosterior, rows: LabelledRows, folds: int = FOLDS, ordered: bool = False) -> Measured:
+def measure(
+    posterior: TaskPosterior, rows: LabelledRows, folds: int = FOLDS, ordered: bool = False, quiet: bool = True
+) -> Measured:
     """Cross-validate what was learned of these rows. Raises ``ConfigError`` where it is no head, as ``cross_validate``
     for the number of folds."""
     head, examples = posterior.head, rows.examples()
@@ -69,9 +72,10 @@ def measure(posterior: TaskPosterior, rows: LabelledRows, folds: int = FOLDS, or
     labels = head.labels
     chosen = np.array([[int(label in own) for label in labels] for own in rows.chosen])
     if isinstance(head, MultiLabelHead):
-        probs = np.stack([cross_validate(one, examples, folds)[:, 1].numpy() for one in head.heads], 1)
+        heads = progress(head.heads, "cross-validating", "label", quiet=quiet)
+        probs = np.stack([cross_validate(one, examples, folds)[:, 1].numpy() for one in heads], 1)
         return Measured(labels, probs, chosen, decisions(probs, chosen))
-    probs = cross_validate(head, examples, folds).numpy()
+    probs = cross_validate(head, examples, folds, quiet).numpy()
     return Measured(labels, probs, chosen, trust(probs, chosen.argmax(1).tolist(), ordered))
 
 

@@ -27,7 +27,7 @@ class Probe:
 
     samples = 1
 
-    def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0) -> None:
+    def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0, quiet: bool = True) -> None:
         self.metric, self.width = Metric(known.hidden), known.scores.shape[1]
         inputs, labels = self._rows(known), answers.numpy()
         if not known.is_labelled:

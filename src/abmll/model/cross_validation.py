@@ -10,7 +10,7 @@ from abmll.posterior.tempering import FOLDS, TemperedHead
 from abmll.tasks import Example
 
 
-def cross_validate(head: TaskHead, examples: Sequence[Example], folds: int = FOLDS) -> Tensor:
+def cross_validate(head: TaskHead, examples: Sequence[Example], folds: int = FOLDS, quiet: bool = True) -> Tensor:
     """(N, C): probabilities of the labels of ``examples``, each by a head of the examples in the other folds.
 
     Every label is spread over the folds as evenly as can be, and examples that ask the same are in one fold. The
@@ -21,9 +21,9 @@ def cross_validate(head: TaskHead, examples: Sequence[Example], folds: int = FOL
         raise ConfigError(f"fold is {folds}; at least 2 are needed")
     if not head.labels:
         raise ConfigError("cross-validation: the examples have different options; it needs the same in all of them")
-    fitted = head.posterior
+    fitted = head.classifier(True, quiet)
     if folds != FOLDS or not isinstance(fitted, TemperedHead):
-        fitted = TemperedHead(head.prior, head.known(True), head.answers, head.seed, folds)
+        fitted = TemperedHead(head.prior, head.known(True), head.answers, head.seed, quiet, folds=folds)
     if not fitted.is_tempered:
         raise ConfigError("cross-validation: all examples ask the same; it needs different ones")
     place = {key: n for n, key in enumerate(head.keys)}  # those of one key have one answer to their question

@@ -100,20 +100,27 @@ class TaskHead:
         keys = tuple(self.keys[number] for number in order)
         return replace(self, keys=keys, features=features, answers=self.answers[order])
 
-    @cached_property
+    @property
     def posterior(self) -> Classifier:
         """The classifier of the labels, or of the options where there are none."""
-        return self._fitted(True) if self.labels else self.of_options
+        return self.classifier(bool(self.labels))
 
-    @cached_property
+    @property
     def of_options(self) -> Classifier:
         """The classifier of options that are no labels: what the examples say of scores alone."""
-        return self._fitted(False)
+        return self.classifier(False)
 
-    def _fitted(self, is_labelled: bool) -> Classifier:
-        classifier = find_rule(self.method).classifier
-        assert classifier is not None
-        return classifier(self.prior, self.known(is_labelled), self.answers, self.seed)
+    def classifier(self, is_labelled: bool, quiet: bool = True) -> Classifier:
+        """One of the two, fitted when it is first asked for."""
+        if is_labelled not in self._fitted:
+            kind = find_rule(self.method).classifier
+            assert kind is not None
+            self._fitted[is_labelled] = kind(self.prior, self.known(is_labelled), self.answers, self.seed, quiet)
+        return self._fitted[is_labelled]
+
+    @cached_property
+    def _fitted(self) -> dict[bool, Classifier]:
+        return {}
 
     def known(self, is_labelled: bool) -> Known:
         """What a classifier is told of the examples."""
@@ -133,18 +140,20 @@ class TaskHead:
             for start in range(0, len(own), AT_ONCE):
                 chosen = own[start : start + AT_ONCE]
                 part = Features(*(values[chosen] for values in features))
-                drawn = self._draws(part, [examples[number] for number in chosen], is_labelled)
-                classifier = self.posterior if is_labelled else self.of_options
+                classifier = self.classifier(is_labelled, quiet)
+                drawn = self._draws(classifier, part, [examples[number] for number in chosen], is_labelled)
                 probs[chosen, : drawn.shape[-1]], expected[chosen] = tempered(classifier, drawn)
         truncated = sum(one.truncated > 0 for one in encoded)
         return Prediction(probs, counts, entropy(probs), expected, truncated)
 
-    def _draws(self, features: Features, examples: Sequence[Example], is_labelled: bool) -> Tensor:
+    def _draws(
+        self, classifier: Classifier, features: Features, examples: Sequence[Example], is_labelled: bool
+    ) -> Tensor:
         """(P, N, C) probabilities, options in their own order."""
         if not is_labelled:
-            return self.of_options.probs(Known(*features, False))
+            return classifier.probs(Known(*features, False))
         by_label = aligned(features, examples, self.labels)
-        drawn = self.posterior.probs(Known(*by_label, True))
+        drawn = classifier.probs(Known(*by_label, True))
         index = label_index(examples, self.labels, max(len(example.options) for example in examples))
         picked = drawn.gather(-1, index.clamp(min=0).expand(len(drawn), -1, -1))
         return picked.masked_fill(index < 0, 0.0)

@@ -1,23 +1,44 @@
-"""Elliptical slice sampling (Murray, Adams and MacKay 2010) of a ``Latent``, one Markov chain for each of its rows.
+"""Elliptical slice sampling (Murray, Adams and MacKay 2010) of a ``Latent``, one Markov chain in each of P rows.
 
 The Gaussian at the mode is too unsure of a posterior as skewed as that of few examples (Nickisch and Rasmussen 2008).
 Chains that start from samples of it are exact after a few steps: they need no step size, and accept every step.
+
+A step moves along an ellipse through where a chain is and a draw of the prior. Scores are linear in both, so that one
+product with the kernel's root serves all angles that a step tries.
 """
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from abmll.posterior.latent import Latent, Paths, log_likelihood, root
+from abmll.posterior.latent import AT_ONCE, Latent, log_likelihood, root
+from abmll.posterior.paths import Paths, Rows
 
 READS = (15, 20, 25, 30)  # the steps after which a chain is read: four reads of a chain have half the noise of one
 SHRINKS = 60  # of a step's bracket at most; each takes a third of it away on average
 
 
+class State(NamedTuple):
+    """Where P chains are, or draws of the prior."""
+
+    whitened: Tensor  # (P, N, C) of g + b, standard normal a priori
+    weights: Tensor  # (P, S) likewise
+    scores: Tensor  # (P, N, C) f without its offset, which is linear in both
+
+    def turned(self, other: "State", angle: Tensor) -> "State":
+        """At ``angle`` (P,) from here on the ellipse through ``other``, in the place of this one."""
+        for mine, theirs in zip(self, other, strict=True):
+            by = angle.view(-1, *[1] * (mine.dim() - 1))
+            mine.mul_(by.cos()).addcmul_(theirs, by.sin())
+        return self
+
+
 def refine(
     latent: Latent,
+    index: Tensor,
     answers: Tensor,
     start: Paths,
     lowest: Tensor,
@@ -26,35 +47,56 @@ def refine(
 ) -> Paths:
     """Samples of every chain from its ``start``: all chains' after the first of ``reads`` steps, then the next, and on.
 
-    Weights (P, S) stay at or above ``lowest``, in units of their prior's std.
+    ``index`` (P,) names each chain's hypothesis, neighbours having the same. Weights (P, S) stay at or above
+    ``lowest``, in units of their prior's std.
     """
-    factor = root(latent.kernel)
-    whitened, weights = factor.mT @ start.dual, torch.maximum(start.weights, lowest)
-    here = log_likelihood(latent.scores(factor @ whitened, weights), answers)
-    read = []
+    rows, factor, offset = Rows(index), root(latent.kernel), latent.offset[index]
+
+    def state(whitened: Tensor, weights: Tensor) -> State:
+        scores = rows.mixed(latent.order, rows.times(factor, whitened)) + rows.along(latent.design, weights)
+        return State(whitened.contiguous(), weights, scores.contiguous())
+
+    chains = state(rows.times(factor.mT, start.dual), torch.maximum(start.weights, lowest))
+    here, read = log_likelihood(offset + chains.scores, answers), []
     for step in range(1, max(reads) + 1):
-        other, other_weights = (_normal(value.shape, generator) for value in (whitened, weights))
-        level = here + _uniform(here.shape, generator).log()
-        angle = 2 * math.pi * _uniform(here.shape, generator)
-        low, high, waiting = angle - 2 * math.pi, angle, torch.ones_like(here, dtype=torch.bool)
-        found, found_weights = whitened, weights
-        for _ in range(SHRINKS):
-            cos, sin = angle.cos()[:, None], angle.sin()[:, None]
-            moved = whitened * cos[..., None] + other * sin[..., None]
-            moved_weights = weights * cos + other_weights * sin
-            there = log_likelihood(latent.scores(factor @ moved, moved_weights), answers)
-            taken = waiting & (there > level) & (moved_weights >= lowest).all(-1)
-            found = torch.where(taken[:, None, None], moved, found)
-            found_weights = torch.where(taken[:, None], moved_weights, found_weights)
-            here, waiting = torch.where(taken, there, here), waiting & ~taken
-            if not bool(waiting.any()):
-                break
-            low, high = torch.where(angle < 0, angle, low), torch.where(angle < 0, high, angle)
-            angle = low + (high - low) * _uniform(here.shape, generator)
-        whitened, weights = found, found_weights
+        other = state(*(_normal(value.shape, generator) for value in (chains.whitened, chains.weights)))
+        angle, here = _slice(chains, other, offset, answers, lowest, here, generator)
+        chains = chains.turned(other, angle)
         if step in reads:
-            read.append(Paths(torch.linalg.solve_triangular(factor.mT, whitened, upper=True), weights))
+            read.append(Paths(rows.solve_root(factor, chains.whitened), chains.weights.clone()))
     return Paths(*(torch.cat(parts) for parts in zip(*read, strict=True)))
+
+
+def _slice(
+    chains: State,
+    other: State,
+    offset: Tensor,
+    answers: Tensor,
+    lowest: Tensor,
+    here: Tensor,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Angles (P,) at which the likelihood is above a level drawn below ``here`` (P,), where it is now; and it there."""
+    level = here + _uniform(here.shape, generator).log()
+    angle = 2 * math.pi * _uniform(here.shape, generator)
+    low, high, found, here = angle - 2 * math.pi, angle, torch.zeros_like(angle), here.clone()
+    number, waiting = max(1, AT_ONCE // offset[0].numel()), torch.arange(len(here))
+    for _ in range(SHRINKS):
+        left = []
+        for some in waiting.split(number):
+            cos, sin = angle[some, None].cos(), angle[some, None].sin()
+            scores = torch.addcmul(offset[some], chains.scores[some], cos[..., None])
+            there = log_likelihood(scores.addcmul_(other.scores[some], sin[..., None]), answers)
+            weights = chains.weights[some] * cos + other.weights[some] * sin
+            taken = (there > level[some]) & (weights >= lowest[some]).all(-1)
+            found[some[taken]], here[some[taken]] = angle[some[taken]], there[taken]
+            left.append(some[~taken])
+        waiting = torch.cat(left)
+        if not len(waiting):
+            break
+        low, high = torch.where(angle < 0, angle, low), torch.where(angle < 0, high, angle)
+        angle = low + (high - low) * _uniform(here.shape, generator)
+    return found, here
 
 
 def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:

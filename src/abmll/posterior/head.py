@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from abmll.posterior.elliptical import READS, refine
-from abmll.posterior.latent import Latent, Mode, Paths, find_mode, root, sample
+from abmll.posterior.latent import Latent, root
+from abmll.posterior.mode import Mode, find_mode
 from abmll.posterior.ordinal import Order
+from abmll.posterior.paths import Paths, Rows, sample
 
 SUBSETS = ((False, False), (True, False), (False, True))  # of the scores: none, per token, summed
 SHARES = (0.0, 0.8)  # of the variance that follow the labels' order: 0 among them, as few tasks have what it promises
@@ -164,7 +166,7 @@ class Hypotheses(NamedTuple):
 
     def log_joint(self, latent: Latent, mode: Mode) -> Tensor:
         """(H,): log p(answers, hypothesis), by Laplace's approximation of all weights, cut at w = 0."""
-        std = torch.linalg.inv(mode.solver.small).diagonal(dim1=-2, dim2=-1).sqrt()
+        std = torch.linalg.inv(mode.small).diagonal(dim1=-2, dim2=-1).sqrt()
         mean, prior_mean = latent.onto(mode.dual), self.mean / self.std  # in units of the prior's deviation
         above = torch.special.log_ndtr((mean + prior_mean) / std) - torch.special.log_ndtr(prior_mean)
         return mode.log_evidence + (above * self.counts).sum(-1) + self.log_weights
@@ -195,7 +197,6 @@ class HeadPosterior:
         hypotheses, options = Hypotheses.of(prior, known.is_labelled), known.scores.shape[1]
         if known.is_labelled and known.is_ordered and options > 2:  # of two labels an order says nothing
             hypotheses = hypotheses.ordered(options)
-        self.considered = hypotheses
         latent = hypotheses.latent(self.inputs @ self.inputs.T, known.scores)
         mode = find_mode(latent, answers)
         joint = hypotheses.log_joint(latent, mode)
@@ -203,17 +204,20 @@ class HeadPosterior:
         self.log_evidence = float(torch.logsumexp(joint, 0))
         share = (torch.arange(CHAINS, dtype=torch.float64) + 0.5) / CHAINS
         index = torch.searchsorted(self.hypotheses.cumsum(0), share).clamp(max=len(joint) - 1)
+        used, index = index.unique(return_inverse=True)
+        self.used = hypotheses = hypotheses.pick(used)
+        latent, mode = latent.pick(used), mode.pick(used)
         generator = torch.Generator().manual_seed(seed)
         start = sample(latent, mode, index, generator)
-        lowest = torch.where(hypotheses.counts[index] > 0, -hypotheses.mean / hypotheses.std, -torch.inf)
-        self.paths = refine(latent.pick(index), answers, start, lowest, generator)
-        self.index = index.repeat(len(READS))  # (P,) each path's hypothesis
+        lowest = torch.where(hypotheses.counts > 0, -hypotheses.mean / hypotheses.std, -torch.inf)[index]
+        self.paths = refine(latent, index, answers, start, lowest, generator)
+        self.index = index.repeat(len(READS))  # (P,) each path's hypothesis among those that are used
         self.factor = root(latent.kernel)
         self.samples = len(self.index)
 
     def probs(self, asked: Known) -> Tensor:
         """(P, M, C): the options' probabilities of M questions under each sample."""
-        where = Where.of(self.considered, self.factor, self.inputs, self.metric(asked.hidden), asked.scores)
+        where = Where.of(self.used, self.factor, self.inputs, self.metric(asked.hidden), asked.scores)
         generator = torch.Generator().manual_seed(self.seed + 1)
         normal = torch.randn(self.samples, 1, asked.scores.shape[1], generator=generator, dtype=torch.float64)
         return torch.softmax(where.scores(self.paths, self.index, normal), -1)
@@ -244,10 +248,9 @@ class Where(NamedTuple):
 
         What the examples leave open of g is drawn by ``normal`` numbers.
         """
-        known = self.offset[index] + torch.einsum("pmcs,ps->pmc", self.design[index], paths.weights)
+        rows = Rows(index)
+        known = self.offset[index] + rows.along(self.design, paths.weights)
         if not self.has_kernel:
             return known
-        values, unknown = self.cross[index] @ paths.dual, self.left[index] * normal
-        if self.order is not None:
-            values, unknown = map(self.order.pick(index).mixed, (values, unknown))
-        return known + values + unknown
+        values = rows.times(self.cross, paths.dual) + self.left[index] * normal
+        return known + rows.mixed(self.order, values)

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from abmll.posterior.head import HeadPrior, Hypotheses, Known, Metric, Where
-from abmll.posterior.latent import at_mode, root, sample
+from abmll.posterior.latent import root
+from abmll.posterior.mode import at_mode
+from abmll.posterior.paths import sample
 
 STEPS, RATE = 60, 0.1
 DRAWS = 16  # of every hypothesis

@@ -1,4 +1,4 @@
-"""The scores of a Bayesian classifier, Gaussian a priori: their posterior's mode, evidence and samples (Laplace).
+"""The scores of a Bayesian classifier, Gaussian a priori, and what a likelihood's curvature makes of their covariance.
 
     f(x, c) = w . s_c(x) + b_c + g_c(x)                p(y | x, w, b, g) = softmax_c f(x, c)
     w_s ~ N(mean_s, std_s^2)    b_c ~ N(0, bias_std^2)    g_c ~ GP(0, tau^2 <h(x), h(x')>)
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from abmll.posterior.ordinal import Inner, Order
 
-NEWTON_STEPS, HALVINGS, CLOSE = 60, 12, 1e-9
 JITTER = 1e-8  # times the kernel's mean diagonal
+AT_ONCE = 2**18  # numbers that are worked on together: more of them would leave the processor's cache
 
 
 class Latent(NamedTuple):
@@ -40,11 +40,11 @@ class Latent(NamedTuple):
 
     def onto(self, dual: Tensor) -> Tensor:
         """design^T dual: (H, S)."""
-        return torch.einsum("hncs,hnc->hs", self.design, dual)
+        return (dual.flatten(1)[:, None] @ self.design.flatten(1, 2))[:, 0]
 
     def along(self, weights: Tensor) -> Tensor:
         """design weights: (H, N, C) of (H, S)."""
-        return torch.einsum("hncs,hs->hnc", self.design, weights)
+        return (self.design.flatten(1, 2) @ weights[..., None]).view(self.offset.shape)
 
     def scores(self, values: Tensor, weights: Tensor) -> Tensor:
         """f for ``values`` (H, N, C), see ``mixed``, and ``weights`` (H, S) in units of their standard deviations."""
@@ -56,35 +56,26 @@ class Latent(NamedTuple):
         return Latent(self.offset[index], self.kernel[index], self.design[index], order)
 
 
-class Mode(NamedTuple):
-    """Where the posterior of f is highest, f = offset + covariance dual, and the evidence there."""
-
-    dual: Tensor  # (H, N, C)
-    log_evidence: Tensor  # (H,) log p(answers), by Laplace's approximation
-    solver: "Solver"
-
-
 class Solver:
     """(I + W K)^-1 for the curvature W of the likelihood at the probabilities ``probs`` (H, N, C) and the prior K."""
 
     def __init__(self, latent: Latent, probs: Tensor) -> None:
         self.latent, self.probs = latent, probs
-        root = square_root(probs.mT)  # (H, C, N)
-        size, order = latent.kernel.shape[-1], latent.order
+        order = latent.order
         self.kernel = latent.kernel if order is None else order.own * latent.kernel  # of every label for itself
-        inner = root[..., :, None] * self.kernel[:, None] * root[..., None, :]
-        factor = torch.linalg.cholesky(inner + torch.eye(size, dtype=inner.dtype))
-        self.blocks = root[..., :, None] * torch.cholesky_inverse(factor) * root[..., None, :]  # (H, C, N, N)
+        number = max(1, AT_ONCE // (len(probs) * latent.kernel.shape[-1] ** 2))  # of labels
+        parts = [_blocks(some, self.kernel) for some in square_root(probs.mT).split(number, 1)]
+        self.blocks, log_dets = (torch.cat(several, 1) for several in zip(*parts, strict=True))  # (H, C, N, N), (H, C)
         self.total = torch.linalg.cholesky(self.blocks.sum(1))
         self.inner = None if order is None else Inner(order, latent.kernel, self.blocks, self.total)
         pushed = latent.design - (probs[..., None] * latent.design).sum(2, keepdim=True)
         columns = (probs[..., None] * pushed).movedim(-1, 1)  # W design: (H, S, N, C)
         self.columns = torch.stack([self._block(one) for one in columns.unbind(1)], -1)
-        self.small = torch.eye(self.columns.shape[-1], dtype=inner.dtype) + torch.einsum(
+        self.small = torch.eye(self.columns.shape[-1], dtype=probs.dtype) + torch.einsum(
             "hncs,hnct->hst", latent.design, self.columns
         )
         self.log_det = (
-            2 * factor.diagonal(dim1=-2, dim2=-1).log().sum((-1, -2))
+            log_dets.sum(-1)
             + 2 * self.total.diagonal(dim1=-2, dim2=-1).log().sum(-1)
             + torch.linalg.slogdet(self.small).logabsdet
         )
@@ -96,12 +87,6 @@ class Solver:
         first, latent = self._block(value, at), self.latent.pick(at)
         inner = torch.linalg.solve(self.small[at], latent.onto(first)[..., None])[..., 0]
         return first - torch.einsum("hncs,hs->hnc", self.columns[at], inner)
-
-    def rows(self, value: Tensor, index: Tensor) -> Tensor:
-        """The same of values (P, N, C), each of the hypothesis that ``index`` (P,) names, in rising order."""
-        numbers, counts = index.unique_consecutive(return_counts=True)
-        parts = zip(numbers.tolist(), value.split(counts.tolist()), strict=True)
-        return torch.cat([self(part, slice(number, number + 1)) for number, part in parts])
 
     def _block(self, value: Tensor, at: slice = slice(None)) -> Tensor:
         """The same as a call for g + b alone, without the scores."""
@@ -119,85 +104,18 @@ class Solver:
         return moved, torch.einsum("hcij,hj->hic", self.blocks[at], shared[..., 0])
 
 
+def _blocks(root: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """E_c = (W_c^-1 + K)^-1, (H, C, N, N), and log det (I + W_c K), (H, C), of labels whose W_c^1/2 is ``root``."""
+    inner = root[..., :, None] * kernel[:, None] * root[..., None, :]
+    factor = torch.linalg.cholesky(inner + torch.eye(kernel.shape[-1], dtype=kernel.dtype))
+    inverse = root[..., :, None] * torch.cholesky_inverse(factor) * root[..., None, :]
+    return inverse, 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
 def log_likelihood(scores: Tensor, answers: Tensor) -> Tensor:
     """log p(answers | f) of (..., N, C) scores, summed over the examples; ``answers`` is (N,)."""
     logs = torch.log_softmax(scores, -1)
     return logs.gather(-1, answers[:, None].expand(*logs.shape[:-1], 1)).sum((-1, -2))
-
-
-def find_mode(latent: Latent, answers: Tensor) -> Mode:
-    """Laplace's approximation: Newton's steps in the dual, halved where they lead uphill."""
-    hot = torch.nn.functional.one_hot(answers, latent.offset.shape[-1]).to(latent.offset.dtype)
-    dual = torch.zeros_like(hot).expand(latent.offset.shape)
-    moved, here = latent.offset, _objective(latent, answers, dual, latent.offset)
-    for _ in range(NEWTON_STEPS):
-        probs = torch.softmax(moved, -1)
-        step = _newton(latent, Solver(latent, probs), hot, dual) - dual
-        along, share, before = latent.times(step), torch.ones_like(here), here
-        for _ in range(HALVINGS):
-            by = share[:, None, None]
-            there = _objective(latent, answers, dual + by * step, moved + by * along)
-            better = there >= before - CLOSE
-            here = torch.where(better, there, before)
-            share = torch.where(better, share, share / 2)
-            if bool(better.all()):
-                break
-        share = torch.where(here == before, 0.0, share)[:, None, None]
-        dual, moved = dual + share * step, moved + share * along
-        if float((here - before).abs().max()) < CLOSE:
-            break
-    solver = Solver(latent, torch.softmax(moved, -1))
-    return Mode(dual, here - 0.5 * solver.log_det, solver)
-
-
-def at_mode(latent: Latent, answers: Tensor) -> Mode:
-    """``find_mode`` with the gradient of everything with respect to ``latent``.
-
-    At the mode Newton's step depends on where it starts in second order only, so that the derivative of one step from
-    there is that of the mode (the implicit function theorem).
-    """
-    with torch.no_grad():
-        dual = find_mode(latent, answers).dual
-    hot = torch.nn.functional.one_hot(answers, latent.offset.shape[-1]).to(latent.offset.dtype)
-    dual = _newton(latent, Solver(latent, torch.softmax(latent.offset + latent.times(dual), -1)), hot, dual)
-    scores = latent.offset + latent.times(dual)
-    solver = Solver(latent, torch.softmax(scores, -1))
-    return Mode(dual, _objective(latent, answers, dual, scores) - 0.5 * solver.log_det, solver)
-
-
-def _newton(latent: Latent, solver: Solver, hot: Tensor, dual: Tensor) -> Tensor:
-    """The dual of Newton's next point."""
-    return solver(curved(solver.probs, latent.times(dual)) + hot - solver.probs)
-
-
-def _objective(latent: Latent, answers: Tensor, dual: Tensor, scores: Tensor) -> Tensor:
-    """log p(answers | f) + log p(f) without its constant: (H,)."""
-    return log_likelihood(scores, answers) - 0.5 * (dual * latent.times(dual)).sum((-1, -2))
-
-
-class Paths(NamedTuple):
-    """Samples of f, one in each of P rows: g + b = kernel dual R^1/2 on the examples, and the scores' weights."""
-
-    dual: Tensor  # (P, N, C)
-    weights: Tensor  # (P, S) in units of their prior's standard deviation, from its mean
-
-
-def sample(latent: Latent, mode: Mode, index: Tensor, generator: torch.Generator) -> Paths:
-    """One sample of Laplace's Gaussian for each row of ``index`` (P,): its hypothesis, in rising order.
-
-    Matheron's rule: a sample of the prior, corrected by what a noisy observation of it, whose precision is the
-    likelihood's curvature at the mode, says of it.
-    """
-    rows, probs, factor = latent.pick(index), mode.solver.probs[index], root(latent.kernel)[index]
-    normal, noise = (torch.randn(probs.shape, generator=generator, dtype=torch.float64) for _ in range(2))
-    weights = torch.randn(len(index), latent.design.shape[-1], generator=generator, dtype=torch.float64)
-    prior = rows.mixed(factor @ normal) + rows.along(weights)
-    noise = square_root(probs) * noise
-    noise = noise - probs * noise.sum(-1, keepdim=True)  # of covariance diag(p) - p p^T
-    dual = mode.dual[index] + mode.solver.rows(noise - curved(probs, prior), index)
-    return Paths(
-        rows.mixed(dual) + torch.linalg.solve_triangular(factor.mT, normal, upper=True), rows.onto(dual) + weights
-    )
 
 
 def square_root(probs: Tensor) -> Tensor:
