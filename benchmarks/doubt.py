@@ -1,6 +1,6 @@
 """python -m benchmarks.doubt FOLDER: keep what the figure of docs/howto/calibration.md needs, in results/trust.json.
 
-FOLDER is what ``abmll compare --suite bigbench-demo --methods head,linear-probe,pretrained --seeds 0,1,2
+FOLDER is what ``abmll compare --suite bigbench-demo --methods head,linear-probe,pretrained --seeds 0
 --test-examples 60`` wrote, with its predictions. Beside them are answers to the tickets of ``examples/data``: six times
 ten of each label are learned from, and the other 32 answered. Of each answer the confidence is kept, and whether it was
 right.
