@@ -157,6 +157,12 @@ class Hypotheses(NamedTuple):
         picked = self._replace(counts=self.counts[index], taus=self.taus[index], order=order)
         return picked._replace(log_weights=self.log_weights[index])
 
+    def unscored(self) -> "Hypotheses":
+        """One for each tau, for examples whose scores say nothing: which of them count is then all the same."""
+        number = len(self.taus) // len(SUBSETS)
+        weights = self.log_weights.view(len(SUBSETS), number).logsumexp(0)
+        return self.pick(torch.arange(number))._replace(log_weights=weights)
+
     def ordered(self, options: int) -> "Hypotheses":
         """Each of them once for every share of the variance that may follow the labels' order, equally likely."""
         number, shares = len(self.taus), torch.tensor(SHARES, dtype=torch.float64)
@@ -195,6 +201,8 @@ class HeadPosterior:
         self.metric = Metric(known.hidden)
         self.inputs = self.metric(known.hidden)
         hypotheses, options = Hypotheses.of(prior, known.is_labelled), known.scores.shape[1]
+        if not bool(centred(known.scores)[0].any()):
+            hypotheses = hypotheses.unscored()
         if known.is_labelled and known.is_ordered and options > 2:  # of two labels an order says nothing
             hypotheses = hypotheses.ordered(options)
         latent = hypotheses.latent(self.inputs @ self.inputs.T, known.scores)
