@@ -194,9 +194,14 @@ class Hypotheses(NamedTuple):
 
 
 class HeadPosterior:
-    """q(w, b, g | D) of one task: ``CHAINS`` over all hypotheses, in proportion to their posterior."""
+    """q(w, b, g | D) of one task: ``CHAINS`` over all hypotheses, in proportion to their posterior.
 
-    def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0) -> None:
+    ``only`` are the hypotheses that are considered, None: all.
+    """
+
+    def __init__(
+        self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0, only: Tensor | None = None
+    ) -> None:
         self.seed = seed
         self.metric = Metric(known.hidden)
         self.inputs = self.metric(known.hidden)
@@ -205,6 +210,8 @@ class HeadPosterior:
             hypotheses = hypotheses.unscored()
         if known.is_labelled and known.is_ordered and options > 2:  # of two labels an order says nothing
             hypotheses = hypotheses.ordered(options)
+        if only is not None:
+            hypotheses = hypotheses.pick(only)
         latent = hypotheses.latent(self.inputs @ self.inputs.T, known.scores)
         mode = find_mode(latent, answers)
         joint = hypotheses.log_joint(latent, mode)

@@ -16,6 +16,7 @@ from abmll.common.progress import progress
 from abmll.posterior.head import HeadPosterior, HeadPrior, Known
 
 FOLDS = 5
+LEAST = 0.005  # probability of a hypothesis that the held-out heads still consider
 WEIGHT, SPREAD = 0.25, 1.0  # chosen on training and validation tasks (docs/log.md, 2026-11-29)
 INVERSE = torch.linspace(-3.0, 3.0, 61, dtype=torch.float64).exp()  # (T,) values of a
 
@@ -45,8 +46,9 @@ class TemperedHead(HeadPosterior):
         super().__init__(prior, known, answers, seed)
         self.fold_of = dealt(known, answers, folds) if known.is_labelled else torch.zeros_like(answers)
         self.is_tempered = bool(self.fold_of.any())
+        self.likely = (self.hypotheses > LEAST).nonzero()[:, 0]
         if self.is_tempered:
-            self.held_out = held_out(prior, known, answers, seed, self.fold_of, quiet)
+            self.held_out = held_out(prior, known, answers, seed, self.fold_of, quiet, self.likely)
             powers = [powered(self.held_out, a).gather(1, answers[:, None])[:, 0].log() for a in INVERSE]
             self.log_likelihood = torch.stack(powers, 1)
 
@@ -66,12 +68,17 @@ class TemperedHead(HeadPosterior):
         return probs
 
 
-def held_out(prior: HeadPrior, known: Known, answers: Tensor, seed: int, fold_of: Tensor, quiet: bool = True) -> Tensor:
-    """(N, C): the probabilities of each example's options by a head of the examples in the other folds."""
+def held_out(
+    prior: HeadPrior, known: Known, answers: Tensor, seed: int, fold_of: Tensor, quiet: bool, only: Tensor
+) -> Tensor:
+    """(N, C): the probabilities of each example's options by a head of the examples in the other folds.
+
+    ``only`` are the hypotheses that they consider.
+    """
     probs = torch.zeros(known.scores.shape[:2], dtype=torch.float64)
     for fold in progress(fold_of.unique().tolist(), "cross-validating", "fold", quiet=quiet):
         asked = fold_of == fold
-        others = HeadPosterior(prior, picked(known, ~asked), answers[~asked], seed)
+        others = HeadPosterior(prior, picked(known, ~asked), answers[~asked], seed, only)
         probs[asked] = others.probs(picked(known, asked)).mean(0)
     return probs
 
