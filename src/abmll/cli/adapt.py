@@ -1,14 +1,15 @@
 """``abmll adapt``: learn one new task from its examples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from abmll.cli.console import count, cut_in_words, narrator, print_result
-from abmll.common.config import ActivationCacheConfig, AdaptConfig, ContinueConfig, PlaceConfig
+from abmll.common.config import ActivationCacheConfig, AdaptConfig, ContinueConfig, PlaceConfig, TableConfig
 from abmll.common.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from abmll.cli.labelling import Task
     from abmll.tasks import Example
 
 
@@ -16,9 +17,7 @@ def adapt(
     task: Path,
     *,
     output_dir: Path,
-    text: str | None = None,
-    label: str | None = None,
-    labels: tuple[str, ...] = (),
+    columns: TableConfig,
     theta: Path | None = None,
     adapt: Literal["head", "full"] | None = None,
     settings: AdaptConfig,
@@ -42,9 +41,6 @@ def adapt(
     Args:
         task: file with the task's labelled examples, or a table of texts and labels
         output_dir: folder to write the posterior to
-        text: of a table, the column of the texts (default: guessed where only one can be meant)
-        label: of a table, the column of the labels (default: likewise)
-        labels: of a table, all labels there are (default: those of the rows)
         theta: folder of a training run to start from (default: the language model as it was downloaded)
         adapt: head, a Bayesian classifier on the model's features, or full, gradient steps from the theta of a run
             (default: head, unless --method, --steps or --batch-size say how to take steps)
@@ -54,23 +50,31 @@ def adapt(
         task_name: the task's name in the prompt (default: the file's)
         seed: seed of the order of the examples and of the noise
     """
+    from abmll.cli.labelling import learn
     from abmll.cli.loading import load_learner
     from abmll.cli.places import check_folder
     from abmll.language.activation_cache import disk_cache
+    from abmll.methods import find_rule
 
     refuse_run_as_task(task)
-    name, examples = _read(task, task_name, text, label, labels, quiet)
+    name, examples, table = _read(task, task_name, columns, narrator(quiet))
     check_folder(output_dir, overwrite, "posterior")
     meta = load_learner(theta, adapt, method, continued, place, quiet, explicit)
-    posterior = meta.adapt(
-        examples,
-        task_name=name,
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        seed=seed,
-        cache=disk_cache(meta.scorer.base, meta.scorer.lower_blocks, activations, narrator(quiet)),
-        quiet=quiet,
-    )
+    if (columns.multi_label or columns.ordinal) and find_rule(meta.learning.method).classifier is None:
+        raise ConfigError("multi_label, ordinal: only a head learns such labels; leave out what asks for steps")
+    cache = disk_cache(meta.scorer.base, meta.scorer.lower_blocks, activations, narrator(quiet))
+    if table is not None:
+        posterior = learn(table, meta, name, seed, quiet, cache, settings)
+    else:
+        posterior = meta.adapt(
+            examples,
+            task_name=name,
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            seed=seed,
+            cache=cache,
+            quiet=quiet,
+        )
     posterior.save_pretrained(output_dir, overwrite)
     has_head = posterior.head is not None
     summary = {
@@ -99,22 +103,22 @@ def adapt(
 
 
 def _read(
-    path: Path, task_name: str | None, text: str | None, label: str | None, labels: tuple[str, ...], quiet: bool
-) -> "tuple[str, Sequence[Example]]":
-    """The task's name, and the examples to learn."""
+    path: Path, task_name: str | None, columns: TableConfig, say: Callable[[str], None]
+) -> "tuple[str, Sequence[Example], Task | None]":
+    """The task's name, the examples to learn, and the table that they are from where it has columns of its own."""
     from abmll.cli.labelling import read_labelled
     from abmll.tasks import load_task
     from abmll.tasks.columns import is_task_file, read_table
     from abmll.tasks.rows import stem_of
 
-    if text is None and label is None and not labels and is_task_file(path, read_table(path)):
+    if columns == TableConfig() and is_task_file(path, read_table(path)):
         loaded = load_task(path, name=task_name)
         examples = loaded.train if loaded.examples[0].split else loaded.examples
         if not examples:
             raise DataError(f"{path}: no training examples, every row has 'split': 'test'; mark some as 'train'")
-        return loaded.name, examples
-    task = read_labelled(path, text, label, labels, False, False, None, narrator(quiet))
-    return task_name or stem_of(path), task.rows.examples()
+        return loaded.name, examples, None
+    table = read_labelled(path, columns, say)
+    return task_name or stem_of(path), table.rows.examples(), table
 
 
 def refuse_run_as_task(path: Path) -> None:

@@ -4,14 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abmll.cli.console import narrator, print_result
-from abmll.common.config import PlaceConfig
+from abmll.common.config import PlaceConfig, TableConfig
 from abmll.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from abmll.cli.labelling import Answers, Task
     from abmll.experiments.trust import Measured
-
-WANTED = 0.9  # of the answers right
 
 
 def classify(
@@ -19,14 +17,9 @@ def classify(
     new: Path,
     *,
     output: Path,
-    text: str | None = None,
-    label: str | None = None,
-    labels: tuple[str, ...] = (),
-    multi_label: bool = False,
-    ordinal: bool = False,
+    columns: TableConfig,
     fold: int = 5,
     review_below: float = 0.8,
-    max_examples: int = 1000,
     theta: Path | None = None,
     save: Path | None = None,
     task_name: str | None = None,
@@ -47,14 +40,8 @@ def classify(
         new: table of rows to answer
         output: table to write, in the form of its suffix: all columns of the new rows, the label, each label's
             probability, entropy, mutual information, and whether a person should look at it
-        text: column of the texts (default: guessed where only one can be meant)
-        label: column of the labels (default: likewise)
-        labels: all labels there are, in their order (default: those of the rows)
-        multi_label: a row may have several labels, in a list or between "|", ";" or ","
-        ordinal: the labels have an order: that of --labels, or of numbers
         fold: parts of the labelled rows in cross-validation, each answered by what the others teach
         review_below: confidence below which an answer is for a person to look at
-        max_examples: labelled rows to learn from at most, of each label as many as can be
         theta: folder of a training run whose features to use (default: the language model as it was downloaded)
         save: folder to write what was learned to, for abmll predict
         task_name: the task's name in the prompt (default: the file's)
@@ -62,6 +49,7 @@ def classify(
     """
     from abmll.cli.answers import check_form, write_table
     from abmll.cli.labelling import answer, learn, read_labelled, read_new
+    from abmll.cli.loading import load_for_head
     from abmll.cli.places import check_file, check_folder
     from abmll.experiments.html.trust_page import write_trust_page
     from abmll.experiments.trust import measure
@@ -69,6 +57,8 @@ def classify(
 
     if not 0 <= review_below <= 1:
         raise ConfigError(f"review_below is {review_below}; it must be from 0 to 1")
+    if fold < 2:
+        raise ConfigError(f"fold is {fold}; at least 2 are needed")
     page = output.with_suffix(".html")
     for path in (output, page):
         check_file(path, overwrite)
@@ -76,11 +66,11 @@ def classify(
     if save is not None:
         check_folder(save, overwrite, "posterior")
     say = narrator(quiet)
-    task = read_labelled(labelled, text, label, labels, multi_label, ordinal, max_examples, say)
+    task = read_labelled(labelled, columns, say)
     asked, of_texts = read_new(new, task, say)
     name = task_name or ("task" if str(labelled) == "-" else stem_of(labelled))
-    posterior = learn(task, name, theta, place, seed, quiet)
-    measured = measure(posterior, task.rows, fold, ordinal, quiet)
+    posterior = learn(task, load_for_head(theta, place, quiet), name, seed, quiet)
+    measured = measure(posterior, task.rows, fold, columns.ordinal, quiet)
     if save is not None:
         posterior.save_pretrained(save, overwrite)
     answers = answer(posterior, asked, of_texts, task.columns.label, review_below, say, quiet)
@@ -94,6 +84,8 @@ def classify(
 
 def _facts(task: "Task", measured: "Measured", answers: "Answers", fold: int, review_below: float) -> dict[str, str]:
     """What is printed, and heads the page."""
+    from abmll.experiments.trust import WANTED
+
     rows, trust = task.rows, measured.trust
     metrics, baseline, threshold = trust.metrics, trust.baseline, trust.threshold
     counts = [f"{label} {number}" for label, number in zip(measured.labels, measured.chosen.sum(0), strict=True)]

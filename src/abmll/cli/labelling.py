@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from abmll.cli.console import count
-from abmll.cli.loading import load_learner
-from abmll.common.config import ContinueConfig, PlaceConfig, PredictConfig
-from abmll.common.errors import ConfigError, DataError, nearest
+from abmll.common.config import AdaptConfig, PredictConfig, TableConfig
+from abmll.common.errors import DataError, nearest
+from abmll.language.activation_cache import ActivationCache
 from abmll.model.learned_task import TaskPosterior
+from abmll.model.meta_learner import AbmllModel
 from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prediction import Prediction
 from abmll.tasks.columns import Columns, Table, find_columns, find_text, read_table
@@ -23,8 +24,7 @@ class Task(NamedTuple):
     table: Table
     columns: Columns
     rows: LabelledRows
-    is_multi_label: bool
-    is_ordinal: bool
+    settings: TableConfig
 
 
 class Answers(NamedTuple):
@@ -37,24 +37,14 @@ class Answers(NamedTuple):
     prediction: Prediction
 
 
-def read_labelled(
-    path: Path,
-    text: str | None,
-    label: str | None,
-    labels: Sequence[str],
-    is_multi_label: bool,
-    is_ordinal: bool,
-    limit: int | None,
-    say: Say,
-) -> Task:
-    """The labelled rows of a file, at most ``limit``; says what was found, and warns of what looks wrong."""
-    if is_multi_label and is_ordinal:
-        raise ConfigError("ordinal: labels that have an order exclude each other; leave out --multi-label")
+def read_labelled(path: Path, settings: TableConfig, say: Say) -> Task:
+    """The labelled rows of a file; says what was found, and warns of what looks wrong."""
     table = read_table(path)
-    columns = find_columns(table, text, label)
-    found = labelled_rows(table, columns, labels, is_multi_label)
-    if is_ordinal and not labels:
+    columns = find_columns(table, settings.text, settings.label)
+    found = labelled_rows(table, columns, settings.labels or (), settings.multi_label)
+    if settings.ordinal and not settings.labels:
         found = in_order(found)
+    limit = settings.max_examples
     rows = capped(found, limit)
     say(f"{table.where}: texts in column '{columns.text}', labels in '{columns.label}': {_named(rows.labels)}")
     left_out = {
@@ -68,7 +58,7 @@ def read_labelled(
             say(f"{count(number, 'row')} {why} left out")
     for warning in rows.warnings:
         say(f"warning: {warning}")
-    return Task(table, columns, rows, is_multi_label, is_ordinal)
+    return Task(table, columns, rows, settings)
 
 
 def _named(labels: Sequence[str]) -> str:
@@ -105,14 +95,22 @@ def answer_columns(labels: Sequence[str]) -> list[str]:
     return ["predicted_label", *(f"prob_{label}" for label in labels), "entropy", "mutual_information", "review"]
 
 
-def learn(task: Task, name: str, theta: Path | None, place: PlaceConfig, seed: int, quiet: bool) -> TaskPosterior:
-    """Learn the task with a head."""
-    model = load_learner(theta, "head", None, ContinueConfig(), place, quiet, frozenset())
-    examples = task.rows.examples()
-    if task.is_multi_label:
-        return model.adapt_multi_label(examples, task.rows.chosen, task_name=name, seed=seed, quiet=quiet)
-    order = task.rows.labels if task.is_ordinal else None
-    return model.adapt(examples, task_name=name, seed=seed, how="head", label_order=order, quiet=quiet)
+def learn(
+    task: Task,
+    model: AbmllModel,
+    name: str,
+    seed: int,
+    quiet: bool,
+    cache: ActivationCache | None = None,
+    steps: AdaptConfig | None = None,
+) -> TaskPosterior:
+    """Learn the task as the model does: with a head, or by ``steps``."""
+    examples, steps = task.rows.examples(), steps or AdaptConfig()
+    common: dict[str, Any] = {"task_name": name, "seed": seed, "cache": cache, "quiet": quiet}
+    if task.settings.multi_label:
+        return model.adapt_multi_label(examples, task.rows.chosen, **common)
+    order = task.rows.labels if task.settings.ordinal else None
+    return model.adapt(examples, label_order=order, steps=steps.steps, batch_size=steps.batch_size, **common)
 
 
 def answer(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from abmll.cli.console import count, narrator, print_facts, print_json, print_table
-from abmll.common.config import PlaceConfig
+from abmll.common.config import PlaceConfig, TableConfig
 from abmll.common.errors import ConfigError, DataError
 
 WIDTH = 70  # of a text on the terminal
@@ -15,11 +15,7 @@ def suggest(
     pool: Path | None = None,
     output: Path | None = None,
     number: int = 10,
-    text: str | None = None,
-    label: str | None = None,
-    labels: tuple[str, ...] = (),
-    multi_label: bool = False,
-    max_examples: int = 1000,
+    columns: TableConfig,
     theta: Path | None = None,
     task_name: str | None = None,
     place: PlaceConfig,
@@ -37,17 +33,13 @@ def suggest(
         pool: table of the rows to choose from (default: the rows of the first table that have no label)
         output: table to write all of these rows to, in that order (default: none is written)
         number: how many to name
-        text: column of the texts (default: guessed where only one can be meant)
-        label: column of the labels (default: likewise)
-        labels: all labels there are (default: those of the rows)
-        multi_label: a row may have several labels, in a list or between "|", ";" or ","
-        max_examples: labelled rows to learn from at most, of each label as many as can be
         theta: folder of a training run whose features to use (default: the language model as it was downloaded)
         task_name: the task's name in the prompt (default: the file's)
         seed: seed of the posterior's samples
     """
     from abmll.cli.answers import check_form, write_table
     from abmll.cli.labelling import learn, read_labelled, text_column
+    from abmll.cli.loading import load_for_head
     from abmll.cli.places import check_file
     from abmll.experiments.html.figure import shorten
     from abmll.tasks import Example
@@ -60,14 +52,15 @@ def suggest(
         check_file(output, overwrite)
         check_form(output)
     say = narrator(quiet)
-    task = read_labelled(labelled, text, label, labels, multi_label, False, max_examples, say)
+    task = read_labelled(labelled, columns, say)
     asked = task.table if pool is None else read_table(pool)
     of_texts = task.columns.text if pool is None else text_column(asked, task, say)
     texts = asked.texts(of_texts)
     places = list(task.rows.unlabelled) if pool is None else [n for n, own in enumerate(texts) if own is not None]
     if not places:
         raise DataError(f"{asked.where}: no rows without a label to choose from; name a table of them with --pool")
-    posterior = learn(task, task_name or stem_of(labelled), theta, place, seed, quiet)
+    model = load_for_head(theta, place, quiet)
+    posterior = learn(task, model, task_name or stem_of(labelled), seed, quiet)
     questions = [Example(str(n), texts[n] or "", task.rows.labels, None) for n in places]
     order = posterior.suggest(questions, quiet)
     if output is not None:
