@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from abmll.posterior.latent import Latent, Solver, log_likelihood
+from abmll.posterior.latent import Latent, Solver, log_likelihood, precision
 from abmll.posterior.logistic import Choices, regress
 from abmll.posterior.mode import at_mode, find_mode
 from abmll.posterior.ordinal import Order
@@ -138,7 +138,9 @@ def test_the_solver_against_a_dense_inverse(with_scores: bool, ordered: bool) ->
         inner = torch.eye(15).double() + curvature(solver.probs[hypothesis]) @ covariance(latent, hypothesis)
         wanted = torch.linalg.solve(inner, value[hypothesis].flatten())
         torch.testing.assert_close(solved.flatten(), wanted)
-        assert float(solver.log_det[hypothesis]) == pytest.approx(float(torch.logdet(inner)))
+        log_det, small = precision(latent, solver.probs)
+        assert float(log_det[hypothesis]) == pytest.approx(float(torch.logdet(inner)))
+        torch.testing.assert_close(small, solver.small)
 
 
 def test_an_option_that_is_absent_keeps_out() -> None:

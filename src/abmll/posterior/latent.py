@@ -10,6 +10,7 @@ samples use this form (Rasmussen and Williams 2006, section 3.5, with Woodbury's
 task costs O(C N^3), not O(C^3 N^3). All in float64; leading dimensions are hypotheses, solved at once.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -33,6 +34,11 @@ class Latent(NamedTuple):
         """The prior covariance times ``dual`` (H, N, C)."""
         values = self.kernel @ dual
         return (values if self.order is None else self.order.spread(values)) + self.along(self.onto(dual))
+
+    @property
+    def own_kernel(self) -> Tensor:
+        """(H, N, N): what every label has of the kernel for itself."""
+        return self.kernel if self.order is None else self.order.own * self.kernel
 
     def mixed(self, values: Tensor) -> Tensor:
         """g + b (H, N, C) of ``values``, of which every label has its own."""
@@ -60,27 +66,17 @@ class Solver:
     """(I + W K)^-1 for the curvature W of the likelihood at the probabilities ``probs`` (H, N, C) and the prior K."""
 
     def __init__(self, latent: Latent, probs: Tensor) -> None:
-        self.latent, self.probs = latent, probs
-        order = latent.order
-        self.kernel = latent.kernel if order is None else order.own * latent.kernel  # of every label for itself
-        number = max(1, AT_ONCE // (len(probs) * latent.kernel.shape[-1] ** 2))  # of labels
-        parts = [_blocks(some, self.kernel) for some in square_root(probs.mT).split(number, 1)]
-        self.blocks, log_dets = (torch.cat(several, 1) for several in zip(*parts, strict=True))  # (H, C, N, N), (H, C)
-        self.total = torch.linalg.cholesky(self.blocks.sum(1))
-        self.inner = None if order is None else Inner(order, latent.kernel, self.blocks, self.total)
-        pushed = latent.design - (probs[..., None] * latent.design).sum(2, keepdim=True)
-        columns = (probs[..., None] * pushed).movedim(-1, 1)  # W design: (H, S, N, C)
+        self.latent, self.probs, self.kernel, order = latent, probs, latent.own_kernel, latent.order
+        self.blocks = torch.cat([blocks for _, blocks, _ in _by_label(latent, probs)], 1)  # (H, C, N, N)
+        self.total, self.inner = torch.linalg.cholesky(self.blocks.sum(1)), None
+        if order is not None:
+            sums = (_weighed(self.blocks, by) for by in (order.ranks, order.ranks.square()))
+            self.inner = Inner(order, latent.kernel, self.total, *sums)
+        columns = curved(probs[..., None], latent.design, 2).movedim(-1, 1)  # W design: (H, S, N, C)
         self.columns = torch.stack([self._block(one) for one in columns.unbind(1)], -1)
         self.small = torch.eye(self.columns.shape[-1], dtype=probs.dtype) + torch.einsum(
             "hncs,hnct->hst", latent.design, self.columns
         )
-        self.log_det = (
-            log_dets.sum(-1)
-            + 2 * self.total.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            + torch.linalg.slogdet(self.small).logabsdet
-        )
-        if self.inner is not None:
-            self.log_det = self.log_det + self.inner.log_det
 
     def __call__(self, value: Tensor, at: slice = slice(None)) -> Tensor:
         """(I + W K)^-1 ``value``, both (H, N, C); of the hypotheses ``at``, of which one serves any number of rows."""
@@ -104,12 +100,61 @@ class Solver:
         return moved, torch.einsum("hcij,hj->hic", self.blocks[at], shared[..., 0])
 
 
-def _blocks(root: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """E_c = (W_c^-1 + K)^-1, (H, C, N, N), and log det (I + W_c K), (H, C), of labels whose W_c^1/2 is ``root``."""
-    inner = root[..., :, None] * kernel[:, None] * root[..., None, :]
-    factor = torch.linalg.cholesky(inner + torch.eye(kernel.shape[-1], dtype=kernel.dtype))
-    inverse = root[..., :, None] * torch.cholesky_inverse(factor) * root[..., None, :]
-    return inverse, 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+def precision(latent: Latent, probs: Tensor) -> tuple[Tensor, Tensor]:
+    """log det (I + W K), (H,), and the precision of the scores' weights, (H, S, S), where probabilities are ``probs``.
+
+    With G of kernel and order alone (``Inner``) that is I + D^T G D for the design D. All of it are sums over labels,
+    so that the C blocks of N x N, for which there may be no room, are only needed one after the other.
+    """
+    order, sums = latent.order, None
+    for labels, blocks, log_dets in _by_label(latent, probs):
+        design = latent.design[:, :, labels].movedim(2, 1)  # (H, c, N, S)
+        pushed = blocks @ design
+        terms = [log_dets.sum(1), blocks.sum(1), pushed.sum(1), (design.mT @ pushed).sum(1)]
+        if order is not None:
+            ranks = order.ranks[labels]
+            terms += [_weighed(blocks, ranks), _weighed(blocks, ranks.square()), _weighed(pushed, ranks)]
+        sums = terms if sums is None else [before + term for before, term in zip(sums, terms, strict=True)]
+    assert sums is not None
+    log_det, total, pushed, bent, *ordered = sums
+    total = torch.linalg.cholesky(total)
+    across = torch.linalg.solve_triangular(total, pushed, upper=False)
+    small = torch.eye(bent.shape[-1], dtype=bent.dtype) + bent - across.mT @ across
+    log_det = log_det + 2 * _log_diagonal(total)
+    if order is not None:
+        once, twice, lead = ordered
+        inner = Inner(order, latent.kernel, total, once, twice)
+        lead = lead - once @ torch.cholesky_solve(pushed, total)  # t^T G D
+        small, log_det = small - lead.mT @ inner.matrix @ lead, log_det + inner.log_det
+    return log_det + torch.linalg.slogdet(small).logabsdet, small
+
+
+def _by_label(latent: Latent, probs: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Labels, some at once, their E_c = (W_c^-1 + k)^-1, (H, c, N, N), and log det (I + W_c k), (H, c).
+
+    W_c are the probabilities of label c, k is what the kernel has for every label.
+    """
+    count, size, options = probs.shape
+    number, kernel, one = (
+        max(1, AT_ONCE // (count * size * size)),
+        latent.own_kernel,
+        torch.eye(size, dtype=probs.dtype),
+    )
+    roots = square_root(probs.mT)  # (H, C, N)
+    for start in range(0, options, number):
+        labels = slice(start, start + number)
+        own = roots[:, labels, :, None]
+        factor = torch.linalg.cholesky(own * kernel[:, None] * own.mT + one)
+        yield labels, own * torch.cholesky_inverse(factor) * own.mT, 2 * _log_diagonal(factor)
+
+
+def _log_diagonal(factor: Tensor) -> Tensor:
+    return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _weighed(blocks: Tensor, by: Tensor) -> Tensor:
+    """(H, i, j) of (H, c, i, j) by (c,)."""
+    return torch.einsum("hcij,c->hij", blocks, by)
 
 
 def log_likelihood(scores: Tensor, answers: Tensor) -> Tensor:
@@ -124,9 +169,9 @@ def square_root(probs: Tensor) -> Tensor:
     return torch.where(probs > tiny, probs.clamp_min(tiny).sqrt(), 0.0)
 
 
-def curved(probs: Tensor, value: Tensor) -> Tensor:
-    """W ``value``: the likelihood's curvature, diag(p) - p p^T for every example."""
-    return probs * (value - (probs * value).sum(-1, keepdim=True))
+def curved(probs: Tensor, value: Tensor, options: int = -1) -> Tensor:
+    """W ``value``: the likelihood's curvature, diag(p) - p p^T for every example; ``options`` are in that dimension."""
+    return probs * (value - (probs * value).sum(options, keepdim=True))
 
 
 def root(kernel: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from abmll.posterior.latent import AT_ONCE, Latent, Solver, curved, log_likelihood, root
+from abmll.posterior.latent import AT_ONCE, Latent, Solver, curved, log_likelihood, precision, root
 
 NEWTON_STEPS, HALVINGS = 60, 12
 CLOSE, WORSE = 1e-12, 1e-9  # nats: what a last step still promises; what rounding may take away
@@ -36,9 +36,9 @@ class Mode(NamedTuple):
         """The mode that is at ``dual``."""
         scores = latent.offset + latent.times(dual)
         probs = torch.softmax(scores, -1)
-        solver = Solver(latent, probs)
+        log_det, small = precision(latent, probs)
         height = log_likelihood(scores, answers) - 0.5 * (dual * latent.times(dual)).sum((-1, -2))
-        return cls(dual, height - 0.5 * solver.log_det, probs, solver.small)
+        return cls(dual, height - 0.5 * log_det, probs, small)
 
     def pick(self, index: Tensor) -> "Mode":
         """The hypotheses at ``index``, one a row."""

@@ -60,13 +60,12 @@ class Inner:
     With G = (I + W K)^-1 W and Q = t^T G t, it is G t M t^T (I + W K)^-1, M = (I + lambda k Q)^-1 lambda k.
     """
 
-    def __init__(self, order: Order, kernel: Tensor, blocks: Tensor, total: Tensor) -> None:
-        """For ``kernel`` k (H, N, N), ``blocks`` (H, C, N, N), which are E_c, and the factor ``total`` of their sum.
+    def __init__(self, order: Order, kernel: Tensor, total: Tensor, once: Tensor, twice: Tensor) -> None:
+        """For ``kernel`` k, the factor ``total`` of T = sum_c E_c, and E's sums by t and by t^2: (H, N, N) each.
 
-        G = E - E 1 (1^T E 1)^-1 1^T E for the blocks E (Rasmussen and Williams 2006, section 3.5).
+        G = E - E 1 T^-1 1^T E for the blocks E_c (Rasmussen and Williams 2006, section 3.5).
         """
         self.ranks = order.ranks
-        once, twice = (torch.einsum("hcij,c->hij", blocks, by) for by in (self.ranks, self.ranks.square()))
         across = torch.linalg.solve_triangular(total, once, upper=False)
         shared = order.share[:, None, None] * kernel
         inner = shared @ (twice - across.mT @ across) + torch.eye(kernel.shape[-1], dtype=kernel.dtype)
