@@ -20,6 +20,7 @@ ABOUT = {"billing": ["invoice", "charge", "refund", "card"], "bug": ["crash", "e
 @pytest.fixture(autouse=True)
 def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "CHAINS", 16)
+    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
 
 
 def tickets(number: int, seed: int = 0) -> list[dict[str, str]]:

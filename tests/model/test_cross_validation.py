@@ -14,7 +14,7 @@ from abmll.language.meter import counted
 from abmll.model.cross_validation import cross_validate
 from abmll.model.task_head import key_of
 from abmll.posterior import head
-from abmll.posterior.head import HeadPosterior
+from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior
 from abmll.posterior.tempering import TemperedHead, picked
 from abmll.tasks import Example
 
@@ -25,6 +25,7 @@ LABELS = ("no", "yes")
 @pytest.fixture(autouse=True)
 def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "CHAINS", 16)
+    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
 
 
 @pytest.fixture
@@ -51,9 +52,9 @@ def test_each_fold_is_answered_by_a_head_of_the_others(model: AbmllModel) -> Non
         by_hand = model.adapt(others, task_name="t").head
         assert by_hand is not None
         places = [learned.keys.index(key_of(row)) for row in asked]
-        drawn = HeadPosterior(by_hand.prior, by_hand.known(True), by_hand.answers, only=fitted.likely).probs(
-            picked(learned.known(True), torch.tensor(places))
-        )
+        drawn = HeadPosterior(
+            by_hand.prior, by_hand.known(True), by_hand.answers, only=fitted.likely, chains=FEWEST_CHAINS
+        ).probs(picked(learned.known(True), torch.tensor(places)))
         torch.testing.assert_close(fitted.held_out[places], drawn.mean(0), rtol=0, atol=1e-9)
 
 

@@ -24,6 +24,7 @@ QUESTIONS = [Example(str(n), text, ("x", "y"), None) for n, text in enumerate(AS
 @pytest.fixture(autouse=True)
 def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "CHAINS", 16)
+    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ LABELS = ("urgent", "billing", "bug")
 @pytest.fixture(autouse=True)
 def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "CHAINS", 16)
+    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
 
 
 @pytest.fixture

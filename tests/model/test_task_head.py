@@ -28,6 +28,7 @@ OPTIONS = ("yes", "no", "maybe")
 def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tested here holds of any number of chains."""
     monkeypatch.setattr(head, "CHAINS", 16)
+    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ from abmll.posterior.paths import Paths, Rows, sample
 
 SUBSETS = ((False, False), (True, False), (False, True))  # of the scores: none, per token, summed
 SHARES = (0.0, 0.8)  # of the variance that follow the labels' order: 0 among them, as few tasks have what it promises
-CHAINS = 128
+CHAINS, FEWEST_CHAINS = 128, 32
+MOST_NUMBERS = 2_000_000  # in all chains, which have one for each example and option
 LEAST = 1e-12  # of a variance
 
 
@@ -194,13 +195,20 @@ class Hypotheses(NamedTuple):
 
 
 class HeadPosterior:
-    """q(w, b, g | D) of one task: ``CHAINS`` over all hypotheses, in proportion to their posterior.
+    """q(w, b, g | D) of one task: ``chains`` over all hypotheses, in proportion to their posterior.
 
-    ``only`` are the hypotheses that are considered, None: all.
+    None is ``CHAINS``, or fewer where they would be long. ``only`` are the hypotheses considered, None: all.
     """
 
     def __init__(
-        self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0, only: Tensor | None = None
+        self,
+        prior: HeadPrior,
+        known: Known,
+        answers: Tensor,
+        seed: int = 0,
+        *,
+        only: Tensor | None = None,
+        chains: int | None = None,
     ) -> None:
         self.seed = seed
         self.metric = Metric(known.hidden)
@@ -217,7 +225,8 @@ class HeadPosterior:
         joint = hypotheses.log_joint(latent, mode)
         self.hypotheses = torch.softmax(joint, 0)  # (H,) their posterior
         self.log_evidence = float(torch.logsumexp(joint, 0))
-        share = (torch.arange(CHAINS, dtype=torch.float64) + 0.5) / CHAINS
+        chains = chains or max(FEWEST_CHAINS, min(CHAINS, MOST_NUMBERS // max(latent.offset[0].numel(), 1)))
+        share = (torch.arange(chains, dtype=torch.float64) + 0.5) / chains
         index = torch.searchsorted(self.hypotheses.cumsum(0), share).clamp(max=len(joint) - 1)
         used, index = index.unique(return_inverse=True)
         self.used = hypotheses = hypotheses.pick(used)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from abmll.common.progress import progress
-from abmll.posterior.head import HeadPosterior, HeadPrior, Known
+from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior, HeadPrior, Known
 
 FOLDS = 5
 LEAST = 0.005  # probability of a hypothesis that the held-out heads still consider
@@ -78,7 +78,7 @@ def held_out(
     probs = torch.zeros(known.scores.shape[:2], dtype=torch.float64)
     for fold in progress(fold_of.unique().tolist(), "cross-validating", "fold", quiet=quiet):
         asked = fold_of == fold
-        others = HeadPosterior(prior, picked(known, ~asked), answers[~asked], seed, only)
+        others = HeadPosterior(prior, picked(known, ~asked), answers[~asked], seed, only=only, chains=FEWEST_CHAINS)
         probs[asked] = others.probs(picked(known, asked)).mean(0)
     return probs
 
