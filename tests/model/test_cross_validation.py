@@ -53,7 +53,7 @@ def test_each_fold_is_answered_by_a_head_of_the_others(model: AbmllModel) -> Non
         assert by_hand is not None
         places = [learned.keys.index(key_of(row)) for row in asked]
         drawn = HeadPosterior(
-            by_hand.prior, by_hand.known(True), by_hand.answers, only=fitted.likely, chains=FEWEST_CHAINS
+            by_hand.prior, by_hand.known(True), by_hand.answers, considered=fitted.likely, chains=FEWEST_CHAINS
         ).probs(picked(learned.known(True), torch.tensor(places)))
         torch.testing.assert_close(fitted.held_out[places], drawn.mean(0), rtol=0, atol=1e-9)
 

@@ -365,3 +365,9 @@ def test_without_scores_a_third_of_the_hypotheses_says_the_same() -> None:
     assert few.log_evidence == pytest.approx(all_of_them.log_evidence, abs=1e-6)
     by_tau = all_of_them.hypotheses.view(3, -1).sum(0)
     torch.testing.assert_close(few.hypotheses, by_tau, rtol=0, atol=1e-6)
+
+
+def test_equal_scores_are_scores() -> None:
+    """What a single example has may be equal by chance; the questions' scores count all the same."""
+    known = Known(torch.randn(2, 1, 4), torch.full((2, 2, 2), -8.25, dtype=torch.float64), True)
+    assert len(Hypotheses.of_task(HeadPrior(), known).taus) == 3 * len(HeadPrior().taus)

@@ -59,7 +59,7 @@ def test_what_was_held_out_is_answered_by_the_others() -> None:
     for fold in range(5):
         asked = tempered.fold_of == fold
         others = HeadPosterior(
-            HeadPrior(), picked(known, ~asked), answers[~asked], only=tempered.likely, chains=FEWEST_CHAINS
+            HeadPrior(), picked(known, ~asked), answers[~asked], considered=tempered.likely, chains=FEWEST_CHAINS
         )
         torch.testing.assert_close(tempered.held_out[asked], others.probs(picked(known, asked)).mean(0))
 

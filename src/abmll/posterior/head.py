@@ -152,6 +152,16 @@ class Hypotheses(NamedTuple):
             torch.tensor(prior.weight_std, dtype=torch.float64),
         )
 
+    @classmethod
+    def of_task(cls, prior: HeadPrior, known: Known) -> "Hypotheses":
+        """Those that make a difference for what is known."""
+        hypotheses, options = cls.of(prior, known.is_labelled), known.scores.shape[1]
+        if known.is_labelled and not bool((known.scores.isfinite() & (known.scores != 0)).any()):
+            hypotheses = hypotheses.unscored()
+        if known.is_labelled and known.is_ordered and options > 2:  # of two labels an order says nothing
+            hypotheses = hypotheses.ordered(options)
+        return hypotheses
+
     def pick(self, index: Tensor) -> "Hypotheses":
         """The hypotheses at ``index``, one a row."""
         order = None if self.order is None else self.order.pick(index)
@@ -197,7 +207,7 @@ class Hypotheses(NamedTuple):
 class HeadPosterior:
     """q(w, b, g | D) of one task: ``chains`` over all hypotheses, in proportion to their posterior.
 
-    None is ``CHAINS``, or fewer where they would be long. ``only`` are the hypotheses considered, None: all.
+    None is ``CHAINS``, or fewer where they would be long. ``considered`` are the hypotheses, None: those of the prior.
     """
 
     def __init__(
@@ -207,19 +217,13 @@ class HeadPosterior:
         answers: Tensor,
         seed: int = 0,
         *,
-        only: Tensor | None = None,
+        considered: Hypotheses | None = None,
         chains: int | None = None,
     ) -> None:
         self.seed = seed
         self.metric = Metric(known.hidden)
         self.inputs = self.metric(known.hidden)
-        hypotheses, options = Hypotheses.of(prior, known.is_labelled), known.scores.shape[1]
-        if not bool(centred(known.scores)[0].any()):
-            hypotheses = hypotheses.unscored()
-        if known.is_labelled and known.is_ordered and options > 2:  # of two labels an order says nothing
-            hypotheses = hypotheses.ordered(options)
-        if only is not None:
-            hypotheses = hypotheses.pick(only)
+        self.considered = hypotheses = considered or Hypotheses.of_task(prior, known)
         latent = hypotheses.latent(self.inputs @ self.inputs.T, known.scores)
         mode = find_mode(latent, answers)
         joint = hypotheses.log_joint(latent, mode)

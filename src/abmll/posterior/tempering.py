@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from abmll.common.progress import progress
-from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior, HeadPrior, Known
+from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior, HeadPrior, Hypotheses, Known
 
 FOLDS = 5
 LEAST = 0.005  # probability of a hypothesis that the held-out heads still consider
@@ -46,7 +46,7 @@ class TemperedHead(HeadPosterior):
         super().__init__(prior, known, answers, seed)
         self.fold_of = dealt(known, answers, folds) if known.is_labelled else torch.zeros_like(answers)
         self.is_tempered = bool(self.fold_of.any())
-        self.likely = (self.hypotheses > LEAST).nonzero()[:, 0]
+        self.likely = self.considered.pick((self.hypotheses > LEAST).nonzero()[:, 0])
         if self.is_tempered:
             self.held_out = held_out(prior, known, answers, seed, self.fold_of, quiet, self.likely)
             powers = [powered(self.held_out, a).gather(1, answers[:, None])[:, 0].log() for a in INVERSE]
@@ -69,16 +69,18 @@ class TemperedHead(HeadPosterior):
 
 
 def held_out(
-    prior: HeadPrior, known: Known, answers: Tensor, seed: int, fold_of: Tensor, quiet: bool, only: Tensor
+    prior: HeadPrior, known: Known, answers: Tensor, seed: int, fold_of: Tensor, quiet: bool, considered: Hypotheses
 ) -> Tensor:
     """(N, C): the probabilities of each example's options by a head of the examples in the other folds.
 
-    ``only`` are the hypotheses that they consider.
+    ``considered`` are their hypotheses.
     """
     probs = torch.zeros(known.scores.shape[:2], dtype=torch.float64)
     for fold in progress(fold_of.unique().tolist(), "cross-validating", "fold", quiet=quiet):
         asked = fold_of == fold
-        others = HeadPosterior(prior, picked(known, ~asked), answers[~asked], seed, only=only, chains=FEWEST_CHAINS)
+        others = HeadPosterior(
+            prior, picked(known, ~asked), answers[~asked], seed, considered=considered, chains=FEWEST_CHAINS
+        )
         probs[asked] = others.probs(picked(known, asked)).mean(0)
     return probs
 
