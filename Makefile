@@ -1,6 +1,8 @@
 # make install     : .venv with the package and its development tools, in the exact versions of constraints.txt
 # make demo        : fetch the embedded model and tasks, run the whole method, print the table, write runs/demo/
 # make test        : all tests            make lint : format, lint and types            make clean : remove .venv
+# make docs        : the documentation as a site in site/, every link checked    make docs-serve : the same, while you write
+# make dist        : the source distribution and the wheel in dist/, checked as the package index checks them
 # make bench       : measure ABMLL beside plain LoRA and the published algorithm; writes benchmarks/results.json and the
 #                    tables of docs/performance.md (17 minutes on two idle cores with bf16 hardware)
 # make bench-quick : try out every row of the benchmarks once; fails where a row fails, changes no file of the repository
@@ -16,7 +18,7 @@ PIP_INSTALL := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.t
 # torchvision as a CUDA build only, which does not work with a CPU build of torch.
 LAPLACE := laplace-torch asdfghjkl backpack-for-pytorch curvlinops-for-pytorch einconv einops unfoldnd
 
-.PHONY: install demo bench bench-quick test lint clean
+.PHONY: install demo bench bench-quick test lint docs docs-serve dist clean
 
 install: $(STAMP)
 
@@ -53,6 +55,17 @@ lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --warnings
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+dist: install
+	rm -rf dist
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf .venv

@@ -1,4 +1,4 @@
-"""python -m benchmarks.figures [NAME...]: draw docs/figures/ from results/, for the questions of docs/results.md."""
+"""python -m benchmarks.figures [NAME...]: draw docs/figures/ from results/, for docs/results.md and docs/howto/."""
 
 import argparse
 import math
@@ -12,6 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
+from abmll.common.documents import read_json
+from abmll.experiments.metrics import calibration_error, reliability_bins, risk_coverage
+from benchmarks.doubt import TRUST
 from benchmarks.machine import ROOT
 from benchmarks.publish import RESULTS, main_cells, read
 
@@ -21,6 +24,7 @@ STYLE: dict[Any, Any] = {
     **{"axes.titlesize": 10, "axes.titlelocation": "left", "savefig.dpi": 150, "legend.frameon": False},
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # seven, and ten colours: what has one in common differs in the other
+COLOURS = ("tab:orange", "tab:green", "tab:blue")
 MEASURES = {"accuracy": "Accuracy", "nll": "NLL", "pooled_ece": "Pooled ECE"}
 UNKNOWN = {"value": math.nan, "low": math.nan, "high": math.nan}  # is not drawn
 Rows = Mapping[str, Any]
@@ -168,6 +172,31 @@ def suites(*names: str) -> Callable[[Figure], None]:
     return paint
 
 
+def trust(names: Mapping[str, str]) -> Callable[[Figure], None]:
+    """Confidence against accuracy, and errors among the answers that are surest: a row for each set of tasks."""
+
+    def paint(figure: Figure) -> None:
+        document = read_json(TRUST, None, "make it with python -m benchmarks.doubt")
+        figure.set_figheight(3.2 * len(names))
+        for row, (name, title) in zip(figure.subplots(len(names), 4), names.items(), strict=True):
+            *panels, last = row
+            for panel, method, colour in zip(panels, document[name].values(), COLOURS, strict=True):
+                confidence, correct = (np.array(method[key], dtype=float) for key in ("confidence", "correct"))
+                bins = reliability_bins(confidence, correct, 10)
+                panel.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1)
+                panel.vlines(bins.confidence, bins.confidence, bins.accuracy, color=colour, alpha=0.4)
+                panel.scatter(bins.confidence, bins.accuracy, 400 * bins.size / len(confidence), color=colour)
+                panel.set(title=f"{method['label']}: ECE {calibration_error(bins):.2f}", xlabel="confidence")
+                panel.set(xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal")
+                last.plot(*risk_coverage(confidence, correct), color=colour, label=method["label"])
+            panels[0].set_ylabel(f"{title}\naccuracy")
+            last.set(title="Errors of the surest answers", xlabel="share answered", ylabel="share of these wrong")
+            last.set(xlim=(0, 1), ylim=(0, 0.8))
+            last.legend(fontsize=8)
+
+    return paint
+
+
 def _apart(methods: Rows) -> dict[str, Any]:
     """By row, its differences from the reference, where there are any."""
     found = {row: one["statistics"].get("differences") for row, one in methods.items()}
@@ -196,6 +225,7 @@ WANTED: Mapping[str, Callable[[Figure], None]] = {
     "suites": suites("cls-45", "mcqa", "chembench", "legalbench-heldout", "bigbench"),
     "samples": curve("cls-45", "num_samples", "posterior samples (0: at the mean)"),
     "examples": curve("cls-45-examples", "adapt_examples", "adaptation examples", is_log=True),
+    "trust": trust({"tickets": "Tickets", "bigbench-demo": "BIG-bench"}),
     "beta": retrained("beta", "abmll", "beta", "cls-45", "cls-45-beta"),
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from abmll._version import __version__
     from abmll.common.config import TrainConfig
+    from abmll.model.classifier import AbmllClassifier
     from abmll.model.learned_task import TaskPosterior
     from abmll.model.meta_learner import AbmllModel
     from abmll.model.prediction import Prediction
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from abmll.training.trainer import MetaTrainer
 
 __all__ = [
+    "AbmllClassifier",
     "AbmllModel",
     "Example",
     "MetaTrainer",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AbmllClassifier": "abmll.model.classifier",
     "AbmllModel": "abmll.model.meta_learner",
     "Example": "abmll.tasks",
     "MetaTrainer": "abmll.training.trainer",

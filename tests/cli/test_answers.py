@@ -60,9 +60,9 @@ def test_parquet(tmp_path: Path) -> None:
     assert found == rows(ALIKE)
 
 
-@pytest.mark.parametrize("name", ["a", "a.json", "a.xlsx", "a.csv.gz"])
+@pytest.mark.parametrize("name", ["a", "a.json", "a.xls", "a.csv.gz"])
 def test_other_endings_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"answers are written as \.jsonl, \.csv, \.tsv or \.parquet"):
+    with pytest.raises(ConfigError, match=r"answers are written as \.jsonl, \.csv, \.tsv, \.parquet or \.xlsx"):
         check_form(Path(name))
 
 

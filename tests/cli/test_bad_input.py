@@ -246,7 +246,7 @@ COMMANDS = {
     "predict none --input toy3.jsonl --output out.jsonl": ("none: no such folder.", "'abmll adapt'"),
     "predict new --input none.jsonl --output out.jsonl": ("none.jsonl: no such file.",),
     "predict new --input toy3.jsonl --output out.jsonl --num-samples -1": ("predict: --num-samples is '-1'; use",),
-    "predict new --input toy3.jsonl --output a.json": ("a.json: answers are written as .jsonl, .csv, .tsv or",),
+    "predict new --input toy3.jsonl --output a.json": ("a.json: answers are written as .jsonl, .csv, .tsv, .parquet",),
     "predict new --input toy3.jsonl --output tasks": ("tasks is a folder; name a file to write",),
     "predict new --input toy3.jsonl --output tasks --overwrite": ("tasks is a folder; name a file to write",),
     "predict new --input toy3.jsonl --output toy3.jsonl": ("toy3.jsonl exists already; choose another place or say",),

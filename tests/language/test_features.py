@@ -221,3 +221,18 @@ def test_the_instruction_is_read_but_not_averaged(make_scorer: MakeScorer, deep_
     assert decoded == "is it so?\nChoices:\nA) yes\nB) no\nAnswer:"
     found = FeatureReader(scorer, BLOCKS).read([encoded]).hidden
     torch.testing.assert_close(found, averages(deep_llama, [encoded]), rtol=2e-5, atol=2e-5)
+
+
+def test_too_many_options_are_not_scored(make_scorer: Any, deep_llama: Path, started: list[Encoded]) -> None:
+    """The hidden states are those of the prompt, whatever follows it; an example of few options is read as ever."""
+    scorer = make_scorer.fresh(deep_llama)
+    options = tuple((40 + n // 20, 60 + n % 20) for n in range(module.MAX_SCORED + 1))
+    many = [replace(one, options=options, answer=32) for one in started]
+    few = replace(started[0], options=options[:-1])
+    found = FeatureReader(scorer, BLOCKS).read([*many, few])
+    torch.testing.assert_close(found.hidden[:4], averages(deep_llama, started), rtol=2e-5, atol=2e-5)
+    assert torch.equal(found.scores[:4], torch.zeros(4, len(options), 2, dtype=torch.float64))
+    assert torch.count_nonzero(found.scores[4, :-1]) == 2 * (len(options) - 1)
+    with counted(scorer) as meter:
+        FeatureReader(scorer, BLOCKS).read(many)
+    assert meter.tokens < sum(len(one.prompt) for one in started) + 4 * len(options)

@@ -17,6 +17,7 @@ from abmll.language.meter import counted
 from abmll.model.task_head import TaskHead
 from abmll.posterior import head
 from abmll.posterior.head import HeadPosterior, HeadPrior, Known
+from abmll.posterior.tempering import TemperedHead
 from abmll.tasks import Example, Task
 
 SHORT = PromptConfig(instruction=False, list_options=False, answer="text")
@@ -27,6 +28,7 @@ OPTIONS = ("yes", "no", "maybe")
 def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tested here holds of any number of chains."""
     monkeypatch.setattr(head, "CHAINS", 16)
+    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def assert_same(one: Prediction, other: Prediction) -> None:
 
 
 def test_it_is_the_classifier_on_the_model_s_features(model: AbmllModel) -> None:
-    """Step by step: encode, read, put columns into the order of the sorted labels, learn, average over the samples."""
+    """Step by step: encode, read, put columns into the order of the sorted labels, learn, average, temper."""
     support, order = examples(), [2, 1, 0]  # maybe, no, yes
     found = model.adapt(support, task_name="t", seed=3)
     rows = sorted(support, key=lambda one: head_of(found).keys.index(key_of(model, one)))
@@ -72,9 +74,9 @@ def test_it_is_the_classifier_on_the_model_s_features(model: AbmllModel) -> None
     answers = torch.tensor([order.index(one.answer) for one in rows if one.answer is not None])
     known = Known(read.hidden, read.scores[:, order], True)
     asked = model.reader().read(model.scorer.encode(ASKED, "t"))
-    posterior = HeadPosterior(HeadPrior(), known, answers, 3)
-    probs = posterior.probs(Known(asked.hidden, asked.scores[:, order], True)).mean(0)[:, order]
-    torch.testing.assert_close(found.predict(ASKED).probs, probs)
+    posterior = TemperedHead(HeadPrior(), known, answers, 3)
+    probs = posterior.temper(posterior.probs(Known(asked.hidden, asked.scores[:, order], True)).mean(0))
+    torch.testing.assert_close(found.predict(ASKED).probs, probs[:, order])
 
 
 def head_of(posterior: TaskPosterior) -> TaskHead:
@@ -250,7 +252,7 @@ def test_of_some_of_the_labels_one_is_right(model: AbmllModel) -> None:
     posterior, chosen = model.adapt(examples()), [0, 2]
     some = [replace(one, options=("yes", "maybe"), answer=None) for one in ASKED]
     by_label = aligned_draws(posterior, ASKED, OPTIONS)[..., chosen]
-    wanted = (by_label / by_label.sum(-1, keepdim=True)).mean(0)
+    wanted = head_of(posterior).posterior.temper((by_label / by_label.sum(-1, keepdim=True)).mean(0))
     found = posterior.predict([*ASKED, *some]).probs[len(ASKED) :]
     # Scores are less their mean over the options at hand, which a softmax does not see.
     torch.testing.assert_close(found[:, :2], wanted, rtol=1e-4, atol=1e-5)
@@ -347,11 +349,14 @@ def test_suggestions_fall_in_mutual_information_and_keep_the_order_of_equals(mod
     assert order.index(5) == order.index(0) + 1
 
 
-def test_the_expected_entropy_is_that_of_the_samples(model: AbmllModel) -> None:
+def test_the_expected_entropy_has_the_samples_share(model: AbmllModel) -> None:
     posterior = model.adapt(examples())
     found = posterior.predict(ASKED)
     draws = aligned_draws(posterior, ASKED, OPTIONS)
-    torch.testing.assert_close(found.expected_entropy, torch.distributions.Categorical(draws).entropy().mean(0))
+    of_samples = torch.distributions.Categorical(draws).entropy().mean(0)
+    of_mean = torch.distributions.Categorical(draws.mean(0)).entropy()
+    torch.testing.assert_close(found.expected_entropy / found.entropy, of_samples / of_mean)
+    assert not torch.allclose(found.entropy, of_mean)
     torch.testing.assert_close(found.entropy, torch.distributions.Categorical(found.probs).entropy())
 
 

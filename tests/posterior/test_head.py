@@ -352,3 +352,16 @@ def test_another_document_is_no_prior(document: dict[str, Any]) -> None:
 def test_depths_are_shares_of_the_blocks() -> None:
     assert replace(HeadPrior(), depths=(0.01, 0.5, 1.0)).blocks(30) == (1, 15, 30)
     assert replace(HeadPrior(), depths=(0.95, 1.0)).blocks(2) == (2,)
+
+
+def test_without_scores_a_third_of_the_hypotheses_says_the_same() -> None:
+    """A score of nearly nothing makes all of them be considered."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, answers = torch.randn(12, 1, 6, generator=generator), torch.arange(12) % 3
+    none = torch.zeros(12, 3, 2, dtype=torch.float64)
+    faint = 1e-9 * torch.randn(12, 3, 2, generator=generator, dtype=torch.float64)
+    few, all_of_them = (HeadPosterior(HeadPrior(), Known(hidden, own, True), answers) for own in (none, faint))
+    assert 3 * len(few.hypotheses) == len(all_of_them.hypotheses)
+    assert few.log_evidence == pytest.approx(all_of_them.log_evidence, abs=1e-6)
+    by_tau = all_of_them.hypotheses.view(3, -1).sum(0)
+    torch.testing.assert_close(few.hypotheses, by_tau, rtol=0, atol=1e-6)

@@ -1,17 +1,23 @@
 """``abmll adapt``: learn one new task from its examples."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from abmll.cli.console import count, cut_in_words, narrator, print_result
-from abmll.common.config import ActivationCacheConfig, AdaptConfig, ContinueConfig, PlaceConfig
+from abmll.common.config import ActivationCacheConfig, AdaptConfig, ContinueConfig, PlaceConfig, TableConfig
 from abmll.common.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from abmll.cli.labelling import Task
+    from abmll.tasks import Example
 
 
 def adapt(
     task: Path,
     *,
     output_dir: Path,
+    columns: TableConfig,
     theta: Path | None = None,
     adapt: Literal["head", "full"] | None = None,
     settings: AdaptConfig,
@@ -29,10 +35,11 @@ def adapt(
 ) -> None:
     """Learn a new task from its labelled examples; no training run is needed.
 
-    Of a file whose examples carry a split only the training examples are used, of any other file all of them.
+    Of a file whose examples carry a split only the training examples are used, of any other file all of them. Of a
+    table with columns of your own the labelled rows are used.
 
     Args:
-        task: file with the task's labelled examples
+        task: file with the task's labelled examples, or a table of texts and labels
         output_dir: folder to write the posterior to
         theta: folder of a training run to start from (default: the language model as it was downloaded)
         adapt: head, a Bayesian classifier on the model's features, or full, gradient steps from the theta of a run
@@ -43,40 +50,44 @@ def adapt(
         task_name: the task's name in the prompt (default: the file's)
         seed: seed of the order of the examples and of the noise
     """
+    from abmll.cli.labelling import learn
     from abmll.cli.loading import load_learner
     from abmll.cli.places import check_folder
     from abmll.language.activation_cache import disk_cache
-    from abmll.tasks import load_task
+    from abmll.methods import find_rule
 
     refuse_run_as_task(task)
-    loaded = load_task(task, name=task_name)
-    examples = loaded.train if loaded.examples[0].split else loaded.examples
-    if not examples:
-        raise DataError(f"{task}: no training examples, every row has 'split': 'test'; mark some as 'train'")
+    name, examples, table = _read(task, task_name, columns, narrator(quiet))
     check_folder(output_dir, overwrite, "posterior")
     meta = load_learner(theta, adapt, method, continued, place, quiet, explicit)
-    posterior = meta.adapt(
-        examples,
-        task_name=loaded.name,
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        seed=seed,
-        cache=disk_cache(meta.scorer.base, meta.scorer.lower_blocks, activations, narrator(quiet)),
-        quiet=quiet,
-    )
+    if (columns.multi_label or columns.ordinal) and find_rule(meta.learning.method).classifier is None:
+        raise ConfigError("multi_label, ordinal: only a head learns such labels; leave out what asks for steps")
+    cache = disk_cache(meta.scorer.base, meta.scorer.lower_blocks, activations, narrator(quiet))
+    if table is not None:
+        posterior = learn(table, meta, name, seed, quiet, cache, settings)
+    else:
+        posterior = meta.adapt(
+            examples,
+            task_name=name,
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            seed=seed,
+            cache=cache,
+            quiet=quiet,
+        )
     posterior.save_pretrained(output_dir, overwrite)
     has_head = posterior.head is not None
     summary = {
-        "task": loaded.name,
+        "task": name,
         "method": meta.learning.method,
         "members": len(posterior.members),
         "examples": len(examples),
-        "truncated": sum(one.truncated > 0 for one in meta.scorer.encode(examples, loaded.name)),
+        "truncated": sum(one.truncated > 0 for one in meta.scorer.encode(examples, name)),
         "inverse_temperature": None if posterior.calibration is None else posterior.calibration.inverse_temperature,
         "steps": 0 if has_head else settings.steps,
         "output_dir": str(output_dir),
     }
-    facts = {"posterior": str(output_dir), "task": f"{loaded.name}, {count(len(examples), 'example')}"}
+    facts = {"posterior": str(output_dir), "task": f"{name}, {count(len(examples), 'example')}"}
     if has_head:
         facts["learned by"] = "a head on the model's features, without gradient steps"
     else:
@@ -89,6 +100,25 @@ def adapt(
     if summary["truncated"]:
         facts["truncated"] = cut_in_words(summary["truncated"], len(examples))
     print_result(summary, facts, quiet, json)
+
+
+def _read(
+    path: Path, task_name: str | None, columns: TableConfig, say: Callable[[str], None]
+) -> "tuple[str, Sequence[Example], Task | None]":
+    """The task's name, the examples to learn, and the table that they are from where it has columns of its own."""
+    from abmll.cli.labelling import read_labelled
+    from abmll.tasks import load_task
+    from abmll.tasks.columns import is_task_file, read_table
+    from abmll.tasks.rows import stem_of
+
+    if columns == TableConfig() and is_task_file(path, read_table(path)):
+        loaded = load_task(path, name=task_name)
+        examples = loaded.train if loaded.examples[0].split else loaded.examples
+        if not examples:
+            raise DataError(f"{path}: no training examples, every row has 'split': 'test'; mark some as 'train'")
+        return loaded.name, examples, None
+    table = read_labelled(path, columns, say)
+    return task_name or stem_of(path), table.rows.examples(), table
 
 
 def refuse_run_as_task(path: Path) -> None:

@@ -1,7 +1,7 @@
 """A file of answers, in the form that its suffix names."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,14 @@ def check_form(path: Path) -> None:
     """Raise ``ConfigError`` where the suffix names no form of answers, or one whose package is missing."""
     if path.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise ConfigError(f"{path}: Parquet needs pyarrow; install abmll[data], or name a .jsonl, .csv or .tsv file")
-    if path.suffix not in (".jsonl", ".parquet", *SEPARATORS):
-        raise ConfigError(f"{path}: answers are written as .jsonl, .csv, .tsv or .parquet; name a file that ends so")
+    if path.suffix == ".xlsx" and (find_spec("pandas") is None or find_spec("openpyxl") is None):
+        raise ConfigError(
+            f"{path}: Excel needs pandas and openpyxl; install abmll[excel], or name a .csv, .tsv or .jsonl file"
+        )
+    if path.suffix not in (".jsonl", ".parquet", ".xlsx", *SEPARATORS):
+        raise ConfigError(
+            f"{path}: answers are written as .jsonl, .csv, .tsv, .parquet or .xlsx; name a file that ends so"
+        )
 
 
 def write_answers(path: Path, examples: "Sequence[Example]", rows: Sequence[dict[str, Any]]) -> None:
@@ -31,21 +37,32 @@ def write_answers(path: Path, examples: "Sequence[Example]", rows: Sequence[dict
     for every option where all questions have the same ones, or else "probs" as JSON by option.
     """
     labelled = [_labelled(example, row) for example, row in zip(examples, rows, strict=True)]
+    if path.suffix in (*SEPARATORS, ".xlsx"):
+        alike = {frozenset(example.options) for example in examples}
+        labels = examples[0].options if len(alike) == 1 else None
+        labelled = [_flat(example, row, labels) for example, row in zip(examples, labelled, strict=True)]
+    write_table(path, labelled)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of plain values in the form that the suffix names, whole or not at all."""
     if path.suffix == ".jsonl":
-        write_json_lines(path, labelled)
+        write_json_lines(path, rows)
     elif path.suffix == ".parquet":
         import pyarrow
         from pyarrow import parquet
 
         with atomic_file(path) as file:
-            parquet.write_table(pyarrow.Table.from_pylist(labelled), file)
+            parquet.write_table(pyarrow.Table.from_pylist(list(rows)), file)
+    elif path.suffix == ".xlsx":
+        import pandas
+
+        with atomic_file(path) as file:
+            pandas.DataFrame(rows).to_excel(file, index=False, engine="openpyxl")
     else:
         from abmll.experiments.sheets import csv_text
 
-        alike = {frozenset(example.options) for example in examples}
-        labels = examples[0].options if len(alike) == 1 else None
-        table = [_flat(example, row, labels) for example, row in zip(examples, labelled, strict=True)]
-        write_text(path, csv_text(table, SEPARATORS[path.suffix]))
+        write_text(path, csv_text(rows, SEPARATORS[path.suffix]))
 
 
 def _labelled(example: "Example", row: dict[str, Any]) -> dict[str, Any]:

@@ -39,8 +39,7 @@ def run_verb(function: Callable[..., int | None], argv: Sequence[str], name: str
         fill: gives values (of a preset) that take effect where the user set none; it gets all values known so far.
     """
     signature = read_signature(function)
-    names = {option.name for option in signature.options}
-    options = signature.options + tuple(option for option in COMMON if option.name not in names)
+    names, options = {option.name for option in signature.options}, with_common(signature)
     if {"-h", "--help"} & {*argv}:
         print(_help(signature, options, name))
         return 0
@@ -63,6 +62,12 @@ def run_verb(function: Callable[..., int | None], argv: Sequence[str], name: str
     return signature.call(values, frozenset(chosen))
 
 
+def with_common(signature: Signature) -> tuple[Option, ...]:
+    """The options of a verb and, where it has none of that name, those of every command."""
+    names = {option.name for option in signature.options}
+    return signature.options + tuple(option for option in COMMON if option.name not in names)
+
+
 def _split(options: Sequence[Option], argv: Sequence[str], name: str) -> dict[str, list[str]]:
     """The texts on the command line by option; a switch has "true" or "false".
 
@@ -77,7 +82,7 @@ def _split(options: Sequence[Option], argv: Sequence[str], name: str) -> dict[st
         flag = flag.replace("_", "-")
         if token == "--":
             rest += tokens
-        elif not token.startswith("-"):
+        elif not token.startswith("-") or token == "-":
             rest.append(token)
         elif flag not in known:
             hint = nearest(flag, known) or f" See 'abmll {name} --help'."

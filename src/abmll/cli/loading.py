@@ -43,7 +43,6 @@ def load_learner(
     Raises ``ConfigError`` for settings that do not go together, and for those of ``continued`` that are not read.
     """
     from abmll.methods import preferred
-    from abmll.model.meta_learner import AbmllModel
 
     of_steps = explicit & {"method", *kinds_of(AdaptConfig), *kinds_of(ContinueConfig)}
     if how is None:
@@ -51,10 +50,7 @@ def load_learner(
     if how == "head":
         if of_steps:
             raise ConfigError(f"{min(of_steps)}: a head takes no gradient steps; leave it out, or add --adapt full")
-        if theta is not None:
-            return load_run(theta, place, quiet).with_head()
-        name = place.model or ModelConfig.model
-        return AbmllModel.from_base(name, dtype=place.dtype, device=place.device, announce=narrator(quiet), quiet=quiet)
+        return load_for_head(theta, place, quiet)
     if theta is None:
         raise ConfigError("adapt: full takes gradient steps from the theta of a training run; name one with --theta")
     model = load_run(theta, place, quiet)
@@ -63,6 +59,16 @@ def load_learner(
     learner = model if method == own else model.continue_as(method, **flatten(continued))
     _refuse_unread(method, continued)
     return learner
+
+
+def load_for_head(theta: Path | None, place: PlaceConfig, quiet: bool) -> "AbmllModel":
+    """The model of a training run as it learns with a head, or the language model as it was downloaded."""
+    from abmll.model.meta_learner import AbmllModel
+
+    if theta is not None:
+        return load_run(theta, place, quiet).with_head()
+    name = place.model or ModelConfig.model
+    return AbmllModel.from_base(name, dtype=place.dtype, device=place.device, announce=narrator(quiet), quiet=quiet)
 
 
 def _refuse_unread(method: str, continued: ContinueConfig) -> None:

@@ -31,6 +31,8 @@ TASKS: Mapping[str, Command] = {
 }
 
 COMMANDS: Mapping[str, Command] = {
+    "classify": Command("labels and probabilities for a table, from labelled rows", "abmll.cli.classify:classify"),
+    "suggest": Command("which unlabelled rows are worth labelling next", "abmll.cli.suggest:suggest"),
     "train": Command("meta-train an adapter on many tasks", "abmll.cli.train:train"),
     "adapt": Command("learn a new task from its examples", "abmll.cli.adapt:adapt"),
     "predict": Command("answer questions, with probabilities and uncertainty", "abmll.cli.predict:predict"),
@@ -42,6 +44,7 @@ COMMANDS: Mapping[str, Command] = {
     "tasks": Command("list, show, check and fetch tasks", TASKS),
     "estimate": Command("memory, operations and time of a step, from a model's shape", "abmll.cli.estimate:estimate"),
     "demo": Command("the whole method on real tasks, from download to report", "abmll.cli.demo:demo"),
+    "completion": Command("print a script that completes commands and flags", "abmll.cli.completion:completion"),
 }
 
 

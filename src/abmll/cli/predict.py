@@ -9,7 +9,6 @@ from abmll.common.config import ActivationCacheConfig, PlaceConfig, PredictConfi
 
 if TYPE_CHECKING:
     from abmll.model.prediction import Prediction
-    from abmll.tasks import Example
 
 
 def predict(
@@ -18,6 +17,8 @@ def predict(
     input: Path,
     output: Path,
     settings: PredictConfig,
+    text: str | None = None,
+    review_below: float = 0.8,
     task_name: str | None = None,
     preset: str = "default",
     place: PlaceConfig,
@@ -29,43 +30,58 @@ def predict(
 ) -> None:
     """Answer the questions of a file: probabilities, the predicted option and its label, and how much is in doubt.
 
+    A task whose labels are known needs texts alone: then the output has all columns of the input and the answers.
+
     Args:
         run_or_posterior: folder that 'abmll adapt' wrote, or a training run (then theta answers, not adapted)
-        input: questions with their options; answers are not needed
+        input: questions with their options, or a table of texts; answers are not needed
         output: file to write, by its ending JSON lines (.jsonl), a table (.csv, .tsv) or Parquet (.parquet)
+        text: of a table of texts, the column that has them (default: guessed where only one can be meant)
+        review_below: of a table of texts, the confidence below which an answer is for a person to look at
         task_name: the task's name in the prompt (default: the one adapted to, else the file's)
         seed: seed of the posterior samples
     """
-    from abmll.cli.answers import check_form, write_answers
+    from abmll.cli.answers import check_form, write_answers, write_table
+    from abmll.cli.labelling import answer, refuse_taken
     from abmll.cli.loading import load_posterior
     from abmll.cli.places import check_file
     from abmll.experiments.few_shot import prediction_rows
     from abmll.language.activation_cache import disk_cache
     from abmll.tasks import load_task
+    from abmll.tasks.columns import find_text, is_task_file, read_table
+    from abmll.tasks.rows import stem_of
 
     check_file(output, overwrite)
     check_form(output)
-    questions = load_task(input, name=task_name, require_answer=False)
-    posterior = load_posterior(run_or_posterior, task_name, questions.name, place, quiet)
-    cache = disk_cache(posterior.scorer.base, posterior.scorer.lower_blocks, activations, narrator(quiet))
-    prediction = posterior.predict(questions.examples, settings, seed=seed, cache=cache, quiet=quiet)
-    rows = prediction_rows(posterior.task_name, questions.examples, prediction)
-    write_answers(output, questions.examples, rows)
+    table = read_table(input)
+    if text is None and is_task_file(input, table):
+        questions = load_task(input, name=task_name, require_answer=False)
+        posterior = load_posterior(run_or_posterior, task_name, questions.name, place, quiet)
+        cache = disk_cache(posterior.scorer.base, posterior.scorer.lower_blocks, activations, narrator(quiet))
+        prediction = posterior.predict(questions.examples, settings, seed=seed, cache=cache, quiet=quiet)
+        write_answers(output, questions.examples, prediction_rows(posterior.task_name, questions.examples, prediction))
+        chosen = zip(questions.examples, prediction.answers.tolist(), strict=True)
+        right = [own == example.answer for example, own in chosen if example.answer is not None]
+    else:
+        of_texts = find_text(table, text)
+        posterior = load_posterior(run_or_posterior, task_name, stem_of(input), place, quiet)
+        refuse_taken(table, posterior.labels)
+        answers = answer(posterior, table, of_texts, None, review_below, narrator(quiet), quiet, settings, seed)
+        write_table(output, answers.rows)
+        prediction, right = answers.prediction, answers.right
     sampled = posterior.is_posterior and settings.predictive == "samples"
     samples = posterior.share(settings.num_samples) if sampled else 0
     if posterior.head is not None:
         samples = posterior.head.posterior.samples
     about = {"output": str(output), "samples": samples, "members": len(posterior.members)}
-    summary = about | _summary(questions.examples, prediction)
+    summary = about | _summary(prediction, right)
     print_result(summary, _facts(summary), quiet, json)
 
 
-def _summary(examples: "Sequence[Example]", prediction: "Prediction") -> dict[str, Any]:
+def _summary(prediction: "Prediction", right: Sequence[bool]) -> dict[str, Any]:
     """Means over all questions, in nats; the accuracy over those whose answer the file has (None: it has none)."""
-    pairs = zip(examples, prediction.answers.tolist(), strict=True)
-    right = [chosen == example.answer for example, chosen in pairs if example.answer is not None]
     return {
-        "examples": len(examples),
+        "examples": len(prediction.probs),
         "truncated": prediction.truncated,
         "confidence": float(prediction.probs.amax(-1).mean()),
         "entropy": float(prediction.entropy.mean()),

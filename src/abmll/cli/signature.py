@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 from abmll.common.settings import Kind, kind_of, kinds_of
 
 REQUIRED = inspect.Parameter.empty  # The default of an option that has none.
+SHORT = {"output": "-o"}
 # Parameters that mean the same wherever a docstring says nothing else of them.
 SHARED = {
     "suite": "name or YAML file of a suite",
@@ -50,6 +51,8 @@ class Option:
         """Every flag that sets it."""
         if not self.is_flag:
             return ()
+        if self.name in SHORT:
+            return (self.shown, SHORT[self.name])
         return (self.shown, "--no-" + self.shown[2:]) if self.kind.base is bool else (self.shown,)
 
 

@@ -8,6 +8,7 @@ a ``ConfigError`` that names the field.
 from dataclasses import dataclass
 from typing import Literal
 
+from abmll.common.errors import ConfigError
 from abmll.common.settings import Checked, again, setting
 
 
@@ -209,6 +210,25 @@ class ModelConfig(Checked):
         "auto", "precision of the frozen model (auto: bf16 where the processor has it in hardware)"
     )
     device: str = setting("auto", "cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
+
+
+@dataclass(frozen=True)
+class TableConfig(Checked):
+    """A table of texts and labels; its columns, and what the labels are."""
+
+    text: str | None = setting(None, "column of the texts (default: guessed where only one can be meant)")
+    label: str | None = setting(None, "column of the labels (default: likewise)")
+    labels: tuple[str, ...] | None = setting(None, "all labels there are, in their order (default: those of the rows)")
+    multi_label: bool = setting(False, 'a row may have several labels, in a list or between "|", ";" or ","')
+    ordinal: bool = setting(False, "the labels have an order: that of --labels, or of numbers")
+    max_examples: int = setting(
+        1000, "labelled rows to learn from at most, of each label as many as can be", at_least=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.multi_label and self.ordinal:
+            raise ConfigError("ordinal: labels that have an order exclude each other; leave out --multi-label")
 
 
 @dataclass(frozen=True)

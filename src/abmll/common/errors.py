@@ -20,6 +20,10 @@ class DataError(AbmllError):
     """A task, suite or example file cannot be used; the text names file and line."""
 
 
+class InputError(DataError, ValueError):
+    """The same of data that comes through scikit-learn's interface, whose tools look for a ``ValueError``."""
+
+
 class CheckpointError(AbmllError):
     """A saved run, posterior or model is missing, damaged, or belongs to something else."""
 

@@ -7,6 +7,7 @@ follows it in the prompt, and the scores of its options. No gradient is needed, 
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer, Pass
 
 MAX_TOKENS = 2048  # of a pass
+MAX_SCORED = 32  # options; to score 150 of them takes 30 times as long as to read the question
 MAX_KEPT = 256_000_000  # bytes of features kept in memory
 
 
@@ -28,7 +30,8 @@ class Features(NamedTuple):
     """What the model says of N examples with at most C options: on the CPU, K depths of d numbers."""
 
     hidden: Tensor  # (N, K, d) fp32
-    scores: Tensor  # (N, C, 2) float64: log-probability per token, and summed; -inf where there is no option
+    scores: Tensor  # (N, C, 2) float64: log-probability per token, and summed; -inf where there is no option. 0 for all
+    # options of an example that has too many to score
 
 
 class FeatureReader:
@@ -92,6 +95,8 @@ class FeatureReader:
     @torch.no_grad()
     def _compute(self, examples: Sequence[Encoded], quiet: bool) -> list[tuple[Tensor, Tensor]]:
         """Of each example the hidden states (K, d) and the scores of its options (C, 2)."""
+        counts = [len(example.options) for example in examples]
+        examples = [_scored(example) for example in examples]
         rows: dict[int, tuple[Tensor, Tensor]] = {}
         prefix = shared_prefix([one.prompt for one in examples]) if self.scorer.packed else 0
         with progress(len(examples), "reading", "example", quiet=quiet) as bar:
@@ -103,7 +108,9 @@ class FeatureReader:
                 both = torch.stack([means, sums], -1).float().double().cpu()  # as a store has it, too
                 states = torch.stack([pooled(state, batch, group) for state in hidden.values()], 1).cpu()
                 for index, example, state, scores in zip(chosen, group, states, both, strict=True):
-                    rows[index] = state.clone(), scores[: len(example.options)].clone()
+                    number = counts[index]
+                    own = scores[:number] if len(example.options) == number else scores.new_zeros(number, 2)
+                    rows[index] = state.clone(), own.clone()
                 bar.update(len(chosen))
         return [rows[index] for index in range(len(examples))]
 
@@ -117,6 +124,12 @@ def pooled(hidden: Tensor, batch: Batch, examples: Sequence[Encoded]) -> Tensor:
         places = number * length + places if batch.packing is None else batch.packing.spread[number, places]
         rows.append(flat[places].float().mean(0))
     return torch.stack(rows)
+
+
+def _scored(example: Encoded) -> Encoded:
+    """The example, with the first of its options alone where they are too many to score."""
+    few = len(example.options) <= MAX_SCORED
+    return example if few else replace(example, options=example.options[:1], answer=None)
 
 
 def _num_bytes(kept: tuple[Tensor, Tensor]) -> int:

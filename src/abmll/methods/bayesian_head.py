@@ -6,7 +6,7 @@ the features of ABMLL's theta, ``lora-head`` with those of regular LoRA's.
 """
 
 from abmll.methods.lora import Pretrained, Unchanged
-from abmll.posterior.head import HeadPosterior
+from abmll.posterior.tempering import TemperedHead
 
 
 class Head(Pretrained):
@@ -14,7 +14,7 @@ class Head(Pretrained):
 
     name = "head"
     label = "Head"
-    classifier = HeadPosterior
+    classifier = TemperedHead
 
 
 class MetaHead(Head):
@@ -32,7 +32,7 @@ class AbmllHead(Unchanged):
     label = "ABMLL with head"
     is_trained = False
     base_method = "abmll"
-    classifier = HeadPosterior
+    classifier = TemperedHead
     learns_head_prior = True
 
 

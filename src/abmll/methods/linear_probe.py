@@ -27,7 +27,7 @@ class Probe:
 
     samples = 1
 
-    def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0) -> None:
+    def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0, quiet: bool = True) -> None:
         self.metric, self.width = Metric(known.hidden), known.scores.shape[1]
         inputs, labels = self._rows(known), answers.numpy()
         if not known.is_labelled:
@@ -59,6 +59,10 @@ class Probe:
             return self.metric(known.hidden).numpy()
         scores, absent = centred(known.scores)
         return scores[~absent].numpy()
+
+    def temper(self, probs: Tensor) -> Tensor:
+        """The probabilities as they are."""
+        return probs
 
     def _fit(self, inputs: NDArray[np.float64], labels: NDArray[np.int64], fewest: int) -> Any:
         """Cross-validation where every label that occurs does so twice."""

@@ -60,15 +60,19 @@ class PhiState(State):
 class Classifier(Protocol):
     """What learns a task from its examples' features; ``answers`` (N,) are columns of their options.
 
-    ``samples`` is how many of what was learned a prediction averages over.
+    ``samples`` is how many of what was learned a prediction averages over. ``quiet`` shows no progress.
     """
 
     samples: int
 
-    def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0) -> None: ...
+    def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0, quiet: bool = True) -> None: ...
 
     def probs(self, asked: Known) -> Tensor:
         """(P, M, C): the options' probabilities of M questions under each of P samples of what was learned."""
+        ...
+
+    def temper(self, probs: Tensor) -> Tensor:
+        """What becomes of the samples' mean (M, C)."""
         ...
 
 

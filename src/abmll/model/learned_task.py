@@ -19,11 +19,13 @@ from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
 from abmll.methods import find_rule
 from abmll.model.interchange import average_update, export_merged, export_peft
+from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prediction import Prediction, batch_calibrated, predict
 from abmll.model.prequential import TaskCalibration
 from abmll.model.task_head import TaskHead
 from abmll.posterior.calibration import Evidence
 from abmll.tasks import Example
+from abmll.tasks.records import Data, examples_of
 
 HEAD = "head"  # the file of its features
 
@@ -42,6 +44,7 @@ class TaskPosterior:
         prequential: what its examples were answered before each was learned; it is not saved.
         head: what answers in place of the model's own probabilities; the only member is then the adapter that features
             are read with, None where that is the bare model.
+        labels: the options, where all examples it was learned from have the same ones; else none.
     """
 
     scorer: OptionScorer
@@ -53,6 +56,7 @@ class TaskPosterior:
     calibration: TaskCalibration | None = None
     prequential: Evidence | None = None
     head: TaskHead | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def phi(self) -> Adapter:
@@ -81,7 +85,7 @@ class TaskPosterior:
 
     def predict(
         self,
-        examples: Sequence[Example],
+        examples: Data,
         how: PredictConfig | None = None,
         *,
         samples: int | None = None,
@@ -90,16 +94,22 @@ class TaskPosterior:
         seed: int = 0,
         cache: ActivationCache | None = None,
         quiet: bool = True,
+        text: str | None = None,
+        label: str | None = None,
     ) -> Prediction:
         """Probabilities of the options of ``examples``, averaged over ``samples`` of the posterior (0: at its mean).
+
+        Texts, dicts, pairs of text and label, and a DataFrame have the options ``labels``, in that order, unless they
+        bring their own; ``text`` and ``label`` name their columns (``abmll.tasks.records``).
 
         Several members are averaged over, each of them at its mean or over its ``share`` of the samples. A calibration
         is averaged over as well, unless no samples are asked for; it is then read at its mean.
 
         ``how`` has all settings; ``samples``, ``noise`` and ``predictive`` overrule it. A posterior that was not
-        learned is read at its mean. Raises ``DataError`` where there is no example, ``ConfigError`` for settings that
-        cannot be.
+        learned is read at its mean. Raises ``DataError`` where there is no example, or one that cannot be used,
+        ``ConfigError`` for settings that cannot be.
         """
+        examples = self._examples(examples, text, label)
         if not examples:
             raise DataError(f"task '{self.task_name}': no examples to predict")
         if self.head is not None:
@@ -125,26 +135,35 @@ class TaskPosterior:
             prediction = batch_calibrated(prediction)
         return replace(prediction, left_out=left_out)
 
-    def update(self, examples: Sequence[Example], quiet: bool = True) -> "TaskPosterior":
+    def update(
+        self, examples: Data, quiet: bool = True, *, text: str | None = None, label: str | None = None
+    ) -> "TaskPosterior":
         """The posterior of these labelled examples and those it has learned: the same as of all of them at once.
 
-        One forward pass over each new example. Raises ``ConfigError`` where there is no head, ``DataError`` where there
-        is no example, for one without an answer, and where there are labels, for one with other options.
+        One forward pass over each new example; they may take the forms that ``predict`` knows. Raises ``ConfigError``
+        where there is no head, ``DataError`` where there is no example, for one without an answer, and where there are
+        labels, for one with other options.
         """
         head = self._require_head("update")
+        examples = self._examples(examples, text, label)
         refuse_unlabelled(examples, self.task_name, "to learn from")
         updated = head.updated(examples, self.scorer.encode(examples, self.task_name), quiet)
         settings = self.settings | {"adapt_examples": len(updated.keys)}
         return replace(self, head=updated, settings=settings)
 
-    def suggest(self, pool: Sequence[Example], quiet: bool = True) -> list[int]:
+    def suggest(
+        self, pool: Data, quiet: bool = True, *, text: str | None = None, label: str | None = None
+    ) -> list[int]:
         """Indices of unlabelled examples, those first whose answer would teach the head most (expected information).
 
         That is the mutual information of the answer and what was learned (Houlsby et al., arXiv 1112.5745).
         """
         self._require_head("suggest")
-        information = self.predict(pool, quiet=quiet).mutual_information
+        information = self.predict(pool, quiet=quiet, text=text, label=label).mutual_information
         return torch.argsort(information, descending=True, stable=True).tolist()
+
+    def _examples(self, data: Data, text: str | None, label: str | None) -> list[Example]:
+        return examples_of(data, self.labels, text=text, label=label)
 
     def _require_head(self, what: str) -> TaskHead:
         if self.head is None:
@@ -153,6 +172,10 @@ class TaskPosterior:
 
     def save_pretrained(self, folder: Path | str, overwrite: bool = False) -> None:
         """Write the posterior to a folder: its tensors, its settings, their hashes."""
+        save_bundle(Path(folder), self.bundle(), DOCUMENT, overwrite)
+
+    def bundle(self) -> Bundle:
+        """What is saved."""
         document = {
             "task_name": self.task_name,
             "is_posterior": self.is_posterior,
@@ -160,13 +183,14 @@ class TaskPosterior:
             "demonstrations": [[one.input, one.options, one.answer] for one in self.demonstrations],
             "calibration": None if self.calibration is None else self.calibration.document(),
             "head": None if self.head is None else self.head.document(),
+            "labels": list(self.labels),
             "base_fingerprint": self.scorer.base.fingerprint,
             "settings": self.settings | self.scorer.settings(),
         }
         groups = {_group(number): phi.state_dict() for number, phi in enumerate(self.members) if phi is not None}
         if self.head is not None:
             groups[HEAD] = self.head.tensors()
-        save_bundle(Path(folder), Bundle(groups, document), DOCUMENT, overwrite)
+        return Bundle(groups, document)
 
     @classmethod
     def from_pretrained(
@@ -186,10 +210,16 @@ class TaskPosterior:
         """
         path = Path(folder)
         bundle = load_bundle(path, DOCUMENT)
-        document, settings = bundle.document, bundle.document["settings"]
         if scorer is None:
+            settings = bundle.document["settings"]
             base = load_base(model or pick(ModelConfig, settings), announce, quiet)
             scorer = OptionScorer(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
+        return cls.of_bundle(bundle, scorer, path)
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, scorer: OptionScorer, path: Path) -> "TaskPosterior":
+        """What ``bundle`` has saved, on the model of ``scorer``; ``path`` is named in the errors."""
+        document, settings = bundle.document, bundle.document["settings"]
         refuse_other_base(document, scorer.base.fingerprint, scorer.base.name, path)
         saved = flatten(pick(AdapterConfig, settings), pick(PromptConfig, settings))
         for key, value in flatten(scorer.adapter_config, scorer.prompt).items():
@@ -211,8 +241,10 @@ class TaskPosterior:
         name, is_posterior = document["task_name"], document["is_posterior"]
         head = None
         if of_head is not None:
-            head = TaskHead.of(scorer, members[0], of_head, bundle.tensors.get(HEAD, {}), path)
-        return cls(scorer, members, name, is_posterior, settings, demonstrations, calibration, head=head)
+            kind = MultiLabelHead if of_head.get("is_multi_label") else TaskHead
+            head = kind.of(scorer, members[0], of_head, bundle.tensors.get(HEAD, {}), path)
+        labels = tuple(map(str, document.get("labels", () if head is None else head.labels)))  # 0.2.0 saved no labels
+        return cls(scorer, members, name, is_posterior, settings, demonstrations, calibration, head=head, labels=labels)
 
     def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
         """Write the posterior mean, or that of one ``member`` of several, as a plain LoRA adapter PEFT loads.

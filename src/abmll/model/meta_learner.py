@@ -1,7 +1,7 @@
 """AbmllModel: a language model with a meta-learned theta, ready to learn new tasks."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from abmll.common.config import (
     ModelConfig,
     PromptConfig,
 )
-from abmll.common.errors import ConfigError, TrainingError
+from abmll.common.errors import ConfigError, DataError, TrainingError
 from abmll.common.progress import progress
 from abmll.common.settings import flatten, pick, refuse_unknown
 from abmll.language.activation_cache import ActivationCache, open_cache
@@ -29,13 +29,15 @@ from abmll.language.scorer import OptionScorer
 from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule
 from abmll.methods.bayesian_head import Head
 from abmll.model.learned_task import TaskPosterior, refuse_unlabelled
-from abmll.model.prequential import TaskCalibration, evidence, infer_calibration
+from abmll.model.multi_label import MultiLabelHead
+from abmll.model.prequential import TaskCalibration, evidence, infer_calibration, labels_of
 from abmll.model.run_folder import RunFolder
 from abmll.model.task_head import TaskHead
 from abmll.posterior.calibration import CalibrationPrior, before_examples
 from abmll.posterior.head import HeadPrior
 from abmll.tasks import Example
 from abmll.tasks.order import demonstrations, sample_seed
+from abmll.tasks.records import Data, examples_of
 
 
 class AbmllModel:
@@ -53,7 +55,7 @@ class AbmllModel:
     @classmethod
     def from_base(
         cls,
-        model: str = ModelConfig.model,
+        model: str | Base = ModelConfig.model,
         *,
         prompt: PromptConfig | None = None,
         dtype: Any = "auto",
@@ -63,15 +65,16 @@ class AbmllModel:
         quiet: bool = True,
         **adapter: Any,
     ) -> "AbmllModel":
-        """Load ``model`` and hang a fresh adapter on it; further keywords are ``AdapterConfig``'s fields.
+        """Load ``model``, unless it is loaded already, and hang a fresh adapter on it.
 
+        Further keywords are ``AdapterConfig``'s fields:
         ``AbmllModel.from_base("smollm2-135m", r=8, target_modules=["q_proj", "v_proj"])``
         """
         if "target_modules" in adapter:
             names = adapter["target_modules"]
             adapter["target_modules"] = (names,) if isinstance(names, str) else tuple(names)
         refuse_unknown((AdapterConfig,), adapter, "AbmllModel.from_base")
-        base = load_base(ModelConfig(model, dtype, device), announce, quiet)
+        base = model if isinstance(model, Base) else load_base(ModelConfig(model, dtype, device), announce, quiet)
         loaded = cls(base, pick(AdapterConfig, adapter), prompt or PromptConfig(), seed)
         loaded.learning = replace(loaded.learning, method=Head.name)
         return loaded
@@ -81,19 +84,19 @@ class AbmllModel:
         cls,
         run: Path | str,
         *,
-        model: ModelConfig | None = None,
+        model: ModelConfig | Base | None = None,
         announce: Callable[[str], None] = lambda line: None,
         quiet: bool = True,
     ) -> "AbmllModel":
         """The model of a training run, with the theta of its newest checkpoint.
 
-        ``model`` says where to load the language model from instead of where it lay.
+        ``model`` says where to load the language model from instead of where it lay, or is one that is loaded.
         Raises ``CheckpointError`` where the run is damaged or was trained on other weights.
         """
         path = latest_checkpoint(Path(run))
         bundle = load_bundle(path, STATE)
         document, settings = bundle.document, bundle.document["settings"]
-        base = load_base(model or pick(ModelConfig, settings), announce, quiet)
+        base = model if isinstance(model, Base) else load_base(model or pick(ModelConfig, settings), announce, quiet)
         loaded = cls(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
         refuse_other_base(document, base.fingerprint, base.name, path)
         loaded.theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
@@ -112,7 +115,7 @@ class AbmllModel:
 
     def adapt(
         self,
-        examples: Sequence[Example],
+        examples: Data,
         *,
         task_name: str = "task",
         steps: int = AdaptConfig.steps,
@@ -122,9 +125,13 @@ class AbmllModel:
         label_order: Sequence[str] | None = None,
         cache: ActivationCache | None = None,
         quiet: bool = True,
+        text: str | None = None,
+        label: str | None = None,
     ) -> TaskPosterior:
         """Learn an unseen task from labelled ``examples``: with a head, or by ``steps`` gradient steps from theta.
 
+        Examples may also be a DataFrame, dicts, or pairs of text and label (``abmll.tasks.records``); ``text`` and
+        ``label`` name their columns, where these are not called that.
         ``how`` "head": a Bayesian classifier on theta's features, one forward pass over each example; "full": the
         gradient steps of this model's method (arXiv 2508.14285); None: by its method, which is ``head`` from the start
         (``from_base``), and later the one that it was trained by.
@@ -137,6 +144,7 @@ class AbmllModel:
         a label that is not in its order, ``TrainingError`` where a loss term is not finite.
         """
         AdaptConfig(steps, batch_size)
+        examples = examples_of(examples, text=text, label=label, require_answer=True)
         if how not in ("head", "full", None):
             raise ConfigError(f"how is {how!r}; use 'head' or 'full'")
         if how == "full" and find_rule(self.learning.method).classifier is not None:
@@ -172,8 +180,40 @@ class AbmllModel:
         if self.calibration_prior is not None:
             calibration = infer_calibration(self.calibration_prior, examples, prequential)
         return TaskPosterior(
-            self.scorer, members, task_name, rule.is_posterior, settings, chosen, calibration, prequential
+            self.scorer,
+            members,
+            task_name,
+            rule.is_posterior,
+            settings,
+            chosen,
+            calibration,
+            prequential,
+            labels=labels_of(examples),
         )
+
+    def adapt_multi_label(
+        self,
+        examples: Sequence[Example],
+        chosen: Sequence[Collection[str]],
+        *,
+        task_name: str = "task",
+        seed: int = 0,
+        cache: ActivationCache | None = None,
+        quiet: bool = True,
+    ) -> TaskPosterior:
+        """Learn with a head which of their options are the labels of ``examples``: any number of them, ``chosen``.
+
+        All examples have the same options, and no answer is read. The probabilities of a prediction are each label's
+        own. Raises ``DataError`` where there is no example, and for a label that is no option.
+        """
+        if not examples:
+            raise DataError(f"task '{task_name}': no examples to adapt to")
+        model = self.with_head()
+        encoded = self.scorer.encode(examples, task_name)
+        head = MultiLabelHead.learn_sets(
+            model.reader(cache), model.learning.method, self.head_prior, examples, encoded, chosen, seed, quiet
+        )
+        return model._with(head, labels_of(examples), task_name, seed)
 
     def with_head(self) -> "AbmllModel":
         """The model that learns tasks with a head on theta's features. Raises ``ConfigError`` where there is none."""
@@ -200,8 +240,12 @@ class AbmllModel:
         encoded = self.scorer.encode(examples, task_name)
         reader, method = self.reader(cache), self.learning.method
         head = TaskHead.learn(reader, method, self.head_prior, examples, encoded, seed, quiet, label_order)
-        settings = flatten(self.learning) | {"adapt_examples": len(examples), "adapt_seed": seed}
-        return TaskPosterior(self.scorer, (self._learned_theta(),), task_name, True, settings, head=head)
+        return self._with(head, labels_of(examples), task_name, seed)
+
+    def _with(self, head: TaskHead, labels: tuple[str, ...], task_name: str, seed: int) -> TaskPosterior:
+        settings = flatten(self.learning) | {"adapt_examples": len(head.keys), "adapt_seed": seed}
+        members = (self._learned_theta(),)
+        return TaskPosterior(self.scorer, members, task_name, True, settings, head=head, labels=labels)
 
     def reader(self, cache: ActivationCache | None = None) -> FeatureReader:
         """What reads examples for a head, with theta where it was learned; one for all tasks, as it keeps features.

@@ -74,7 +74,7 @@ class TaskHead:
         labels = tuple(sorted(labels_of(examples))) if label_order is None else in_order(examples, label_order)
         features = aligned(reader.read(encoded, quiet), examples, labels)
         answers = answer_columns(examples, labels)
-        keys, is_ordered = tuple(map(_key, examples)), label_order is not None
+        keys, is_ordered = tuple(map(key_of, examples)), label_order is not None
         return cls(reader, method, prior, labels, keys, features, answers, seed, is_ordered)._sorted()
 
     def updated(self, examples: Sequence[Example], encoded: Sequence[Encoded], quiet: bool = True) -> "TaskHead":
@@ -90,7 +90,9 @@ class TaskHead:
         scores = [_widened(part.scores, width) for part in (self.features, more)]
         features = Features(torch.cat([self.features.hidden, more.hidden]), torch.cat(scores))
         answers = torch.cat([self.answers, answer_columns(examples, self.labels)])
-        return replace(self, keys=self.keys + tuple(map(_key, examples)), features=features, answers=answers)._sorted()
+        return replace(
+            self, keys=self.keys + tuple(map(key_of, examples)), features=features, answers=answers
+        )._sorted()
 
     def _sorted(self) -> "TaskHead":
         order = sorted(range(len(self.keys)), key=lambda number: (self.keys[number], int(self.answers[number])))
@@ -98,21 +100,31 @@ class TaskHead:
         keys = tuple(self.keys[number] for number in order)
         return replace(self, keys=keys, features=features, answers=self.answers[order])
 
-    @cached_property
+    @property
     def posterior(self) -> Classifier:
         """The classifier of the labels, or of the options where there are none."""
-        return self._fitted(True) if self.labels else self.of_options
+        return self.classifier(bool(self.labels))
 
-    @cached_property
+    @property
     def of_options(self) -> Classifier:
         """The classifier of options that are no labels: what the examples say of scores alone."""
-        return self._fitted(False)
+        return self.classifier(False)
 
-    def _fitted(self, is_labelled: bool) -> Classifier:
-        classifier = find_rule(self.method).classifier
-        assert classifier is not None
-        known = Known(*self.features, is_labelled, is_labelled and self.is_ordered)
-        return classifier(self.prior, known, self.answers, self.seed)
+    def classifier(self, is_labelled: bool, quiet: bool = True) -> Classifier:
+        """One of the two, fitted when it is first asked for."""
+        if is_labelled not in self._fitted:
+            kind = find_rule(self.method).classifier
+            assert kind is not None
+            self._fitted[is_labelled] = kind(self.prior, self.known(is_labelled), self.answers, self.seed, quiet)
+        return self._fitted[is_labelled]
+
+    @cached_property
+    def _fitted(self) -> dict[bool, Classifier]:
+        return {}
+
+    def known(self, is_labelled: bool) -> Known:
+        """What a classifier is told of the examples."""
+        return Known(*self.features, is_labelled, is_labelled and self.is_ordered)
 
     def predict(self, examples: Sequence[Example], encoded: Sequence[Encoded], quiet: bool = True) -> Prediction:
         """Probabilities of the options of ``examples``, averaged over the classifier's samples."""
@@ -128,18 +140,20 @@ class TaskHead:
             for start in range(0, len(own), AT_ONCE):
                 chosen = own[start : start + AT_ONCE]
                 part = Features(*(values[chosen] for values in features))
-                drawn = self._draws(part, [examples[number] for number in chosen], is_labelled)
-                probs[chosen, : drawn.shape[-1]] = drawn.mean(0)
-                expected[chosen] = entropy(drawn).mean(0)
+                classifier = self.classifier(is_labelled, quiet)
+                drawn = self._draws(classifier, part, [examples[number] for number in chosen], is_labelled)
+                probs[chosen, : drawn.shape[-1]], expected[chosen] = tempered(classifier, drawn)
         truncated = sum(one.truncated > 0 for one in encoded)
         return Prediction(probs, counts, entropy(probs), expected, truncated)
 
-    def _draws(self, features: Features, examples: Sequence[Example], is_labelled: bool) -> Tensor:
+    def _draws(
+        self, classifier: Classifier, features: Features, examples: Sequence[Example], is_labelled: bool
+    ) -> Tensor:
         """(P, N, C) probabilities, options in their own order."""
         if not is_labelled:
-            return self.of_options.probs(Known(*features, False))
+            return classifier.probs(Known(*features, False))
         by_label = aligned(features, examples, self.labels)
-        drawn = self.posterior.probs(Known(*by_label, True))
+        drawn = classifier.probs(Known(*by_label, True))
         index = label_index(examples, self.labels, max(len(example.options) for example in examples))
         picked = drawn.gather(-1, index.clamp(min=0).expand(len(drawn), -1, -1))
         return picked.masked_fill(index < 0, 0.0)
@@ -191,6 +205,17 @@ def in_order(examples: Sequence[Example], label_order: Sequence[str]) -> tuple[s
     return tuple(label for label in label_order if label in labels)
 
 
+def tempered(classifier: Classifier, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """Of draws (P, M, C) the probabilities (M, C) that are reported, and their expected entropy (M,).
+
+    Tempering changes how much is uncertain, not which share of it the draws agree on.
+    """
+    mean = drawn.mean(0)
+    probs = classifier.temper(mean)
+    share = entropy(drawn).mean(0) / entropy(mean).clamp(min=torch.finfo(torch.float64).tiny)
+    return probs, entropy(probs) * share
+
+
 def aligned(features: Features, examples: Sequence[Example], labels: Sequence[str]) -> Features:
     """The features with the scores' columns in the order of the labels, if there are any; -inf for a label left out."""
     if not labels:
@@ -205,6 +230,6 @@ def _widened(scores: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(scores, (0, 0, 0, width - scores.shape[1]), value=-torch.inf)
 
 
-def _key(example: Example) -> str:
+def key_of(example: Example) -> str:
     """A hash of what is asked, which is neither the answer nor the options' order."""
     return hashlib.sha256(json.dumps([example.input, sorted(example.options)]).encode()).hexdigest()[:16]

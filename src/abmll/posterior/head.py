@@ -26,7 +26,8 @@ from abmll.posterior.paths import Paths, Rows, sample
 
 SUBSETS = ((False, False), (True, False), (False, True))  # of the scores: none, per token, summed
 SHARES = (0.0, 0.8)  # of the variance that follow the labels' order: 0 among them, as few tasks have what it promises
-CHAINS = 128
+CHAINS, FEWEST_CHAINS = 128, 32
+MOST_NUMBERS = 2_000_000  # in all chains, which have one for each example and option
 LEAST = 1e-12  # of a variance
 
 
@@ -157,6 +158,12 @@ class Hypotheses(NamedTuple):
         picked = self._replace(counts=self.counts[index], taus=self.taus[index], order=order)
         return picked._replace(log_weights=self.log_weights[index])
 
+    def unscored(self) -> "Hypotheses":
+        """One for each tau, for examples whose scores say nothing: which of them count is then all the same."""
+        number = len(self.taus) // len(SUBSETS)
+        weights = self.log_weights.view(len(SUBSETS), number).logsumexp(0)
+        return self.pick(torch.arange(number))._replace(log_weights=weights)
+
     def ordered(self, options: int) -> "Hypotheses":
         """Each of them once for every share of the variance that may follow the labels' order, equally likely."""
         number, shares = len(self.taus), torch.tensor(SHARES, dtype=torch.float64)
@@ -188,21 +195,38 @@ class Hypotheses(NamedTuple):
 
 
 class HeadPosterior:
-    """q(w, b, g | D) of one task: ``CHAINS`` over all hypotheses, in proportion to their posterior."""
+    """q(w, b, g | D) of one task: ``chains`` over all hypotheses, in proportion to their posterior.
 
-    def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0) -> None:
+    None is ``CHAINS``, or fewer where they would be long. ``only`` are the hypotheses considered, None: all.
+    """
+
+    def __init__(
+        self,
+        prior: HeadPrior,
+        known: Known,
+        answers: Tensor,
+        seed: int = 0,
+        *,
+        only: Tensor | None = None,
+        chains: int | None = None,
+    ) -> None:
         self.seed = seed
         self.metric = Metric(known.hidden)
         self.inputs = self.metric(known.hidden)
         hypotheses, options = Hypotheses.of(prior, known.is_labelled), known.scores.shape[1]
+        if not bool(centred(known.scores)[0].any()):
+            hypotheses = hypotheses.unscored()
         if known.is_labelled and known.is_ordered and options > 2:  # of two labels an order says nothing
             hypotheses = hypotheses.ordered(options)
+        if only is not None:
+            hypotheses = hypotheses.pick(only)
         latent = hypotheses.latent(self.inputs @ self.inputs.T, known.scores)
         mode = find_mode(latent, answers)
         joint = hypotheses.log_joint(latent, mode)
         self.hypotheses = torch.softmax(joint, 0)  # (H,) their posterior
         self.log_evidence = float(torch.logsumexp(joint, 0))
-        share = (torch.arange(CHAINS, dtype=torch.float64) + 0.5) / CHAINS
+        chains = chains or max(FEWEST_CHAINS, min(CHAINS, MOST_NUMBERS // max(latent.offset[0].numel(), 1)))
+        share = (torch.arange(chains, dtype=torch.float64) + 0.5) / chains
         index = torch.searchsorted(self.hypotheses.cumsum(0), share).clamp(max=len(joint) - 1)
         used, index = index.unique(return_inverse=True)
         self.used = hypotheses = hypotheses.pick(used)

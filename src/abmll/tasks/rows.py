@@ -1,4 +1,4 @@
-"""The rows of a JSONL, JSON, CSV, TSV or Parquet file as dictionaries, each with the place where it stands.
+"""The rows of a JSONL, JSON, CSV, TSV, Parquet or Excel file as dictionaries, each with the place where it stands.
 
 Nothing is known here of what a row means, only whether it can be read at all, in bounded memory.
 """
@@ -6,17 +6,22 @@ Nothing is known here of what a row means, only whether it can be read at all, i
 import csv
 import gzip
 import json
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from abmll.common.errors import DataError, nearest
+from abmll.tasks.excel import as_text, sheet
 
 MAX_LINE_BYTES = 10 * 10**6
 MAX_JSON_BYTES = 200 * 10**6
 TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
-SUFFIXES = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES), ".parquet")
+SUFFIXES = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES), ".parquet", ".xlsx")
+STDIN = Path("<stdin>")  # what "-" is called in messages
 
 
 class Row(NamedTuple):
@@ -37,27 +42,28 @@ def stem_of(path: Path) -> str:
 
 
 def is_table(path: Path) -> bool:
-    """Whether the file is a CSV or TSV, which cannot tell the number 1 from the text "1"."""
-    return suffix_of(path).removesuffix(".gz") in (".csv", ".tsv")
+    """Whether the file is a CSV, TSV or Excel sheet, in which a list is written as text, and so may a number be."""
+    return suffix_of(path).removesuffix(".gz") in (".csv", ".tsv", ".xlsx")
 
 
-def read_rows(path: Path) -> list[Row]:
-    """All rows of a file.
+def read_rows(path: Path, as_it_is: bool = False) -> list[Row]:
+    """All rows of a file, or of standard input where ``path`` is "-": JSON lines or a CSV.
+
+    With ``as_it_is`` a CSV, TSV or Excel sheet keeps its empty cells and numbers, and its first line is always a
+    header. Otherwise all cells are texts, empty ones count as absent, and a TSV may be CrossFit's.
 
     Raises:
         DataError: missing, empty, of an unknown kind, or unreadable at the line that the text names.
     """
-    if path.is_dir():
+    if path == Path("-"):
+        path = STDIN
+    elif path.is_dir():
         raise DataError(f"{path}: is a folder; give one file of it")
-    if not path.is_file():
+    elif not path.is_file():
         siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file.{nearest(path.name, siblings)}")
-    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_table, ".tsv": _read_tsv}
-    read = {**readers, ".parquet": _read_parquet}.get(suffix_of(path).removesuffix(".gz"))
-    if read is None:
-        raise DataError(f"{path}: unknown kind of file; use one of {', '.join(SUFFIXES)}")
     try:
-        rows = list(read(path))
+        rows = list(_reader(path, as_it_is)(path))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip file ({error}); compress it again") from error
     except OSError as error:
@@ -67,7 +73,29 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
+def _reader(path: Path, as_it_is: bool) -> Callable[[Path], Iterator[Row]]:
+    """What reads this kind of file."""
+    table = partial(_read_table, as_it_is=as_it_is)
+    if path == STDIN:
+        return _read_jsonl if sys.stdin.buffer.peek(1)[:1] == b"{" else table  # pyright: ignore[reportAttributeAccessIssue]
+    readers = {
+        ".jsonl": _read_jsonl,
+        ".json": _read_json,
+        ".csv": table,
+        ".tsv": partial(_read_table, delimiter="\t", as_it_is=True) if as_it_is else _read_tsv,
+        ".parquet": _read_parquet,
+        ".xlsx": partial(_read_excel, as_it_is=as_it_is),
+    }
+    read = readers.get(suffix_of(path).removesuffix(".gz"))
+    if read is None:
+        hint = "save it as .xlsx, or " if path.suffix in (".xls", ".ods") else ""
+        raise DataError(f"{path}: unknown kind of file; {hint}use one of {', '.join(SUFFIXES)}")
+    return read
+
+
 def _open(path: Path) -> BinaryIO | gzip.GzipFile:
+    if path == STDIN:
+        return sys.stdin.buffer
     return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
 
 
@@ -140,7 +168,7 @@ def _read_tsv(path: Path) -> Iterator[Row]:
     """A TSV with a header, or CrossFit's: no header, no quoting, every line ``input<TAB>output``."""
     first = next((line for _, line in _lines(path)), "")
     if "input" in [cell.strip() for cell in first.split("\t")]:
-        yield from _read_table(path, "\t")
+        yield from _read_table(path, delimiter="\t")
         return
     for number, line in _lines(path):
         cells = line.rstrip("\r\n").split("\t")
@@ -153,9 +181,13 @@ def _read_tsv(path: Path) -> Iterator[Row]:
         yield _cells(f"{path}:{number}", ["input", "output"], cells)
 
 
-def _read_table(path: Path, delimiter: str = ",") -> Iterator[Row]:
-    """Rows under a header line."""
-    reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
+def _read_table(path: Path, delimiter: str | None = None, as_it_is: bool = False) -> Iterator[Row]:
+    """Rows under a header line; a CSV whose header has no comma but semicolons or tabs is separated by these."""
+    lines = (line for _, line in _lines(path))
+    first = next(lines, "")
+    if delimiter is None:
+        delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+    reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
     header: list[str] = []
     try:
         for cells in reader:
@@ -171,8 +203,11 @@ def _read_table(path: Path, delimiter: str = ",") -> Iterator[Row]:
                 raise DataError(
                     f"{where}: {len(cells)} cells under {len(header)} columns; quote cells that hold commas"
                 )
-            yield _cells(where, header, cells)
+            yield Row(where, dict(zip(header, cells, strict=True))) if as_it_is else _cells(where, header, cells)
     except csv.Error as error:
+        if "field limit" in str(error):
+            limit = f"{csv.field_size_limit():,} characters"
+            raise DataError(f"{path}:{reader.line_num}: a cell has more than {limit}; shorten it") from error
         raise DataError(f"{path}:{reader.line_num}: malformed table ({error}); check the quotes") from error
 
 
@@ -197,3 +232,11 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                     yield Row(f"{path}: row {number}", values)
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def _read_excel(path: Path, as_it_is: bool) -> Iterator[Row]:
+    """The first sheet, under its first line."""
+    for number, cells in sheet(path):
+        where = f"{path}: row {number}"
+        texts = {name: as_text(cell) for name, cell in cells.items() if cell is not None}
+        yield Row(where, cells) if as_it_is else _cells(where, list(texts), list(texts.values()))

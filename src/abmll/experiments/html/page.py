@@ -5,11 +5,10 @@ The template ``page.html.j2`` says what the page shows, and calls ``plots`` and 
 
 import re
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from abmll.common.files import write_text
@@ -31,26 +30,35 @@ def write_report(folder: Path | str) -> Path:
 
 def render_page(report: Report) -> str:
     """The page's HTML. Every text of the folder is data: escaped, and stripped of control characters."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_clean
-    )
-    environment.filters["breakable"] = _breakable
-    source = files("abmll.experiments.html").joinpath("page.html.j2").read_text(encoding="utf-8")
     methods = list(report.methods.values())
     settings = in_words(report.settings)
     trained = [method for method in methods if method.curves]
-    return environment.from_string(source).render(
+    return render(
+        "page.html.j2",
         report=report,
         methods=methods,
         plots=plots,
         tables=sections,
-        num_colors=NUM_COLORS,
         facts=_facts(report, settings),
         window=max(1, round(max((len(method.curves["episode"]) for method in trained), default=0) / 10)),
         varied=[name for name in plots.SETTINGS if any(name in method.sweeps for method in methods)],
         settings=settings,
         own_settings=[(method, own) for method in methods if (own := _own(method, settings))],
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """The HTML of a template of this folder, which all share one style."""
+    environment = Environment(
+        loader=PackageLoader("abmll.experiments", "html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_clean,
+    )
+    environment.filters["breakable"] = _breakable
+    return environment.get_template(template).render(num_colors=NUM_COLORS, **values)
 
 
 def _clean(value: Any) -> Any:

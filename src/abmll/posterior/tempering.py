@@ -1,0 +1,113 @@
+"""How sure a head should be: an inverse temperature of its probabilities, learned by cross-validation.
+
+    q(c) = sum_a p(a | D) p(c)^a / sum_c' p(c')^a          log a ~ N(0, SPREAD^2)
+    p(a | D) is in proportion to p(a) prod_n (p_-n(y_n)^a / sum_c p_-n(c)^a)^WEIGHT
+
+p are the probabilities that the head's samples have on average; p_-n are those of a head of the examples in the other
+folds. The evidence of a head (``head``) trusts its own assumptions; this looks at what becomes of them. Cross-validated
+temperatures are usual after the fact (Guo et al. 2017), here with a prior and averaged over, as examples are few.
+WEIGHT is below 1 as held-out answers are not independent: four fifths of the examples stand behind each of them.
+"""
+
+import torch
+from torch import Tensor
+
+from abmll.common.progress import progress
+from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior, HeadPrior, Known
+
+FOLDS = 5
+LEAST = 0.005  # probability of a hypothesis that the held-out heads still consider
+WEIGHT, SPREAD = 0.25, 1.0  # chosen on training and validation tasks (docs/log.md, 2026-11-29)
+INVERSE = torch.linspace(-3.0, 3.0, 61, dtype=torch.float64).exp()  # (T,) values of a
+
+
+class TemperedHead(HeadPosterior):
+    """A head whose probabilities are tempered, where every example has the same options; for the rest see its base.
+
+    Args:
+        folds: of cross-validation; never more than there are different examples. Of less than 2 nothing is learned.
+
+    Attributes:
+        fold_of: (N,) the fold of each example.
+        held_out: (N, C) p_-n.
+        log_likelihood: (N, T) of each answer under each a.
+    """
+
+    def __init__(
+        self,
+        prior: HeadPrior,
+        known: Known,
+        answers: Tensor,
+        seed: int = 0,
+        quiet: bool = True,
+        *,
+        folds: int = FOLDS,
+    ) -> None:
+        super().__init__(prior, known, answers, seed)
+        self.fold_of = dealt(known, answers, folds) if known.is_labelled else torch.zeros_like(answers)
+        self.is_tempered = bool(self.fold_of.any())
+        self.likely = (self.hypotheses > LEAST).nonzero()[:, 0]
+        if self.is_tempered:
+            self.held_out = held_out(prior, known, answers, seed, self.fold_of, quiet, self.likely)
+            powers = [powered(self.held_out, a).gather(1, answers[:, None])[:, 0].log() for a in INVERSE]
+            self.log_likelihood = torch.stack(powers, 1)
+
+    def temper(self, probs: Tensor) -> Tensor:
+        """q of p (..., C)."""
+        return mixed(probs, weights(self.log_likelihood)) if self.is_tempered else probs
+
+    def cross_validated(self) -> Tensor:
+        """(N, C): q of each example's p_-n, its temperature learned of the other folds.
+
+        An example's answer still has a small part in it: the heads that answer the other folds have learned it.
+        """
+        probs = torch.zeros_like(self.held_out)
+        for fold in self.fold_of.unique():
+            asked = self.fold_of == fold
+            probs[asked] = mixed(self.held_out[asked], weights(self.log_likelihood[~asked]))
+        return probs
+
+
+def held_out(
+    prior: HeadPrior, known: Known, answers: Tensor, seed: int, fold_of: Tensor, quiet: bool, only: Tensor
+) -> Tensor:
+    """(N, C): the probabilities of each example's options by a head of the examples in the other folds.
+
+    ``only`` are the hypotheses that they consider.
+    """
+    probs = torch.zeros(known.scores.shape[:2], dtype=torch.float64)
+    for fold in progress(fold_of.unique().tolist(), "cross-validating", "fold", quiet=quiet):
+        asked = fold_of == fold
+        others = HeadPosterior(prior, picked(known, ~asked), answers[~asked], seed, only=only, chains=FEWEST_CHAINS)
+        probs[asked] = others.probs(picked(known, asked)).mean(0)
+    return probs
+
+
+def picked(known: Known, index: Tensor) -> Known:
+    """What is known of the examples at ``index``."""
+    return known._replace(hidden=known.hidden[index], scores=known.scores[index])
+
+
+def powered(probs: Tensor, inverse_temperature: float | Tensor) -> Tensor:
+    """p^a / sum p^a over the last axis; zero where p is."""
+    logs = inverse_temperature * probs.clamp(min=torch.finfo(torch.float64).tiny).log()
+    return torch.softmax(logs.masked_fill(probs == 0, -torch.inf), -1)
+
+
+def mixed(probs: Tensor, weights: Tensor) -> Tensor:
+    """q of p (..., C) under the weights (T,) of the values of a."""
+    return torch.stack([weight * powered(probs, a) for weight, a in zip(weights, INVERSE, strict=True)]).sum(0)
+
+
+def weights(log_likelihood: Tensor) -> Tensor:
+    """(T,) p(a | D) of the log likelihoods (N, T)."""
+    return torch.softmax(WEIGHT * log_likelihood.sum(0) - (INVERSE.log() / SPREAD).square() / 2, 0)
+
+
+def dealt(known: Known, answers: Tensor, folds: int) -> Tensor:
+    """(N,) a fold for each example: those of one answer after the other dealt out in turn, equal ones to one fold."""
+    _, group = known.hidden.flatten(1).unique(dim=0, return_inverse=True)
+    first = {int(place): n for n, place in reversed(list(enumerate(group)))}
+    order = sorted(first, key=lambda place: (int(answers[first[place]]), first[place]))
+    fold = {place: turn % folds for turn, place in enumerate(order)}
+    return torch.tensor([fold[int(place)] for place in group])
