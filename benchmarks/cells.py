@@ -41,11 +41,13 @@ CELLS: dict[str, Cell] = {
     "first-step": starting.first_step,
 }
 
-# Measured only when named: minutes a step where the processor lacks the other precision, or hardly another answer.
+# Measured only when named: minutes a step where the processor lacks the other precision, hardly another answer, or no
+# language model in it.
 EXTRA: dict[str, Cell] = {
     "steps-qv-other": lambda bench: training.other_precision(bench, _small(bench, QV)),
     "steps-all-other": lambda bench: training.other_precision(bench, _small(bench, ALL)),
     "episodes-all": lambda bench: training.episodes(bench, Setting(ALL, batch_size=2)),
+    "heads": predicting.heads,
 }
 
 

@@ -15,6 +15,7 @@ from abmll.common.config import LearningConfig, PredictConfig
 from abmll.language.encoding import Encoded
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prediction import predict
+from abmll.posterior.head import HeadPosterior, HeadPrior, Known
 from abmll.tasks.order import adaptation_batches
 from benchmarks.bench import Bench
 from benchmarks.contenders import NUMBERS, Ours, Setting, plain_lora
@@ -27,6 +28,7 @@ WAYS = {"mean": PredictConfig(num_samples=0)}
 WAYS |= {f"{count} samples": PredictConfig(num_samples=count) for count in (4, 16, 64)}
 WAYS[LINEARIZED] = PredictConfig(predictive="linearized")
 QUESTIONS = 5  # asked at once
+HEADS = ((30, 3, False), (30, 3, True), (300, 2, False), (300, 5, False), (300, 5, True), (300, 30, False))
 REFERENCE = 256  # samples that the others are compared with
 
 
@@ -141,6 +143,30 @@ def head(bench: Bench, num_examples: int) -> list[Row]:
         timed(f"learning {num_examples} examples with a head / plain forward of them", rounds, "adapt", "read", 1.2),
         timed(f"prediction with a head / plain forward ({QUESTIONS} questions)", rounds, "predict", "forward", 1.05),
     ]
+
+
+def heads(bench: Bench) -> list[Row]:
+    """A head of features that are read already, with answers to 200 questions / that of 30 examples and 3 labels."""
+    contenders = {
+        f"{size} examples, {options} labels{', ordered' * ordered}": _head_of(size, options, ordered)
+        for size, options, ordered in (HEADS[:2] if bench.quick else HEADS)
+    }
+    smallest, *others = contenders
+    rounds = bench.rounds(contenders)
+    return [timed(f"a head of {name} / {smallest}", rounds, name, smallest) for name in others]
+
+
+def _head_of(size: int, options: int, ordered: bool) -> Callable[[int], object]:
+    """Features whose directions matter less and less, which the answers follow; no language model."""
+    generator = torch.Generator().manual_seed(size + options)
+    spread = torch.arange(1, 301) ** -0.5
+    hidden = torch.randn(size + 200, 2, 300, generator=generator) * spread
+    scores = torch.randn(size + 200, options, 2, generator=generator, dtype=torch.float64)
+    logits = (hidden * spread).flatten(1) @ torch.randn(600, options, generator=generator)
+    answers = torch.softmax(3 * logits / logits.std(), -1).multinomial(1, generator=generator)[:size, 0]
+    support = Known(hidden[:size], scores[:size], True, ordered)
+    asked = Known(hidden[size:], scores[size:], True, ordered)
+    return lambda number: HeadPosterior(HeadPrior(), support, answers, number).probs(asked)
 
 
 def _predictor(model: AbmllModel, asked: Sequence[Sequence[Encoded]], how: PredictConfig) -> Callable[[int], object]:

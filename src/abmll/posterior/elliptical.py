@@ -30,9 +30,10 @@ class State(NamedTuple):
 
     def turned(self, other: "State", angle: Tensor) -> "State":
         """At ``angle`` (P,) from here on the ellipse through ``other``, in the place of this one."""
-        for mine, theirs in zip(self, other, strict=True):
-            by = angle.view(-1, *[1] * (mine.dim() - 1))
-            mine.mul_(by.cos()).addcmul_(theirs, by.sin())
+        cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+        self.weights.mul_(cos).addcmul_(other.weights, sin)
+        for mine, theirs in ((self.whitened, other.whitened), (self.scores, other.scores)):
+            mine.mul_(cos[..., None]).addcmul_(theirs, sin[..., None])
         return self
 
 
@@ -85,8 +86,9 @@ def _slice(
         left = []
         for some in waiting.split(number):
             cos, sin = angle[some, None].cos(), angle[some, None].sin()
-            scores = torch.addcmul(offset[some], chains.scores[some], cos[..., None])
-            there = log_likelihood(scores.addcmul_(other.scores[some], sin[..., None]), answers)
+            first, mine, theirs = (value.index_select(0, some) for value in (offset, chains.scores, other.scores))
+            scores = torch.addcmul(first, mine, cos[..., None]).addcmul_(theirs, sin[..., None])
+            there = log_likelihood(scores, answers)
             weights = chains.weights[some] * cos + other.weights[some] * sin
             taken = (there > level[some]) & (weights >= lowest[some]).all(-1)
             found[some[taken]], here[some[taken]] = angle[some[taken]], there[taken]

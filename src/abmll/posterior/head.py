@@ -277,7 +277,7 @@ class Where(NamedTuple):
         What the examples leave open of g is drawn by ``normal`` numbers.
         """
         rows = Rows(index)
-        known = self.offset[index] + rows.along(self.design, paths.weights)
+        known = self.offset.index_select(0, index) + rows.along(self.design, paths.weights)
         if not self.has_kernel:
             return known
         values = rows.times(self.cross, paths.dual) + self.left[index] * normal

@@ -135,12 +135,8 @@ def _by_label(latent: Latent, probs: Tensor) -> Iterator[tuple[slice, Tensor, Te
     W_c are the probabilities of label c, k is what the kernel has for every label.
     """
     count, size, options = probs.shape
-    number, kernel, one = (
-        max(1, AT_ONCE // (count * size * size)),
-        latent.own_kernel,
-        torch.eye(size, dtype=probs.dtype),
-    )
-    roots = square_root(probs.mT)  # (H, C, N)
+    number = max(1, AT_ONCE // (count * size * size))
+    roots, kernel, one = square_root(probs.mT), latent.own_kernel, torch.eye(size, dtype=probs.dtype)
     for start in range(0, options, number):
         labels = slice(start, start + number)
         own = roots[:, labels, :, None]
