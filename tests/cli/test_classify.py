@@ -60,14 +60,14 @@ def test_a_table_of_answers_and_a_page(command: str, abmll: Callable[..., Any]) 
     rows = read("answers.csv")
     assert list(rows[0]) == [
         *("no", "ticket", "team", "predicted_label", "prob_billing", "prob_bug"),
-        *("entropy", "mutual_information", "review"),
+        *("entropy", "mutual_information", "needs_review"),
     ]
     assert [row["no"] for row in rows] == ["000", "001", "002", "003", "004"]
     for row in rows[:4]:
         probs = {label: float(row[f"prob_{label}"]) for label in ("billing", "bug")}
         assert sum(probs.values()) == pytest.approx(1)
         assert row["predicted_label"] == max(probs, key=lambda label: probs[label])
-        assert row["review"] == str(max(probs.values()) < 0.8)
+        assert row["needs_review"] == str(max(probs.values()) < 0.8)
     assert set(rows[4].values()) == {"004", " ", ""}
     assert "texts in column 'ticket', labels in 'team': billing, bug" in err
     assert "1 row without a label left out" in err
@@ -178,10 +178,12 @@ def test_rows_above_the_limit_are_left_out(command: str, abmll: Callable[..., An
         ("--text body", "tickets.csv: no column 'body' (--text)"),
         ("--label teams", "Did you mean 'team'?"),
         ("--labels billing,other", "the label 'bug' is not among --labels"),
-        ("--fold 1", "fold is 1; at least 2 are needed"),
-        ("--review-below 2", "review_below is 2.0; it must be from 0 to 1"),
+        ("--fold 1", "--fold is 1; at least 2 are needed"),
+        ("--review-below 2", "--review-below is 2.0; it must be from 0 to 1"),
         ("--multi-label --ordinal", "leave out --multi-label"),
-        ("--ordinal", "the order of the labels is not known; say it with --labels"),
+        ("--ordinal", "the labels are no numbers, so say their order"),
+        ("--max-examples 3", "--max-examples is '3'"),
+        ("--overwrite -o new.csv", "new.csv: is read by this command; name another file to write"),
         ("-o answers.txt", "answers are written as .jsonl, .csv, .tsv, .parquet or .xlsx"),
         ("-o new.csv", "new.csv exists already"),
     ],
@@ -196,8 +198,8 @@ def test_what_cannot_be_is_one_line(command: str, refused: Callable[..., str], c
 @pytest.mark.parametrize(
     ("content", "fragment"),
     [
-        (b"", "tickets.csv: the file is empty"),
-        (b"ticket,team\n", "tickets.csv: the file is empty"),
+        (b"", "tickets.csv: the file is empty, or has a header alone"),
+        (b"ticket,team\n", "tickets.csv: the file is empty, or has a header alone"),
         (b"ticket,team\na b c,x\nd e f,y\n", "2 rows are labelled; label at least 4"),
         (b"ticket,team\n" + b"some words here,\n" * 9, "no row has both a text in 'ticket' and a label in 'team'"),
         (b"ticket,team\n" + b"some words here,x\n" * 9, "one label alone, 'x'"),
@@ -214,6 +216,31 @@ def test_a_table_that_teaches_nothing_is_one_line(
     Path("tickets.csv").write_bytes(content)
     label = "price" if b"price" in content else "team"
     refused(f"{command} --label {label}" if content and content[:1] != b"\xff" else command, fragment)
+
+
+def test_standard_input_can_be_one_table_only(command: str, refused: Callable[..., str]) -> None:
+    refused(command.replace("tickets.csv new.csv", "- -"), "-: standard input can be one table only; name a file")
+
+
+def test_a_first_line_that_is_a_row_is_warned_of(command: str, abmll: Callable[..., Any]) -> None:
+    rows = [{"it crashes": row["ticket"], "bug": row["team"]} for row in tickets(12)]
+    write("tickets.csv", rows)
+    assert "and 'bug' is a label too" in abmll(f"{command} --json").err
+
+
+def test_decisions_on_several_labels_are_called_so(command: str, abmll: Callable[..., Any]) -> None:
+    rows = [{**row, "team": row["team"] + ("|urgent" if n % 3 else "")} for n, row in enumerate(tickets(20))]
+    write("tickets.csv", [*rows, {**rows[0], "team": ""}])
+    outcome = abmll(f"{command} --multi-label")
+    assert "cross-validation on the labelled rows, 3 decisions each" in outcome.out
+    assert "1 row without a label (write [] for none of the labels) left out" in outcome.err
+
+
+def test_a_long_text_is_cut_and_said_to_be(command: str, abmll: Callable[..., Any]) -> None:
+    write("new.csv", [{"ticket": "it crashes. " * 500}, {"ticket": "a refund"}])
+    outcome = abmll(command)
+    assert outcome.code == 0
+    assert "1 of 2 inputs too long for the model, cut in the middle" in outcome.out
 
 
 def test_a_column_that_the_answers_need_is_refused(command: str, refused: Callable[..., str]) -> None:

@@ -50,6 +50,7 @@ def test_rows_that_are_for_testing_are_held_out() -> None:
     [
         (plain(["", "", ""]), {}, "no row has both a text in 'text' and a label in 'label'; label some rows"),
         (plain(["a", "b"]), {}, "2 rows are labelled; label at least 4"),
+        ([("Same", "a"), ("same.", "b")] * 3, {}, "all labelled rows have the same text in 'text'"),
         (plain(["a"] * 9), {}, "'label' has one label alone, 'a'; rows of at least two are needed"),
         (plain(["a", "b", "c", "d", "e"]), {}, "'label' has another label in every row; is it the right column?"),
         (plain([f"{n // 2}x" for n in range(402)]), {}, "'label' has 201 labels; at most 200 are possible"),
@@ -108,7 +109,7 @@ def test_the_given_labels_keep_their_order() -> None:
 
 def test_numbers_have_an_order_and_words_need_one() -> None:
     assert in_order(rows_of(plain(["10", "9", "-1", "10", "9", "-1"]))).labels == ("-1", "9", "10")
-    with pytest.raises(DataError, match=r"say it with --labels high,low,\.\.\."):
+    with pytest.raises(DataError, match=r"the lowest first: --labels high,low$"):
         in_order(rows_of(plain(["low", "high"] * 3)))
 
 

@@ -30,6 +30,15 @@ def check_form(path: Path) -> None:
         )
 
 
+def refuse_inputs(output: Path | None, inputs: Sequence[Path]) -> None:
+    """Raise ``ConfigError`` where the output is one of the files that are read."""
+    for path in inputs:
+        if output is not None and output.exists() and path.exists() and output.samefile(path):
+            raise ConfigError(f"{output}: is read by this command; name another file to write")
+    if [str(path) for path in inputs].count("-") > 1:
+        raise ConfigError("-: standard input can be one table only; name a file for the other")
+
+
 def write_answers(path: Path, examples: "Sequence[Example]", rows: Sequence[dict[str, Any]]) -> None:
     """Write the rows of ``prediction_rows``, each with its answer's text as "label", whole or not at all.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abmll.cli.console import narrator, print_result
+from abmll.cli.console import cut_in_words, narrator, print_result
 from abmll.common.config import PlaceConfig, TableConfig
 from abmll.common.errors import ConfigError
 
@@ -47,7 +47,7 @@ def classify(
         task_name: the task's name in the prompt (default: the file's)
         seed: seed of the posterior's samples
     """
-    from abmll.cli.answers import check_form, write_table
+    from abmll.cli.answers import check_form, refuse_inputs, write_table
     from abmll.cli.labelling import answer, learn, read_labelled, read_new
     from abmll.cli.loading import load_for_head
     from abmll.cli.places import check_file, check_folder
@@ -56,13 +56,14 @@ def classify(
     from abmll.tasks.rows import stem_of
 
     if not 0 <= review_below <= 1:
-        raise ConfigError(f"review_below is {review_below}; it must be from 0 to 1")
+        raise ConfigError(f"--review-below is {review_below}; it must be from 0 to 1")
     if fold < 2:
-        raise ConfigError(f"fold is {fold}; at least 2 are needed")
+        raise ConfigError(f"--fold is {fold}; at least 2 are needed")
     page = output.with_suffix(".html")
     for path in (output, page):
         check_file(path, overwrite)
     check_form(output)
+    refuse_inputs(output, (labelled, new))
     if save is not None:
         check_folder(save, overwrite, "posterior")
     say = narrator(quiet)
@@ -88,11 +89,14 @@ def _facts(task: "Task", measured: "Measured", answers: "Answers", fold: int, re
 
     rows, trust = task.rows, measured.trust
     metrics, baseline, threshold = trust.metrics, trust.baseline, trust.threshold
-    counts = [f"{label} {number}" for label, number in zip(measured.labels, measured.chosen.sum(0), strict=True)]
+    counts = [f"{label} ({number})" for label, number in zip(measured.labels, measured.chosen.sum(0), strict=True)]
+    several = task.settings.multi_label
+    each = f", {len(measured.labels)} decisions each" if several else ""
+    usual, thing = ("as most rows", "decisions") if several else ("the most frequent label", "rows")
     facts = {
         "labelled rows": f"{len(rows.rows):,}: {', '.join(counts[:8])}{', ...' if len(counts) > 8 else ''}",
-        "how far to trust it": f"{fold}-fold cross-validation on the labelled rows",
-        "accuracy": f"{metrics['accuracy']:.3f} (the most frequent label: {baseline.accuracy:.3f})",
+        "how far to trust it": f"{min(fold, len(rows.rows))}-fold cross-validation on the labelled rows{each}",
+        "accuracy": f"{metrics['accuracy']:.3f} ({usual}: {baseline.accuracy:.3f})",
         "NLL": f"{metrics['nll']:.3f} nats (label frequencies alone: {baseline.nll:.3f})",
         "ECE": f"{metrics['ece']:.3f}, how far confidence is from accuracy",
     }
@@ -103,9 +107,11 @@ def _facts(task: "Task", measured: "Measured", answers: "Answers", fold: int, re
     if threshold is None:
         facts[f"{WANTED:.0%} right"] = "at no confidence"
     else:
-        share = f"{threshold.right} of {threshold.covered} such rows were, of {metrics['num_examples']} in all"
+        share = f"{threshold.right} of {threshold.covered} such {thing}, of {metrics['num_examples']} in all"
         facts[f"{WANTED:.0%} right"] = f"from confidence {threshold.confidence:.2f} on: {share}"
     facts["new rows"] = f"{len(answers.rows):,}, {len(answers.confidence):,} answered"
+    if answers.prediction.truncated:
+        facts["truncated"] = cut_in_words(answers.prediction.truncated, len(answers.confidence))
     facts["for a person"] = f"{answers.review:,} with a confidence below {review_below:g}"
     if answers.right:
         facts["right"] = f"{sum(answers.right):,} of {len(answers.right):,} new rows that have a label"

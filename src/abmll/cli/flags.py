@@ -149,7 +149,7 @@ def _left(option: Option) -> str:
         # --no-... of a switch that is off by default is there to overrule a file, and needs no line of its own.
         return option.shown if option.default is False else ", ".join(option.flags)
     one = "{" + ",".join(option.kind.choices) + "}" if option.kind.choices else _METAVARS[option.kind.base]
-    return f"{option.shown} {one}" + ",..." * option.kind.many
+    return f"{', '.join(option.flags)} {one}" + ",..." * option.kind.many
 
 
 def _usage(option: Option) -> str:

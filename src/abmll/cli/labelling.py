@@ -47,8 +47,9 @@ def read_labelled(path: Path, settings: TableConfig, say: Say) -> Task:
     limit = settings.max_examples
     rows = capped(found, limit)
     say(f"{table.where}: texts in column '{columns.text}', labels in '{columns.label}': {_named(rows.labels)}")
+    none = " (write [] for none of the labels)" if settings.multi_label else ""
     left_out = {
-        "without a label": len(found.unlabelled),
+        f"without a label{none}": len(found.unlabelled),
         "without a text": found.without_text,
         "whose 'split' is for testing": found.held_out,
         f"above --max-examples {limit}": len(found.texts) - len(rows.texts),
@@ -56,6 +57,8 @@ def read_labelled(path: Path, settings: TableConfig, say: Say) -> Task:
     for why, number in left_out.items():
         if number:
             say(f"{count(number, 'row')} {why} left out")
+    if columns.label in rows.labels:
+        say(f"warning: the first line was read as the names of the columns, and '{columns.label}' is a label too")
     for warning in rows.warnings:
         say(f"warning: {warning}")
     return Task(table, columns, rows, settings)
@@ -92,7 +95,7 @@ def text_column(table: Table, task: Task, say: Say) -> str:
 
 def answer_columns(labels: Sequence[str]) -> list[str]:
     """The columns that are written behind those of the new rows."""
-    return ["predicted_label", *(f"prob_{label}" for label in labels), "entropy", "mutual_information", "review"]
+    return ["predicted_label", *(f"prob_{label}" for label in labels), "entropy", "mutual_information", "needs_review"]
 
 
 def learn(

@@ -35,13 +35,13 @@ def predict(
     Args:
         run_or_posterior: folder that 'abmll adapt' wrote, or a training run (then theta answers, not adapted)
         input: questions with their options, or a table of texts; answers are not needed
-        output: file to write, by its ending JSON lines (.jsonl), a table (.csv, .tsv) or Parquet (.parquet)
+        output: file to write, by its ending JSON lines (.jsonl), a table (.csv, .tsv, .xlsx) or Parquet
         text: of a table of texts, the column that has them (default: guessed where only one can be meant)
         review_below: of a table of texts, the confidence below which an answer is for a person to look at
         task_name: the task's name in the prompt (default: the one adapted to, else the file's)
         seed: seed of the posterior samples
     """
-    from abmll.cli.answers import check_form, write_answers, write_table
+    from abmll.cli.answers import check_form, refuse_inputs, write_answers, write_table
     from abmll.cli.labelling import answer, refuse_taken
     from abmll.cli.loading import load_posterior
     from abmll.cli.places import check_file
@@ -53,6 +53,7 @@ def predict(
 
     check_file(output, overwrite)
     check_form(output)
+    refuse_inputs(output, (input,))
     table = read_table(input)
     if text is None and is_task_file(input, table):
         questions = load_task(input, name=task_name, require_answer=False)

@@ -37,7 +37,7 @@ def suggest(
         task_name: the task's name in the prompt (default: the file's)
         seed: seed of the posterior's samples
     """
-    from abmll.cli.answers import check_form, write_table
+    from abmll.cli.answers import check_form, refuse_inputs, write_table
     from abmll.cli.labelling import learn, read_labelled, text_column
     from abmll.cli.loading import load_for_head
     from abmll.cli.places import check_file
@@ -48,9 +48,11 @@ def suggest(
 
     if number < 1:
         raise ConfigError(f"number is {number}; it must be 1 or more")
+    inputs = (labelled,) if pool is None else (labelled, pool)
     if output is not None:
         check_file(output, overwrite)
         check_form(output)
+    refuse_inputs(output, inputs)
     say = narrator(quiet)
     task = read_labelled(labelled, columns, say)
     asked = task.table if pool is None else read_table(pool)

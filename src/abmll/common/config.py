@@ -222,7 +222,7 @@ class TableConfig(Checked):
     multi_label: bool = setting(False, 'a row may have several labels, in a list or between "|", ";" or ","')
     ordinal: bool = setting(False, "the labels have an order: that of --labels, or of numbers")
     max_examples: int = setting(
-        1000, "labelled rows to learn from at most, of each label as many as can be", at_least=1
+        1000, "labelled rows to learn from at most, of each label as many as can be", at_least=4
     )
 
     def __post_init__(self) -> None:

@@ -39,6 +39,8 @@ from abmll.tasks import Example
 from abmll.tasks.order import demonstrations, sample_seed
 from abmll.tasks.records import Data, examples_of
 
+LONGEST = 2048
+
 
 class AbmllModel:
     """A frozen language model, its Gaussian LoRA layers, theta, and the learning rule that theta was made for."""
@@ -67,7 +69,8 @@ class AbmllModel:
     ) -> "AbmllModel":
         """Load ``model``, unless it is loaded already, and hang a fresh adapter on it.
 
-        Further keywords are ``AdapterConfig``'s fields:
+        Without a ``prompt`` of its own it cuts texts to ``LONGEST`` tokens, as a longer one needs gigabytes. Further
+        keywords are ``AdapterConfig``'s fields:
         ``AbmllModel.from_base("smollm2-135m", r=8, target_modules=["q_proj", "v_proj"])``
         """
         if "target_modules" in adapter:
@@ -75,7 +78,8 @@ class AbmllModel:
             adapter["target_modules"] = (names,) if isinstance(names, str) else tuple(names)
         refuse_unknown((AdapterConfig,), adapter, "AbmllModel.from_base")
         base = model if isinstance(model, Base) else load_base(ModelConfig(model, dtype, device), announce, quiet)
-        loaded = cls(base, pick(AdapterConfig, adapter), prompt or PromptConfig(), seed)
+        prompt = prompt or PromptConfig(max_length=min(LONGEST, base.context))
+        loaded = cls(base, pick(AdapterConfig, adapter), prompt, seed)
         loaded.learning = replace(loaded.learning, method=Head.name)
         return loaded
 

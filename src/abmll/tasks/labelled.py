@@ -73,7 +73,8 @@ def capped(rows: LabelledRows, limit: int | None) -> LabelledRows:
 def in_order(rows: LabelledRows) -> LabelledRows:
     """The rows with their labels, which are numbers, in order. Raises ``DataError`` where they are none."""
     if not all(NUMBER.fullmatch(label) for label in rows.labels):
-        raise DataError(f"the order of the labels is not known; say it with --labels {','.join(rows.labels[:3])},...")
+        known = ",".join(rows.labels[:3]) + ",..." * (len(rows.labels) > 3)
+        raise DataError(f"the labels are no numbers, so say their order, the lowest first: --labels {known}")
     return replace(rows, labels=tuple(sorted(rows.labels, key=lambda label: float(label.replace(",", ".")))))
 
 
@@ -104,6 +105,8 @@ def labelled_rows(
     counts = Counter(label for own in chosen for label in own)
     known = tuple(labels) or tuple(sorted(counts))
     _refuse_labels(table, columns, counts, known, is_multi_label)
+    if len(set(map(normalize, kept))) == 1:
+        raise DataError(f"{table.where}: all labelled rows have the same text in '{columns.text}'; name another column")
     warnings = [*_rare(counts, known), *_twins(known), *_contradictions(table, rows, kept, chosen)]
     warnings += _swapped(columns, kept)
     without_text = sum(text is None for text in texts)
@@ -143,7 +146,9 @@ def _refuse_odd(own: Sequence[str], labels: Sequence[str], where: str) -> None:
         if "\n" in label or "\r" in label:
             raise DataError(f"{where}: the label {label[:60]!r} has a line break; write it on one line")
         if labels and label not in labels:
-            raise DataError(f"{where}: the label '{label[:60]}' is not among --labels.{nearest(label, labels)}")
+            raise DataError(
+                f"{where}: the label '{label[:60]}' is not among --labels.{nearest(label, labels)} Add or correct it"
+            )
 
 
 def _refuse_labels(

@@ -69,7 +69,7 @@ def read_rows(path: Path, as_it_is: bool = False) -> list[Row]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not rows:
-        raise DataError(f"{path}: the file is empty; it needs at least one row")
+        raise DataError(f"{path}: the file is empty, or has a header alone; it needs at least one row")
     return rows
 
 
@@ -200,9 +200,8 @@ def _read_table(path: Path, delimiter: str | None = None, as_it_is: bool = False
                     raise DataError(f"{where}: two columns of the header have the same name; rename one")
                 continue
             if len(cells) != len(header):
-                raise DataError(
-                    f"{where}: {len(cells)} cells under {len(header)} columns; quote cells that hold commas"
-                )
+                remedy = "add those that are missing" if len(cells) < len(header) else "quote cells that hold commas"
+                raise DataError(f"{where}: {len(cells)} cells under {len(header)} columns; {remedy}")
             yield Row(where, dict(zip(header, cells, strict=True))) if as_it_is else _cells(where, header, cells)
     except csv.Error as error:
         if "field limit" in str(error):
