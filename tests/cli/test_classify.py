@@ -198,8 +198,8 @@ def test_what_cannot_be_is_one_line(command: str, refused: Callable[..., str], c
 @pytest.mark.parametrize(
     ("content", "fragment"),
     [
-        (b"", "tickets.csv: the file is empty, or has a header alone"),
-        (b"ticket,team\n", "tickets.csv: the file is empty, or has a header alone"),
+        (b"", "tickets.csv: the file is empty; it needs at least one row under its header"),
+        (b"ticket,team\n", "tickets.csv: the file is empty; it needs at least one row under its header"),
         (b"ticket,team\na b c,x\nd e f,y\n", "2 rows are labelled; label at least 4"),
         (b"ticket,team\n" + b"some words here,\n" * 9, "no row has both a text in 'ticket' and a label in 'team'"),
         (b"ticket,team\n" + b"some words here,x\n" * 9, "one label alone, 'x'"),

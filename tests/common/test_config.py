@@ -109,6 +109,8 @@ REFUSED: list[tuple[type[Checked], str, Any, str]] = [
     (config.EstimateConfig, "gpu", "", "a text"),
     (config.EstimateConfig, "peak_tflops", 0.0, "none or a finite number above 0"),
     (config.EstimateConfig, "efficiency", 0.0, "a finite number above 0"),
+    (config.TableConfig, "labels", (), "none or a tuple of names"),
+    (config.TableConfig, "max_examples", 3, "a whole number of 4 or more"),
     (config.ModelConfig, "model", "", "a text"),
     (config.ModelConfig, "dtype", "fp16", "'auto', 'bf16' or 'fp32'"),
     (config.PlaceConfig, "dtype", "f32", "'auto', 'bf16' or 'fp32'"),
@@ -131,6 +133,10 @@ def test_every_bounded_or_chosen_setting_has_a_case() -> None:
         "length_normalize",
         "use_calibration",
         "device",
+        "text",
+        "label",
+        "multi_label",
+        "ordinal",
     }  # plain true or false, and text
     assert {field.name for group in GROUPS for field in fields(group)} - tested == free
 

@@ -69,7 +69,8 @@ def read_rows(path: Path, as_it_is: bool = False) -> list[Row]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not rows:
-        raise DataError(f"{path}: the file is empty, or has a header alone; it needs at least one row")
+        below = " under its header" if is_table(path) else ""
+        raise DataError(f"{path}: the file is empty; it needs at least one row{below}")
     return rows
 
 
