@@ -16,6 +16,7 @@ from abmll.common.progress import progress
 from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior, HeadPrior, Hypotheses, Known
 
 FOLDS = 5
+FEW_OPTIONS = 32  # of more, few chains are too noisy a mean (docs/log.md, 2026-11-29)
 LEAST = 0.005  # probability of a hypothesis that the held-out heads still consider
 WEIGHT, SPREAD = 0.25, 1.0  # chosen on training and validation tasks (docs/log.md, 2026-11-29)
 INVERSE = torch.linspace(-3.0, 3.0, 61, dtype=torch.float64).exp()  # (T,) values of a
@@ -75,6 +76,7 @@ def held_out(
 
     ``considered`` are their hypotheses.
     """
+    chains = FEWEST_CHAINS if known.scores.shape[1] <= FEW_OPTIONS else None
     probs = torch.zeros(known.scores.shape[:2], dtype=torch.float64)
     for fold in progress(fold_of.unique().tolist(), "cross-validating", "fold", quiet=quiet):
         asked = fold_of == fold
