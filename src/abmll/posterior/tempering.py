@@ -81,7 +81,7 @@ def held_out(
     for fold in progress(fold_of.unique().tolist(), "cross-validating", "fold", quiet=quiet):
         asked = fold_of == fold
         others = HeadPosterior(
-            prior, picked(known, ~asked), answers[~asked], seed, considered=considered, chains=FEWEST_CHAINS
+            prior, picked(known, ~asked), answers[~asked], seed, considered=considered, chains=chains
         )
         probs[asked] = others.probs(picked(known, asked)).mean(0)
     return probs
