@@ -371,3 +371,21 @@ def test_equal_scores_are_scores() -> None:
     """What a single example has may be equal by chance; the questions' scores count all the same."""
     known = Known(torch.randn(2, 1, 4), torch.full((2, 2, 2), -8.25, dtype=torch.float64), True)
     assert len(Hypotheses.of_task(HeadPrior(), known).taus) == 3 * len(HeadPrior().taus)
+
+
+def test_a_head_works_in_one_thread_and_leaves_the_others_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, before = [], torch.get_num_threads()
+
+    def find(latent: Any, answers: Tensor) -> Any:
+        seen.append(torch.get_num_threads())
+        return find_mode(latent, answers)
+
+    monkeypatch.setattr("abmll.posterior.head.find_mode", find)
+    torch.set_num_threads(3)
+    try:
+        HeadPosterior(HeadPrior(), apart(LARGER, 5)[0], LARGER_ANSWERS[:5])
+        with pytest.raises(RuntimeError):  # more answers than examples
+            HeadPosterior(HeadPrior(), apart(LARGER, 5)[0], LARGER_ANSWERS)
+        assert (seen, torch.get_num_threads()) == ([1, 1], 3)
+    finally:
+        torch.set_num_threads(before)

@@ -23,6 +23,7 @@ from abmll.posterior.latent import Latent, root
 from abmll.posterior.mode import Mode, find_mode
 from abmll.posterior.ordinal import Order
 from abmll.posterior.paths import Paths, Rows, sample
+from abmll.posterior.threads import one_thread
 
 SUBSETS = ((False, False), (True, False), (False, True))  # of the scores: none, per token, summed
 SHARES = (0.0, 0.8)  # of the variance that follow the labels' order: 0 among them, as few tasks have what it promises
@@ -210,6 +211,7 @@ class HeadPosterior:
     None is ``CHAINS``, or fewer where they would be long. ``considered`` are the hypotheses, None: those of the prior.
     """
 
+    @one_thread()
     def __init__(
         self,
         prior: HeadPrior,
@@ -243,6 +245,7 @@ class HeadPosterior:
         self.factor = root(latent.kernel)
         self.samples = len(self.index)
 
+    @one_thread()
     def probs(self, asked: Known) -> Tensor:
         """(P, M, C): the options' probabilities of M questions under each sample."""
         where = Where.of(self.used, self.factor, self.inputs, self.metric(asked.hidden), asked.scores)

@@ -18,6 +18,7 @@ from abmll.posterior.head import HeadPrior, Hypotheses, Known, Metric, Where
 from abmll.posterior.latent import root
 from abmll.posterior.mode import at_mode
 from abmll.posterior.paths import sample
+from abmll.posterior.threads import one_thread
 
 STEPS, RATE = 60, 0.1
 DRAWS = 16  # of every hypothesis
@@ -102,6 +103,7 @@ def predictive_nll(hypotheses: Hypotheses, episode: Episode, draws: int = DRAWS)
     return -(torch.logsumexp(each, 0) - torch.tensor(float(draws)).log()).sum()
 
 
+@one_thread()
 def learn_prior(
     episodes: Sequence[Episode],
     start: HeadPrior,
