@@ -28,7 +28,7 @@ from abmll.posterior.threads import one_thread
 SUBSETS = ((False, False), (True, False), (False, True))  # of the scores: none, per token, summed
 SHARES = (0.0, 0.8)  # of the variance that follow the labels' order: 0 among them, as few tasks have what it promises
 CHAINS, FEWEST_CHAINS = 128, 32
-MOST_NUMBERS = 10_000_000  # in all chains, which have one for each example and option
+MOST_NUMBERS = 5_000_000  # in all chains, which have one for each example and option
 LEAST = 1e-12  # of a variance
 
 
