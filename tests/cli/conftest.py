@@ -4,14 +4,13 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 
 from abmll.cli.main import entry
+from abmll.posterior.threads import one_thread
 
 
 class Outcome(NamedTuple):
@@ -53,20 +52,9 @@ def train_command(model: Path) -> str:
     return f"train --model {model} --tasks tasks {sizes}"
 
 
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """So small a model loses more than it gains by a second thread, and most where other work runs beside it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    with single_threaded():
+    with one_thread():  # so small a model loses more than it gains by a second one
         yield
 
 
@@ -79,7 +67,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
     write_rows(root / "toy3.jsonl", toy_rows(3))
     write_rows(root / "questions.jsonl", [{**row, "answer": None} for row in toy_rows(3, 6)])
     (root / "suite.yaml").write_text("name: mine\ntrain: [toy0, toy1, toy2]\nevaluation: [toy3]\n")
-    with pytest.MonkeyPatch.context() as patch, single_threaded():
+    with pytest.MonkeyPatch.context() as patch, one_thread():
         patch.chdir(root)
         trained = f"{train_command(tiny_llama)} --max-steps 2 --save-steps 1 --output-dir run --quiet"
         adapted = "adapt toy3.jsonl --theta run --output-dir new --steps 2 --quiet"

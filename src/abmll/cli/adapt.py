@@ -63,18 +63,7 @@ def adapt(
     if (columns.multi_label or columns.ordinal) and find_rule(meta.learning.method).classifier is None:
         raise ConfigError("multi_label, ordinal: only a head learns such labels; leave out what asks for steps")
     cache = disk_cache(meta.scorer.base, meta.scorer.lower_blocks, activations, narrator(quiet))
-    if table is not None:
-        posterior = learn(table, meta, name, seed, quiet, cache, settings)
-    else:
-        posterior = meta.adapt(
-            examples,
-            task_name=name,
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            seed=seed,
-            cache=cache,
-            quiet=quiet,
-        )
+    posterior = learn(table, examples, meta, name, seed, quiet, cache, settings)
     posterior.save_pretrained(output_dir, overwrite)
     has_head = posterior.head is not None
     summary = {
@@ -111,13 +100,14 @@ def _read(
     from abmll.tasks.columns import is_task_file, read_table
     from abmll.tasks.rows import stem_of
 
-    if columns == TableConfig() and is_task_file(path, read_table(path)):
+    as_it_is = read_table(path)
+    if columns == TableConfig() and is_task_file(path, as_it_is):
         loaded = load_task(path, name=task_name)
         examples = loaded.train if loaded.examples[0].split else loaded.examples
         if not examples:
             raise DataError(f"{path}: no training examples, every row has 'split': 'test'; mark some as 'train'")
         return loaded.name, examples, None
-    table = read_labelled(path, columns, say)
+    table = read_labelled(as_it_is, columns, say)
     return task_name or stem_of(path), table.rows.examples(), table
 
 

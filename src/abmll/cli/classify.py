@@ -53,6 +53,7 @@ def classify(
     from abmll.cli.places import check_file, check_folder
     from abmll.experiments.html.trust_page import write_trust_page
     from abmll.experiments.trust import measure
+    from abmll.tasks.columns import read_table
     from abmll.tasks.rows import stem_of
 
     if not 0 <= review_below <= 1:
@@ -67,10 +68,10 @@ def classify(
     if save is not None:
         check_folder(save, overwrite, "posterior")
     say = narrator(quiet)
-    task = read_labelled(labelled, columns, say)
+    task = read_labelled(read_table(labelled), columns, say)
     asked, of_texts = read_new(new, task, say)
     name = task_name or ("task" if str(labelled) == "-" else stem_of(labelled))
-    posterior = learn(task, load_for_head(theta, place, quiet), name, seed, quiet)
+    posterior = learn(task, task.rows.examples(), load_for_head(theta, place, quiet), name, seed, quiet)
     measured = measure(posterior, task.rows, fold, columns.ordinal, quiet)
     if save is not None:
         posterior.save_pretrained(save, overwrite)

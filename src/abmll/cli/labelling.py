@@ -12,6 +12,7 @@ from abmll.model.learned_task import TaskPosterior
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prediction import Prediction
+from abmll.tasks import Example
 from abmll.tasks.columns import Columns, Table, find_columns, find_text, read_table
 from abmll.tasks.labelled import LabelledRows, capped, in_order, labelled_rows
 
@@ -37,9 +38,8 @@ class Answers(NamedTuple):
     prediction: Prediction
 
 
-def read_labelled(path: Path, settings: TableConfig, say: Say) -> Task:
-    """The labelled rows of a file; says what was found, and warns of what looks wrong."""
-    table = read_table(path)
+def read_labelled(table: Table, settings: TableConfig, say: Say) -> Task:
+    """The labelled rows of a table; says what was found, and warns of what looks wrong."""
     columns = find_columns(table, settings.text, settings.label)
     found = labelled_rows(table, columns, settings.labels or (), settings.multi_label)
     if settings.ordinal and not settings.labels:
@@ -99,7 +99,8 @@ def answer_columns(labels: Sequence[str]) -> list[str]:
 
 
 def learn(
-    task: Task,
+    task: Task | None,
+    examples: Sequence[Example],
     model: AbmllModel,
     name: str,
     seed: int,
@@ -107,12 +108,12 @@ def learn(
     cache: ActivationCache | None = None,
     steps: AdaptConfig | None = None,
 ) -> TaskPosterior:
-    """Learn the task as the model does: with a head, or by ``steps``."""
-    examples, steps = task.rows.examples(), steps or AdaptConfig()
+    """Learn ``examples`` as the model does: with a head, or by ``steps``; ``task`` is the table that they are from."""
+    steps = steps or AdaptConfig()
     common: dict[str, Any] = {"task_name": name, "seed": seed, "cache": cache, "quiet": quiet}
-    if task.settings.multi_label:
+    if task is not None and task.settings.multi_label:
         return model.adapt_multi_label(examples, task.rows.chosen, **common)
-    order = task.rows.labels if task.settings.ordinal else None
+    order = task.rows.labels if task is not None and task.settings.ordinal else None
     return model.adapt(examples, label_order=order, steps=steps.steps, batch_size=steps.batch_size, **common)
 
 

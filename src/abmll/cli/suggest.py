@@ -54,7 +54,7 @@ def suggest(
         check_form(output)
     refuse_inputs(output, inputs)
     say = narrator(quiet)
-    task = read_labelled(labelled, columns, say)
+    task = read_labelled(read_table(labelled), columns, say)
     asked = task.table if pool is None else read_table(pool)
     of_texts = task.columns.text if pool is None else text_column(asked, task, say)
     texts = asked.texts(of_texts)
@@ -62,7 +62,7 @@ def suggest(
     if not places:
         raise DataError(f"{asked.where}: no rows without a label to choose from; name a table of them with --pool")
     model = load_for_head(theta, place, quiet)
-    posterior = learn(task, model, task_name or stem_of(labelled), seed, quiet)
+    posterior = learn(task, task.rows.examples(), model, task_name or stem_of(labelled), seed, quiet)
     questions = [Example(str(n), texts[n] or "", task.rows.labels, None) for n in places]
     order = posterior.suggest(questions, quiet)
     if output is not None:

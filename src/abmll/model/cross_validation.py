@@ -22,9 +22,11 @@ def cross_validate(head: TaskHead, examples: Sequence[Example], folds: int = FOL
     if not head.labels:
         raise ConfigError("cross-validation: the examples have different options; it needs the same in all of them")
     fitted = head.classifier(True, quiet)
-    if folds != FOLDS or not isinstance(fitted, TemperedHead):
-        fitted = TemperedHead(head.prior, head.known(True), head.answers, head.seed, quiet, folds=folds)
+    if not isinstance(fitted, TemperedHead):
+        fitted = TemperedHead(head.prior, head.known(True), head.answers, head.seed, quiet)
     if not fitted.is_tempered:
         raise ConfigError("cross-validation: all examples ask the same; it needs different ones")
     place = {key: n for n, key in enumerate(head.keys)}  # those of one key have one answer to their question
-    return fitted.cross_validated()[[place[key_of(example)] for example in examples]]
+    return fitted.cross_validated(None if folds == FOLDS else folds, quiet)[
+        [place[key_of(example)] for example in examples]
+    ]

@@ -45,27 +45,36 @@ class TemperedHead(HeadPosterior):
         folds: int = FOLDS,
     ) -> None:
         super().__init__(prior, known, answers, seed)
+        self.likely = self.considered.pick((self.hypotheses > LEAST).nonzero()[:, 0])
+        self.learned_of = prior, known, answers
         self.fold_of = dealt(known, answers, folds) if known.is_labelled else torch.zeros_like(answers)
         self.is_tempered = bool(self.fold_of.any())
-        self.likely = self.considered.pick((self.hypotheses > LEAST).nonzero()[:, 0])
         if self.is_tempered:
-            self.held_out = held_out(prior, known, answers, seed, self.fold_of, quiet, self.likely)
-            powers = [powered(self.held_out, a).gather(1, answers[:, None])[:, 0].log() for a in INVERSE]
-            self.log_likelihood = torch.stack(powers, 1)
+            self.held_out, self.log_likelihood = self._held_out(self.fold_of, quiet)
+
+    def _held_out(self, fold_of: Tensor, quiet: bool) -> tuple[Tensor, Tensor]:
+        """(N, C) p_-n for these folds, and (N, T) the log likelihood of each answer under each a."""
+        prior, known, answers = self.learned_of
+        probs = held_out(prior, known, answers, self.seed, fold_of, quiet, self.likely)
+        return probs, torch.stack([powered(probs, a).gather(1, answers[:, None])[:, 0].log() for a in INVERSE], 1)
 
     def temper(self, probs: Tensor) -> Tensor:
         """q of p (..., C)."""
         return mixed(probs, weights(self.log_likelihood)) if self.is_tempered else probs
 
-    def cross_validated(self) -> Tensor:
-        """(N, C): q of each example's p_-n, its temperature learned of the other folds.
+    def cross_validated(self, folds: int | None = None, quiet: bool = True) -> Tensor:
+        """(N, C): q of each example's p_-n, its temperature learned of the other folds; None are the folds at hand.
 
         An example's answer still has a small part in it: the heads that answer the other folds have learned it.
         """
-        probs = torch.zeros_like(self.held_out)
-        for fold in self.fold_of.unique():
-            asked = self.fold_of == fold
-            probs[asked] = mixed(self.held_out[asked], weights(self.log_likelihood[~asked]))
+        fold_of, apart, logs = self.fold_of, self.held_out, self.log_likelihood
+        if folds is not None:
+            fold_of = dealt(*self.learned_of[1:], folds)
+            apart, logs = self._held_out(fold_of, quiet)
+        probs = torch.zeros_like(apart)
+        for fold in fold_of.unique():
+            asked = fold_of == fold
+            probs[asked] = mixed(apart[asked], weights(logs[~asked]))
         return probs
 
 

@@ -13,17 +13,18 @@ from typing import Any, NamedTuple
 
 from abmll.common.errors import DataError, nearest
 from abmll.tasks.excel import as_text
-from abmll.tasks.records import is_missing
+from abmll.tasks.fields import text_of
+from abmll.tasks.records import LABEL, TEXT, is_missing
 from abmll.tasks.rows import Row, read_rows
 from abmll.tasks.types import MAX_OPTIONS
 
 # Names of the first line are taken before those of the second.
 TEXT_NAMES = (
-    ("text", "input"),
+    TEXT,
     ("sentence", "question", "message", "body", "content", "review", "comment", "description", "document", "query"),
 )
 LABEL_NAMES = (
-    ("label", "output"),
+    LABEL,
     ("labels", "class", "category", "categories", "target", "tag", "tags", "intent", "topic", "sentiment", "answer"),
 )
 WORDS = 3  # in texts, on average, where a column is known by nothing else
@@ -80,14 +81,7 @@ def is_empty(value: Any) -> bool:
 def _text(value: Any, row: Row, column: str) -> str:
     if isinstance(value, list | tuple | dict | bytes):
         raise DataError(f"{row.where}: '{column}' is a {type(value).__name__}, not a text; choose another column")
-    text = as_text(value)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            f"{row.where}: '{column}' holds half a surrogate pair, which is no character; remove it"
-        ) from None
-    return text
+    return text_of(Row(row.where, {column: as_text(value)}), column)
 
 
 def find_columns(table: Table, text: str | None = None, label: str | None = None) -> Columns:

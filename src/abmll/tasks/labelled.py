@@ -93,7 +93,7 @@ def labelled_rows(
     texts = table.texts(columns.text)
     cells: Sequence[Any] = table.values(columns.label) if is_multi_label else table.texts(columns.label)
     split = _splitter(cells) if is_multi_label else lambda cell: (cell.strip(),)
-    held_out = {n for n, split in enumerate(table.values("split")) if SPLITS.get(str(split)) == "test"}
+    held_out = {n for n, side in enumerate(table.values("split")) if SPLITS.get(str(side)) == "test"}
     has_text = [n for n, text in enumerate(texts) if text is not None and n not in held_out]
     unlabelled = tuple(n for n in has_text if cells[n] is None)
     rows = tuple(n for n in has_text if cells[n] is not None)
@@ -101,7 +101,7 @@ def labelled_rows(
     kept = tuple(text for n in rows if (text := texts[n]) is not None)
     _refuse_few(table, columns, len(rows))
     for n, own in zip(rows, chosen, strict=True):
-        _refuse_odd(own, labels, f"{table.rows[n].where}")
+        _refuse_odd(own, labels, table.rows[n].where)
     counts = Counter(label for own in chosen for label in own)
     known = tuple(labels) or tuple(sorted(counts))
     _refuse_labels(table, columns, counts, known, is_multi_label)
