@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
+from abmll.posterior import elliptical
 from abmll.posterior.elliptical import refine
 from abmll.posterior.latent import Latent, log_likelihood, root
 from abmll.posterior.mode import find_mode
@@ -82,6 +84,21 @@ def test_weights_that_are_cut_have_the_exact_mean_and_variance(quadrature: Quadr
     mean, variance = integrated(quadrature, -0.5)
     assert_moments(lead(scores(rows, end)), mean, variance)
     assert float((mean - integrated(quadrature, -torch.inf)[0]).abs().max()) > 0.1  # the cut matters
+
+
+def test_chains_of_float32_have_the_exact_mean_and_variance(
+    quadrature: Quadrature, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elliptical, "LARGE", 0)
+    rows, start, end = chains(LATENT, ANSWERS, -math.inf)
+    assert end.dual.dtype == end.weights.dtype == torch.float64
+    monkeypatch.undo()
+    assert not torch.equal(end.dual, chains(LATENT, ANSWERS, -math.inf)[2].dual), "these were float64 as well"
+    leads = lead(scores(rows, end))
+    mean, variance = integrated(quadrature, -math.inf)
+    torch.testing.assert_close(leads.mean(0), mean, atol=0.1, rtol=0)
+    torch.testing.assert_close(leads.var(0), variance, atol=0, rtol=0.15)
+    assert not torch.allclose(lead(scores(rows, start)).mean(0), mean, atol=0.1), "the start would have passed"
 
 
 def test_no_weight_is_below_the_lowest() -> None:

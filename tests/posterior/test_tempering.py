@@ -8,7 +8,7 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
-from abmll.posterior import head
+from abmll.posterior import head, tempering
 from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior, HeadPrior, Known
 from abmll.posterior.tempering import INVERSE, SPREAD, WEIGHT, TemperedHead, dealt, mixed, picked, powered, weights
 
@@ -62,6 +62,14 @@ def test_what_was_held_out_is_answered_by_the_others() -> None:
             HeadPrior(), picked(known, ~asked), answers[~asked], considered=tempered.likely, chains=FEWEST_CHAINS
         )
         torch.testing.assert_close(tempered.held_out[asked], others.probs(picked(known, asked)).mean(0))
+
+
+def test_folds_side_by_side_are_those_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, (known, answers) = torch.get_num_threads(), task(30)
+    one_by_one = TemperedHead(HeadPrior(), known, answers).held_out
+    monkeypatch.setattr(tempering, "LARGE", 0)
+    assert torch.equal(TemperedHead(HeadPrior(), known, answers).held_out, one_by_one)
+    assert torch.get_num_threads() == before
 
 
 def test_an_answer_plays_no_part_in_what_is_held_out_for_it() -> None:

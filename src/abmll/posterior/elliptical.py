@@ -18,6 +18,7 @@ from abmll.posterior.latent import AT_ONCE, Latent, log_likelihood, root
 from abmll.posterior.paths import Paths, Rows
 
 READS = (15, 20, 25, 30)  # the steps after which a chain is read: four reads of a chain have half the noise of one
+LARGE = 10_000  # examples times options: chains of more are float32, half the bytes to draw and to turn
 SHRINKS = 60  # of a step's bracket at most; each takes a third of it away on average
 
 
@@ -51,20 +52,26 @@ def refine(
     ``index`` (P,) names each chain's hypothesis, neighbours having the same. Weights (P, S) stay at or above
     ``lowest``, in units of their prior's std.
     """
-    rows, factor, offset = Rows(index), root(latent.kernel), latent.offset[index]
+    rows, exact = Rows(index), root(latent.kernel)
+    is_large = latent.offset[0].numel() >= LARGE and latent.order is None
+    dtype = torch.float32 if is_large else torch.float64
+    whitened, weights = rows.times(exact.mT, start.dual).to(dtype), torch.maximum(start.weights, lowest).to(dtype)
+    latent = latent._replace(offset=latent.offset.to(dtype), design=latent.design.to(dtype))
+    factor, lowest, offset = exact.to(dtype), lowest.to(dtype), latent.offset[index]
 
     def state(whitened: Tensor, weights: Tensor) -> State:
         scores = rows.mixed(latent.order, rows.times(factor, whitened)) + rows.along(latent.design, weights)
         return State(whitened.contiguous(), weights, scores.contiguous())
 
-    chains = state(rows.times(factor.mT, start.dual), torch.maximum(start.weights, lowest))
+    chains = state(whitened, weights)
     here, read = log_likelihood(offset + chains.scores, answers), []
     for step in range(1, max(reads) + 1):
-        other = state(*(_normal(value.shape, generator) for value in (chains.whitened, chains.weights)))
+        other = state(*(_normal_like(value, generator) for value in (chains.whitened, chains.weights)))
         angle, here = _slice(chains, other, offset, answers, lowest, here, generator)
         chains = chains.turned(other, angle)
         if step in reads:
-            read.append(Paths(rows.solve_root(factor, chains.whitened), chains.weights.clone()))
+            # In float64, as a kernel's root magnifies what rounding leaves of numbers that cancel.
+            read.append(Paths(rows.solve_root(exact, chains.whitened.double()), chains.weights.double().clone()))
     return Paths(*(torch.cat(parts) for parts in zip(*read, strict=True)))
 
 
@@ -78,8 +85,8 @@ def _slice(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Angles (P,) at which the likelihood is above a level drawn below ``here`` (P,), where it is now; and it there."""
-    level = here + _uniform(here.shape, generator).log()
-    angle = 2 * math.pi * _uniform(here.shape, generator)
+    level = here + _uniform_like(here, generator).log()
+    angle = 2 * math.pi * _uniform_like(here, generator)
     low, high, found, here = angle - 2 * math.pi, angle, torch.zeros_like(angle), here.clone()
     number, waiting = max(1, AT_ONCE // offset[0].numel()), torch.arange(len(here))
     for _ in range(SHRINKS):
@@ -97,13 +104,13 @@ def _slice(
         if not len(waiting):
             break
         low, high = torch.where(angle < 0, angle, low), torch.where(angle < 0, high, angle)
-        angle = low + (high - low) * _uniform(here.shape, generator)
+        angle = low + (high - low) * _uniform_like(here, generator)
     return found, here
 
 
-def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+def _normal_like(value: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(value.shape, generator=generator, dtype=value.dtype)
 
 
-def _uniform(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    return torch.rand(shape, generator=generator, dtype=torch.float64)
+def _uniform_like(value: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.rand(value.shape, generator=generator, dtype=value.dtype)

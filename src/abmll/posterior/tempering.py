@@ -9,16 +9,21 @@ temperatures are usual after the fact (Guo et al. 2017), here with a prior and a
 WEIGHT is below 1 as held-out answers are not independent: four fifths of the examples stand behind each of them.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
 from abmll.common.progress import progress
+from abmll.posterior.elliptical import LARGE
 from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior, HeadPrior, Hypotheses, Known
+from abmll.posterior.threads import one_thread
 
 FOLDS = 5
 FEW_OPTIONS = 32  # of more, few chains are too noisy a mean (docs/log.md, 2026-11-29)
 LEAST = 0.005  # probability of a hypothesis that the held-out heads still consider
 WEIGHT, SPREAD = 0.25, 1.0  # chosen on training and validation tasks (docs/log.md, 2026-11-29)
+AT_ONCE = 2  # large heads that are fitted at a time: each has some gigabytes
 INVERSE = torch.linspace(-3.0, 3.0, 61, dtype=torch.float64).exp()  # (T,) values of a
 
 
@@ -87,12 +92,21 @@ def held_out(
     """
     chains = FEWEST_CHAINS if known.scores.shape[1] <= FEW_OPTIONS else None
     probs = torch.zeros(known.scores.shape[:2], dtype=torch.float64)
-    for fold in progress(fold_of.unique().tolist(), "cross-validating", "fold", quiet=quiet):
+    folds = fold_of.unique().tolist()
+
+    def answered(fold: int) -> Tensor:
         asked = fold_of == fold
         others = HeadPosterior(
             prior, picked(known, ~asked), answers[~asked], seed, considered=considered, chains=chains
         )
-        probs[asked] = others.probs(picked(known, asked)).mean(0)
+        return others.probs(picked(known, asked)).mean(0)
+
+    # one_thread here as well: each head puts back the number of threads that it found, in whatever order they end.
+    threads, bar = AT_ONCE if probs.numel() >= LARGE else 1, progress(len(folds), "cross-validating", "fold", quiet)
+    with one_thread(), ThreadPoolExecutor(threads) as pool, bar:
+        for fold, part in zip(folds, pool.map(answered, folds), strict=True):
+            probs[fold_of == fold] = part
+            bar.update()
     return probs
 
 
