@@ -64,7 +64,7 @@ def test_what_a_callback_raises_ends_the_training(make: MakeTrainer) -> None:
             raise RuntimeError(f"full at {episode}")
 
     diary = Diary()
-    with pytest.raises(RuntimeError, match="^full at 1$"):
+    with pytest.raises(RuntimeError, match=r"^full at 1$"):
         make(diary, Full()).train()
     assert diary.seen == [("start", 3), ("step", 1), ("end", None)]
 
