@@ -87,6 +87,7 @@ REFUSED: list[tuple[type[Checked], str, Any, str]] = [
     (config.RunConfig, "max_steps", 0, "a whole number of 1 or more"),
     (config.RunConfig, "save_steps", 0, "a whole number of 1 or more"),
     (config.RunConfig, "save_total_limit", 0, "a whole number of 1 or more"),
+    (config.RunConfig, "report_to", "mlflow", "'none', 'tensorboard', 'wandb' or 'trackio'"),
     (config.RunConfig, "activation_cache_gb", -1.0, "a finite number of 0 or more"),
     (config.ActivationCacheConfig, "activation_cache_dir", "", "none or a text"),
     (config.ActivationCacheConfig, "activation_cache_disk_gb", -1.0, "a finite number of 0 or more"),

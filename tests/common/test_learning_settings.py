@@ -90,6 +90,7 @@ def test_every_run_setting_counts(make_trainer: MakeTrainer, tmp_path: Path) -> 
         "activation_cache_gb",
         "activation_cache_dir",
         "activation_cache_disk_gb",
+        "report_to",
     }
     trainer = make_trainer(
         output_dir=str(tmp_path / "other"), max_steps=6, save_steps=2, save_total_limit=3, activation_cache_gb=1e-6

@@ -15,12 +15,13 @@ from abmll.common.files import disk_errors, remove, write_json, write_text
 from abmll.posterior.calibration import CalibrationPrior
 
 CONFIG, METRICS, TIMING, CARD = "config.yaml", "metrics.jsonl", "timing.jsonl", "README.md"
-CALIBRATION = "calibration.json"
+CALIBRATION, TENSORBOARD = "calibration.json", "tensorboard"
 REMEDY = "delete it, and --resume makes it again"
 EVALUATION = ("metrics.json", "predictions.jsonl", "report.html")
 # What else a run replaced by another must not leave behind: it would be taken for the new run's.
-RESULTS = (CARD, CALIBRATION, "report.html", *(f"evaluation/{name}" for name in EVALUATION))
-# Settings that may change between the parts of one run: they decide how long and where, not what is computed.
+RESULTS = (CARD, CALIBRATION, TENSORBOARD, "report.html", *(f"evaluation/{name}" for name in EVALUATION))
+# Settings that may change between the parts of one run: they decide how long, where and what is shown, not what is
+# computed.
 FREE = {"output_dir", "calibration_tasks", "calibration_examples"} | {field.name for field in fields(RunConfig)}
 
 

@@ -36,11 +36,13 @@ from abmll.model.meta_learner import AbmllModel, mean_log_sigma
 from abmll.model.run_folder import CARD, METRICS, TIMING, RunFolder, refuse_other_run
 from abmll.tasks import Task
 from abmll.tasks.order import sample_seed
+from abmll.training.callbacks import Callback, Callbacks
 from abmll.training.card import model_card
 from abmll.training.empirical_bayes import learn_calibration_prior
 from abmll.training.episodes import Episodes
 from abmll.training.sampler import EpisodeSampler
 from abmll.training.schedule import rate
+from abmll.training.trackers import trackers
 from abmll.training.training_tasks import check_encodings, fingerprint, usable
 
 
@@ -65,13 +67,21 @@ class MetaTrainer:
     """Meta-trains ``model`` on ``tasks`` and leaves the learned theta in it and in ``config.output_dir``.
 
     Training starts from a fresh theta that ``config.seed`` determines, whatever theta the model has.
-    Raises ``ConfigError`` for settings that contradict each other, ``DataError`` for tasks that cannot be trained on.
+    Raises ``ConfigError`` for settings that contradict each other or a library of ``report_to`` that is not installed,
+    ``DataError`` for tasks that cannot be trained on.
     """
 
     def __init__(
-        self, model: AbmllModel, tasks: Sequence[Task], config: TrainConfig, cache: ActivationCache | None = None
+        self,
+        model: AbmllModel,
+        tasks: Sequence[Task],
+        config: TrainConfig,
+        cache: ActivationCache | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         _refuse_unfit(config)
+        self.folder = RunFolder(Path(config.output_dir))
+        self.callbacks = Callbacks([*callbacks, *trackers(config.report_to, self.folder.path)])
         self.model = model
         self.config = config
         self.rule = make_rule(model.scorer, config, len(tasks))
@@ -84,7 +94,6 @@ class MetaTrainer:
             cache = open_cache(model.scorer.base, model.scorer.lower_blocks, config, config.activation_cache_gb)
         shown = config.num_demonstrations if self.rule.demonstrations else 0
         self.episodes = Episodes(model.scorer, self.tasks, sampler, cache, shown)
-        self.folder = RunFolder(Path(config.output_dir))
 
     def settings(self) -> dict[str, Any]:
         """Everything that determines the run but its tasks, flat and fit for YAML: what ``config.yaml`` holds."""
@@ -114,26 +123,31 @@ class MetaTrainer:
         drawn = self.episodes.sampler.drawn(config.max_steps)
         examples, truncated = check_encodings(encoder, self.tasks, drawn, quiet)
         state, first = self._resume() if resume else self._start(overwrite)
-        started, steps, tokens = time.perf_counter(), 0, 0
+        started, steps, tokens, result = time.perf_counter(), 0, 0, None
         with progress(config.max_steps, f"training {self.rule.label}", "episode", quiet=quiet) as bar:
             bar.update(first)
             try:
+                self.callbacks.on_start(self.settings())
                 for episode in range(first, config.max_steps):
                     row, cost = self._episode(state, episode)
                     steps, tokens = steps + cost["steps"], tokens + cost["tokens"]
                     self.folder.append(METRICS, row)
                     self.folder.append(TIMING, cost)
+                    self.callbacks.on_step(episode + 1, row)
                     if (episode + 1) % config.save_steps == 0 or episode + 1 == config.max_steps:
                         self._save(state, episode + 1)
                     bar.set_postfix(nll=f"{row['nll']:.3f}", accuracy=f"{row['accuracy']:.2f}")
                     bar.update()
                 self._finish(state.theta, quiet)
+                seconds = time.perf_counter() - started
+                result = TrainResult(self.folder.path, config.max_steps, steps, tokens, seconds, examples, truncated)
             except KeyboardInterrupt:
                 saved = max(checkpoints(self.folder.path), default=0)  # a checkpoint may just have been completed
                 again = f"--resume to go on from episode {saved}" if saved else "--overwrite: no checkpoint was due yet"
                 raise KeyboardInterrupt(f"{self.folder.path}: run the same command with {again}") from None
-        seconds = time.perf_counter() - started
-        return TrainResult(self.folder.path, config.max_steps, steps, tokens, seconds, examples, truncated)
+            finally:
+                self.callbacks.on_end(result)
+        return result
 
     def _start(self, overwrite: bool) -> tuple[State, int]:
         self.folder.start(self.settings(), overwrite)
@@ -187,8 +201,10 @@ class MetaTrainer:
             "base_fingerprint": self.model.scorer.base.fingerprint,
             "settings": self.settings(),
         }
-        save_bundle(self.folder.path / f"{PREFIX}{episode}", Bundle(tensors, document), STATE, overwrite=True)
+        saved = self.folder.path / f"{PREFIX}{episode}"
+        save_bundle(saved, Bundle(tensors, document), STATE, overwrite=True)
         keep_newest(self.folder.path, self.config.save_total_limit)
+        self.callbacks.on_save(episode, saved)
 
     def _episode(self, state: State, episode: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """One episode; returns its row of metrics and its cost."""

@@ -1,0 +1,98 @@
+"""Trackers hold the numbers of metrics.jsonl; a library that is missing is named before anything is trained."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from abmll import AbmllModel, MetaTrainer, TrainConfig
+from abmll.common.errors import ConfigError
+from abmll.tasks import Task
+
+MakeTrainer = Callable[..., MetaTrainer]
+
+
+@pytest.fixture
+def make(tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> MakeTrainer:
+    def make(report_to: str, **settings: Any) -> MetaTrainer:
+        short: dict[str, Any] = {"max_steps": 3, "save_steps": 2, "inner_steps": 2, "per_device_train_batch_size": 2}
+        short["lr_scheduler_type"] = "constant"
+        config = TrainConfig(output_dir=str(tmp_path / "run"), report_to=report_to, **short | settings)  # type: ignore[arg-type]
+        return MetaTrainer(tiny_model, toy_tasks, config)
+
+    return make
+
+
+def numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if name not in ("episode", "task") and value is not None}
+
+
+def test_tensorboard_holds_the_metrics_of_both_parts(make: MakeTrainer, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    make("tensorboard").train()
+    trainer = make("tensorboard", max_steps=5)
+    trainer.train(resume=True)
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    rows = trainer.folder.rows()
+    assert set(events.Tags()["scalars"]) == set(numbers(rows[0])) >= {"nll", "accuracy"}
+    for name in numbers(rows[0]):
+        written = [(event.step, event.value) for event in events.Scalars(name)]
+        assert written == [(row["episode"], float(np.float32(row[name]))) for row in rows]
+
+
+def test_another_run_in_the_folder_starts_with_no_events(make: MakeTrainer, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    make("tensorboard").train()
+    make("none").train(overwrite=True)
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+@pytest.mark.parametrize("library", ["wandb", "trackio"])
+def test_a_library_of_runs_gets_settings_and_metrics(
+    make: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+    run = SimpleNamespace(
+        log=lambda metrics, step: calls.append(("log", step, metrics)),
+        finish=lambda exit_code: calls.append(("finish", exit_code)),
+    )
+
+    def init(**settings: Any) -> Any:
+        calls.append(("init", settings))
+        return run
+
+    fake = SimpleNamespace(init=init, finish=lambda: calls.append(("finish", 0)))
+    monkeypatch.setitem(sys.modules, library, fake)
+    trainer = make(library)
+    trainer.train()
+    (_, begun), *logged, finished = calls
+    assert (begun["project"], begun["name"], begun["config"]) == ("abmll", "run", trainer.settings())
+    assert begun.get("dir") == (str(tmp_path / "run") if library == "wandb" else None)
+    assert logged == [("log", row["episode"], numbers(row)) for row in trainer.folder.rows()]
+    assert finished == ("finish", 0)
+
+
+def test_wandb_writes_its_files_into_the_run_folder(
+    make: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_CONFIG_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    make("wandb").train()
+    [written] = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    assert b"accuracy" in written.read_bytes()
+
+
+@pytest.mark.parametrize("library", ["tensorboard", "wandb", "trackio"])
+def test_a_missing_library_is_named_before_training(
+    make: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if library == "tensorboard" else library, None)
+    with pytest.raises(ConfigError, match=rf"^report_to: {library} is not installed .*'abmll\[trackers\]'$"):
+        make(library)
+    assert not (tmp_path / "run").exists()
