@@ -141,13 +141,13 @@ class MetaTrainer:
                 self._finish(state.theta, quiet)
                 seconds = time.perf_counter() - started
                 result = TrainResult(self.folder.path, config.max_steps, steps, tokens, seconds, examples, truncated)
+                return result
             except KeyboardInterrupt:
                 saved = max(checkpoints(self.folder.path), default=0)  # a checkpoint may just have been completed
                 again = f"--resume to go on from episode {saved}" if saved else "--overwrite: no checkpoint was due yet"
                 raise KeyboardInterrupt(f"{self.folder.path}: run the same command with {again}") from None
             finally:
                 self.callbacks.on_end(result)
-        return result
 
     def _start(self, overwrite: bool) -> tuple[State, int]:
         self.folder.start(self.settings(), overwrite)
