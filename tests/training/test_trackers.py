@@ -1,7 +1,12 @@
 """Trackers hold the numbers of metrics.jsonl; a library that is missing is named before anything is trained."""
 
+import json
+import os
+import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,6 +91,29 @@ def test_wandb_writes_its_files_into_the_run_folder(
     make("wandb").train()
     [written] = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     assert b"accuracy" in written.read_bytes()
+
+
+def test_trackio_keeps_the_metrics_in_its_folder(tmp_path: Path) -> None:
+    """In a process of its own, as the library reads its folder's name when it is imported."""
+    pytest.importorskip("trackio")
+    program = f"""
+from pathlib import Path
+from abmll.training.trackers import trackers
+[tracker] = trackers("trackio", Path({str(tmp_path / "run")!r}))
+tracker.on_start({{"lr": 0.1}})
+for episode in (1, 2):
+    tracker.on_step(episode, {{"episode": episode, "nll": 1 / episode}})
+tracker.on_end(None)
+"""
+    environment = os.environ | {"TRACKIO_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    with closing(sqlite3.connect(tmp_path / "abmll.db")) as store:
+        rows = store.execute("select run_name, step, metrics from metrics order by step").fetchall()
+    assert [(name, step, json.loads(metrics)) for name, step, metrics in rows] == [
+        ("run", 1, {"nll": 1.0}),
+        ("run", 2, {"nll": 0.5}),
+    ]
 
 
 @pytest.mark.parametrize("library", ["tensorboard", "wandb", "trackio"])
