@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abmll.common.documents import FORMATS, Document
-from abmll.common.files import write_json, write_text
+from abmll.common.files import json_text
 from abmll.language import embedded
 from abmll.language.base import Base
 from abmll.methods import find_rule
@@ -58,9 +58,12 @@ def export_notes(posterior: "TaskPosterior", member: int | None) -> Document:
 
 
 def write_notes(folder: Path, notes: Document, format: str) -> None:
-    """Write ``abmll.json`` and the card beside an export of a ``format``, peft or merged. Raises as ``write_text``."""
-    write_json(folder / NOTES, notes)
-    write_text(folder / CARD, card(notes, format))
+    """Write ``abmll.json`` and the card into the folder of an export of a ``format``, peft or merged.
+
+    The folder is a temporary one of ``atomic_folder``, which names the right place in the error of a full disk.
+    """
+    (folder / NOTES).write_text(json_text(notes), encoding="utf-8")
+    (folder / CARD).write_text(card(notes, format), encoding="utf-8")
 
 
 def card(notes: Document, format: str) -> str:
