@@ -83,7 +83,12 @@ def write_json(path: Path | str, value: Any) -> None:
 
     Raises ``ValueError`` for NaN and infinities, which JSON does not have, before anything is written.
     """
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """``value`` as indented JSON. Raises ``ValueError`` for NaN and infinities, which JSON does not have."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @contextmanager

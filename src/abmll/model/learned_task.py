@@ -18,6 +18,7 @@ from abmll.language.adapter import Adapter
 from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
 from abmll.methods import find_rule
+from abmll.model.export_notes import export_notes
 from abmll.model.interchange import average_update, export_merged, export_peft
 from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prediction import Prediction, batch_calibrated, predict
@@ -71,7 +72,10 @@ class TaskPosterior:
             raise ConfigError(f"member is {number}; this posterior has {len(self.members)}, counted from 0")
         phi = self.members[number]
         if phi is None:
-            raise ConfigError("this posterior is a head on the bare model's features; it has no adapter")
+            raise ConfigError(
+                "this posterior is a head on the bare model's features; it has no adapter; keep it with "
+                "save_pretrained, or learn the task with how='full' (--adapt full)"
+            )
         return phi
 
     @property
@@ -250,16 +254,17 @@ class TaskPosterior:
         """Write the posterior mean, or that of one ``member`` of several, as a plain LoRA adapter PEFT loads.
 
         The mean of several members is the average of their updates, or what of it has their rank. Returns how far that
-        is from the average (``average_update``).
+        is from the average (``average_update``). Beside it lie ``abmll.json`` and a card (``export_notes``). Raises
+        ``ConfigError`` where there is no adapter or no such member, ``AbmllError`` where it cannot be written.
         """
         phi, lost = self._exported(member)
-        export_peft(self.scorer, phi, Path(folder), overwrite)
+        export_peft(self.scorer, phi, Path(folder), overwrite, export_notes(self, member))
         return lost
 
     def export_merged(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
         """Write the whole model with the posterior mean added into its weights; the rest as in ``export_peft``."""
         phi, lost = self._exported(member)
-        export_merged(self.scorer, phi, Path(folder), overwrite)
+        export_merged(self.scorer, phi, Path(folder), overwrite, export_notes(self, member))
         return lost
 
     def _exported(self, member: int | None) -> tuple[Adapter, float]:

@@ -1,0 +1,159 @@
+"""What an export needs beside its weights: prompt, labels, tokens of the answers, calibration; JSON and a card."""
+
+import json
+import re
+import string
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from abmll.common.documents import FORMATS, Document
+from abmll.common.files import json_text
+from abmll.language import embedded
+from abmll.language.base import Base
+from abmll.methods import find_rule
+from abmll.tasks import Example
+from abmll.tasks.prompts import Rendered, render
+
+if TYPE_CHECKING:
+    from abmll.model.learned_task import TaskPosterior
+
+NOTES, CARD = "abmll.json", "README.md"
+PLACEHOLDERS = ("{option A}", "{option B}")
+
+
+def export_notes(posterior: "TaskPosterior", member: int | None) -> Document:
+    """All that a program without ABMLL needs to ask the exported mean as the posterior does.
+
+    ``labels`` and ``answer_tokens`` have one order. Where the labels are not fixed, ``labels`` is empty;
+    ``answer_tokens`` then has those of the letters A to Z, or is null where options are scored by their text.
+    """
+    scorer, prompt, encoder = posterior.scorer, posterior.scorer.prompt, posterior.scorer.encoder
+    rendered = _rendered(posterior, posterior.labels or PLACEHOLDERS)
+    template = encoder.full_text(rendered)
+    tokens = None
+    if posterior.labels or prompt.answer == "letter":
+        continuations = _rendered(posterior, posterior.labels or tuple(string.ascii_uppercase)).continuations
+        tokens = [list(found) for found in encoder.answer_tokens(template, continuations)]
+    method = posterior.settings.get("method")
+    return {
+        "format": FORMATS["export"],
+        "task_name": posterior.task_name,
+        "labels": list(posterior.labels),
+        "prompt": {
+            "template": template,
+            "opening_tokens": encoder.opening,
+            "answer": prompt.answer,
+            "length_normalize": prompt.length_normalize,
+            "max_tokens": encoder.limit,
+            "demonstrations": len(posterior.demonstrations),
+        },
+        "answer_tokens": tokens,
+        "calibration": _calibration(posterior),
+        "batch_calibrated": method is not None and find_rule(method).batch_calibrated,
+        "members": len(posterior.members),
+        "member": member,
+        "head_left_out": posterior.head is not None,
+        "base": {**_named(scorer.base), "dtype": str(scorer.base.model.dtype).removeprefix("torch.")},
+    }
+
+
+def write_notes(folder: Path, notes: Document, format: str) -> None:
+    """Write ``abmll.json`` and the card into the folder of an export of a ``format``, peft or merged.
+
+    The folder is a temporary one of ``atomic_folder``, which names the right place in the error of a full disk.
+    """
+    (folder / NOTES).write_text(json_text(notes), encoding="utf-8")
+    (folder / CARD).write_text(card(notes, format), encoding="utf-8")
+
+
+def card(notes: Document, format: str) -> str:
+    """The card that a model hub shows, in Markdown."""
+    base, library = notes["base"], "peft" if format == "peft" else "transformers"
+    named = [f"base_model: {json.dumps(base['name'])}"] if base["is_hub_name"] else []
+    front = ["---", *named, f"library_name: {library}", "tags:", "- abmll", "- text-classification", "- lora", "---"]
+    labels = json.dumps(notes["labels"], ensure_ascii=False) if notes["labels"] else "those of each question"
+    lines = [
+        *front,
+        "",
+        f"# {' '.join(notes['task_name'].split())}",
+        "",
+        f"{'A LoRA adapter' if format == 'peft' else 'A language model'} for one text task, exported from ABMLL. "
+        "It has the mean of what was learned.",
+        "",
+        f"Base model: {base['name']}" + (f" ({base['base_note']})" if base["base_note"] else ""),
+        "",
+        "Labels, in their order:",
+        "",
+        _block(labels),
+        "",
+        "Prompt, with the text to be sorted in the place of `{input}`:",
+        "",
+        _block(notes["prompt"]["template"]),
+        "",
+        "Loading it; `BASE` is the base model, `FOLDER` is this folder:" if format == "peft" else "Loading it:",
+        "",
+        _block(LOADING[format], "python"),
+        "",
+        _probabilities(notes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+LOADING = {
+    "peft": """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(BASE)
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), FOLDER)""",
+    "merged": """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+model = AutoModelForCausalLM.from_pretrained(FOLDER)""",
+}
+
+
+def _probabilities(notes: Document) -> str:
+    """What to do with the answers."""
+    parts = []
+    if notes["calibration"] is not None:
+        parts.append(
+            "The probabilities p of the answers need the calibration in `abmll.json`: "
+            "softmax(inverse_temperature * log p + biases)."
+        )
+    if notes["head_left_out"]:
+        parts.append("The head that answers in ABMLL is not part of this export, so its answers are others.")
+    if notes["members"] > 1 and notes["member"] is None:
+        parts.append(f"This is the average of {notes['members']} members; in ABMLL their probabilities are averaged.")
+    return " ".join([*parts, "`abmll.json` has the tokens of the answers and all other settings."])
+
+
+def _rendered(posterior: "TaskPosterior", options: tuple[str, ...]) -> Rendered:
+    example = Example("template", "{input}", options, None)
+    return render(example, posterior.task_name, posterior.scorer.prompt, posterior.demonstrations)
+
+
+def _calibration(posterior: "TaskPosterior") -> Document | None:
+    """At its mean; ``biases`` in the order of the labels, none where these have none."""
+    calibration = posterior.calibration
+    if calibration is None:
+        return None
+    mean = calibration.mean.tolist()
+    own = dict(zip(calibration.labels, mean[1:], strict=False))
+    return {"inverse_temperature": mean[0], "biases": [own.get(label, 0.0) for label in posterior.labels]}
+
+
+def _named(base: Base) -> Document:
+    """The base without any path of this computer: a hub's name, or a folder's last name."""
+    if base.name == embedded.NAME:
+        name, is_hub_name, note = embedded.HUB_NAME, True, embedded.NOTE
+    elif Path(base.name).expanduser().is_dir():
+        name, is_hub_name, note = Path(base.name).expanduser().resolve().name, False, None
+    else:
+        name, is_hub_name, note = base.name, True, None
+    return {"name": name, "is_hub_name": is_hub_name, "fingerprint": base.fingerprint, "base_note": note}
+
+
+def _block(text: str, language: str = "") -> str:
+    """A block of code whose fence is longer than any in the text."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
