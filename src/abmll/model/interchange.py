@@ -101,8 +101,8 @@ def export_merged(
         weight = linear.weight
         if not is_plain(weight):
             raise ConfigError(
-                f"{name}: cannot merge into a quantised layer; export with --format peft, or name the model as it was "
-                "before it was quantised with --model"
+                f"{name}: cannot merge into a quantised layer; export with --format peft, load that adapter with "
+                "PEFT on an unquantised copy of the model, and call merge_and_unload there"
             )
         update = scorer.space.scaling * layer.mean_B @ layer.mean_A
         update = update.T if isinstance(linear, Conv1D) else update
