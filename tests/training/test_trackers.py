@@ -25,8 +25,8 @@ MakeTrainer = Callable[..., MetaTrainer]
 def make(tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> MakeTrainer:
     def make(report_to: str, **settings: Any) -> MetaTrainer:
         short: dict[str, Any] = {"max_steps": 3, "save_steps": 2, "inner_steps": 2, "per_device_train_batch_size": 2}
-        short["lr_scheduler_type"] = "constant"
-        config = TrainConfig(output_dir=str(tmp_path / "run"), report_to=report_to, **short | settings)  # type: ignore[arg-type]
+        short |= {"lr_scheduler_type": "constant", "report_to": report_to}
+        config = TrainConfig(output_dir=str(tmp_path / "run"), **short | settings)
         return MetaTrainer(tiny_model, toy_tasks, config)
 
     return make
