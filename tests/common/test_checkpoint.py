@@ -31,7 +31,14 @@ BUNDLE = Bundle(
         "theta": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(1.5, dtype=torch.float64)},
         "optimizer_phi": {},
     },
-    {"episode": 3, "settings": {"beta": 5e-10}},
+    {
+        "episode": 3,
+        "num_tasks": 1,
+        "tasks": ["t"],
+        "data_sha256": "0" * 64,
+        "base_fingerprint": "1" * 64,
+        "settings": {"beta": 5e-10},
+    },
 )
 
 
@@ -103,11 +110,14 @@ def test_damage_is_named_with_its_remedy(folder: Path, name: str, damage: Callab
     [
         ("", "is not valid JSON ("),
         ('{"sha256": ', "delete the folder to fall back on an older one"),
-        ("{}", "lists no files, so it is damaged; delete the folder"),
+        ("{}", "is damaged (sha256: Field required); delete the folder"),
         ("[1]", "is not a JSON object; delete the folder"),
-        ('{"sha256": 3}', "lists no files, so it is damaged; delete the folder"),
-        ('{"sha256": {}}', "does not list state.json; is this another kind of folder?"),
-        ('{"sha256": {"state.json": ""}}', "does not list theta.safetensors, so it is damaged; delete the folder"),
+        ('{"sha256": 3}', "is damaged (sha256: Input should be an object); delete the folder"),
+        ('{"sha256": {}}', "is damaged (sha256: Dictionary should have at least 1 item"),
+        ('{"sha256": {"state.json": ""}}', "is damaged (sha256.state.json: String should match pattern"),
+        ('{"sha256": {"../state.json": "' + "0" * 64 + '"}}', "is damaged (sha256.../state.json.[key]: String should match"),
+        ('{"sha256": {"other.json": "' + "0" * 64 + '"}}', "does not list state.json; is this another kind of folder?"),
+        ('{"sha256": {"state.json": "' + "0" * 64 + '"}}', "does not list theta.safetensors, so it is damaged; delete the folder"),
     ],
 )
 def test_damaged_manifest(folder: Path, text: str, words: str) -> None:

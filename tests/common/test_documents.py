@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from abmll.common.documents import FORMATS, OF_VERSION_0_1, read_json, read_json_lines, write_json_lines
+from abmll.common.documents import FORMATS, OF_VERSION_0_1, read_json, read_json_lines, write_document, write_json_lines
 from abmll.common.errors import CheckpointError, DataError
 from abmll.common.files import write_json
 
+SIZE = {"given": {}, "size": {"max_steps": 5}}
+
 
 def test_a_document_of_its_format_comes_back(tmp_path: Path) -> None:
-    written = {"format": FORMATS["cell"], "mean": {"nll": 0.5}}
-    write_json(tmp_path / "cell.json", written)
-    assert read_json(tmp_path / "cell.json", "cell", "compute it again") == written
-    assert read_json(tmp_path / "cell.json", None, "compute it again") == written
+    path = tmp_path / "size.json"
+    write_document(path, "size", SIZE)
+    assert read_json(path, "size", "measure again") == {"format": FORMATS["size"], **SIZE}
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_what_version_0_1_wrote_is_named_as_such(tmp_path: Path, old: str) -> No
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read"):
-        read_json(tmp_path / "none.json", None, "write it")
+        read_json(tmp_path / "none.json", "size", "write it")
 
 
 def test_lines_come_back_without_one_that_was_cut_short(tmp_path: Path) -> None:

@@ -72,13 +72,12 @@ def fitted(
     folder: Path, asked: Mapping[str, Any], values: Mapping[str, Any], given: Mapping[str, int], quiet: bool
 ) -> dict[str, int]:
     """Episodes and questions: as given, as an earlier call in this folder has chosen, or as the machine allows."""
-    from abmll.common.documents import read_json
-    from abmll.common.files import write_json
+    from abmll.common.documents import read_json, write_document
     from abmll.experiments.planning import plan
     from abmll.experiments.sizing import FLOOR, count_work, fit, measure_pace
 
     say, path = narrator(quiet), folder / SIZE
-    known = read_json(path, None, "delete it, and the machine is measured again") if path.exists() else {}
+    known = read_json(path, "size", "delete it, and the machine is measured again") if path.exists() else {}
     if known.get("given") == given:
         size = known["size"]
         say(f"as before: {size['max_steps']} episodes, {size['test_examples']} questions a task")
@@ -93,5 +92,5 @@ def fitted(
         f"about {in_words(work.seconds(size))} on this machine: "
         f"{size['max_steps']} episodes, {size['test_examples']} questions a task"
     )
-    write_json(path, {"given": dict(given), "size": size})
+    write_document(path, "size", {"given": dict(given), "size": size})
     return size

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from abmll.common.documents import FORMATS, Document, read_json
 from abmll.common.errors import CheckpointError
-from abmll.common.files import atomic_folder, sha256_file
+from abmll.common.files import atomic_folder, read_regular, restore, sha256_file
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
+MAX_TENSORS = 64 << 30  # bytes of a file
 STATE = "state.json"
 DOCUMENT = "posterior.json"
 
@@ -69,13 +70,12 @@ def load_bundle(folder: Path, document_name: str) -> Bundle:
     do.
     """
     layout, manifest = LAYOUTS[document_name], folder / MANIFEST
+    restore(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     if not manifest.exists():
         raise CheckpointError(f"{manifest}: missing; {folder} is no {layout.kind}, or damaged: {layout.remedy}")
-    listed = read_json(manifest, None, layout.remedy).get("sha256")
-    if not isinstance(listed, dict):
-        raise CheckpointError(f"{manifest}: lists no files, so it is damaged; {layout.remedy}")
+    listed = read_json(manifest, "manifest", layout.remedy)["sha256"]
     if document_name not in listed:
         raise CheckpointError(f"{manifest}: does not list {document_name}; is this another kind of folder?")
     for group in layout.tensors:
@@ -91,10 +91,7 @@ def load_bundle(folder: Path, document_name: str) -> Bundle:
 
 def _verified(path: Path, digest: str, remedy: str) -> bytes:
     """The content of a listed file, checked against its hash."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    data = read_regular(path, MAX_TENSORS, remedy, CheckpointError)
     if hashlib.sha256(data).hexdigest() != digest:
         raise CheckpointError(f"{path}: does not match its sha256 in {MANIFEST}, so it is damaged; {remedy}")
     return data

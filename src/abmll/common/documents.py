@@ -1,12 +1,19 @@
-"""JSON documents and JSON lines: one reader, one writer, and the name of every format in one place."""
+"""JSON documents and JSON lines: one reader, one writer, and the name of every format in one place.
 
+A document is refused unless it is a regular file of its format, strict JSON, as its schema says (``schemas.py``), and
+as it was written: ``sha256`` in it is the hash of all its other keys.
+"""
+
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from abmll.common.errors import AbmllError, CheckpointError
-from abmll.common.files import write_text
+from abmll.common.files import read_regular, write_json, write_text
+from abmll.common.schemas import problem_of
+from abmll.common.strict_json import parse_json
 
 Document = dict[str, Any]  # a JSON object as it is read and written
 
@@ -23,37 +30,59 @@ FORMATS = {
     "trials": "abmll-trials-2",
     "bigbench": "abmll-bigbench-1",
     "export": "abmll-export-1",
+    "size": "abmll-size-1",
+    "peak": "abmll-peak-1",
 }
+PLAIN = ("manifest", "converted")  # kinds that name no format
+SEAL = "sha256"
+MAX_BYTES = 256 << 20
 _OLD = "checkpoint-1 posterior-2 readout-2 evaluation-1 cell-1 comparison-1 settings-1 trials-1"
 OF_VERSION_0_1 = [f"abmll-{name}" for name in _OLD.split()]
 
 
 def read_json(
-    path: Path, kind: str | None, remedy: str, error: type[AbmllError] = CheckpointError, data: bytes | None = None
+    path: Path, kind: str, remedy: str, error: type[AbmllError] = CheckpointError, data: bytes | None = None
 ) -> Document:
-    """The JSON object in a file, of the format of its ``kind`` (None: any object).
+    """The document in a file.
 
     Args:
-        kind: a key of ``FORMATS``.
+        kind: a key of ``SCHEMAS``.
         remedy: what the user can do where the file cannot be used, the end of the error's line.
         error: the kind of error to raise.
         data: the file's bytes, where they have been read already.
 
-    Raises ``error`` for a file that cannot be read, is no JSON object, or is of another format.
+    Raises ``error`` for a file that cannot be read, is no strict JSON object, is of another format, has been changed
+    since it was written, or does not hold what its kind has to.
     """
+    data = read_regular(path, MAX_BYTES, remedy, error) if data is None else data
     try:
-        document = json.loads(path.read_bytes() if data is None else data)
-    except OSError as problem:
-        raise error(f"{path}: cannot be read ({problem.strerror}); {remedy}") from problem
-    except (ValueError, RecursionError) as problem:
+        document = parse_json(data)
+    except ValueError as problem:
         raise error(f"{path}: is not valid JSON ({problem}); {remedy}") from problem
     found = document.get("format") if isinstance(document, dict) else None
     if found in OF_VERSION_0_1:
         raise error(f"{path}: was written by abmll 0.1, which this version does not read; {remedy}")
-    if not isinstance(document, dict) or (kind is not None and found != FORMATS[kind]):
-        wanted = "a JSON object" if kind is None else f"of the format '{FORMATS[kind]}'"
+    if not isinstance(document, dict) or (kind not in PLAIN and found != FORMATS[kind]):
+        wanted = "a JSON object" if kind in PLAIN else f"of the format '{FORMATS[kind]}'"
         raise error(f"{path}: is not {wanted}; {remedy}")
-    return document
+    if problem := problem_of(kind, data):
+        raise error(f"{path}: is damaged ({problem}); {remedy}")
+    if kind not in PLAIN and SEAL in document and document[SEAL] != _seal(document):
+        raise error(f"{path}: does not match its {SEAL}, so it was changed after it was written; {remedy}")
+    return {key: value for key, value in document.items() if kind in PLAIN or key != SEAL}
+
+
+def write_document(path: Path, kind: str, content: Mapping[str, Any]) -> None:
+    """Write a document that lies by itself, with its format and seal. Raises as ``write_json``."""
+    document = {"format": FORMATS[kind], **content}
+    write_json(path, document | {SEAL: _seal(document)})
+
+
+def _seal(document: Document) -> str:
+    """The SHA-256 of all keys but the seal's own, the same for every order of keys."""
+    rest = {key: value for key, value in document.items() if key != SEAL}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_json_lines(
@@ -70,8 +99,8 @@ def read_json_lines(
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as problem:
+            row = parse_json(line)
+        except ValueError as problem:
             raise error(f"{path}:{number}: is not valid JSON ({problem}); {remedy}") from problem
         if not isinstance(row, dict):
             raise error(f"{path}:{number}: is {type(row).__name__}, not a JSON object; {remedy}")

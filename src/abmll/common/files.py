@@ -1,17 +1,20 @@
 """Files that are either whole or absent: write to a temporary sibling, flush it to the disk, rename it into place."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from abmll.common.errors import AbmllError
+from abmll.common.locks import sole_writer
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -95,17 +98,24 @@ def json_text(value: Any) -> str:
 def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
     """A temporary sibling folder that becomes ``path`` when the block ends well, and vanishes when it does not.
 
+    Wherever its process is killed, the old folder or the new one is there after ``restore`` or the next call, whole.
+    Raises ``AbmllError`` where another process is writing there.
+
     Args:
         path: the folder to create; an empty one may be there already.
         overwrite: replace what is there. Otherwise raises ``AbmllError``, before the block is entered.
     """
     path = Path(path)
-    if not overwrite and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise AbmllError(f"{path} exists already; choose another folder, or overwrite it")
-    temporary, retired = temporary_sibling(path), temporary_sibling(path)
-    try:
+    with ExitStack() as stack:
         with disk_errors(path):
-            temporary.mkdir(parents=True)
+            stack.enter_context(sole_writer(path))
+        _restore(path)
+        if not overwrite and path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise AbmllError(f"{path} exists already; choose another folder, or overwrite it")
+        temporary = temporary_sibling(path)
+        stack.callback(_restore, path)
+        with disk_errors(path):
+            temporary.mkdir()
         try:
             yield temporary
         except OSError as error:
@@ -117,15 +127,35 @@ def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
                 _sync(file)
             _sync(temporary)
             if path.exists():
-                os.replace(path, retired)
+                os.replace(path, _retired(path))
             os.replace(temporary, path)
             _sync(path.parent)
-    finally:
-        # A failure between the two renames leaves the old folder aside: put it back.
+
+
+def restore(path: Path) -> None:
+    """Put a folder back that ``atomic_folder`` was replacing when its process was killed.
+
+    Nothing happens where there is none, or where the replacing goes on.
+    """
+    if _retired(path).exists():
+        with suppress(AbmllError, OSError), sole_writer(path):
+            _restore(path)
+
+
+def _retired(path: Path) -> Path:
+    """Where a folder lies while another takes its place."""
+    return path.with_name(f".{path.name}.replaced")
+
+
+def _restore(path: Path) -> None:
+    """The same for who has the right to write there; what killed processes have left unfinished is deleted."""
+    retired = _retired(path)
+    with disk_errors(path):
         if retired.exists() and not path.exists():
             os.replace(retired, path)
-        remove(temporary)
         remove(retired)
+        for unfinished in path.parent.glob(f".{glob.escape(path.name)}.*-????????.tmp"):
+            remove(unfinished)
 
 
 def remove(path: Path) -> None:
@@ -135,6 +165,24 @@ def remove(path: Path) -> None:
     else:
         with suppress(FileNotFoundError, NotADirectoryError):  # the latter: below a file there can be none
             path.unlink()
+
+
+def read_regular(path: Path, limit: int, remedy: str, error: type[AbmllError]) -> bytes:
+    """The bytes of a file. Raises ``error``, with the ``remedy`` at its end, where it cannot be read, is longer than
+    ``limit``, or is none of the regular files: a pipe or a device may never end.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe waits for its writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:
+            about = os.fstat(descriptor)
+            if not stat.S_ISREG(about.st_mode):
+                raise error(f"{path}: is not a regular file; {remedy}")
+            if about.st_size > limit:
+                raise error(f"{path}: has {about.st_size:,} bytes, more than the {limit:,} that it may; {remedy}")
+            return file.read()
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({problem.strerror}); {remedy}") from problem
 
 
 def sha256_file(path: Path | str) -> str:

@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from abmll.common.documents import FORMATS, Document, read_json, read_json_lines, write_json_lines
-from abmll.common.files import write_json
+from abmll.common.documents import FORMATS, Document, read_json, read_json_lines, write_document, write_json_lines
 from abmll.experiments.budget import CURVES
 from abmll.experiments.method_spec import Settings, Spec
 
@@ -115,7 +114,7 @@ def predictions_path(cell: Path) -> Path:
 def save_cell(path: Path, document: Document, predictions: Iterable[Mapping[str, Any]]) -> None:
     """Write predictions and then the result, each whole or not at all: a result is there only once all of it is."""
     write_json_lines(predictions_path(path), predictions)
-    write_json(path, {"format": FORMATS["cell"], **document, "predictions": predictions_path(path).name})
+    write_document(path, "cell", {**document, "predictions": predictions_path(path).name})
 
 
 def load_cell(path: Path) -> Document | None:

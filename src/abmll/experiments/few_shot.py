@@ -13,9 +13,8 @@ from typing import Any
 
 from abmll._version import __version__
 from abmll.common.config import EvaluateConfig
-from abmll.common.documents import FORMATS, Document, write_json_lines
+from abmll.common.documents import Document, write_document, write_json_lines
 from abmll.common.errors import DataError
-from abmll.common.files import write_json
 from abmll.common.progress import progress
 from abmll.common.settings import flatten
 from abmll.experiments.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
@@ -179,7 +178,6 @@ def save_evaluation(
     """Write ``metrics.json`` and ``predictions.jsonl``; ``about`` names run, suite and seed."""
     rule = find_rule(model.learning.method)
     document = {
-        "format": FORMATS["evaluation"],
         "method": rule.name,
         "label": rule.label,
         **about,
@@ -192,7 +190,7 @@ def save_evaluation(
         "pooled": evaluation.pooled,
     }
     write_json_lines(folder / "predictions.jsonl", evaluation.predictions)
-    write_json(folder / "metrics.json", document)
+    write_document(folder / "metrics.json", "evaluation", document)
 
 
 def versions() -> dict[str, str]:

@@ -14,9 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from abmll.common.documents import FORMATS, Document, read_json
+from abmll.common.documents import Document, read_json, write_document
 from abmll.common.errors import AbmllError, ConfigError
-from abmll.common.files import write_json
 from abmll.common.progress import progress
 from abmll.experiments.cell_runner import CellRunner, ResultFolder
 from abmll.experiments.cells import digest, load_cell
@@ -79,7 +78,6 @@ def tune(
                 tuned[study.spec.key] = {**tuned.get(study.spec.key, {}), **best[study.spec].settings}
                 bar.update()
     document = {
-        "format": FORMATS["settings"],
         "suite": suite.name,
         "validation": list(suite.validation),
         "seeds": list(config.seeds),
@@ -88,7 +86,7 @@ def tune(
         "methods": {spec.key: tuned[spec.key] for spec in (*first, *later)},
         "scores": {spec.key: vars(trial) for spec, trial in best.items()},
     }
-    write_json(results.folder / RESULT, document)
+    write_document(results.folder / RESULT, "settings", document)
     return document
 
 
@@ -114,7 +112,7 @@ def search(runner: CellRunner, study: Study) -> list[Trial]:
         proposed = optimizer.ask(ranges)
         if number == len(trials):
             trials.append(_try(runner, study, proposed.params))
-            write_json(path, {"format": FORMATS["trials"], "trials": [vars(trial) for trial in trials]})
+            write_document(path, "trials", {"trials": [vars(trial) for trial in trials]})
         elif trials[number].settings != proposed.params:
             raise ConfigError(f"{path}: holds trials of another version of Optuna; delete it to search again")
         nll = trials[number].nll

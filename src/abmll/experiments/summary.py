@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from abmll.common.documents import FORMATS, Document, read_json
-from abmll.common.files import write_json
+from abmll.common.documents import Document, read_json, write_document
 from abmll.experiments.budget import CURVES, REFERENCE
 from abmll.experiments.cells import Cell, load_cell, load_predictions, predictions_path
 from abmll.experiments.execution import Failure
@@ -60,7 +59,6 @@ def summarize(
             "task_ranks": ranks,
         }
     summary = {
-        "format": FORMATS["comparison"],
         "suite": suite.name,
         "seeds": seeds,
         "reference": reference if reference in rows else None,
@@ -73,7 +71,7 @@ def summarize(
         "failures": [{"method": one.cell.row, "seed": one.cell.seed, "error": one.error} for one in failures],
         "methods": rows,
     }
-    write_json(folder / RESULT, summary)
+    write_document(folder / RESULT, "comparison", summary)
     return summary
 
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from abmll.common.checkpoint import PREFIX, STATE, checkpoints, latest_checkpoint, load_bundle, refuse_other_base
 from abmll.common.config import LearningConfig, TrainConfig
-from abmll.common.documents import read_json
+from abmll.common.documents import read_json, write_document
 from abmll.common.errors import AbmllError
-from abmll.common.files import write_json
 from abmll.common.settings import flatten, pick
 from abmll.language.activation_cache import ActivationCache
 from abmll.language.meter import metered
@@ -45,7 +44,7 @@ def train_once(
     trainer = MetaTrainer(model, tasks, config, cache)
     with metered(model.scorer) as cost:
         trainer.train(resume=not deleted and goes_on(trainer), overwrite=True, quiet=quiet)
-    write_json(folder / COST, {"peak_memory_mb": cost.peak_memory_mb})
+    write_document(folder / COST, "peak", {"peak_memory_mb": cost.peak_memory_mb})
 
 
 def goes_on(trainer: MetaTrainer) -> bool:
@@ -92,7 +91,7 @@ def cost_of_run(folder: Path, episodes: int | None = None) -> dict[str, float | 
     """What a run, or its first ``episodes``, has cost: see ``RunFolder.cost``; the peak memory is that of the whole."""
     cost = RunFolder(folder).cost(episodes)
     path = folder / COST
-    peak = read_json(path, None, "delete the folder")["peak_memory_mb"] if path.is_file() else None
+    peak = read_json(path, "peak", "delete the folder")["peak_memory_mb"] if path.is_file() else None
     return {**cost, "gradient_steps": cost.pop("steps"), "peak_memory_mb": peak}
 
 

@@ -81,7 +81,7 @@ def _convert(gguf: Path, target: Path) -> None:
 
 def _verify(folder: Path) -> None:
     remedy = f"delete the folder {folder} and run again"
-    for name, digest in read_json(folder / MANIFEST, None, remedy)["sha256"].items():
+    for name, digest in read_json(folder / MANIFEST, "converted", remedy)["sha256"].items():
         path = folder / name
         if not path.exists() or sha256_file(path) != digest:
             raise CheckpointError(f"{path}: missing or damaged; {remedy}")

@@ -9,9 +9,9 @@ import yaml
 
 from abmll.common.checkpoint import PREFIX, checkpoints
 from abmll.common.config import RunConfig
-from abmll.common.documents import FORMATS, Document, json_lines, read_json, read_json_lines, write_json_lines
+from abmll.common.documents import Document, json_lines, read_json, read_json_lines, write_document, write_json_lines
 from abmll.common.errors import CheckpointError, ConfigError
-from abmll.common.files import disk_errors, remove, write_json, write_text
+from abmll.common.files import disk_errors, remove, write_text
 from abmll.posterior.calibration import CalibrationPrior
 
 CONFIG, METRICS, TIMING, CARD = "config.yaml", "metrics.jsonl", "timing.jsonl", "README.md"
@@ -99,8 +99,8 @@ class RunFolder:
         self, episode: int, prior: CalibrationPrior, settings: Mapping[str, int], cost: Mapping[str, float]
     ) -> None:
         """Keep theta's calibration of after so many episodes, the settings it was learned under, and what that took."""
-        document = {"format": FORMATS["calibration"], "episode": episode, "prior": asdict(prior)}
-        write_json(self.path / CALIBRATION, document | {"settings": dict(settings), "cost": dict(cost)})
+        document = {"episode": episode, "prior": asdict(prior), "settings": dict(settings), "cost": dict(cost)}
+        write_document(self.path / CALIBRATION, "calibration", document)
 
     def calibration(self, episode: int, settings: Mapping[str, int] | None = None) -> CalibrationPrior | None:
         """theta's calibration of after so many episodes, learned under these ``settings`` if they are given; else None.

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from abmll.common.checkpoint import Bundle
-from abmll.common.documents import FORMATS, Document, read_json
+from abmll.common.documents import Document, read_json, write_document
 from abmll.common.errors import CheckpointError, ConfigError
-from abmll.common.files import write_json
 
 CLASSIFIER = "classifier.json"
 KINDS = {
@@ -41,7 +40,7 @@ def write_classifier(folder: Path, parameters: Document, classes: np.ndarray) ->
     """Write what a classifier has beside its posterior; the classes are such as ``refuse_unsaveable`` lets pass."""
     kind = KINDS[classes.dtype.kind]
     document = {"parameters": parameters, "classes": {"type": kind, "values": classes.tolist()}}
-    write_json(folder / CLASSIFIER, document | {"format": FORMATS["classifier"]})
+    write_document(folder / CLASSIFIER, "classifier", document)
 
 
 def refuse_unsaveable(classes: np.ndarray) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from abmll.common.documents import FORMATS, json_lines, read_json
+from abmll.common.documents import json_lines, read_json, write_document
 from abmll.common.download import IndexFile, fetch_from_index
 from abmll.common.errors import DataError
-from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_json, write_text
+from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_text
 from abmll.common.progress import progress
 from abmll.tasks.types import Example, split_by_content
 
@@ -113,8 +113,8 @@ def convert(sdist: Path, folder: Path, archive: IndexFile = SDIST, quiet: bool =
                 "description": source.content.get("description"),
             }
         tasks = dict(sorted(tasks.items()))
-        about = {"format": FORMATS["bigbench"], "archive": archive.filename, "archive_sha256": archive.sha256}
-        write_json(temporary / "manifest.json", about | {"tasks": tasks})
+        about = {"archive": archive.filename, "archive_sha256": archive.sha256, "tasks": tasks}
+        write_document(temporary / "manifest.json", "bigbench", about)
     return tasks
 
 

@@ -1,0 +1,94 @@
+"""Saves that are killed or refused at every system call that changes a folder: the old state or the new one, whole."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from abmll.common.files import atomic_folder, restore
+
+# Counts what changes the disk, and dies at, or refuses, the Nth of it.
+SAVE = """
+import errno, os, sys
+from pathlib import Path
+from abmll.common.files import atomic_folder
+
+folder, number, how = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+seen, armed = 0, False
+WATCHED = {"os.rename", "os.mkdir", "os.remove", "os.rmdir"}
+
+def step(*_):
+    global seen
+    if not armed:
+        return
+    seen += 1
+    if seen == number:
+        if how == "kill":
+            os._exit(137)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+def hook(event, arguments):
+    if event in WATCHED or (event == "open" and str(folder.parent) in str(arguments[0])):
+        step()
+
+sys.addaudithook(hook)
+sync = os.fsync
+os.fsync = lambda descriptor: (step(), sync(descriptor))[1]
+armed = True
+try:
+    with atomic_folder(folder, overwrite=True) as target:
+        for name in ("a", "b"):
+            (target / name).write_text("new")
+except Exception as error:
+    armed = False
+    print(type(error).__name__)
+    sys.exit(2)
+armed = False
+print(seen)
+"""
+
+
+def save(folder: Path, number: int, how: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", SAVE, str(folder), str(number), how]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def state(folder: Path) -> dict[str, str]:
+    restore(folder)
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("how", ["kill", "refuse"])
+def test_at_every_step_the_old_folder_or_the_new_one_is_there(tmp_path: Path, how: str) -> None:
+    old, new = {"a": "old", "c": "old"}, {"a": "new", "b": "new"}
+    steps = int(save(tmp_path / "all" / "posterior", 0, "kill").stdout)
+    assert steps > 8
+    found = []
+    for number in range(1, steps + 3):
+        folder = tmp_path / str(number) / "posterior"
+        with atomic_folder(folder) as target:
+            for name, text in old.items():
+                (target / name).write_text(text)
+        done = save(folder, number, how)
+        assert "Traceback" not in done.stderr
+        assert done.returncode in (0, 137 if how == "kill" else 2)
+        if done.returncode == 2:
+            assert done.stdout == "AbmllError\n"
+        found.append(state(folder))
+        assert found[-1] in (old, new)
+        assert done.returncode != 0 or found[-1] == new
+        with atomic_folder(folder, overwrite=True) as target:  # the next one clears what was left
+            (target / "a").write_text("next")
+        assert [path.name for path in folder.parent.iterdir()] == ["posterior"]
+    assert old in found
+    assert new in found
+
+
+def test_killed_between_the_two_renames(tmp_path: Path) -> None:
+    folder = tmp_path / "posterior"
+    folder.mkdir()
+    (folder / "a").write_text("old")
+    folder.rename(tmp_path / ".posterior.replaced")
+    assert state(folder) == {"a": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["posterior"]
