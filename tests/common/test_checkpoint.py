@@ -115,9 +115,15 @@ def test_damage_is_named_with_its_remedy(folder: Path, name: str, damage: Callab
         ('{"sha256": 3}', "is damaged (sha256: Input should be an object); delete the folder"),
         ('{"sha256": {}}', "is damaged (sha256: Dictionary should have at least 1 item"),
         ('{"sha256": {"state.json": ""}}', "is damaged (sha256.state.json: String should match pattern"),
-        ('{"sha256": {"../state.json": "' + "0" * 64 + '"}}', "is damaged (sha256.../state.json.[key]: String should match"),
+        (
+            '{"sha256": {"../state.json": "' + "0" * 64 + '"}}',
+            "is damaged (sha256.../state.json.[key]: String should match",
+        ),
         ('{"sha256": {"other.json": "' + "0" * 64 + '"}}', "does not list state.json; is this another kind of folder?"),
-        ('{"sha256": {"state.json": "' + "0" * 64 + '"}}', "does not list theta.safetensors, so it is damaged; delete the folder"),
+        (
+            '{"sha256": {"state.json": "' + "0" * 64 + '"}}',
+            "does not list theta.safetensors, so it is damaged; delete the folder",
+        ),
     ],
 )
 def test_damaged_manifest(folder: Path, text: str, words: str) -> None:

@@ -1,10 +1,21 @@
 """JSON documents and lines: what is read back, and what is refused in one line."""
 
+import json
+import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from abmll.common.documents import FORMATS, OF_VERSION_0_1, read_json, read_json_lines, write_document, write_json_lines
+from abmll.common.documents import (
+    FORMATS,
+    MAX_BYTES,
+    OF_VERSION_0_1,
+    read_json,
+    read_json_lines,
+    write_document,
+    write_json_lines,
+)
 from abmll.common.errors import CheckpointError, DataError
 from abmll.common.files import write_json
 
@@ -70,3 +81,62 @@ def test_what_json_does_not_have_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json_lines(tmp_path / "rows.jsonl", [{"a": float("nan")}])
     assert not (tmp_path / "rows.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"size": {"max_steps": 6}}, "does not match its sha256, so it was changed after it was written"),
+        ({"sha256": None}, "does not match its sha256"),
+        ({"sha256": "0"}, r"is damaged \(sha256: String should match"),
+        ({"more": 1}, r"is damaged \(more: Extra inputs are not permitted\)"),
+        ({"size": {"max_steps": -1}}, r"is damaged \(size\.max_steps: Input should be greater than or equal to 0\)"),
+        ({"size": {"max_steps": "5"}}, r"is damaged \(size\.max_steps: Input should be a valid integer\)"),
+        ({"size": {"max_steps": True}}, r"is damaged \(size\.max_steps: Input should be a valid integer\)"),
+        ({"size": {"max_steps": 5.0}}, r"is damaged \(size\.max_steps: Input should be a valid integer\)"),
+        ({"size": None}, r"is damaged \(size: Input should be an object\)"),
+    ],
+)
+def test_a_changed_document_is_refused(tmp_path: Path, change: dict[str, object], problem: str) -> None:
+    path = tmp_path / "size.json"
+    write_document(path, "size", SIZE)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=rf"size\.json: {problem}.*; measure again$"):
+        read_json(path, "size", "measure again")
+
+
+def test_order_of_keys_and_spaces_are_no_change(tmp_path: Path) -> None:
+    path = tmp_path / "size.json"
+    write_document(path, "size", SIZE)
+    path.write_text(json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
+    assert read_json(path, "size", "measure again") == {"format": FORMATS["size"], **SIZE}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name, problem in [("pipe", "is not a regular"), ("device", "is not a regular"), ("folder", "cannot be read")]:
+        with pytest.raises(CheckpointError, match=f"{problem}.*; measure again$"):
+            read_json(tmp_path / name, "size", "measure again")
+
+
+def test_a_file_without_end_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(CheckpointError, match=r"has 268,435,457 bytes, more than the 268,435,456 that it may"):
+        read_json(tmp_path / "large", "size", "measure again")
+
+
+KINDS = {FORMATS[kind]: kind for kind in ("cell", "comparison", "settings")}
+
+
+def test_every_published_result_is_as_its_schema_says() -> None:
+    found = Counter[str]()
+    for path in (Path(__file__).parents[2] / "results").rglob("*.json"):
+        if kind := KINDS.get(json.loads(path.read_bytes()).get("format")):
+            read_json(path, kind, "publish it again")
+            found[kind] += 1
+    assert found["cell"] > 100
+    assert set(found) == set(KINDS.values())

@@ -134,11 +134,11 @@ def test_rows_are_fit_for_json(tiny_model: AbmllModel) -> None:
 
 def test_files(evaluate: Callable[..., Evaluation], tiny_model: AbmllModel, tmp_path: Path) -> None:
     evaluation = evaluate()
-    about = {"run": "runs/x", "suite": "s", "seed": 0}
+    about = {"run": "runs/x", "suite": "s", "seed": 0, "missing": [], "known_leaks": []}
     save_evaluation(evaluation, tmp_path / "evaluation", tiny_model, CONFIG, about)
     document = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
-    wanted = "format method label run suite seed settings versions truncated_prompts demonstrations_left_out"
-    assert list(document) == [*wanted.split(), "tasks", "mean", "pooled"]
+    wanted = "format method label run suite seed missing known_leaks settings versions truncated_prompts"
+    assert list(document) == [*wanted.split(), "demonstrations_left_out", "tasks", "mean", "pooled", "sha256"]
     assert document["format"] == "abmll-evaluation-2"
     assert (document["method"], document["label"]) == ("abmll", "ABMLL")
     assert (document["run"], document["suite"], document["seed"]) == ("runs/x", "s", 0)

@@ -48,7 +48,7 @@ def test_the_cache_is_used_while_it_is_whole_and_refused_when_damaged(cache: Pat
     cache.mkdir(parents=True)
     (cache / "model.safetensors").write_bytes(b"weights")
     hashes = {"model.safetensors": sha256_file(cache / "model.safetensors")}
-    (cache / MANIFEST).write_text(json.dumps({"sha256": hashes}))
+    (cache / MANIFEST).write_text(json.dumps({"source": "a test", "gguf_sha256": "0" * 64, "sha256": hashes}))
     assert embedded_model(ignore) == cache
     (cache / "model.safetensors").write_bytes(b"weightz")
     with pytest.raises(CheckpointError, match=r"model\.safetensors: missing or damaged; delete the folder .* again$"):

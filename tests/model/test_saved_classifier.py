@@ -185,11 +185,11 @@ def test_classes_that_json_does_not_know_are_refused(fitted: AbmllClassifier, tm
 
 
 DAMAGES: list[tuple[dict[str, Any], str]] = [
-    ({"classes": None}, "cannot be used"),
+    ({"classes": None}, r"is damaged \(classes: Input should be an object"),
     ({"classes": {"type": "int", "values": ["no", "yes"]}}, "cannot be used .its classes are"),
-    ({"classes": {"type": "date", "values": ["no", "yes"]}}, "cannot be used"),
-    ({"classes": {"type": "str", "values": ["no"]}}, "cannot be used .its classes are"),
-    ({"parameters": 3}, "cannot be used"),
+    ({"classes": {"type": "date", "values": ["no", "yes"]}}, r"is damaged \(classes.type: Input should be 'bool'"),
+    ({"classes": {"type": "str", "values": ["no"]}}, r"is damaged \(classes.values: List should have at least 2"),
+    ({"parameters": 3}, r"is damaged \(parameters: Input should be an object"),
     ({"parameters": {"colour": 3}}, "its parameters are not this version's"),
     ({"format": "abmll-classifier-0"}, "is not of the format 'abmll-classifier-1'"),
 ]
@@ -201,6 +201,7 @@ def test_a_damaged_folder_is_refused(
 ) -> None:
     fitted.save_pretrained(tmp_path)
     document = json.loads((tmp_path / CLASSIFIER).read_text()) | damage
+    del document["sha256"]  # else every change is refused for that alone
     (tmp_path / CLASSIFIER).write_text(json.dumps(document))
     with pytest.raises(CheckpointError, match=f"{words}.*fit and save the classifier again"):
         AbmllClassifier.from_pretrained(tmp_path)

@@ -155,6 +155,7 @@ class Evaluation(Measured):
     suite: Short
     seed: Seed
     missing: list[Short]
+    known_leaks: list[Short]
     settings: Settings
     versions: dict[Short, Short]
 

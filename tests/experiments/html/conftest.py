@@ -66,8 +66,8 @@ def write_evaluation(folder, method="abmll", tasks=None, seed=0, methods=None):
     metrics = {name: evaluate_task(*p) for name, p in by_task.items()}
     content = {
         "format": "abmll-evaluation-2", "method": method, "label": label, "run": "..", "suite": "bigbench-demo",
-        "seed": seed, "settings": SETTINGS, "versions": VERSIONS, "tasks": metrics,
-        "mean": mean_over_tasks(metrics), "pooled": pooled(by_task),
+        "seed": seed, "missing": [], "known_leaks": [], "settings": SETTINGS, "versions": VERSIONS, "tasks": metrics,
+        "truncated_prompts": 0, "demonstrations_left_out": 0, "mean": mean_over_tasks(metrics), "pooled": pooled(by_task),
     }  # fmt: skip
     rows = [
         {
@@ -127,7 +127,8 @@ def write_comparison(folder, tasks=None, methods=None):
         }  # fmt: skip
     comparison = {
         "format": "abmll-comparison-2", "suite": "bigbench-demo", "seeds": [0], "settings": SETTINGS,
-        "versions": VERSIONS, "methods": cells,
+        "versions": VERSIONS, "methods": cells, "reference": None, "missing": [], "known_leaks": [], "commits": [],
+        "failures": [],
     }  # fmt: skip
     (folder / "comparison.json").write_text(json.dumps(comparison, allow_nan=False), encoding="utf-8")
     return comparison
