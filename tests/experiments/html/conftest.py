@@ -67,7 +67,8 @@ def write_evaluation(folder, method="abmll", tasks=None, seed=0, methods=None):
     content = {
         "format": "abmll-evaluation-2", "method": method, "label": label, "run": "..", "suite": "bigbench-demo",
         "seed": seed, "missing": [], "known_leaks": [], "settings": SETTINGS, "versions": VERSIONS, "tasks": metrics,
-        "truncated_prompts": 0, "demonstrations_left_out": 0, "mean": mean_over_tasks(metrics), "pooled": pooled(by_task),
+        "truncated_prompts": 0, "demonstrations_left_out": 0,
+        "mean": mean_over_tasks(metrics), "pooled": pooled(by_task),
     }  # fmt: skip
     rows = [
         {
