@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from abmll.cli import answers
-from abmll.cli.answers import check_form, write_answers
+from abmll.cli.answers import check_form, write_answers, write_table
 from abmll.common.errors import ConfigError
 from abmll.tasks import Example
 
@@ -71,3 +72,17 @@ def test_parquet_needs_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs pyarrow; install abmll\[data\]"):
         check_form(Path("a.parquet"))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.xlsx"])
+def test_no_spreadsheet_takes_a_text_for_a_formula(tmp_path: Path, name: str) -> None:
+    texts = ["=1+1", "+cmd|' /C calc'!A0", "-x", "@SUM(A1)", "\tx", "a=b", "-1.5", "+3e-5", "", "1,000", "-"]
+    write_table(tmp_path / name, [{"=text": text, "number": -0.5} for text in texts])
+    found = (
+        table(tmp_path / name) if name == "a.csv" else pandas.read_excel(tmp_path / name, dtype=str).to_dict("records")
+    )
+    wanted = [f"'{text}" if text in (*texts[:5], "-") else text for text in texts]
+    assert [row["'=text"] for row in found if isinstance(row["'=text"], str)] == [
+        text for text in wanted if text or name == "a.csv"
+    ]
+    assert {float(row["number"]) for row in found} == {-0.5}

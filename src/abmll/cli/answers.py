@@ -66,8 +66,11 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     elif path.suffix == ".xlsx":
         import pandas
 
+        from abmll.experiments.sheets import harmless
+
+        plain = [{harmless(key): harmless(value) for key, value in row.items()} for row in rows]
         with atomic_file(path) as file:
-            pandas.DataFrame(rows).to_excel(file, index=False, engine="openpyxl")
+            pandas.DataFrame(plain).to_excel(file, index=False, engine="openpyxl")
     else:
         from abmll.experiments.sheets import csv_text
 

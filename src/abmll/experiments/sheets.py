@@ -2,11 +2,15 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from abmll.common.documents import Document
 from abmll.experiments.tables import COLUMNS
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+NUMBER = re.compile(r"[+-]?(\d[\d,]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def method_rows(comparison: Document) -> list[Document]:
@@ -51,9 +55,15 @@ def task_rows(comparison: Document) -> list[Document]:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], separator: str = ",") -> str:
-    """The rows as CSV under the keys of all of them; what a row lacks is empty."""
+    """The rows as CSV under the keys of all of them; what a row lacks is empty. Texts are ``harmless``."""
     buffer, keys = io.StringIO(), list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(buffer, keys, delimiter=separator, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(buffer, delimiter=separator, lineterminator="\n")
+    writer.writerow(map(harmless, keys))
+    writer.writerows([harmless(row.get(key)) for key in keys] for row in rows)
     return buffer.getvalue()
+
+
+def harmless(cell: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: a text that begins like one, and is no number, gets a quote."""
+    is_formula = isinstance(cell, str) and cell.startswith(FORMULA) and not NUMBER.fullmatch(cell)
+    return f"'{cell}" if is_formula else cell
