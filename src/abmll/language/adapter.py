@@ -89,7 +89,8 @@ class Adapter:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor], where: str) -> None:
-        """Overwrite the values from ``state_dict``'s form. Raises ``CheckpointError`` on any other name or shape."""
+        """Overwrite the values from ``state_dict``'s form. Raises ``CheckpointError`` on any other name, shape
+        or type, and for numbers that are not finite."""
         own = self._layer_tensors()
         for name in sorted(own.keys() ^ state.keys()):
             side = "lacks" if name in own else "has the unknown"
@@ -100,6 +101,8 @@ class Adapter:
                     f"{where}: {name} has shape {tuple(state[name].shape)}, this adapter needs {tuple(tensor.shape)}; "
                     "it was saved with another rank or model"
                 )
+            if state[name].dtype != tensor.dtype:
+                raise CheckpointError(f"{where}: {name} is {state[name].dtype}, not {tensor.dtype}; the file is damaged")
             if not bool(torch.isfinite(state[name]).all()):
                 raise CheckpointError(f"{where}: {name} holds values that are not finite numbers; the file is damaged")
         for name, tensor in own.items():

@@ -66,15 +66,20 @@ class AdapterOptimizer:
         }
 
     def load_tensors(self, tensors: dict[str, Tensor], where: str) -> None:
-        """Restore ``tensors()``. Raises ``CheckpointError`` where a moment is missing or has another shape."""
+        """Restore ``tensors()``. Raises ``CheckpointError`` where a moment is missing, is of another shape
+        or type or not finite, and where there is one of another tensor."""
         self.adamw.state.clear()
         if not tensors:
             return
+        wanted = {f"{name}.{moment}" for name in self.named for moment in MOMENTS}
+        for key in sorted(wanted ^ tensors.keys()):
+            side = "is missing" if key in wanted else "is unknown"
+            raise CheckpointError(f"{where}: {key} {side}; it belongs to another model or method")
         for name, tensor in self.named.items():
             for moment in MOMENTS:
-                saved = tensors.get(f"{name}.{moment}")
-                if saved is None or (moment != "step" and saved.shape != tensor.shape):
-                    raise CheckpointError(f"{where}: {name}.{moment} is missing or of another shape")
+                saved, shape = tensors[f"{name}.{moment}"], () if moment == "step" else tensor.shape
+                if saved.shape != shape or not saved.is_floating_point() or not bool(torch.isfinite(saved).all()):
+                    raise CheckpointError(f"{where}: {name}.{moment} is damaged, or of another model")
                 on_host = moment == "step" and not self.fused  # where torch looks for it
                 self.adamw.state[tensor][moment] = saved.to("cpu" if on_host else tensor.device, copy=True)
 

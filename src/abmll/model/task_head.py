@@ -179,6 +179,7 @@ class TaskHead:
             labels, keys = (tuple(map(str, document[name])) for name in ("labels", "keys"))
             answers, seed = tensors["answers"], int(document["seed"])
             is_ordered = document.get("ordered", False)  # as it was before heads knew of an order
+            refuse_odd(features, answers, (len(reader.blocks), scorer.base.model.config.get_text_config().hidden_size))
             if {len(keys), *map(len, features)} != {len(answers)} or len(labels) not in (0, features.scores.shape[1]):
                 raise ValueError("its numbers of examples or labels differ")
             if not isinstance(is_ordered, bool):
@@ -224,6 +225,19 @@ def aligned(features: Features, examples: Sequence[Example], labels: Sequence[st
     for row, own, example in zip(scores, features.scores, examples, strict=True):
         row[[labels.index(option) for option in example.options]] = own[: len(example.options)]
     return Features(features.hidden, scores)
+
+
+def refuse_odd(features: Features, answers: Tensor, depths: tuple[int, int]) -> None:
+    """Raise ``ValueError`` for tensors that no reader has read of this many depths and numbers."""
+    hidden, scores = features
+    if [one.dtype for one in (hidden, scores, answers)] != [torch.float32, torch.float64, torch.int64]:
+        raise ValueError("its tensors are of other types")
+    if hidden.shape[1:] != depths or scores.dim() != 3 or scores.shape[2] != 2 or answers.dim() > 2:
+        raise ValueError("its tensors have other shapes")
+    if not bool(hidden.isfinite().all()) or bool(scores.isnan().any()) or bool(scores.isposinf().any()):
+        raise ValueError("its features are not finite")
+    if not bool(((answers >= 0) & (answers < scores.shape[1])).all()):
+        raise ValueError("an answer is none of the options")
 
 
 def _widened(scores: Tensor, width: int) -> Tensor:
