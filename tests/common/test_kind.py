@@ -1,5 +1,6 @@
 """What a setting may be, read from its annotation, and its values read from text."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -90,3 +91,18 @@ def test_file_names_are_not_split_at_commas() -> None:
 def test_refused_text(kind: Kind, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         kind.read([text])
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63), 10**30])
+def test_numbers_beyond_any_size_are_refused_with_their_limit(value: int) -> None:
+    kind = Kind(int, at_least=-math.inf)
+    assert not kind.accepts(value)
+    assert kind.accepts(2**63 - 1)
+    with pytest.raises(ValueError, match=r"; use a whole number \(below 2\^63\)$"):
+        kind.read([str(value)])
+
+
+def test_the_error_of_a_long_value_is_short() -> None:
+    with pytest.raises(ValueError, match=r"^is 'x{199}\.\.\.; use") as refused:
+        Kind(int).read(["x" * 100_000])
+    assert len(str(refused.value)) < 300

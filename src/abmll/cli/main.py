@@ -12,6 +12,8 @@ from typing import NamedTuple
 from abmll.cli.console import complain
 from abmll.common.errors import AbmllError, ConfigError, nearest
 
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # as torch says it
+
 
 class Command(NamedTuple):
     """A row of the table of commands."""
@@ -61,6 +63,11 @@ def entry(argv: Sequence[str] | None = None) -> int:
         # Whoever can say where to resume raises the interrupt again with that line as its text.
         complain(f"interrupted{': ' if interrupt.args else ''}{interrupt}")
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in OUT_OF_MEMORY):
+            raise
+        complain("error: not enough memory; choose smaller sizes, such as batch size, rank or length, or another model")
+        return 2
     except BrokenPipeError:
         # The reader (head, a pager) has left.
         _give_up_stdout()

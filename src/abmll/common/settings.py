@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from abmll.common.errors import ConfigError, nearest
 
 Config = TypeVar("Config")
+SHOWN = 200  # characters of a value in an error
+LARGEST = 2**63  # beyond it no number is a seed or a size
 _NOUNS = {int: "a whole number", float: "a finite number", bool: "true or false", Path: "a path", str: "a text"}
 
 
@@ -64,12 +66,16 @@ class Kind:
             return isinstance(value, self.base) and value != ""
         if isinstance(value, bool) or not isinstance(value, (int, self.base)) or not math.isfinite(value):
             return False
+        if isinstance(value, int) and _is_too_large(value):
+            return False
         return self.at_least <= value < self.below and value > self.above
 
     def refusal(self, value: Any) -> str:
         """The end of an error's line, after the setting's name."""
-        hint = nearest(str(value), self.choices)
-        return f"is {value!r}; use {self.noun}" + f".{hint}" * bool(hint)
+        hint = nearest(str(value)[:SHOWN], self.choices)
+        shown = repr(value) if len(repr(value)) <= SHOWN else f"{repr(value)[:SHOWN]}..."
+        limit = " (below 2^63)" * (self.base is int and _is_too_large(value))
+        return f"is {shown}; use {self.noun}{limit}" + f".{hint}" * bool(hint)
 
     def read(self, texts: Sequence[str], separator: str | None = ",") -> Any:
         """The value that one or more texts stand for: a flag given once or repeatedly, or positional arguments.
@@ -98,6 +104,13 @@ class Kind:
             return self.base(text)
         except ValueError:
             return None
+
+
+def _is_too_large(value: Any) -> bool:
+    try:
+        return abs(int(value)) >= LARGEST
+    except (TypeError, ValueError, OverflowError):  # no whole number at all
+        return False
 
 
 def kind_of(annotation: Any, **bounds: Any) -> Kind:

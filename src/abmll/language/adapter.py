@@ -102,7 +102,9 @@ class Adapter:
                     "it was saved with another rank or model"
                 )
             if state[name].dtype != tensor.dtype:
-                raise CheckpointError(f"{where}: {name} is {state[name].dtype}, not {tensor.dtype}; the file is damaged")
+                raise CheckpointError(
+                    f"{where}: {name} is {state[name].dtype}, not {tensor.dtype}; the file is damaged"
+                )
             if not bool(torch.isfinite(state[name]).all()):
                 raise CheckpointError(f"{where}: {name} holds values that are not finite numbers; the file is damaged")
         for name, tensor in own.items():

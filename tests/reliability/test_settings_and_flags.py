@@ -1,0 +1,101 @@
+"""Values of flags and settings that nobody meant: refused in one line with exit code 2, or accepted and shown again."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
+
+from abmll.cli.flags import with_common
+from abmll.cli.main import COMMANDS, entry
+from abmll.cli.signature import read_signature
+
+VALUES = [
+    *("", " ", "0", "-0", "-1", "1", "2", "1e3", "1e308", "1e309", "-1e308", "nan", "inf", "-inf", "10" * 20, "1_000"),
+    *("0x10", "1,5", "1.5", "٣", "true", "TRUE", "none", "None", "null", "~", "/", ".", "..", "a,b", ",", ",,", "a,,b"),
+    *("--", "-", "-x", "é", "\u202e", "x" * 5000, "a\nb", "a=b", "[1]", "{}", "18-29", "29-18", "top-0", "top-99999"),
+    *("0,0", "-1-2", "1-", "auto", "cuda:99", "cpu:1", "@", "user/name", "a/b/c", "hf:", "hf:x[", "\\", "%s", "{0}"),
+]
+WORDS = ["train", "adapt", "predict", "evaluate", "compare", "classify", "suggest", "export", "estimate", "tune"]
+
+
+def flags_of(verb: str) -> list[str]:
+    from importlib import import_module
+
+    target = COMMANDS[verb].target
+    assert isinstance(target, str)
+    module, _, name = target.partition(":")
+    options = with_common(read_signature(getattr(import_module(module), name)))
+    names = [option.name for option in options if option.name not in ("help", "print_config")]
+    return [f"--{name.replace('_', '-')}" for name in names]
+
+
+FLAGS = {verb: flags_of(verb) for verb in WORDS}
+
+
+def run(capfd: pytest.CaptureFixture[str], argv: list[str]) -> tuple[int, str, str]:
+    capfd.readouterr()
+    code = entry(argv)
+    out, err = capfd.readouterr()
+    return code, out, err
+
+
+def test_any_flag_with_any_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tries: Callable[[int], int]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    @seed(0)
+    @settings(max_examples=tries(500))
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        verb = data.draw(st.sampled_from(WORDS), "verb")
+        flag = data.draw(st.sampled_from(FLAGS[verb]), "flag")
+        value = data.draw(st.sampled_from(VALUES) | st.text(max_size=20).filter(lambda text: "\0" not in text), "value")
+        argv = [verb, flag, value, "--print-config"] if data.draw(st.booleans(), "apart") else [
+            verb, f"{flag}={value}", "--print-config"]  # fmt: skip
+        code, _, err = run(capfd, argv)
+        assert code in (0, 2)
+        if code == 2:
+            assert err.startswith("abmll: error: ")
+            assert err.count("\n") == 1
+
+    check()
+
+
+def test_any_setting_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tries: Callable[[int], int]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = [
+        *VALUES,
+        "[1, 2]",
+        "{a: b}",
+        "!!python/object:os.system {}",
+        "&a [*a]",
+        "2026-01-01",
+        "'1'",
+        "|\n  x",
+        "a: b: c",
+    ]
+
+    @seed(0)
+    @settings(max_examples=tries(300))
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        verb = data.draw(st.sampled_from(WORDS), "verb")
+        key = data.draw(st.sampled_from(FLAGS[verb]), "key").removeprefix("--").replace("-", "_")
+        text = f"{key}: {data.draw(st.sampled_from(odd), 'value')}\n"
+        how = data.draw(st.sampled_from(["as it is", "as it is", "twice", "cut", "bytes"]), "how")
+        raw = (text * 2 if how == "twice" else text).encode()
+        raw = raw[: data.draw(st.integers(0, len(raw)), "at")] if how == "cut" else raw
+        raw += data.draw(st.binary(max_size=8), "bytes") if how == "bytes" else b""
+        (tmp_path / "settings.yaml").write_bytes(raw)
+        code, _, err = run(capfd, [verb, "--config", "settings.yaml", "--print-config"])
+        assert code in (0, 2)
+        if code == 2:
+            assert err.startswith("abmll: error: ")
+            assert err.count("\n") == 1
+
+    check()
