@@ -42,8 +42,8 @@ from abmll.training.card import model_card
 from abmll.training.early_stopping import is_over
 from abmll.training.empirical_bayes import learn_calibration_prior
 from abmll.training.episodes import Episodes
-from abmll.training.sampler import EpisodeSampler
 from abmll.training.refusals import refuse_unfit
+from abmll.training.sampler import EpisodeSampler
 from abmll.training.schedule import rate
 from abmll.training.trackers import trackers
 from abmll.training.training_tasks import check_encodings, fingerprint, usable

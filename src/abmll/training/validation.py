@@ -120,8 +120,8 @@ class Validation:
         if last < config.max_steps:
             said.append(
                 f"Stopped early, after episode {last} of {config.max_steps}: {config.early_stopping_patience} "
-                f"evaluations in a row had no better {config.metric_for_best_model}. To go on, add --resume and a larger "
-                "--early-stopping-patience."
+                f"evaluations in a row had no better {config.metric_for_best_model}. To go on, add --resume and a "
+                "larger --early-stopping-patience."
             )
         if chosen != last:
             said.append(f"Theta is that of after episode {chosen}, the best evaluation.")
@@ -130,7 +130,7 @@ class Validation:
                 f"On {row['num_examples']} questions of {row['num_tasks']} validation tasks it has NLL "
                 f"{row['nll']:.3f} and accuracy {row['accuracy']:.3f}, before the calibration."
             )
-        return " ".join(said)
+        return "\n".join(said)
 
 
 def _outcomes(probs: torch.Tensor, questions: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
