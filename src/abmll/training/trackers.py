@@ -18,13 +18,14 @@ PROJECT = "abmll"
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an episode's line of metrics, without its own."""
-    return {name: value for name, value in metrics.items() if isinstance(value, int | float) and name != "episode"}
+    """The numbers of an episode, as ``train/nll`` and so on: trackers show what stands before the slash as a group."""
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    return {f"train/{name}": value for name, value in numbers.items() if name != "episode"}
 
 
 def eval_scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an evaluation that change, as ``eval_nll`` and ``eval_accuracy``."""
-    return {f"eval_{name}": metrics[name] for name in ("nll", "accuracy")}
+    """The numbers of an evaluation that change, as ``eval/nll`` and ``eval/accuracy``."""
+    return {f"eval/{name}": metrics[name] for name in ("nll", "accuracy")}
 
 
 class TensorBoard(Callback):
