@@ -182,7 +182,7 @@ class ValidationConfig(Checked):
         False, "keep the checkpoint with the best evaluation, and let the run's theta be that one"
     )
     metric_for_best_model: Literal["nll", "accuracy"] = setting(
-        "nll", "of which evaluation is better, for the best checkpoint and for stopping early"
+        "nll", "the number by which an evaluation is better, for the best checkpoint and for stopping early"
     )
     early_stopping_patience: int | None = setting(
         None, "stop after so many evaluations in a row without improvement (default: do not)", at_least=1
