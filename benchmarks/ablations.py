@@ -16,13 +16,13 @@ from torch import Tensor
 from abmll import AbmllModel
 from abmll.common.config import EvaluateConfig, PromptConfig
 from abmll.common.files import write_json
-from abmll.experiments.few_shot import choose_examples
 from abmll.experiments.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
 from abmll.language.features import FeatureReader
 from abmll.methods.linear_probe import Probe
 from abmll.model.prequential import answer_columns, labels_of
 from abmll.model.task_head import aligned
 from abmll.posterior.head import HeadPosterior, HeadPrior, Known
+from abmll.tasks.evaluation_examples import choose_examples
 from abmll.tasks.suite import load_suite
 
 SUITE, EXAMPLES, QUESTIONS, SEEDS = "cls-45", 20, 300, (0, 1, 2)

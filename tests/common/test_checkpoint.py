@@ -248,6 +248,12 @@ def test_keep_newest(run: Path, limit: int, kept: list[int]) -> None:
     assert (run / "checkpoint-best").is_dir()
 
 
+def test_the_best_is_kept_beside_the_newest(run: Path) -> None:
+    oldest, *_, newest = checkpoints(run)
+    keep_newest(run, 1, best=oldest)
+    assert list(checkpoints(run)) == [oldest, newest]
+
+
 def test_no_checkpoint_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint in it; .* must be started again, with --overwrite"):
         latest_checkpoint(tmp_path)

@@ -16,7 +16,6 @@ from abmll.common.config import EvaluateConfig, LearningConfig
 from abmll.common.errors import DataError
 from abmll.experiments.few_shot import (
     Evaluation,
-    choose_examples,
     evaluate_tasks,
     prediction_rows,
     save_evaluation,
@@ -26,6 +25,7 @@ from abmll.experiments.metrics import evaluate_task
 from abmll.language.activation_cache import ActivationCache
 from abmll.posterior.calibration import CalibrationPrior
 from abmll.tasks import Example, Task
+from abmll.tasks.evaluation_examples import choose_examples
 
 CONFIG = EvaluateConfig(steps=2, batch_size=2, num_samples=3, adapt_examples=4, test_examples=5)
 

@@ -28,6 +28,8 @@ def folder(tmp_path: Path) -> RunFolder:
         "checkpoint-2/state.json",
         "evaluation/metrics.json",
         "report.html",
+        "validation.jsonl",
+        "best.json",
         "my.txt",
     ):
         (run.path / name).parent.mkdir(exist_ok=True)
@@ -142,6 +144,7 @@ def test_a_run_goes_on_as_it_began(change: dict[str, Any]) -> None:
         {"save_steps": 7, "save_total_limit": 9},
         {"output_dir": "elsewhere"},
         {"report_to": "wandb"},
+        {"eval_steps": 5, "early_stopping_patience": 2, "load_best_model_at_end": True},
         {"activation_cache_gb": 1.0},
         {"activation_cache_dir": "/somewhere", "activation_cache_disk_gb": 3.0},
         {"activation_cache_dir": "/somewhere", "activation_cache_gb": 0.0},

@@ -26,14 +26,16 @@ def make(tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) -> MakeT
     def make(report_to: str, **settings: Any) -> MetaTrainer:
         short: dict[str, Any] = {"max_steps": 3, "save_steps": 2, "inner_steps": 2, "per_device_train_batch_size": 2}
         short |= {"lr_scheduler_type": "constant", "report_to": report_to}
+        short |= {"eval_steps": 2, "eval_examples": 2, "eval_test_examples": 2, "eval_adapt_steps": 1}
         config = TrainConfig(output_dir=str(tmp_path / "run"), **short | settings)
-        return MetaTrainer(tiny_model, toy_tasks, config)
+        return MetaTrainer(tiny_model, toy_tasks[:2], config, eval_tasks=toy_tasks[2:])
 
     return make
 
 
 def numbers(row: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if name not in ("episode", "task") and value is not None}
+    left_out = ("episode", "task")
+    return {f"train/{name}": value for name, value in row.items() if name not in left_out and value is not None}
 
 
 def test_tensorboard_holds_the_metrics_of_both_parts(make: MakeTrainer, tmp_path: Path) -> None:
@@ -44,10 +46,16 @@ def test_tensorboard_holds_the_metrics_of_both_parts(make: MakeTrainer, tmp_path
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     rows = trainer.folder.rows()
-    assert set(events.Tags()["scalars"]) == set(numbers(rows[0])) >= {"nll", "accuracy"}
+    evaluations = trainer.folder.rows("validation.jsonl")
+    assert [row["episode"] for row in evaluations] == [2, 3, 4, 5]
+    assert set(numbers(rows[0])) >= {"train/nll", "train/accuracy"}
+    assert set(events.Tags()["scalars"]) == {*numbers(rows[0]), "eval/nll", "eval/accuracy"}
+    for name in ("nll", "accuracy"):
+        written = [(event.step, event.value) for event in events.Scalars(f"eval/{name}")]
+        assert written == [(row["episode"], float(np.float32(row[name]))) for row in evaluations]
     for name in numbers(rows[0]):
         written = [(event.step, event.value) for event in events.Scalars(name)]
-        assert written == [(row["episode"], float(np.float32(row[name]))) for row in rows]
+        assert written == [(row["episode"], float(np.float32(numbers(row)[name]))) for row in rows]
 
 
 def test_another_run_in_the_folder_starts_with_no_events(make: MakeTrainer, tmp_path: Path) -> None:
@@ -78,7 +86,12 @@ def test_a_library_of_runs_gets_settings_and_metrics(
     (_, begun), *logged, finished = calls
     assert (begun["project"], begun["name"], begun["config"]) == ("abmll", "run", trainer.settings())
     assert begun.get("dir") == (str(tmp_path / "run") if library == "wandb" else None)
-    assert logged == [("log", row["episode"], numbers(row)) for row in trainer.folder.rows()]
+    trained = [("log", row["episode"], numbers(row)) for row in trainer.folder.rows()]
+    evaluated = [
+        ("log", row["episode"], {f"eval/{name}": row[name] for name in ("nll", "accuracy")})
+        for row in trainer.folder.rows("validation.jsonl")
+    ]
+    assert logged == [*trained[:2], evaluated[0], trained[2], evaluated[1]]
     assert finished == ("finish", 0)
 
 
@@ -111,8 +124,8 @@ tracker.on_end(None)
     with closing(sqlite3.connect(tmp_path / "abmll.db")) as store:
         rows = store.execute("select run_name, step, metrics from metrics order by step").fetchall()
     assert [(name, step, json.loads(metrics)) for name, step, metrics in rows] == [
-        ("run", 1, {"nll": 1.0}),
-        ("run", 2, {"nll": 0.5}),
+        ("run", 1, {"train/nll": 1.0}),
+        ("run", 2, {"train/nll": 0.5}),
     ]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abmll.cli.console import narrator
-from abmll.common.checkpoint import DOCUMENT, STATE, checkpoints, latest_checkpoint, load_bundle
+from abmll.common.checkpoint import DOCUMENT, STATE, checkpoints, load_bundle, model_checkpoint
 from abmll.common.config import AdaptConfig, ContinueConfig, ModelConfig, PlaceConfig
 from abmll.common.errors import CheckpointError, ConfigError, nearest
 from abmll.common.settings import flatten, kinds_of, pick
@@ -22,7 +22,7 @@ def load_run(run: Path, place: PlaceConfig, quiet: bool) -> "AbmllModel":
     _refuse_missing(run)
     if (run / DOCUMENT).exists() and not checkpoints(run):
         raise CheckpointError(f"{run}: is what 'abmll adapt' wrote; give the folder of the training run it came from")
-    settings = load_bundle(latest_checkpoint(run), STATE).document["settings"]
+    settings = load_bundle(model_checkpoint(run), STATE).document["settings"]
     where = _placed(settings, place)
     return AbmllModel.from_pretrained(run, model=where, announce=narrator(quiet), quiet=quiet)
 

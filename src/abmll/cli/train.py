@@ -20,6 +20,7 @@ def train(
     adapter: AdapterConfig,
     prompt: PromptConfig,
     settings: TrainConfig,
+    eval_tasks: str | None = None,
     data_dir: Path | None = None,
     allow_missing: bool = False,
     resume: bool = False,
@@ -32,27 +33,31 @@ def train(
     Args:
         tasks: a folder or file of tasks, hf:NAME, 'bigbench' once it is fetched, or a suite (name or YAML file), of
             which the training tasks are used
+        eval_tasks: validation tasks, in the same form; of a suite its validation tasks (default: those of the suite
+            named by --tasks, where --eval-steps, --load-best-model-at-end or --early-stopping-patience is given)
         resume: go on from the newest checkpoint in the output folder
     """
     from abmll.cli.places import check_run, refuse_other_processes
-    from abmll.cli.sources import training_tasks
+    from abmll.cli.validation_tasks import tasks_of_training
     from abmll.experiments.html import write_report
     from abmll.language.activation_cache import open_cache
     from abmll.language.base import load_base
-    from abmll.methods import find_rule
     from abmll.model.meta_learner import AbmllModel
+    from abmll.training.refusals import refuse_unfit
+    from abmll.training.trackers import trackers
     from abmll.training.trainer import MetaTrainer
 
     settings = replace(settings, output_dir=str(Path(settings.output_dir).expanduser()))
     refuse_other_processes()
-    find_rule(settings.method)
+    refuse_unfit(settings)
+    trackers(settings.report_to, Path(settings.output_dir))  # a library that is missing is named before anything loads
     check_run(Path(settings.output_dir), resume, overwrite)
-    chosen = training_tasks(tasks, data_dir, allow_missing)
+    chosen, held_out = tasks_of_training(tasks, eval_tasks, settings, data_dir, allow_missing)
     say = narrator(quiet)
     loaded = load_base(base, say, quiet)
     model = AbmllModel(loaded, adapter, prompt, settings.seed)
     cache = open_cache(loaded, model.scorer.lower_blocks, settings, settings.activation_cache_gb, say)
-    trainer = MetaTrainer(model, chosen, settings, cache)
+    trainer = MetaTrainer(model, chosen, settings, cache, eval_tasks=held_out)
     say(trainer.describe())
     result = trainer.train(resume=resume, overwrite=overwrite, quiet=quiet)
     summary = _summary(trainer, result) | {"report": str(write_report(result.folder))}
@@ -77,6 +82,8 @@ def _summary(trainer: "MetaTrainer", result: "TrainResult") -> dict[str, Any]:
         "accuracy": sum(row["accuracy"] for row in last) / len(last),
         "examples": result.examples,
         "truncated": result.truncated,
+        "stopped_early": result.stopped_early,
+        "evaluation": result.evaluation,
     }
 
 
@@ -94,6 +101,13 @@ def _facts(summary: Mapping[str, Any], label: str) -> dict[str, str]:
         "accuracy": f"{summary['accuracy']:.3f} on the same examples",
         "report": summary["report"],
     }
+    if row := summary["evaluation"]:
+        asked = f"{row['num_examples']} questions of {count(row['num_tasks'], 'validation task')}"
+        facts["validation"] = (
+            f"NLL {row['nll']:.3f}, accuracy {row['accuracy']:.3f} on {asked}; theta of after episode {row['episode']}"
+        )
+    if summary["stopped_early"]:
+        facts["stopped early"] = "no better evaluation; --resume with a larger --early-stopping-patience goes on"
     if summary["truncated"]:
         facts["truncated"] = cut_in_words(summary["truncated"], summary["examples"])
     return facts

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from abmll.common.documents import FORMATS, Document, read_json
+from abmll.common.documents import FORMATS, Document, read_json, write_document
 from abmll.common.errors import CheckpointError
 from abmll.common.files import atomic_folder, read_regular, restore, sha256_file
 
@@ -21,6 +21,8 @@ PREFIX = "checkpoint-"
 MAX_TENSORS = 64 << 30  # bytes of a file
 STATE = "state.json"
 DOCUMENT = "posterior.json"
+BEST = "best.json"
+READ_NEWEST = f"delete {BEST}, and the newest checkpoint is the run's"
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,34 @@ def latest_checkpoint(run: Path) -> Path:
     return found[max(found)]
 
 
-def keep_newest(run: Path, limit: int) -> None:
-    """Delete all but the ``limit`` newest checkpoints (at least 1)."""
-    for path in list(checkpoints(run).values())[:-limit]:
-        shutil.rmtree(path)
+def best_episode(run: Path) -> int | None:
+    """The episode of the checkpoint that a run has chosen at its end; None where it chose none.
+
+    Raises ``CheckpointError`` for a damaged file.
+    """
+    path = run / BEST
+    return read_json(path, "best", READ_NEWEST)["episode"] if path.is_file() else None
+
+
+def write_best(run: Path, episode: int) -> None:
+    """Let the run's theta be that of the checkpoint of after so many episodes, whatever checkpoints are newer."""
+    write_document(run / BEST, "best", {"episode": episode})
+
+
+def model_checkpoint(run: Path) -> Path:
+    """The checkpoint with the run's theta: the one that it has chosen at its end, else the newest.
+
+    Raises ``CheckpointError`` as ``latest_checkpoint``, and where the chosen one is not there.
+    """
+    newest, best = latest_checkpoint(run), best_episode(run)
+    chosen = newest if best is None else checkpoints(run).get(best)
+    if chosen is None:
+        raise CheckpointError(f"{run / BEST}: names {PREFIX}{best}, which is not there; {READ_NEWEST}")
+    return chosen
+
+
+def keep_newest(run: Path, limit: int, best: int | None = None) -> None:
+    """Delete all but the ``limit`` newest checkpoints (at least 1) and that of the episode ``best``."""
+    for episode, path in list(checkpoints(run).items())[:-limit]:
+        if episode != best:
+            shutil.rmtree(path)

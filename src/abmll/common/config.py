@@ -159,18 +159,44 @@ class RunConfig(ActivationCacheConfig):
 
 
 @dataclass(frozen=True)
-class TrainConfig(RunConfig, LearningConfig):
-    """All settings of a training run; ``output_dir`` is its folder."""
-
-    output_dir: str = setting("runs/abmll", "run folder")
-
-
-@dataclass(frozen=True)
 class AdaptConfig(Checked):
     """Learning an unseen task from its examples."""
 
     steps: int = setting(10, "gradient steps", at_least=0)
     batch_size: int = setting(2, "examples per gradient step", at_least=1)
+
+
+@dataclass(frozen=True)
+class ValidationConfig(Checked):
+    """Evaluating on validation tasks while it trains."""
+
+    eval_steps: int | None = setting(None, "episodes between evaluations (default: save_steps)", at_least=1)
+    eval_examples: int = setting(
+        20, "training examples of each validation task to adapt to, always the same ones", at_least=1
+    )
+    eval_test_examples: int | None = setting(
+        100, "test examples of each validation task to be evaluated on (none: all)", at_least=1
+    )
+    eval_adapt_steps: int = again(AdaptConfig, "steps", "gradient steps of such an adaptation")
+    load_best_model_at_end: bool = setting(
+        False, "keep the checkpoint with the best evaluation, and let the run's theta be that one"
+    )
+    metric_for_best_model: Literal["nll", "accuracy"] = setting(
+        "nll", "the number by which an evaluation is better, for the best checkpoint and for stopping early"
+    )
+    early_stopping_patience: int | None = setting(
+        None, "stop after so many evaluations in a row without improvement (default: do not)", at_least=1
+    )
+    early_stopping_threshold: float = setting(
+        0.0, "an improvement must be larger than this to count for the patience", at_least=0
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig, ValidationConfig, LearningConfig):
+    """All settings of a training run; ``output_dir`` is its folder."""
+
+    output_dir: str = setting("runs/abmll", "run folder")
 
 
 @dataclass(frozen=True)

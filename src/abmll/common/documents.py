@@ -22,6 +22,7 @@ FORMATS = {
     "checkpoint": "abmll-checkpoint-2",
     "posterior": "abmll-posterior-3",
     "calibration": "abmll-calibration-3",
+    "best": "abmll-best-1",
     "classifier": "abmll-classifier-1",
     "evaluation": "abmll-evaluation-2",
     "cell": "abmll-cell-2",

@@ -77,8 +77,15 @@ class Checkpoint(Strict):
     num_tasks: Count
     tasks: list[Short]
     data_sha256: Hash
+    validation_sha256: Hash | None = None  # an earlier checkpoint has none
     base_fingerprint: Hash
     settings: Settings
+
+
+class Best(Sealed):
+    """Which checkpoint is the run's."""
+
+    episode: Count
 
 
 class Points(Strict):
@@ -284,6 +291,7 @@ SCHEMAS: Mapping[str, type[Strict]] = {
     "manifest": Manifest,
     "converted": Converted,
     "checkpoint": Checkpoint,
+    "best": Best,
     "posterior": Posterior,
     "calibration": Calibration,
     "classifier": Classifier,

@@ -26,7 +26,7 @@ from abmll.common.errors import AbmllError, TrainingError
 from abmll.common.settings import flatten, pick
 from abmll.experiments.added_calibration import CalibrationPriors
 from abmll.experiments.cells import Cell, Training, save_cell
-from abmll.experiments.few_shot import AdaptedTask, adapt_to_tasks, choose_examples, commit, measure, versions
+from abmll.experiments.few_shot import AdaptedTask, adapt_to_tasks, commit, measure, versions
 from abmll.experiments.out_of_distribution import mean_separation, ood_questions, separation
 from abmll.experiments.pruning import pruned
 from abmll.experiments.temperature import meta_temperature, tempered
@@ -39,6 +39,7 @@ from abmll.model.meta_learner import AbmllModel
 from abmll.model.prediction import Prediction
 from abmll.posterior.head import HeadPrior
 from abmll.tasks import Task
+from abmll.tasks.evaluation_examples import choose_examples
 from abmll.tasks.order import limit_train, sample_seed
 from abmll.tasks.suite import Suite, load_suite
 from abmll.training.head_prior import learn_head_prior

@@ -24,7 +24,7 @@ from abmll.model.learned_task import TaskPosterior
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prediction import Prediction
 from abmll.tasks import Example, Task
-from abmll.tasks.order import permutation
+from abmll.tasks.evaluation_examples import choose_examples
 
 PACKAGES = ("torch", "transformers", "safetensors", "numpy")
 
@@ -142,18 +142,6 @@ def measure(results: Sequence[tuple[AdaptedTask, Prediction]]) -> Evaluation:
 def _truncated(task: AdaptedTask) -> int:
     """The examples adapted to whose input was cut."""
     return sum(one.truncated > 0 for one in task.posterior.scorer.encode(task.support, task.name))
-
-
-def choose_examples(task: Task, config: EvaluateConfig, seed: int) -> tuple[list[Example], list[Example]]:
-    """The examples to adapt to and those to be evaluated on: the first so many of a seeded order of either split."""
-    support = _first(task, task.train, config.adapt_examples, seed, "training")
-    return support, _first(task, task.test, config.test_examples, seed, "test")
-
-
-def _first(task: Task, examples: Sequence[Example], limit: int | None, seed: int, side: str) -> list[Example]:
-    if not examples or any(example.answer is None for example in examples):
-        raise DataError(f"{task.source or task.name}: evaluation needs labelled {side} examples")
-    return [examples[index] for index in permutation(len(examples), seed, "evaluation", side)[:limit]]
 
 
 def prediction_rows(task_name: str, examples: Sequence[Example], prediction: Prediction) -> list[Document]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from abmll.common.checkpoint import STATE, latest_checkpoint, load_bundle, refuse_other_base
+from abmll.common.checkpoint import STATE, load_bundle, model_checkpoint, refuse_other_base
 from abmll.common.config import (
     ActivationCacheConfig,
     AdaptConfig,
@@ -92,12 +92,12 @@ class AbmllModel:
         announce: Callable[[str], None] = lambda line: None,
         quiet: bool = True,
     ) -> "AbmllModel":
-        """The model of a training run, with the theta of its newest checkpoint.
+        """The model of a training run: theta is that of its newest checkpoint, or of the best where the run chose it.
 
         ``model`` says where to load the language model from instead of where it lay, or is one that is loaded.
         Raises ``CheckpointError`` where the run is damaged or was trained on other weights.
         """
-        path = latest_checkpoint(Path(run))
+        path = model_checkpoint(Path(run))
         bundle = load_bundle(path, STATE)
         document, settings = bundle.document, bundle.document["settings"]
         base = model if isinstance(model, Base) else load_base(model or pick(ModelConfig, settings), announce, quiet)

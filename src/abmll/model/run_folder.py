@@ -7,22 +7,26 @@ from typing import Any
 
 import yaml
 
-from abmll.common.checkpoint import PREFIX, checkpoints
-from abmll.common.config import RunConfig
+from abmll.common.checkpoint import BEST, PREFIX, best_episode, checkpoints
+from abmll.common.config import RunConfig, ValidationConfig
 from abmll.common.documents import Document, json_lines, read_json, read_json_lines, write_document, write_json_lines
 from abmll.common.errors import CheckpointError, ConfigError
 from abmll.common.files import disk_errors, remove, write_text
 from abmll.posterior.calibration import CalibrationPrior
 
 CONFIG, METRICS, TIMING, CARD = "config.yaml", "metrics.jsonl", "timing.jsonl", "README.md"
+VALIDATION = "validation.jsonl"  # a line an evaluation on the validation tasks
+LINES = (METRICS, TIMING, VALIDATION)
 CALIBRATION, TENSORBOARD = "calibration.json", "tensorboard"
 REMEDY = "delete it, and --resume makes it again"
 EVALUATION = ("metrics.json", "predictions.jsonl", "report.html")
 # What else a run replaced by another must not leave behind: it would be taken for the new run's.
-RESULTS = (CARD, CALIBRATION, TENSORBOARD, "report.html", *(f"evaluation/{name}" for name in EVALUATION))
+RESULTS = (CARD, CALIBRATION, BEST, TENSORBOARD, "report.html", *(f"evaluation/{name}" for name in EVALUATION))
 # Settings that may change between the parts of one run: they decide how long, where and what is shown, not what is
-# computed.
-FREE = {"output_dir", "calibration_tasks", "calibration_examples"} | {field.name for field in fields(RunConfig)}
+# computed. What the validation tasks are evaluated with is in the checkpoint's ``validation_sha256``.
+FREE = {"output_dir", "calibration_tasks", "calibration_examples"} | {
+    field.name for kind in (RunConfig, ValidationConfig) for field in fields(kind)
+}
 
 
 def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Path) -> None:
@@ -75,13 +79,15 @@ class RunFolder:
 
     def _of_a_run(self) -> list[Path]:
         """What a run leaves behind and another one must not find."""
-        return [*checkpoints(self.path).values(), *(self.path / name for name in (METRICS, TIMING, *RESULTS))]
+        return [*checkpoints(self.path).values(), *(self.path / name for name in (*LINES, *RESULTS))]
 
     def resume(self, settings: Mapping[str, Any], episode: int) -> None:
-        """Go on after ``episode``: drop the lines of later episodes."""
-        kept = {name: [row for row in self.rows(name) if row["episode"] <= episode] for name in (METRICS, TIMING)}
+        """Go on after ``episode``: drop the lines of later episodes, and what was chosen at an earlier end."""
+        there = [name for name in LINES if (self.path / name).is_file()]
+        kept = {name: [row for row in self.rows(name) if row["episode"] <= episode] for name in there}
         for name, rows in kept.items():
             write_json_lines(self.path / name, rows)
+        remove(self.path / BEST)
         self._claim(settings)
 
     def _claim(self, settings: Mapping[str, Any]) -> None:
@@ -119,10 +125,11 @@ class RunFolder:
         """Seconds, gradient steps, tokens and forward passes of all episodes or the first so many, and their number.
 
         All parts of an interrupted run count together, and what it took to learn the calibration after these episodes.
+        Evaluations on validation tasks do not count.
         """
         rows = self.rows(TIMING)[:episodes]
-        document = self._calibration()
-        parts = [*rows, document["cost"]] if document.get("episode") == len(rows) else rows
+        document, best = self._calibration(), best_episode(self.path) if episodes is None else None
+        parts = [*rows, document["cost"]] if document.get("episode") == (best or len(rows)) else rows
         kinds = ("seconds", "steps", "tokens", "forward_passes")
         cost: dict[str, float] = {kind: sum(part.get(kind, 0) for part in parts) for kind in kinds}
         return {"episodes": len(rows), **cost}

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import RLock
 
-from abmll.common.checkpoint import MANIFEST, STATE, latest_checkpoint, load_bundle
+from abmll.common.checkpoint import MANIFEST, STATE, load_bundle, model_checkpoint
 from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig
 from abmll.common.documents import Document
 from abmll.common.settings import pick
@@ -30,7 +30,7 @@ def shared_learner(model: str, theta: str | None, device: str) -> AbmllModel:
     """
     if theta is None:
         return _fresh(_resolved(ModelConfig(model, device=device)))
-    checkpoint = latest_checkpoint(Path(theta).expanduser().resolve())
+    checkpoint = model_checkpoint(Path(theta).expanduser().resolve())
     return _trained(checkpoint, (checkpoint / MANIFEST).stat().st_mtime_ns, model, device)
 
 

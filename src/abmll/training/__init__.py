@@ -2,5 +2,5 @@
 
 Not here: the learning rules (``methods``), and anything about unseen tasks but theta's calibration prior.
 Start with ``trainer``, then ``sampler`` (which examples an episode takes) and ``episodes`` (their batches);
-``callbacks`` and ``trackers`` are what may watch it.
+``callbacks`` and ``trackers`` are what may watch it, ``validation`` evaluates theta meanwhile.
 """

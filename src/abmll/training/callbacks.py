@@ -20,6 +20,9 @@ class Callback:
     def on_step(self, episode: int, metrics: Mapping[str, Any]) -> None:
         """An episode is done; ``metrics`` is its line of metrics.jsonl."""
 
+    def on_evaluate(self, episode: int, metrics: Mapping[str, Any]) -> None:
+        """theta has been evaluated on the validation tasks; ``metrics`` is the line of validation.jsonl."""
+
     def on_save(self, episode: int, folder: Path) -> None:
         """A checkpoint of after so many episodes is complete in ``folder``."""
 
@@ -41,6 +44,9 @@ class Callbacks(Callback):
 
     def on_step(self, episode: int, metrics: Mapping[str, Any]) -> None:
         self._each(lambda callback: callback.on_step(episode, metrics))
+
+    def on_evaluate(self, episode: int, metrics: Mapping[str, Any]) -> None:
+        self._each(lambda callback: callback.on_evaluate(episode, metrics))
 
     def on_save(self, episode: int, folder: Path) -> None:
         self._each(lambda callback: callback.on_save(episode, folder))

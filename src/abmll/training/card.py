@@ -15,7 +15,7 @@ Meta-trained with abmll {version}: {episodes} episodes over {num_tasks} tasks
 ({tasks}).
 Negative log-likelihood per training example over the last {last} episodes: {nll:.3f} nats, accuracy {accuracy:.3f}.
 These are training numbers; `abmll evaluate` measures on unseen tasks.
-
+{remark}
     abmll adapt new_task.jsonl --theta {run} --output-dir adapted
     abmll predict adapted --input questions.jsonl --output answers.jsonl
 
@@ -31,6 +31,7 @@ def model_card(
     fingerprint: str,
     tasks: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
+    remark: str = "",
 ) -> str:
     """A model card in Markdown with the Hub's front matter.
 
@@ -41,6 +42,7 @@ def model_card(
         fingerprint: of the base model.
         tasks: names of the training tasks.
         rows: the run's metrics, one mapping an episode.
+        remark: what became of the run on its validation tasks.
     """
     model, last = settings["model"], rows[-len(tasks) :]
     tags = ["lora", "meta-learning", "bayesian", settings["method"]]
@@ -48,5 +50,6 @@ def model_card(
     means = {key: sum(row[key] for row in last) / len(last) for key in ("nll", "accuracy")}
     counts = {"episodes": len(rows), "num_tasks": len(tasks), "last": len(last)}
     names = {"label": label, "model": model, "tasks": ", ".join(tasks), "run": run, "fingerprint": fingerprint}
+    names["remark"] = f"{remark}\n" if remark else ""
     yaml_text = yaml.safe_dump(front_matter, sort_keys=False)
     return CARD.format(front_matter=yaml_text, version=version("abmll"), **names, **counts, **means)

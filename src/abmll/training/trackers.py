@@ -18,8 +18,14 @@ PROJECT = "abmll"
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an episode's line of metrics, without its own."""
-    return {name: value for name, value in metrics.items() if isinstance(value, int | float) and name != "episode"}
+    """The numbers of an episode, as ``train/nll`` and so on: trackers show what stands before the slash as a group."""
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    return {f"train/{name}": value for name, value in numbers.items() if name != "episode"}
+
+
+def eval_scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of an evaluation that change, as ``eval/nll`` and ``eval/accuracy``."""
+    return {f"eval/{name}": metrics[name] for name in ("nll", "accuracy")}
 
 
 class TensorBoard(Callback):
@@ -29,9 +35,15 @@ class TensorBoard(Callback):
         self.library, self.folder, self.writer = library, folder, None
 
     def on_step(self, episode: int, metrics: Mapping[str, Any]) -> None:
+        self._add(episode, scalars(metrics))
+
+    def on_evaluate(self, episode: int, metrics: Mapping[str, Any]) -> None:
+        self._add(episode, eval_scalars(metrics))
+
+    def _add(self, episode: int, numbers: Mapping[str, float]) -> None:
         if self.writer is None:
             self.writer = self.library.SummaryWriter(str(self.folder / TENSORBOARD), purge_step=episode)
-        for name, value in scalars(metrics).items():
+        for name, value in numbers.items():
             self.writer.add_scalar(name, value, episode)
         self.writer.flush()
 
@@ -54,6 +66,10 @@ class Wandb(Callback):
     def on_step(self, episode: int, metrics: Mapping[str, Any]) -> None:
         if self.run is not None:
             self.run.log(scalars(metrics), step=episode)
+
+    def on_evaluate(self, episode: int, metrics: Mapping[str, Any]) -> None:
+        if self.run is not None:
+            self.run.log(eval_scalars(metrics), step=episode)
 
     def on_end(self, result: Any) -> None:
         if self.run is not None:

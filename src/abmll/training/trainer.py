@@ -22,6 +22,7 @@ from abmll.common.checkpoint import (
     load_bundle,
     refuse_other_base,
     save_bundle,
+    write_best,
 )
 from abmll.common.config import LearningConfig, TrainConfig
 from abmll.common.errors import CheckpointError, ConfigError, TrainingError
@@ -31,19 +32,22 @@ from abmll.common.settings import flatten, pick
 from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.adapter import Adapter
 from abmll.language.meter import counted
-from abmll.methods import OUTER, Loss, State, find_rule, make_rule, read_steps, summarize
+from abmll.methods import OUTER, Loss, State, make_rule, read_steps, summarize
 from abmll.model.meta_learner import AbmllModel, mean_log_sigma
-from abmll.model.run_folder import CARD, METRICS, TIMING, RunFolder, refuse_other_run
+from abmll.model.run_folder import CARD, METRICS, TIMING, VALIDATION, RunFolder, refuse_other_run
 from abmll.tasks import Task
 from abmll.tasks.order import sample_seed
 from abmll.training.callbacks import Callback, Callbacks
 from abmll.training.card import model_card
+from abmll.training.early_stopping import is_over
 from abmll.training.empirical_bayes import learn_calibration_prior
 from abmll.training.episodes import Episodes
+from abmll.training.refusals import refuse_unfit
 from abmll.training.sampler import EpisodeSampler
 from abmll.training.schedule import rate
 from abmll.training.trackers import trackers
 from abmll.training.training_tasks import check_encodings, fingerprint, usable
+from abmll.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class TrainResult:
     """What a finished run leaves: its folder, episodes done in all, gradient steps and tokens of this call.
 
     ``examples`` counts the distinct training examples that all episodes read, ``truncated`` those of them that were too
-    long for the model and lost the middle of their input.
+    long for the model and lost the middle of their input. ``evaluation`` is the line of validation.jsonl of the theta
+    that the run has in the end, if it was evaluated; ``stopped_early`` says that the patience was used up.
     """
 
     folder: Path
@@ -61,12 +66,15 @@ class TrainResult:
     seconds: float
     examples: int
     truncated: int
+    evaluation: Mapping[str, Any] | None = None
+    stopped_early: bool = False
 
 
 class MetaTrainer:
     """Meta-trains ``model`` on ``tasks`` and leaves the learned theta in it and in ``config.output_dir``.
 
-    Training starts from a fresh theta that ``config.seed`` determines, whatever theta the model has.
+    Training starts from a fresh theta that ``config.seed`` determines, whatever theta the model has. ``eval_tasks`` are
+    validation tasks: theta is evaluated on them now and then, and learns nothing from them.
     Raises ``ConfigError`` for settings that contradict each other or a library of ``report_to`` that is not installed,
     ``DataError`` for tasks that cannot be trained on.
     """
@@ -78,8 +86,10 @@ class MetaTrainer:
         config: TrainConfig,
         cache: ActivationCache | None = None,
         callbacks: Sequence[Callback] = (),
+        eval_tasks: Sequence[Task] = (),
     ) -> None:
-        _refuse_unfit(config)
+        refuse_unfit(config)
+        self.validation = Validation(eval_tasks, config)
         self.folder = RunFolder(Path(config.output_dir))
         self.callbacks = Callbacks([*callbacks, *trackers(config.report_to, self.folder.path)])
         self.model = model
@@ -109,7 +119,7 @@ class MetaTrainer:
         )
 
     def train(self, *, resume: bool = False, overwrite: bool = False, quiet: bool = True) -> TrainResult:
-        """Run until ``max_steps`` episodes are done.
+        """Run until ``max_steps`` episodes are done, or evaluations have not improved for too long.
 
         Args:
             resume: go on from the newest checkpoint of the run folder.
@@ -122,25 +132,27 @@ class MetaTrainer:
         config, encoder = self.config, self.model.scorer.encoder
         drawn = self.episodes.sampler.drawn(config.max_steps)
         examples, truncated = check_encodings(encoder, self.tasks, drawn, quiet)
-        state, first = self._resume() if resume else self._start(overwrite)
+        self.validation.check(self.model)
+        state, episode = self._resume() if resume else self._start(overwrite)
         started, steps, tokens, result = time.perf_counter(), 0, 0, None
         with progress(config.max_steps, f"training {self.rule.label}", "episode", quiet=quiet) as bar:
-            bar.update(first)
+            bar.update(episode)
             try:
                 self.callbacks.on_start(self.settings())
-                for episode in range(first, config.max_steps):
+                while episode < config.max_steps and not is_over(self.validation.rows, config):
                     row, cost = self._episode(state, episode)
-                    steps, tokens = steps + cost["steps"], tokens + cost["tokens"]
+                    episode, steps, tokens = episode + 1, steps + cost["steps"], tokens + cost["tokens"]
                     self.folder.append(METRICS, row)
                     self.folder.append(TIMING, cost)
-                    self.callbacks.on_step(episode + 1, row)
-                    if (episode + 1) % config.save_steps == 0 or episode + 1 == config.max_steps:
-                        self._save(state, episode + 1)
+                    self.callbacks.on_step(episode, row)
                     bar.set_postfix(nll=f"{row['nll']:.3f}", accuracy=f"{row['accuracy']:.2f}")
+                    self._evaluate_and_save(state, episode)
                     bar.update()
-                self._finish(state.theta, quiet)
+                evaluation = self._finish(state.theta, episode, quiet)
+                counts = {"examples": examples, "truncated": truncated, "gradient_steps": steps, "tokens": tokens}
+                ended = {"evaluation": evaluation, "stopped_early": episode < config.max_steps}
                 seconds = time.perf_counter() - started
-                result = TrainResult(self.folder.path, config.max_steps, steps, tokens, seconds, examples, truncated)
+                result = TrainResult(self.folder.path, episode, seconds=seconds, **counts, **ended)
                 return result
             except KeyboardInterrupt:
                 saved = max(checkpoints(self.folder.path), default=0)  # a checkpoint may just have been completed
@@ -163,6 +175,9 @@ class MetaTrainer:
         refuse_other_base(document, base.fingerprint, base.name, path)
         if document["data_sha256"] != self.data_sha256:
             raise CheckpointError(f"{path}: the training tasks are not those the run began with; give the same --tasks")
+        if document.get("validation_sha256") not in (None, self.validation.fingerprint):
+            same = "give the same --eval-tasks, --eval-examples, --eval-test-examples and --eval-adapt-steps"
+            raise CheckpointError(f"{path}: the run has been evaluated in another way so far; {same}")
         if episode > self.config.max_steps:
             raise ConfigError(f"max_steps is {self.config.max_steps}, but {path} has done more; give {episode} or more")
         theta = self.model.scorer.new_adapter(0)
@@ -171,11 +186,32 @@ class MetaTrainer:
         for name, optimizer in state.optimizers().items():
             optimizer.load_tensors(bundle.tensors.get(name, {}), str(path / f"{name}.safetensors"))
         self.folder.resume(self.settings(), episode)
+        self.validation.rows = self.folder.rows(VALIDATION)
         return state, episode
 
-    def _finish(self, theta: Adapter, quiet: bool) -> None:
-        """Hand the model what was learned and write the card; learn theta's calibration unless an earlier call did."""
-        config, episode = self.config, self.config.max_steps
+    def _evaluate_and_save(self, state: State, episode: int) -> None:
+        """What is due after an episode. With the best theta wanted at the end, each new best one is saved."""
+        config, validation = self.config, self.validation
+        if validation.is_due(episode):
+            found = validation.evaluate(self.model, state.theta, len(self.tasks), episode, self.episodes.cache)
+            self.folder.append(VALIDATION, found)
+            self.callbacks.on_evaluate(episode, found)
+        ends = episode == config.max_steps or is_over(validation.rows, config)
+        if ends or episode % config.save_steps == 0 or validation.best_episode() == episode:
+            self._save(state, episode)
+
+    def _finish(self, theta: Adapter, episode: int, quiet: bool) -> Mapping[str, Any] | None:
+        """Hand the model what was learned and write the card; learn theta's calibration unless an earlier call did.
+
+        Returns the evaluation of that theta, if there is one.
+        """
+        config, last, best = self.config, episode, self.validation.best_episode(checkpoints(self.folder.path))
+        if best not in (None, last):
+            episode = best
+            path = self.folder.path / f"{PREFIX}{episode}"
+            theta = theta.clone()
+            theta.load_state_dict(load_bundle(path, STATE).tensors["theta"], str(path / "theta.safetensors"))
+            write_best(self.folder.path, episode)
         self.model.learned(theta, pick(LearningConfig, flatten(config)), len(self.tasks))
         if self.rule.has_calibration and config.calibration_tasks:
             wanted = {"num_tasks": config.calibration_tasks, "num_examples": config.calibration_examples}
@@ -188,7 +224,10 @@ class MetaTrainer:
             self.model.calibration_prior = prior
         names = [task.name for task in self.tasks]
         run, rows, fingerprint = str(self.folder.path), self.folder.rows(), self.model.scorer.base.fingerprint
-        write_text(self.folder.path / CARD, model_card(self.rule.label, run, self.settings(), fingerprint, names, rows))
+        remark, evaluation = self.validation.ending(last, episode), self.validation.row(episode)
+        card = model_card(self.rule.label, run, self.settings(), fingerprint, names, rows, remark)
+        write_text(self.folder.path / CARD, card)
+        return evaluation
 
     def _save(self, state: State, episode: int) -> None:
         moments = {name: optimizer.tensors() for name, optimizer in state.optimizers().items()}
@@ -198,12 +237,14 @@ class MetaTrainer:
             "num_tasks": len(self.tasks),
             "tasks": [task.name for task in self.tasks],
             "data_sha256": self.data_sha256,
+            "validation_sha256": self.validation.fingerprint,
             "base_fingerprint": self.model.scorer.base.fingerprint,
             "settings": self.settings(),
         }
         saved = self.folder.path / f"{PREFIX}{episode}"
         save_bundle(saved, Bundle(tensors, document), STATE, overwrite=True)
-        keep_newest(self.folder.path, self.config.save_total_limit)
+        best = self.validation.best_episode(checkpoints(self.folder.path))
+        keep_newest(self.folder.path, self.config.save_total_limit, best)
         self.callbacks.on_save(episode, saved)
 
     def _episode(self, state: State, episode: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -240,22 +281,6 @@ class MetaTrainer:
         generator = self.episodes.generator(episode, self.config.inner_steps)
         outer = self.rule.outer_step(state, batch, generator, factor)
         return losses if outer is None else losses | {OUTER: outer}
-
-
-def _refuse_unfit(config: TrainConfig) -> None:
-    """Raise ``ConfigError`` for a rule without a training, and for an outer step that a checkpoint would cut in two."""
-    rule = find_rule(config.method)
-    if rule.base_method is not None:
-        raise ConfigError(f"method: '{rule.name}' is not trained itself; train {rule.base_method}, which it continues")
-    if not rule.is_trained:
-        raise ConfigError(f"method: '{rule.name}' is not trained; it is a baseline of 'abmll compare'")
-    for name, episodes in (("max_steps", config.max_steps), ("save_steps", config.save_steps)):
-        if episodes % config.meta_batch:
-            fitting = -(-episodes // config.meta_batch) * config.meta_batch
-            raise ConfigError(
-                f"{name} is {episodes}, but an outer step takes meta_batch = {config.meta_batch} episodes and none may "
-                f"be cut in two; use {name} = {fitting}"
-            )
 
 
 def _refuse_unmoved(before: Adapter, roles: Mapping[str, Adapter]) -> None:

@@ -77,6 +77,20 @@ def test_comparison_shows_every_section_and_its_numbers(reports):
     assert "beta 1e-06" in text
 
 
+def test_a_run_with_validation_tasks_has_their_curves(tmp_path, make):
+    make.run(tmp_path)
+    write_report(tmp_path)
+    assert "On validation tasks" not in read(tmp_path / "report.html")[1]
+    rows = [{"episode": n, "nll": 1 / n, "accuracy": n / 100} for n in (25, 50, 75, 100)]
+    (tmp_path / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "best.json").write_text('{"format": "abmll-best-1", "episode": 75}', encoding="utf-8")
+    write_report(tmp_path)
+    html, text = read(tmp_path / "report.html")
+    assert "On validation tasks" in text
+    assert "need not meet. The ring is the evaluation whose theta was chosen, after episode 75." in text
+    assert len(Page(html).ids) == len(set(Page(html).ids))
+
+
 def test_one_method_is_not_compared(reports):
     html, text = read(reports / "evaluation" / "report.html")
     assert "<strong>" not in html

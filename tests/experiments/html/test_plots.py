@@ -1,6 +1,7 @@
 """Figures: their numbers, their text, and that they are part of the page."""
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -124,3 +125,15 @@ def test_ninth_method_shares_a_colour_and_not_its_line(each):
 def test_methods_have_their_own_colours_until_these_run_out():
     assert len({color_of(i) for i in range(NUM_COLORS)}) == NUM_COLORS
     assert color_of(NUM_COLORS) == color_of(0)
+
+
+def test_validation_curves_name_both_lines_and_ring_the_chosen_one():
+    curves = {name: np.array([1.0, 2.0, 3.0, 4.0]) for name in ("episode", "nll", "accuracy")}
+    evaluations = {"episode": np.array([2.0, 4.0]), "nll": np.array([0.4, 0.5]), "accuracy": np.array([0.6, 0.5])}
+    method = Method("ABMLL", curves=curves, evaluations=evaluations)
+    for key, heading in plots.VALIDATED.items():
+        svg = plots.validation_curve(key, method, 1)
+        assert {"validation", "training", heading, "Episode"} <= set(texts(svg))
+        chosen = plots.validation_curve(key, replace(method, best_episode=2), 1)
+        assert "stroke: var(--ink)" not in svg
+        assert "stroke: var(--ink)" in chosen

@@ -31,6 +31,7 @@ from abmll.experiments.tables import printable
 SMALL, CURVE, WIDE = (340, 380), (340, 260), (420, 320)
 MAX_POINTS = 300
 HEADINGS = {"nll": "NLL, nats per example", "kl": "KL(q(φ) ‖ p(φ | θ))", "log_sigma": "Mean log σ of θ"}  # noqa: RUF001 (Greek)
+VALIDATED = {"nll": "NLL, nats per example", "accuracy": "Accuracy"}
 SETTINGS = {
     "episodes": "Over training: episodes",
     "adapt_examples": "Examples adapted to",
@@ -142,6 +143,31 @@ def training_curve(key: str, methods: Sequence[Method], window: int) -> Markup |
     label_ends(ax, lines, last, CURVE[1])
     description = f"{HEADINGS[key]} during training: points are episodes, lines a moving average of {window} episodes."
     return inline_svg(figure, f"curve-{key}", f"{HEADINGS[key]} during training", description)
+
+
+@styled
+def validation_curve(key: str, method: Method, window: int) -> Markup:
+    """One of ``VALIDATED`` on the validation tasks by episode, and the moving average of training below it.
+
+    A ring marks the evaluation whose theta was chosen, where one was.
+    """
+    figure = canvas(CURVE)
+    ax = figure.subplots()
+    episodes, values = method.evaluations["episode"], method.evaluations[key]
+    trained = method.curves["episode"]
+    [train] = ax.plot(trained, smooth(method.curves[key], window), color=MUTED, linewidth=1.4, label="training")
+    line = draw_line(ax, method, episodes, values, "validation", markersize=5, **marks(method.index))
+    chosen = episodes == method.best_episode
+    if chosen.any():
+        ring = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.4}
+        ax.plot(episodes[chosen], values[chosen], "o", **ring)
+    last = float(max(trained[-1], episodes[-1]))
+    ax.set(xlabel="Episode", title=VALIDATED[key])
+    ax.set_xlim(right=last)
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+    label_ends(ax, [line, train], last, CURVE[1])
+    description = f"{VALIDATED[key]} of {len(episodes)} evaluations on validation tasks, and of training, by episode."
+    return inline_svg(figure, f"validation-{key}", f"{VALIDATED[key]} on validation tasks", description)
 
 
 def smooth(values: Floats, window: int) -> Floats:

@@ -8,12 +8,14 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
+from abmll.common.checkpoint import best_episode
 from abmll.common.documents import Document, read_json, read_json_lines
 from abmll.common.errors import DataError
 from abmll.experiments.metrics import Floats, Outcomes, outcomes
-from abmll.model.run_folder import CONFIG, METRICS, TIMING, RunFolder
+from abmll.model.run_folder import CONFIG, METRICS, TIMING, VALIDATION, RunFolder
 
-CURVES = ("episode", "nll", "kl", "log_sigma")
+CURVES = ("episode", "nll", "accuracy", "kl", "log_sigma")
+EVALUATIONS = ("episode", "nll", "accuracy")
 AGAIN = "write it again with this version"
 
 
@@ -30,6 +32,8 @@ class Method:
     cost: Mapping[str, float] = field(default_factory=dict)
     outcomes: Outcomes | None = None  # of all examples of all tasks
     curves: Mapping[str, Floats] = field(default_factory=dict)  # those of CURVES, (episodes,), NaN where not known
+    evaluations: Mapping[str, Floats] = field(default_factory=dict)  # those of EVALUATIONS, on validation tasks
+    best_episode: int | None = None  # whose checkpoint was chosen, where one was
     sweeps: Mapping[str, Sequence[Document]] = field(default_factory=dict)  # points by the setting that varies
     ood: Mapping[str, float] = field(default_factory=dict)  # AUROC by uncertainty, where known
 
@@ -100,7 +104,9 @@ def _read_run(folder: Path) -> Report:
     report = _read_evaluation(folder / "evaluation") if evaluated else Report("run", name, {"run": Method(name)})
     [(key, method)] = report.methods.items()
     cost = RunFolder(folder).cost() if (folder / TIMING).is_file() else {}
-    method = replace(method, curves=_read_curves(folder), cost=cost)
+    evaluations = _read_curves(folder, VALIDATION, EVALUATIONS)
+    curves = {"curves": _read_curves(folder), "evaluations": evaluations}
+    method = replace(method, **curves, cost=cost, best_episode=best_episode(folder))
     config = folder / CONFIG
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
@@ -155,11 +161,10 @@ def _read_outcomes(path: Path) -> Outcomes | None:
         raise DataError(f"{path}: {error}") from error
 
 
-def _read_curves(folder: Path) -> dict[str, Floats]:
-    path = folder / METRICS
+def _read_curves(folder: Path, file: str = METRICS, names: Sequence[str] = CURVES) -> dict[str, Floats]:
+    path = folder / file
     rows = list(read_json_lines(path, "remove the line", DataError))
-    names = CURVES if rows else ()
-    return {name: np.array([_number(row, name, f"{path}:{n}") for n, row in rows]) for name in names}
+    return {name: np.array([_number(row, name, f"{path}:{n}") for n, row in rows]) for name in names if rows}
 
 
 def _number(row: Document, key: str, where: str) -> float:
