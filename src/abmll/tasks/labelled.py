@@ -93,7 +93,8 @@ def labelled_rows(
     texts = table.texts(columns.text)
     cells: Sequence[Any] = table.values(columns.label) if is_multi_label else table.texts(columns.label)
     split = _splitter(cells) if is_multi_label else lambda cell: (cell.strip(),)
-    held_out = {n for n, side in enumerate(table.values("split")) if SPLITS.get(str(side)) == "test"}
+    sides = table.values(table.named("split") or "split")
+    held_out = {n for n, side in enumerate(sides) if SPLITS.get(str(side)) == "test"}
     has_text = [n for n, text in enumerate(texts) if text is not None and n not in held_out]
     unlabelled = tuple(n for n in has_text if cells[n] is None)
     rows = tuple(n for n in has_text if cells[n] is not None)
