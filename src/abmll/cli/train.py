@@ -22,6 +22,7 @@ def train(
     settings: TrainConfig,
     data_dir: Path | None = None,
     allow_missing: bool = False,
+    column_mapping: tuple[str, ...] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -30,8 +31,8 @@ def train(
     """Meta-train an adapter on many tasks; leaves a run folder with settings, metrics, checkpoints and a report.
 
     Args:
-        tasks: a folder or file of tasks, hf:NAME, 'bigbench' once it is fetched, or a suite (name or YAML file), of
-            which the training tasks are used
+        tasks: a folder or file of tasks, a dataset (hf:NAME[CONFIG]), 'bigbench' once it is fetched, or a suite (name
+            or YAML file), of which the training tasks are used
         resume: go on from the newest checkpoint in the output folder
     """
     from abmll.cli.places import check_run, refuse_other_processes
@@ -41,14 +42,15 @@ def train(
     from abmll.language.base import load_base
     from abmll.methods import find_rule
     from abmll.model.meta_learner import AbmllModel
+    from abmll.tasks.mapping import parse_mapping
     from abmll.training.trainer import MetaTrainer
 
     settings = replace(settings, output_dir=str(Path(settings.output_dir).expanduser()))
     refuse_other_processes()
     find_rule(settings.method)
     check_run(Path(settings.output_dir), resume, overwrite)
-    chosen = training_tasks(tasks, data_dir, allow_missing)
     say = narrator(quiet)
+    chosen = training_tasks(tasks, data_dir, allow_missing, parse_mapping(column_mapping), say, quiet)
     loaded = load_base(base, say, quiet)
     model = AbmllModel(loaded, adapter, prompt, settings.seed)
     cache = open_cache(loaded, model.scorer.lower_blocks, settings, settings.activation_cache_gb, say)

@@ -174,14 +174,15 @@ def _refuse_labels(
         )
 
 
-def _named(items: Iterable[str]) -> str:
+def shortened(items: Iterable[str]) -> str:
+    """The first of some names, and how many more there are."""
     found = list(items)
     return ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
 
 
 def _rare(counts: Mapping[str, int], labels: Sequence[str]) -> list[str]:
     rare = [f"'{label}' ({counts.get(label, 0)})" for label in labels if counts.get(label, 0) <= FEW]
-    return [f"labels with {FEW} examples or fewer: {_named(rare)}; label more rows of them"] if rare else []
+    return [f"labels with {FEW} examples or fewer: {shortened(rare)}; label more rows of them"] if rare else []
 
 
 def _twins(labels: Sequence[str]) -> list[str]:
@@ -191,7 +192,7 @@ def _twins(labels: Sequence[str]) -> list[str]:
         groups.setdefault(normalize(label), []).append(f"'{label}'")
     pairs = [" and ".join(group) for group in groups.values() if len(group) > 1]
     return [
-        f"labels that differ in case, spaces or marks alone: {_named(pairs)}; if they mean the same, make them one"
+        f"labels that differ in case, spaces or marks alone: {shortened(pairs)}; if they mean the same, make them one"
     ] * bool(pairs)
 
 

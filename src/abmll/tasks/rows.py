@@ -50,8 +50,8 @@ def read_rows(path: Path, as_it_is: bool = False, header: Collection[str] = ()) 
     """All rows of a file, or of standard input where ``path`` is "-": JSON lines or a CSV.
 
     With ``as_it_is`` a CSV, TSV or Excel sheet keeps its empty cells and numbers, and its first line is always a
-    header. Otherwise all cells are texts, empty ones count as absent, and a TSV is CrossFit's, unless its first line has
-    ``input``, or ``text`` and ``label``, or one of the names in ``header``.
+    header. Otherwise all cells are texts, empty ones count as absent, and a TSV is CrossFit's, unless its first line
+    has ``input``, or ``text`` and ``label``, or one of the names in ``header``.
 
     Raises:
         DataError: missing, empty, of an unknown kind, or unreadable at the line that the text names.
