@@ -157,10 +157,9 @@ def _refuse_unreachable(name: HubName) -> None:
 
     Raises ``DataError`` where the hub cannot be reached or does not have it. Asks nothing where it is to be offline.
     """
-    import httpx
     from datasets import config
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     if name.looks_local:
         near = [path.name for path in Path(name.path).expanduser().parent.glob("*") if path.is_dir()]
@@ -175,7 +174,7 @@ def _refuse_unreachable(name: HubName) -> None:
     except RepositoryNotFoundError as error:
         login = "if it is private, log in first: hf auth login"
         raise DataError(f"{name}: no such dataset at {endpoint}, and no such folder; {login}") from error
-    except (httpx.HTTPError, HfHubHTTPError, OSError) as error:
+    except Exception as error:  # which HTTP library raises it is the business of huggingface_hub
         raise DataError(f"{name}: {endpoint} cannot be reached ({_first_line(error)}); {OFFLINE}") from error
 
 

@@ -55,7 +55,7 @@ def parse_hub(where: Path | str) -> HubName:
     text = where.as_posix() if isinstance(where, Path) else where
     match = _PATTERN.fullmatch(text)
     if match is None:
-        raise ConfigError(f"{text}: is no dataset's name; write {FORM}, of which only NAME is needed")
+        raise ConfigError(f"{text}: is no dataset's name; write {FORM}, of which NAME alone is needed")
     return HubName(**match.groupdict())
 
 

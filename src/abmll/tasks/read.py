@@ -77,7 +77,7 @@ def task_of(
 ) -> Task:
     """The task in a table of our own form that was read from ``path``; as ``load_task``, without reading it again."""
     how = _Reading(table.mapping, announce, True, require_answer)
-    if suffix_of(path).startswith(".tsv") and not {"input", *table.mapping} & {*table.columns}:
+    if suffix_of(path).startswith(".tsv") and not table.mapping and "input" not in table.columns:
         return _one_task(_from_file(path, how), name, how)  # CrossFit's: the table took its first line for a header
     cells = (cell for row in table.rows for cell in row.values.values())
     are_texts = is_table(path) or (str(path) == "-" and all(isinstance(cell, str) for cell in cells))
@@ -121,7 +121,10 @@ def load_tasks(
 
 def _from_file(path: Path, how: _Reading) -> _Source:
     return _Source(
-        stem_of(path), renamed(read_rows(path, header=how.mapping), how.mapping, str(path)), str(path), is_table(path)
+        stem_of(path),
+        renamed(read_rows(path, has_header=bool(how.mapping)), how.mapping, str(path)),
+        str(path),
+        is_table(path),
     )
 
 

@@ -8,7 +8,7 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -46,12 +46,12 @@ def is_table(path: Path) -> bool:
     return suffix_of(path).removesuffix(".gz") in (".csv", ".tsv", ".xlsx")
 
 
-def read_rows(path: Path, as_it_is: bool = False, header: Collection[str] = ()) -> list[Row]:
+def read_rows(path: Path, as_it_is: bool = False, has_header: bool = False) -> list[Row]:
     """All rows of a file, or of standard input where ``path`` is "-": JSON lines or a CSV.
 
     With ``as_it_is`` a CSV, TSV or Excel sheet keeps its empty cells and numbers, and its first line is always a
     header. Otherwise all cells are texts, empty ones count as absent, and a TSV is CrossFit's, unless its first line
-    has ``input``, or ``text`` and ``label``, or one of the names in ``header``.
+    has ``input``, or ``text`` and ``label``, or ``has_header`` says that it names the columns.
 
     Raises:
         DataError: missing, empty, of an unknown kind, or unreadable at the line that the text names.
@@ -64,7 +64,7 @@ def read_rows(path: Path, as_it_is: bool = False, header: Collection[str] = ()) 
         siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file.{nearest(path.name, siblings)}")
     try:
-        rows = list(_reader(path, as_it_is, header)(path))
+        rows = list(_reader(path, as_it_is, has_header)(path))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip file ({error}); compress it again") from error
     except OSError as error:
@@ -81,7 +81,7 @@ def as_texts(rows: Iterable[Row]) -> list[Row]:
     return [_cells(where, list(cells), list(cells.values())) for where, cells in texts]
 
 
-def _reader(path: Path, as_it_is: bool, header: Collection[str]) -> Callable[[Path], Iterator[Row]]:
+def _reader(path: Path, as_it_is: bool, has_header: bool) -> Callable[[Path], Iterator[Row]]:
     """What reads this kind of file."""
     table = partial(_read_table, as_it_is=as_it_is)
     if path == STDIN:
@@ -90,7 +90,9 @@ def _reader(path: Path, as_it_is: bool, header: Collection[str]) -> Callable[[Pa
         ".jsonl": _read_jsonl,
         ".json": _read_json,
         ".csv": table,
-        ".tsv": partial(_read_table, delimiter="\t", as_it_is=True) if as_it_is else partial(_read_tsv, header=header),
+        ".tsv": partial(_read_table, delimiter="\t", as_it_is=True)
+        if as_it_is
+        else partial(_read_tsv, has_header=has_header),
         ".parquet": _read_parquet,
         ".xlsx": partial(_read_excel, as_it_is=as_it_is),
     }
@@ -172,11 +174,11 @@ def _read_json(path: Path) -> Iterator[Row]:
         yield _object(value, f"{path}: item {index}")
 
 
-def _read_tsv(path: Path, header: Collection[str]) -> Iterator[Row]:
+def _read_tsv(path: Path, has_header: bool) -> Iterator[Row]:
     """A TSV with a header, or CrossFit's: no header, no quoting, every line ``input<TAB>output``."""
     first = next((line for _, line in _lines(path)), "")
     names = {cell.strip() for cell in first.split("\t")}
-    if names & {"input", *header} or names >= {"text", "label"}:
+    if has_header or "input" in names or names >= {"text", "label"}:
         yield from _read_table(path, delimiter="\t")
         return
     for number, line in _lines(path):

@@ -39,13 +39,16 @@ def labelled(
 ) -> tuple[list[Row], tuple[str, ...]]:
     """The rows with ``input`` and ``output``, and the labels: the ``classes``, or else the distinct ones, sorted.
 
-    ``say`` is told how many rows are left out. Raises ``DataError`` for less than 2 labels, or more than 200.
+    ``say`` is told how many rows are left out. Raises ``DataError`` where there are no rows, less than 2
+    labels, or more than 200.
     """
     has_text = [(row, text) for row in rows if (text := _text(row)) is not None]
     kept = [(row, text) for row, text in has_text if not require_answer or not is_empty(row.values.get("label"))]
     for number, what in ((len(rows) - len(has_text), "text"), (len(has_text) - len(kept), "label")):
         if number:
             say(f"{where}: {number:,} row{'s' * (number > 1)} without a {what} left out")
+    if not kept:
+        raise DataError(f"{where}: no row has both a text and a label")
     own = [_own(row, text) for row, text in kept]
     found = {row.values["output"] for row in own if "output" in row.values}
     labels = classes or tuple(sorted(found))
@@ -66,8 +69,6 @@ def _own(row: Row, text: Any) -> Row:
 
 
 def _refuse(labels: Sequence[str], where: str) -> None:
-    if not labels:
-        raise DataError(f"{where}: no row has both a text and a label")
     if len(labels) == 1:
         raise DataError(f"{where}: all rows have the label {labels[0]!r}; at least 2 labels are needed")
     if len(labels) > MAX_OPTIONS:
