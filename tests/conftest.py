@@ -180,7 +180,7 @@ def hub_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub_folder(hub_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """``hub_repository``, with an empty cache of the library."""
-    import datasets
+    from datasets import config
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     return hub_repository

@@ -164,10 +164,10 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def endpoint(hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    import datasets
+    from datasets import config
 
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    return lambda url: monkeypatch.setattr(datasets.config, "HF_ENDPOINT", url)
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
+    return lambda url: monkeypatch.setattr(config, "HF_ENDPOINT", url)
 
 
 def test_a_hub_that_cannot_be_reached(endpoint: Callable[[str], None]) -> None:
@@ -231,10 +231,10 @@ def test_a_revision_that_is_unknown(endpoint: Callable[[str], None], answers: Ca
 
 
 def test_offline_what_was_never_loaded_is_not_there(hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-    import huggingface_hub.constants
+    from datasets import config
+    from huggingface_hub import constants
 
-    for module in (datasets.config, huggingface_hub.constants):
+    for module in (config, constants):
         monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match=r"is not among what was loaded before, and the hub cannot be reached"):
         load_tasks("hf:imdb")
