@@ -82,7 +82,8 @@ def read_table(
         path: a file, "-" or ``hf:NAME`` (``abmll.tasks.hub_name``).
         column_mapping: which column has which part, as ``{"sentence": "text", "category": "label"}``.
         split: of a dataset with several splits, the one that is read where the name says none.
-        announce, quiet: what is told of a download, and whether its progress is shown.
+        announce: told in one line each what is downloaded, and what is left out.
+        quiet: show no progress of a download.
 
     Raises:
         DataError: it cannot be read, or has not got a column that is mapped.

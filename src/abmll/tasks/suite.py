@@ -71,7 +71,9 @@ def load_suite(
             that is a folder, ``$ABMLL_DATA`` goes before the suite's. What is not there is looked for in the cache's
             folder ``tasks``, and then on the hub, where the suite names a dataset.
         allow_missing: go on without the tasks that are nowhere, and name them in ``Suite.missing``.
-        column_mapping, announce, quiet: of every task, as for ``load_tasks``.
+        column_mapping: that of every task's file, as for ``load_tasks``.
+        announce: told in one line each what is downloaded, and what is left out.
+        quiet: show no progress of a download.
 
     Raises:
         ConfigError: unknown or malformed keys of the YAML.
