@@ -236,7 +236,7 @@ def test_offline_what_was_never_loaded_is_not_there(hub_folder: Path, monkeypatc
 
     for module in (config, constants):
         monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match=r"is not among what was loaded before, and the hub cannot be reached"):
+    with pytest.raises(DataError, match=r"hf:imdb: was not loaded before, and HF_HUB_OFFLINE forbids the network"):
         load_tasks("hf:imdb")
 
 

@@ -180,9 +180,13 @@ def _refuse_unreachable(name: HubName) -> None:
 
 def _refusal(name: HubName, error: Exception) -> str:
     """What to say of an error of the library."""
+    from datasets import config
+
     text = _first_line(error)
+    if isinstance(error, ConnectionError) and config.HF_HUB_OFFLINE:
+        return f"{name}: was not loaded before, and HF_HUB_OFFLINE forbids the network; unset it, or name a hf:FOLDER"
     if isinstance(error, ConnectionError):
-        return f"{name}: is not among what was loaded before, and the hub cannot be reached ({text}); {OFFLINE}"
+        return f"{name}: the hub cannot be reached ({text}); {OFFLINE}"
     if "scripts are no longer supported" in text:
         return f"{name}: is made by a script, and scripts are never run; look for a copy of it in Parquet"
     return f"{name}: cannot be loaded ({text})"
