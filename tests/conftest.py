@@ -129,3 +129,58 @@ def make_trainer(tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) 
         return MetaTrainer(tiny_model, toy_tasks, config)
 
     return make
+
+
+HUB_README = """\
+---
+configs:
+- config_name: plain
+  data_files:
+  - {split: train, path: plain/train.parquet}
+  - {split: validation, path: plain/validation.parquet}
+  - {split: test, path: plain/test.parquet}
+  - {split: unsupervised, path: plain/unsupervised.parquet}
+- config_name: exam
+  data_files:
+  - {split: test, path: exam/test.parquet}
+---
+"""
+HUB_LABELS = ["refund", "bug", "account"]  # not in the order of the alphabet
+
+
+@pytest.fixture(scope="session")
+def hub_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset as it lies on the hub: configs in README.md, splits in Parquet files that know the columns' classes.
+
+    ``plain`` has a sentence and its class; in its test split no row has one. ``exam`` has options of its own, and an
+    answer whose class is the option's letter.
+    """
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path_factory.mktemp("hub") / "desk"
+
+    def write(name: str, columns: dict[str, list[Any]], classes: dict[str, list[str]]) -> None:
+        data = datasets.Dataset.from_dict(columns)
+        for column, names in classes.items():
+            data = data.cast_column(column, datasets.ClassLabel(names=names))
+        path = folder / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data.to_parquet(path)
+
+    for split, size, labelled in (("train", 12, 12), ("validation", 4, 3), ("test", 4, 0), ("unsupervised", 2, 0)):
+        labels = [n % 3 if n < labelled else -1 for n in range(size)]
+        texts = [f"a {HUB_LABELS[n % 3]} in {split}, row {n}" for n in range(size)]
+        columns = {"idx": list(range(size)), "sentence": texts, "category": labels}
+        write(f"plain/{split}", columns, {"category": HUB_LABELS})
+    exam = {"question": ["1 + 1?", "1 + 2?"], "choices": [["2", "3"], ["2", "3"]], "answer": [0, 1]}
+    write("exam/test", exam, {"answer": ["A", "B"]})
+    (folder / "README.md").write_text(HUB_README, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def hub_folder(hub_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``hub_repository``, with an empty cache of the library."""
+    from datasets import config
+
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    return hub_repository

@@ -172,7 +172,7 @@ def test_hugging_face_folder(tmp_path: Path, question: Question, monkeypatch: py
     table.save_to_disk(tmp_path / "whole")
     (task,) = load_tasks(f"hf:{tmp_path / 'whole'}")
     assert [e.split for e in task.examples] == [None] * 4
-    with pytest.raises(DataError, match=r"hf:.*nothing: cannot be loaded"):
+    with pytest.raises(DataError, match=r"hf:.*nothing: no such folder"):
         load_tasks(f"hf:{tmp_path / 'nothing'}")
 
 

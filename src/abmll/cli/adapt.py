@@ -11,6 +11,7 @@ from abmll.common.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from abmll.cli.labelling import Task
     from abmll.tasks import Example
+    from abmll.tasks.mapping import ColumnMapping
 
 
 def adapt(
@@ -18,6 +19,7 @@ def adapt(
     *,
     output_dir: Path,
     columns: TableConfig,
+    column_mapping: tuple[str, ...] | None = None,
     theta: Path | None = None,
     adapt: Literal["head", "full"] | None = None,
     settings: AdaptConfig,
@@ -36,10 +38,11 @@ def adapt(
     """Learn a new task from its labelled examples; no training run is needed.
 
     Of a file whose examples carry a split only the training examples are used, of any other file all of them. Of a
-    table with columns of your own the labelled rows are used.
+    table with columns of your own the labelled rows are used. A dataset is hf:NAME[CONFIG], or :SPLIT behind it where
+    that is not train.
 
     Args:
-        task: file with the task's labelled examples, or a table of texts and labels
+        task: file with the task's labelled examples, or a table of texts and labels, or a dataset (hf:NAME)
         output_dir: folder to write the posterior to
         theta: folder of a training run to start from (default: the language model as it was downloaded)
         adapt: head, a Bayesian classifier on the model's features, or full, gradient steps from the theta of a run
@@ -55,9 +58,10 @@ def adapt(
     from abmll.cli.places import check_folder
     from abmll.language.activation_cache import disk_cache
     from abmll.methods import find_rule
+    from abmll.tasks.mapping import parse_mapping
 
     refuse_run_as_task(task)
-    name, examples, table = _read(task, task_name, columns, narrator(quiet))
+    name, examples, table = _read(task, task_name, columns, parse_mapping(column_mapping), narrator(quiet), quiet)
     check_folder(output_dir, overwrite, "posterior")
     meta = load_learner(theta, adapt, method, continued, place, quiet, explicit)
     if (columns.multi_label or columns.ordinal) and find_rule(meta.learning.method).classifier is None:
@@ -92,23 +96,28 @@ def adapt(
 
 
 def _read(
-    path: Path, task_name: str | None, columns: TableConfig, say: Callable[[str], None]
+    path: Path,
+    task_name: str | None,
+    columns: TableConfig,
+    mapping: "ColumnMapping",
+    say: Callable[[str], None],
+    quiet: bool,
 ) -> "tuple[str, Sequence[Example], Task | None]":
     """The task's name, the examples to learn, and the table that they are from where it has columns of its own."""
     from abmll.cli.labelling import read_labelled
-    from abmll.tasks import load_task
     from abmll.tasks.columns import is_task_file, read_table
-    from abmll.tasks.rows import stem_of
+    from abmll.tasks.hub_name import task_name as name_of
+    from abmll.tasks.read import task_of
 
-    as_it_is = read_table(path)
+    as_it_is = read_table(path, mapping, split="train", announce=say, quiet=quiet)
     if columns == TableConfig() and is_task_file(path, as_it_is):
-        loaded = load_task(path, name=task_name)
+        loaded = task_of(as_it_is, path, name=task_name, announce=say)
         examples = loaded.train if loaded.examples[0].split else loaded.examples
         if not examples:
             raise DataError(f"{path}: no training examples, every row has 'split': 'test'; mark some as 'train'")
         return loaded.name, examples, None
     table = read_labelled(as_it_is, columns, say)
-    return task_name or stem_of(path), table.rows.examples(), table
+    return task_name or name_of(path), table.rows.examples(), table
 
 
 def refuse_run_as_task(path: Path) -> None:

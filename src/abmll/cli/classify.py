@@ -18,6 +18,7 @@ def classify(
     *,
     output: Path,
     columns: TableConfig,
+    column_mapping: tuple[str, ...] | None = None,
     fold: int = 5,
     review_below: float = 0.8,
     theta: Path | None = None,
@@ -31,9 +32,10 @@ def classify(
 ) -> None:
     """Learn the labels of a table's rows and give them, with probabilities, to the rows of another.
 
-    Tables are .csv, .tsv, .jsonl, .json, .parquet or .xlsx files; "-" reads a CSV or JSON lines from standard input.
-    Rows without a label are left out. How far to trust the answers is measured by cross-validation on the labelled
-    rows, and shown in a page beside the output (answers.csv: answers.html).
+    Tables are .csv, .tsv, .jsonl, .json, .parquet or .xlsx files; "-" reads a CSV or JSON lines from standard input,
+    hf:NAME[CONFIG]:SPLIT a split of a Hugging Face dataset. Rows without a label are left out. How far to trust the
+    answers is measured by cross-validation on the labelled rows, and shown in a page beside the output (answers.csv:
+    answers.html).
 
     Args:
         labelled: table of rows with a text and a label
@@ -54,7 +56,8 @@ def classify(
     from abmll.experiments.html.trust_page import write_trust_page
     from abmll.experiments.trust import measure
     from abmll.tasks.columns import read_table
-    from abmll.tasks.rows import stem_of
+    from abmll.tasks.hub_name import task_name as name_of
+    from abmll.tasks.mapping import parse_mapping
 
     if not 0 <= review_below <= 1:
         raise ConfigError(f"--review-below is {review_below}; it must be from 0 to 1")
@@ -68,9 +71,11 @@ def classify(
     if save is not None:
         check_folder(save, overwrite, "posterior")
     say = narrator(quiet)
-    task = read_labelled(read_table(labelled), columns, say)
-    asked, of_texts = read_new(new, task, say)
-    name = task_name or ("task" if str(labelled) == "-" else stem_of(labelled))
+    mapping = parse_mapping(column_mapping)
+    table = read_table(labelled, mapping, split="train", announce=say, quiet=quiet)
+    task = read_labelled(table, columns, say)
+    asked, of_texts = read_new(new, task, say, quiet)
+    name = task_name or name_of(labelled)
     posterior = learn(task, task.rows.examples(), load_for_head(theta, place, quiet), name, seed, quiet)
     measured = measure(posterior, task.rows, fold, columns.ordinal, quiet)
     if save is not None:

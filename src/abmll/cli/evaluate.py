@@ -24,6 +24,7 @@ def evaluate(
     activations: ActivationCacheConfig,
     data_dir: Path | None = None,
     allow_missing: bool = False,
+    column_mapping: tuple[str, ...] | None = None,
     preset: str = "default",
     seed: int = 0,
     overwrite: bool = False,
@@ -50,13 +51,15 @@ def evaluate(
     from abmll.language.activation_cache import disk_cache
     from abmll.methods import find_rule
     from abmll.tasks import load_suite
+    from abmll.tasks.mapping import parse_mapping
 
-    loaded = load_suite(suite, data_dir, allow_missing=allow_missing)
+    say = narrator(quiet)
+    mapping = parse_mapping(column_mapping)
+    loaded = load_suite(suite, data_dir, allow_missing=allow_missing, column_mapping=mapping, announce=say, quiet=quiet)
     loaded.refuse_leaks()
     check_folder(output_dir, overwrite)
     model = load_learner(run, adapt, method, continued, place, quiet, explicit)
     _refuse_learned(run, loaded)
-    say = narrator(quiet)
     for key, value in loaded.prompt.items():
         used = getattr(model.scorer.prompt, key)
         if value != used:

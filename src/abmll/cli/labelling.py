@@ -14,7 +14,7 @@ from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prediction import Prediction
 from abmll.tasks import Example
 from abmll.tasks.columns import Columns, Table, find_columns, find_text, read_table
-from abmll.tasks.labelled import LabelledRows, capped, in_order, labelled_rows
+from abmll.tasks.labelled import LabelledRows, capped, in_order, labelled_rows, shortened
 
 Say = Callable[[str], None]
 
@@ -41,12 +41,13 @@ class Answers(NamedTuple):
 def read_labelled(table: Table, settings: TableConfig, say: Say) -> Task:
     """The labelled rows of a table; says what was found, and warns of what looks wrong."""
     columns = find_columns(table, settings.text, settings.label)
-    found = labelled_rows(table, columns, settings.labels or (), settings.multi_label)
-    if settings.ordinal and not settings.labels:
+    known = settings.labels or table.classes.get(columns.label, ())
+    found = labelled_rows(table, columns, known, settings.multi_label)
+    if settings.ordinal and not known:
         found = in_order(found)
     limit = settings.max_examples
     rows = capped(found, limit)
-    say(f"{table.where}: texts in column '{columns.text}', labels in '{columns.label}': {_named(rows.labels)}")
+    say(f"{table.where}: texts in column '{columns.text}', labels in '{columns.label}': {shortened(rows.labels)}")
     none = " (write [] for none of the labels)" if settings.multi_label else ""
     left_out = {
         f"without a label{none}": len(found.unlabelled),
@@ -64,14 +65,9 @@ def read_labelled(table: Table, settings: TableConfig, say: Say) -> Task:
     return Task(table, columns, rows, settings)
 
 
-def _named(labels: Sequence[str]) -> str:
-    shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
-    return f"{shown} ({len(labels)})" if len(labels) > 8 else shown
-
-
-def read_new(path: Path, task: Task, say: Say) -> tuple[Table, str]:
+def read_new(path: Path, task: Task, say: Say, quiet: bool) -> tuple[Table, str]:
     """The table to answer, and the column of its texts."""
-    table = read_table(path)
+    table = read_table(path, announce=say, quiet=quiet)
     text = text_column(table, task, say)
     refuse_taken(table, task.rows.labels)
     return table, text
@@ -169,5 +165,5 @@ def _right(
     unknown = list(dict.fromkeys(found for _, found in truth if found not in labels))
     if unknown:
         hint = nearest(unknown[0], labels)
-        say(f"warning: new rows have labels that no labelled row has: {_named(unknown)}.{hint}")
+        say(f"warning: new rows have labels that no labelled row has: {shortened(unknown)}.{hint}")
     return [rows[n]["predicted_label"] == found for n, found in truth]

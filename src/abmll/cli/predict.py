@@ -18,6 +18,7 @@ def predict(
     output: Path,
     settings: PredictConfig,
     text: str | None = None,
+    column_mapping: tuple[str, ...] | None = None,
     review_below: float = 0.8,
     task_name: str | None = None,
     preset: str = "default",
@@ -34,7 +35,8 @@ def predict(
 
     Args:
         run_or_posterior: folder that 'abmll adapt' wrote, or a training run (then theta answers, not adapted)
-        input: questions with their options, or a table of texts; answers are not needed
+        input: questions with their options, or a table of texts, or a split of a dataset (hf:NAME:SPLIT); answers are
+            not needed
         output: file to write, by its ending JSON lines (.jsonl), a table (.csv, .tsv, .xlsx) or Parquet
         text: of a table of texts, the column that has them (default: guessed where only one can be meant)
         review_below: of a table of texts, the confidence below which an answer is for a person to look at
@@ -47,27 +49,29 @@ def predict(
     from abmll.cli.places import check_file
     from abmll.experiments.few_shot import prediction_rows
     from abmll.language.activation_cache import disk_cache
-    from abmll.tasks import load_task
     from abmll.tasks.columns import find_text, is_task_file, read_table
-    from abmll.tasks.rows import stem_of
+    from abmll.tasks.hub_name import task_name as name_of
+    from abmll.tasks.mapping import parse_mapping
+    from abmll.tasks.read import task_of
 
     check_file(output, overwrite)
     check_form(output)
     refuse_inputs(output, (input,))
-    table = read_table(input)
+    say = narrator(quiet)
+    table = read_table(input, parse_mapping(column_mapping), announce=say, quiet=quiet)
     if text is None and is_task_file(input, table):
-        questions = load_task(input, name=task_name, require_answer=False)
+        questions = task_of(table, input, name=task_name, require_answer=False, announce=say)
         posterior = load_posterior(run_or_posterior, task_name, questions.name, place, quiet)
-        cache = disk_cache(posterior.scorer.base, posterior.scorer.lower_blocks, activations, narrator(quiet))
+        cache = disk_cache(posterior.scorer.base, posterior.scorer.lower_blocks, activations, say)
         prediction = posterior.predict(questions.examples, settings, seed=seed, cache=cache, quiet=quiet)
         write_answers(output, questions.examples, prediction_rows(posterior.task_name, questions.examples, prediction))
         chosen = zip(questions.examples, prediction.answers.tolist(), strict=True)
         right = [own == example.answer for example, own in chosen if example.answer is not None]
     else:
         of_texts = find_text(table, text)
-        posterior = load_posterior(run_or_posterior, task_name, stem_of(input), place, quiet)
+        posterior = load_posterior(run_or_posterior, task_name, name_of(input), place, quiet)
         refuse_taken(table, posterior.labels)
-        answers = answer(posterior, table, of_texts, None, review_below, narrator(quiet), quiet, settings, seed)
+        answers = answer(posterior, table, of_texts, None, review_below, say, quiet, settings, seed)
         write_table(output, answers.rows)
         prediction, right = answers.prediction, answers.right
     sampled = posterior.is_posterior and settings.predictive == "samples"

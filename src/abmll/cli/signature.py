@@ -19,6 +19,7 @@ REQUIRED = inspect.Parameter.empty  # The default of an option that has none.
 SHORT = {"output": "-o"}
 # Parameters that mean the same wherever a docstring says nothing else of them.
 SHARED = {
+    "column_mapping": "columns under names of their own, each as THEIRS=OURS: sentence=text,category=label",
     "suite": "name or YAML file of a suite",
     "data_dir": "folder in which a suite's tasks are looked up",
     "allow_missing": "go on without tasks of a suite that are not found; the results name them",

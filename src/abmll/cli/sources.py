@@ -1,14 +1,16 @@
 """What a user means by WHERE: files, folders, Hugging Face datasets, collections, suites; and what a suite sets."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from abmll.cli.console import announce
 from abmll.common.errors import ConfigError, DataError, nearest
 from abmll.common.presets import preset
 
 if TYPE_CHECKING:
     from abmll.tasks import Task
+    from abmll.tasks.mapping import ColumnMapping
 
 COLLECTION = "bigbench"
 
@@ -25,7 +27,15 @@ def is_suite(where: str) -> bool:
     return where in shipped_suites() and where != COLLECTION and not _is_place(where)
 
 
-def read_tasks(where: str) -> "list[Task]":
+class Reading(NamedTuple):
+    """How tasks are read, as ``abmll.tasks.load_tasks`` takes it."""
+
+    column_mapping: "ColumnMapping | None" = None
+    announce: Callable[[str], None] = announce
+    quiet: bool = False
+
+
+def read_tasks(where: str, how: Reading = Reading()) -> "list[Task]":
     """The tasks that `where` stands for; of a suite the training tasks, then the evaluation tasks.
 
     It is looked up in this order: a suite's YAML file, a dataset (``hf:NAME``), a file or folder, a shipped suite, the
@@ -35,24 +45,24 @@ def read_tasks(where: str) -> "list[Task]":
     from abmll.tasks.bigbench import bigbench_dir
 
     if is_suite(where):
-        suite = load_suite(where)
+        suite = load_suite(where, **how._asdict())
         return [*suite.train, *suite.evaluation]
     fetched = bigbench_dir()
     if _is_place(where):
-        return load_tasks(where)
+        return load_tasks(where, **how._asdict())
     if where == COLLECTION:
         if not fetched.is_dir():
             raise DataError(f"the tasks of '{COLLECTION}' are not here yet; run 'abmll tasks fetch {COLLECTION}' first")
-        return load_tasks(fetched)
+        return load_tasks(fetched, **how._asdict())
     if (fetched / f"{where}.jsonl").is_file():
-        return load_tasks(fetched / f"{where}.jsonl")
+        return load_tasks(fetched / f"{where}.jsonl", **how._asdict())
     path = Path(where)
     known = [*shipped_suites(), COLLECTION]
     hint = nearest(where, known) or nearest(path.name, [sibling.name for sibling in path.parent.glob("*")])
     raise DataError(f"{where}: no such file, folder or suite.{hint} Suites at hand: {', '.join(shipped_suites())}")
 
 
-def training_tasks(where: str, data_dir: Path | None, allow_missing: bool = False) -> "list[Task]":
+def training_tasks(where: str, data_dir: Path | None, allow_missing: bool, how: Reading) -> "list[Task]":
     """The tasks to learn from: of a suite its training tasks, which must not overlap with its evaluation tasks."""
     from abmll.tasks import load_suite
 
@@ -61,8 +71,8 @@ def training_tasks(where: str, data_dir: Path | None, allow_missing: bool = Fals
             raise ConfigError(
                 f"data_dir is {data_dir}, but '{where}' is no suite whose tasks are looked up; leave it out"
             )
-        return read_tasks(where)
-    suite = load_suite(where, data_dir, allow_missing=allow_missing)
+        return read_tasks(where, how)
+    suite = load_suite(where, data_dir, allow_missing=allow_missing, **how._asdict())
     suite.refuse_leaks()
     return list(suite.train)
 
@@ -96,4 +106,6 @@ def choose(tasks: "list[Task]", name: str | None, where: str) -> "Task":
 
 
 def _is_place(where: str) -> bool:
-    return where.startswith("hf:") or Path(where).exists()
+    from abmll.tasks.hub_name import is_hub
+
+    return is_hub(where) or Path(where).exists()

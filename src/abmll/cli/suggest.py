@@ -16,6 +16,7 @@ def suggest(
     output: Path | None = None,
     number: int = 10,
     columns: TableConfig,
+    column_mapping: tuple[str, ...] | None = None,
     theta: Path | None = None,
     task_name: str | None = None,
     place: PlaceConfig,
@@ -29,7 +30,7 @@ def suggest(
     They are rows of the table that have no label yet, or those of another table.
 
     Args:
-        labelled: table of rows with a text, some of them with a label
+        labelled: table of rows with a text, some of them with a label, or a split of a dataset (hf:NAME:SPLIT)
         pool: table of the rows to choose from (default: the rows of the first table that have no label)
         output: table to write all of these rows to, in that order (default: none is written)
         number: how many to name
@@ -44,7 +45,8 @@ def suggest(
     from abmll.experiments.html.figure import shorten
     from abmll.tasks import Example
     from abmll.tasks.columns import read_table
-    from abmll.tasks.rows import stem_of
+    from abmll.tasks.hub_name import task_name as name_of
+    from abmll.tasks.mapping import parse_mapping
 
     if number < 1:
         raise ConfigError(f"number is {number}; it must be 1 or more")
@@ -54,15 +56,16 @@ def suggest(
         check_form(output)
     refuse_inputs(output, inputs)
     say = narrator(quiet)
-    task = read_labelled(read_table(labelled), columns, say)
-    asked = task.table if pool is None else read_table(pool)
+    table = read_table(labelled, parse_mapping(column_mapping), split="train", announce=say, quiet=quiet)
+    task = read_labelled(table, columns, say)
+    asked = task.table if pool is None else read_table(pool, announce=say, quiet=quiet)
     of_texts = task.columns.text if pool is None else text_column(asked, task, say)
     texts = asked.texts(of_texts)
     places = list(task.rows.unlabelled) if pool is None else [n for n, own in enumerate(texts) if own is not None]
     if not places:
         raise DataError(f"{asked.where}: no rows without a label to choose from; name a table of them with --pool")
     model = load_for_head(theta, place, quiet)
-    posterior = learn(task, task.rows.examples(), model, task_name or stem_of(labelled), seed, quiet)
+    posterior = learn(task, task.rows.examples(), model, task_name or name_of(labelled), seed, quiet)
     questions = [Example(str(n), texts[n] or "", task.rows.labels, None) for n in places]
     order = posterior.suggest(questions, quiet)
     if output is not None:

@@ -23,6 +23,7 @@ def train(
     eval_tasks: str | None = None,
     data_dir: Path | None = None,
     allow_missing: bool = False,
+    column_mapping: tuple[str, ...] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -31,8 +32,8 @@ def train(
     """Meta-train an adapter on many tasks; leaves a run folder with settings, metrics, checkpoints and a report.
 
     Args:
-        tasks: a folder or file of tasks, hf:NAME, 'bigbench' once it is fetched, or a suite (name or YAML file), of
-            which the training tasks are used
+        tasks: a folder or file of tasks, a dataset (hf:NAME[CONFIG]), 'bigbench' once it is fetched, or a suite (name
+            or YAML file), of which the training tasks are used
         eval_tasks: validation tasks, in the same form; of a suite its validation tasks (default: those of the suite
             named by --tasks, where --eval-steps, --load-best-model-at-end or --early-stopping-patience is given)
         resume: go on from the newest checkpoint in the output folder
@@ -43,6 +44,7 @@ def train(
     from abmll.language.activation_cache import open_cache
     from abmll.language.base import load_base
     from abmll.model.meta_learner import AbmllModel
+    from abmll.tasks.mapping import parse_mapping
     from abmll.training.refusals import refuse_unfit
     from abmll.training.trackers import trackers
     from abmll.training.trainer import MetaTrainer
@@ -52,8 +54,9 @@ def train(
     refuse_unfit(settings)
     trackers(settings.report_to, Path(settings.output_dir))  # a library that is missing is named before anything loads
     check_run(Path(settings.output_dir), resume, overwrite)
-    chosen, held_out = tasks_of_training(tasks, eval_tasks, settings, data_dir, allow_missing)
     say = narrator(quiet)
+    how = Reading(parse_mapping(column_mapping), say, quiet)
+    chosen, held_out = tasks_of_training(tasks, eval_tasks, settings, data_dir, allow_missing, how)
     loaded = load_base(base, say, quiet)
     model = AbmllModel(loaded, adapter, prompt, settings.seed)
     cache = open_cache(loaded, model.scorer.lower_blocks, settings, settings.activation_cache_gb, say)

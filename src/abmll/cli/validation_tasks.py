@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from abmll.cli.sources import is_suite, read_tasks, training_tasks
+from abmll.cli.sources import Reading, is_suite, read_tasks, training_tasks
 from abmll.common.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 
 
 def tasks_of_training(
-    where: str, eval_where: str | None, settings: TrainConfig, data_dir: Path | None, allow_missing: bool
+    where: str,
+    eval_where: str | None,
+    settings: TrainConfig,
+    data_dir: Path | None,
+    allow_missing: bool,
+    how: Reading,
 ) -> "tuple[list[Task], list[Task]]":
     """The training tasks in ``where`` and the validation tasks in ``eval_where``.
 
@@ -25,16 +30,17 @@ def tasks_of_training(
     if eval_where is None and needs_tasks(settings) and is_suite(where):
         eval_where = where
     if eval_where is None:
-        return training_tasks(where, data_dir, allow_missing), []
+        return training_tasks(where, data_dir, allow_missing, how), []
     if eval_where == where and is_suite(where):
-        suite = load_suite(where, data_dir, allow_missing=allow_missing)
+        suite = load_suite(where, data_dir, allow_missing=allow_missing, **how._asdict())
         suite.refuse_leaks()
         chosen = suite.for_tuning()
         return list(chosen.train), list(chosen.evaluation)
-    train = training_tasks(where, data_dir, allow_missing)
+    train = training_tasks(where, data_dir, allow_missing, how)
     if is_suite(eval_where):
-        held_out = list(load_suite(eval_where, data_dir, allow_missing=allow_missing).for_tuning().evaluation)
+        suite = load_suite(eval_where, data_dir, allow_missing=allow_missing, **how._asdict())
+        held_out = list(suite.for_tuning().evaluation)
     else:
-        held_out = read_tasks(eval_where)
+        held_out = read_tasks(eval_where, how)
     refuse_leaks(train, held_out)
     return train, held_out

@@ -93,7 +93,8 @@ def labelled_rows(
     texts = table.texts(columns.text)
     cells: Sequence[Any] = table.values(columns.label) if is_multi_label else table.texts(columns.label)
     split = _splitter(cells) if is_multi_label else lambda cell: (cell.strip(),)
-    held_out = {n for n, side in enumerate(table.values("split")) if SPLITS.get(str(side)) == "test"}
+    sides = table.values(table.named("split") or "split")
+    held_out = {n for n, side in enumerate(sides) if SPLITS.get(str(side)) == "test"}
     has_text = [n for n, text in enumerate(texts) if text is not None and n not in held_out]
     unlabelled = tuple(n for n in has_text if cells[n] is None)
     rows = tuple(n for n in has_text if cells[n] is not None)
@@ -173,14 +174,15 @@ def _refuse_labels(
         )
 
 
-def _named(items: Iterable[str]) -> str:
+def shortened(items: Iterable[str]) -> str:
+    """The first of some names, and how many more there are."""
     found = list(items)
     return ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
 
 
 def _rare(counts: Mapping[str, int], labels: Sequence[str]) -> list[str]:
     rare = [f"'{label}' ({counts.get(label, 0)})" for label in labels if counts.get(label, 0) <= FEW]
-    return [f"labels with {FEW} examples or fewer: {_named(rare)}; label more rows of them"] if rare else []
+    return [f"labels with {FEW} examples or fewer: {shortened(rare)}; label more rows of them"] if rare else []
 
 
 def _twins(labels: Sequence[str]) -> list[str]:
@@ -190,7 +192,7 @@ def _twins(labels: Sequence[str]) -> list[str]:
         groups.setdefault(normalize(label), []).append(f"'{label}'")
     pairs = [" and ".join(group) for group in groups.values() if len(group) > 1]
     return [
-        f"labels that differ in case, spaces or marks alone: {_named(pairs)}; if they mean the same, make them one"
+        f"labels that differ in case, spaces or marks alone: {shortened(pairs)}; if they mean the same, make them one"
     ] * bool(pairs)
 
 

@@ -1,58 +1,114 @@
-"""Tasks out of files: rows become checked examples, and every mistake is named with its file and line.
+"""Tasks out of files and datasets: rows become checked examples, and every mistake is named with its file and line.
 
 The keys of a row are described in ``abmll.tasks.fields``. CrossFit's TSV (no header, ``input<TAB>output``) is read as
-it is: the options are the file's distinct outputs.
+it is: the options are the file's distinct outputs. Rows of ``text`` and ``label`` are ``abmll.tasks.text_label``.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from abmll.common.errors import DataError
+from abmll.tasks.columns import Table
 from abmll.tasks.fields import example_of, text_of
-from abmll.tasks.rows import Row, is_table, read_rows, stem_of, suffix_of
+from abmll.tasks.hub import load_hub
+from abmll.tasks.hub_name import is_hub, parse_hub, task_name
+from abmll.tasks.mapping import ColumnMapping, columns_of, renamed
+from abmll.tasks.rows import Row, as_texts, is_table, read_rows, stem_of, suffix_of
+from abmll.tasks.text_label import check_columns, has_labels, labelled
 from abmll.tasks.types import MAX_OPTIONS, Example, Task
 
 _FEW_SHOT_FILE = re.compile(r"(?P<task>.+)_\d+_\d+_(?P<split>train|dev|test)$")  # CrossFit, MetaICL: <task>_16_100_dev
 
 
-def load_task(path: Path | str, *, name: str | None = None, require_answer: bool = True) -> Task:
-    """The task in one file (.jsonl, .json, .csv, .tsv, each also .gz; .parquet), as the module describes it.
+class _Source(NamedTuple):
+    """Rows under our names, and what is known of where they are from."""
+
+    name: str  # of their task, where they say nothing
+    rows: Sequence[Row]
+    where: str
+    cells_are_text: bool = False
+    classes: tuple[str, ...] = ()  # the labels that there can be, in their order
+
+
+class _Reading(NamedTuple):
+    """How sources are read, the same for all of them."""
+
+    mapping: ColumnMapping
+    announce: Callable[[str], None]
+    quiet: bool
+    require_answer: bool = True
+
+
+def load_task(
+    path: Path | str,
+    *,
+    name: str | None = None,
+    require_answer: bool = True,
+    column_mapping: ColumnMapping | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+    quiet: bool = False,
+) -> Task:
+    """The task in one file (.jsonl, .json, .csv, .tsv, each also .gz; .parquet) or dataset, as the module describes it.
 
     Args:
+        path: a file, or a Hugging Face dataset: ``hf:NAME`` (``abmll.tasks.hub_name``).
         name: instead of the rows' ``task``, or of the file's name.
         require_answer: refuse rows without an answer; otherwise theirs is None (questions to predict).
+        column_mapping: the file's names of columns, and ours: ``{"sentence": "text", "category": "label"}``.
+        announce: told in one line each what is downloaded, and what is left out.
+        quiet: show no progress of a download.
 
     Raises:
         DataError: the file or a row cannot be used; the text names file, line and remedy.
     """
-    path = Path(path)
-    rows = read_rows(path)
-    names = _task_names(rows)
-    if name is None and len(names) > 1:
-        raise DataError(f"{path}: holds {len(names)} tasks ({names[0]}, {names[1]}, ...); give a file with one task")
-    name = name or (names[0] if names else stem_of(path))
-    return _build(name, rows, str(path), require_answer, cells_are_text=is_table(path))
+    how = _Reading(column_mapping or {}, announce, quiet, require_answer)
+    return _one_task(_from_hub(path, how) if is_hub(path) else _from_file(Path(path), how), name, how)
 
 
-def load_tasks(path: Path | str) -> list[Task]:
+def task_of(
+    table: Table,
+    path: Path,
+    *,
+    name: str | None = None,
+    require_answer: bool = True,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Task:
+    """The task in a table of our own form that was read from ``path``; as ``load_task``, without reading it again."""
+    how = _Reading(table.mapping, announce, True, require_answer)
+    if suffix_of(path).startswith(".tsv") and not table.mapping and "input" not in table.columns:
+        return _one_task(_from_file(path, how), name, how)  # CrossFit's: the table took its first line for a header
+    cells = (cell for row in table.rows for cell in row.values.values())
+    are_texts = is_table(path) or (str(path) == "-" and all(isinstance(cell, str) for cell in cells))
+    rows = renamed(as_texts(table.rows) if are_texts else table.rows, table.mapping, table.where)
+    return _one_task(_Source(task_name(path), rows, table.where, are_texts), name, how)
+
+
+def load_tasks(
+    path: Path | str,
+    *,
+    column_mapping: ColumnMapping | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+    quiet: bool = False,
+) -> list[Task]:
     """The tasks of a file, of a folder and its subfolders (all files of a known kind but ``manifest.json``), or of a
-    Hugging Face dataset: ``hf:name`` or ``hf:folder``.
+    Hugging Face dataset: ``hf:NAME`` (``abmll.tasks.hub_name``).
 
     A file whose rows name several tasks gives several. In a folder, files named as CrossFit's and MetaICL's
     (``<task>_16_100_train``, ``..._dev``, ``..._test``) are one task, whose dev examples count as test examples.
+    ``column_mapping`` is that of every file; it, ``announce`` and ``quiet`` are as for ``load_task``.
 
     Raises:
         DataError: as ``load_task``; also for a folder without tasks, or two tasks of one name.
     """
-    if str(path).startswith("hf:"):
-        rows = _hub_rows(str(path).removeprefix("hf:"))
-        return _by_task(rows, Path(str(path).removeprefix("hf:")).name, str(path), cells_are_text=False)
+    how = _Reading(column_mapping or {}, announce, quiet)
+    if is_hub(path):
+        return list(_by_task(_from_hub(path, how), how))
     path = Path(path)
     if not path.is_dir():
-        return _by_task(read_rows(path), stem_of(path), str(path), is_table(path))
-    tasks = [task for files in _groups(path) for task in _load_group(*files)]
+        return list(_by_task(_from_file(path, how), how))
+    tasks = [task for files in _groups(path) for task in _by_task(_from_group(*files, how), how)]
     if not tasks:
         raise DataError(f"{path}: no task files in this folder")
     sources: dict[str, str] = {}
@@ -61,6 +117,38 @@ def load_tasks(path: Path | str) -> list[Task]:
             raise DataError(f"{task.source}: a task '{task.name}' is in {sources[task.name]} too; rename or remove one")
         sources[task.name] = task.source
     return tasks
+
+
+def _from_file(path: Path, how: _Reading) -> _Source:
+    return _Source(
+        stem_of(path),
+        renamed(read_rows(path, has_header=bool(how.mapping)), how.mapping, str(path)),
+        str(path),
+        is_table(path),
+    )
+
+
+def _from_hub(where: Path | str, how: _Reading) -> _Source:
+    """The rows of a dataset; where two splits of it are used, each row carries its side."""
+    dataset = load_hub(parse_hub(where), how.announce, how.quiet)
+    tables = dataset.sides(how.mapping, how.announce)
+    rows: list[Row] = []
+    classes: tuple[str, ...] = ()
+    for split, table in tables.items():
+        own = renamed(table.rows, how.mapping, str(where))
+        if len(tables) > 1:
+            own = [Row(row.where, row.values | {"split": split} | _id_in(split, row)) for row in own]
+        rows += own
+        labels = next((theirs for theirs, ours in how.mapping.items() if ours == "label"), "label")
+        classes = classes or table.classes.get(labels, ())
+    check_columns(columns_of(rows), str(where))
+    return _Source(task_name(where), rows, str(where), classes=classes)
+
+
+def _id_in(split: str, row: Row) -> dict[str, str]:
+    """Ids that are counted anew in every split become distinct."""
+    own = row.values.get("id")
+    return {} if own is None else {"id": f"{split}/{own}"}
 
 
 def _groups(folder: Path) -> list[tuple[str, list[Path]]]:
@@ -74,9 +162,9 @@ def _groups(folder: Path) -> list[tuple[str, list[Path]]]:
     return [(name, files) for (_, name), files in groups.items()]
 
 
-def _load_group(name: str, files: Sequence[Path]) -> list[Task]:
+def _from_group(name: str, files: Sequence[Path], how: _Reading) -> _Source:
     if len(files) == 1 and not _FEW_SHOT_FILE.match(stem_of(files[0])):
-        return _by_task(read_rows(files[0]), name, str(files[0]), is_table(files[0]))
+        return _from_file(files[0], how)._replace(name=name)
     rows, seen = [], {}
     for file in files:
         match = _FEW_SHOT_FILE.match(stem_of(file))
@@ -84,21 +172,32 @@ def _load_group(name: str, files: Sequence[Path]) -> list[Task]:
         if split is None or split in seen:
             raise DataError(f"{file}: the same task and split as {seen.get(split, files[0])}; keep one of them")
         seen[split] = file
-        rows += [Row(row.where, {**row.values, "split": split}) for row in read_rows(file)]
-    return _by_task(rows, name, str(files[0].parent), all(is_table(file) for file in files))
+        rows += [Row(row.where, {**row.values, "split": split}) for row in _from_file(file, how).rows]
+    return _Source(name, rows, str(files[0].parent), all(is_table(file) for file in files))
 
 
-def _by_task(rows: Sequence[Row], name: str, source: str, cells_are_text: bool) -> list[Task]:
+def _one_task(source: _Source, name: str | None, how: _Reading) -> Task:
+    """All rows as one task, which ``name`` may name."""
+    names = _task_names(source.rows)
+    if name is None and len(names) > 1:
+        where = source.where
+        raise DataError(f"{where}: holds {len(names)} tasks ({names[0]}, {names[1]}, ...); give a file with one task")
+    return _build(source._replace(name=name or (names[0] if names else source.name)), how)
+
+
+def _by_task(source: _Source, how: _Reading) -> Iterator[Task]:
     """One task for each value of the rows' ``task``."""
-    names = _task_names(rows)
+    names = _task_names(source.rows)
     if len(names) < 2:
-        return [_build(names[0] if names else name, rows, source, True, cells_are_text)]
+        yield _one_task(source, None, how)
+        return
     groups: dict[str, list[Row]] = {key: [] for key in names}
-    for row in rows:
+    for row in source.rows:
         if row.values.get("task") is None:
             raise DataError(f"{row.where}: no key 'task', which other rows of this file have; add it")
         groups[row.values["task"]].append(row)
-    return [_build(key, group, source, True, cells_are_text) for key, group in groups.items()]
+    for key, group in groups.items():
+        yield _build(source._replace(name=key, rows=group), how)
 
 
 def _task_names(rows: Iterable[Row]) -> list[str]:
@@ -106,16 +205,18 @@ def _task_names(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(text_of(row, "task") for row in rows if row.values.get("task") is not None))
 
 
-def _build(name: str, rows: Sequence[Row], source: str, require_answer: bool, cells_are_text: bool) -> Task:
-    """The task of these rows; options that no row has are the distinct outputs (CrossFit)."""
-    outputs: tuple[str, ...] = ()
-    if cells_are_text and all(row.values.keys() <= {"id", "input", "output", "split"} for row in rows):
-        outputs = _distinct_outputs(rows, source, require_answer)
+def _build(source: _Source, how: _Reading) -> Task:
+    """The task of these rows; options that no row has are the labels, or the distinct outputs (CrossFit)."""
+    name, rows, outputs = source.name, source.rows, ()
+    if has_labels(columns_of(rows)):
+        rows, outputs = labelled(rows, source.classes, source.where, how.require_answer, how.announce)
+    elif source.cells_are_text and all(row.values.keys() <= {"id", "input", "output", "split"} for row in rows):
+        outputs = _distinct_outputs(rows, source.where, how.require_answer)
     examples: list[Example] = []
     places: dict[str, str] = {}
     families: dict[str, str] = {}
     for index, row in enumerate(rows):
-        example = example_of(row, f"{name}/{index}", outputs, require_answer, cells_are_text)
+        example = example_of(row, f"{name}/{index}", outputs, how.require_answer, source.cells_are_text)
         if example.id in places:
             raise DataError(f"{row.where}: id {example.id!r} is that of {places[example.id]} too; make ids unique")
         places[example.id] = row.where
@@ -123,8 +224,9 @@ def _build(name: str, rows: Sequence[Row], source: str, require_answer: bool, ce
         if row.values.get("family") is not None:
             families[text_of(row, "family")] = row.where
     if len(families) > 1:
-        raise DataError(f"{source}: the rows of task '{name}' name several families ({', '.join(families)}); keep one")
-    return Task(name, tuple(examples), next(iter(families), None), source)
+        found = ", ".join(families)
+        raise DataError(f"{source.where}: the rows of task '{name}' name several families ({found}); keep one")
+    return Task(name, tuple(examples), next(iter(families), None), source.where)
 
 
 def _distinct_outputs(rows: Sequence[Row], source: str, require_answer: bool) -> tuple[str, ...]:
@@ -142,23 +244,3 @@ def _distinct_outputs(rows: Sequence[Row], source: str, require_answer: bool) ->
             "possible. Leave out the rows of rare outputs, or give every row options of its own"
         )
     return tuple(outputs)
-
-
-def _hub_rows(name: str) -> list[Row]:
-    """The rows of a Hugging Face dataset, by name or folder; where it has several splits, each row carries its own."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(f'hf:{name}: needs the datasets library; run: pip install "abmll[data]"') from error
-    try:
-        saved = any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json"))
-        loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name)
-    except Exception as error:  # the library raises its own, requests', huggingface_hub's and Arrow's
-        raise DataError(f"hf:{name}: cannot be loaded ({(str(error) or repr(error)).splitlines()[0][:200]})") from error
-    splits: dict[Any, Any] = loaded if isinstance(loaded, dict) else {"train": loaded}
-    rows = []
-    for split, table in splits.items():
-        for index, values in enumerate(table):
-            mark = {"split": str(split)} if len(splits) > 1 else {}
-            rows.append(Row(f"hf:{name}: {split} row {index + 1}", {**dict(values), **mark}))
-    return rows

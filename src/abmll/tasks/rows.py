@@ -8,7 +8,7 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -46,11 +46,12 @@ def is_table(path: Path) -> bool:
     return suffix_of(path).removesuffix(".gz") in (".csv", ".tsv", ".xlsx")
 
 
-def read_rows(path: Path, as_it_is: bool = False) -> list[Row]:
+def read_rows(path: Path, as_it_is: bool = False, has_header: bool = False) -> list[Row]:
     """All rows of a file, or of standard input where ``path`` is "-": JSON lines or a CSV.
 
     With ``as_it_is`` a CSV, TSV or Excel sheet keeps its empty cells and numbers, and its first line is always a
-    header. Otherwise all cells are texts, empty ones count as absent, and a TSV may be CrossFit's.
+    header. Otherwise all cells are texts, empty ones count as absent, and a TSV is CrossFit's, unless its first line
+    has ``input``, or ``text`` and ``label``, or ``has_header`` says that it names the columns.
 
     Raises:
         DataError: missing, empty, of an unknown kind, or unreadable at the line that the text names.
@@ -63,7 +64,7 @@ def read_rows(path: Path, as_it_is: bool = False) -> list[Row]:
         siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file.{nearest(path.name, siblings)}")
     try:
-        rows = list(_reader(path, as_it_is)(path))
+        rows = list(_reader(path, as_it_is, has_header)(path))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip file ({error}); compress it again") from error
     except OSError as error:
@@ -74,7 +75,13 @@ def read_rows(path: Path, as_it_is: bool = False) -> list[Row]:
     return rows
 
 
-def _reader(path: Path, as_it_is: bool) -> Callable[[Path], Iterator[Row]]:
+def as_texts(rows: Iterable[Row]) -> list[Row]:
+    """The rows of a CSV, TSV or Excel sheet that were read as they are, as they are read otherwise."""
+    texts = ((row.where, {key: as_text(cell) for key, cell in row.values.items() if cell is not None}) for row in rows)
+    return [_cells(where, list(cells), list(cells.values())) for where, cells in texts]
+
+
+def _reader(path: Path, as_it_is: bool, has_header: bool) -> Callable[[Path], Iterator[Row]]:
     """What reads this kind of file."""
     table = partial(_read_table, as_it_is=as_it_is)
     if path == STDIN:
@@ -83,7 +90,9 @@ def _reader(path: Path, as_it_is: bool) -> Callable[[Path], Iterator[Row]]:
         ".jsonl": _read_jsonl,
         ".json": _read_json,
         ".csv": table,
-        ".tsv": partial(_read_table, delimiter="\t", as_it_is=True) if as_it_is else _read_tsv,
+        ".tsv": partial(_read_table, delimiter="\t", as_it_is=True)
+        if as_it_is
+        else partial(_read_tsv, has_header=has_header),
         ".parquet": _read_parquet,
         ".xlsx": partial(_read_excel, as_it_is=as_it_is),
     }
@@ -165,10 +174,11 @@ def _read_json(path: Path) -> Iterator[Row]:
         yield _object(value, f"{path}: item {index}")
 
 
-def _read_tsv(path: Path) -> Iterator[Row]:
+def _read_tsv(path: Path, has_header: bool) -> Iterator[Row]:
     """A TSV with a header, or CrossFit's: no header, no quoting, every line ``input<TAB>output``."""
     first = next((line for _, line in _lines(path)), "")
-    if "input" in [cell.strip() for cell in first.split("\t")]:
+    names = {cell.strip() for cell in first.split("\t")}
+    if has_header or "input" in names or names >= {"text", "label"}:
         yield from _read_table(path, delimiter="\t")
         return
     for number, line in _lines(path):

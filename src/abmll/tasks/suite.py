@@ -1,7 +1,7 @@
 """A suite with its tasks: those to learn from, and unseen ones to be evaluated on (``definition`` reads its file)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from abmll.common.files import cache_dir
 from abmll.tasks.bigbench import bigbench_dir
 from abmll.tasks.definition import SuiteFile, read_suite
 from abmll.tasks.leaks import refuse_leaks
+from abmll.tasks.mapping import ColumnMapping
 from abmll.tasks.read import load_task, load_tasks
 from abmll.tasks.rows import SUFFIXES, stem_of, suffix_of
 from abmll.tasks.types import Task
@@ -53,7 +54,15 @@ class Suite:
         return replace(self, name=f"{self.name}-validation", train=others, evaluation=held_out, known_leaks=())
 
 
-def load_suite(name_or_path: str | Path, data_dir: Path | str | None = None, *, allow_missing: bool = False) -> Suite:
+def load_suite(
+    name_or_path: str | Path,
+    data_dir: Path | str | None = None,
+    *,
+    allow_missing: bool = False,
+    column_mapping: ColumnMapping | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+    quiet: bool = False,
+) -> Suite:
     """The suite with its tasks loaded.
 
     Args:
@@ -62,6 +71,9 @@ def load_suite(name_or_path: str | Path, data_dir: Path | str | None = None, *, 
             that is a folder, ``$ABMLL_DATA`` goes before the suite's. What is not there is looked for in the cache's
             folder ``tasks``, and then on the hub, where the suite names a dataset.
         allow_missing: go on without the tasks that are nowhere, and name them in ``Suite.missing``.
+        column_mapping: that of every task's file, as for ``load_tasks``.
+        announce: told in one line each what is downloaded, and what is left out.
+        quiet: show no progress of a download.
 
     Raises:
         ConfigError: unknown or malformed keys of the YAML.
@@ -72,7 +84,8 @@ def load_suite(name_or_path: str | Path, data_dir: Path | str | None = None, *, 
         data_dir = os.environ.get("ABMLL_DATA")
     available = {stem_of(path): path for folder in _folders(file, data_dir) for path in _task_files(folder)}
     missing: list[str] = []
-    train, evaluation = (_load(file, side, available, missing) for side in ("train", "evaluation"))
+    how: dict[str, Any] = {"column_mapping": column_mapping, "announce": announce, "quiet": quiet}
+    train, evaluation = (_load(file, side, available, missing, how) for side in ("train", "evaluation"))
     if missing and not allow_missing:
         raise DataError(_refusal(file, missing, available))
     for side, tasks in (("training", train), ("evaluation", evaluation)):
@@ -116,21 +129,23 @@ def _task_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda file: (-SUFFIXES.index(suffix_of(file)), file.name))
 
 
-def _load(file: SuiteFile, side: str, available: dict[str, Path], missing: list[str]) -> tuple[Task, ...]:
-    """The tasks of one side that are somewhere; the names of the others are added to ``missing``."""
+def _load(
+    file: SuiteFile, side: str, available: dict[str, Path], missing: list[str], how: dict[str, Any]
+) -> tuple[Task, ...]:
+    """The tasks of one side that are somewhere, read as ``how`` says; other names are added to ``missing``."""
     tasks = []
     for name in getattr(file, side):
         if name in available:
-            tasks.append(load_task(available[name], name=name))
+            tasks.append(load_task(available[name], name=name, **how))
         elif name in file.hub:
-            tasks.append(_from_hub(name, file.hub[name]))
+            tasks.append(_from_hub(name, file.hub[name], how))
         else:
             missing.append(name)
     return tuple(tasks)
 
 
-def _from_hub(name: str, dataset: str) -> Task:
-    tasks = load_tasks(f"hf:{dataset}")
+def _from_hub(name: str, dataset: str, how: dict[str, Any]) -> Task:
+    tasks = load_tasks(f"hf:{dataset}", **how)
     if len(tasks) > 1:
         raise DataError(f"hf:{dataset}: holds {len(tasks)} tasks, but is named as the one task '{name}'; name another")
     return replace(tasks[0], name=name)
