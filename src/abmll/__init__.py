@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from abmll.model.learned_task import TaskPosterior
     from abmll.model.meta_learner import AbmllModel
     from abmll.model.prediction import Prediction
-    from abmll.tasks import Example, Task, load_suite, load_task, load_tasks
+    from abmll.tasks import Example, Task, WrittenExample, load_suite, load_task, load_tasks
     from abmll.training.trainer import MetaTrainer
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Task",
     "TaskPosterior",
     "TrainConfig",
+    "WrittenExample",
     "__version__",
     "load_suite",
     "load_task",
@@ -40,6 +41,7 @@ _HOMES = {
     "Task": "abmll.tasks",
     "TaskPosterior": "abmll.model.learned_task",
     "TrainConfig": "abmll.common.config",
+    "WrittenExample": "abmll.tasks",
     "__version__": "abmll._version",
     "load_suite": "abmll.tasks",
     "load_task": "abmll.tasks",

@@ -31,7 +31,7 @@ from abmll.common.settings import flatten, pick
 from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.adapter import Adapter
 from abmll.language.meter import counted
-from abmll.methods import OUTER, Loss, State, find_rule, make_rule, read_steps, summarize
+from abmll.methods import OUTER, Loss, State, find_rule, make_rule, read_steps, refuse_written, summarize
 from abmll.model.meta_learner import AbmllModel, mean_log_sigma
 from abmll.model.run_folder import CARD, METRICS, TIMING, RunFolder, refuse_other_run
 from abmll.tasks import Task
@@ -87,6 +87,8 @@ class MetaTrainer:
         self.rule = make_rule(model.scorer, config, len(tasks))
         query = self.rule.needs_query
         self.tasks = usable(tasks, min_examples=1 + query if self.rule.draws_from == "task" else 0)
+        if self.tasks[0].is_written:
+            refuse_written(config.method)
         self.data_sha256 = fingerprint(self.tasks)
         sizes, batch_size = [len(task.train) for task in self.tasks], config.per_device_train_batch_size
         sampler = EpisodeSampler(config.seed, sizes, batch_size, config.inner_steps, query, self.rule.draws_from)
@@ -177,7 +179,7 @@ class MetaTrainer:
         """Hand the model what was learned and write the card; learn theta's calibration unless an earlier call did."""
         config, episode = self.config, self.config.max_steps
         self.model.learned(theta, pick(LearningConfig, flatten(config)), len(self.tasks))
-        if self.rule.has_calibration and config.calibration_tasks:
+        if self.rule.has_calibration and config.calibration_tasks and not self.tasks[0].is_written:
             wanted = {"num_tasks": config.calibration_tasks, "num_examples": config.calibration_examples}
             prior = self.folder.calibration(episode, wanted)
             if prior is None:
