@@ -24,6 +24,7 @@ def adapt(
     method: str | None = None,
     continued: ContinueConfig,
     task_name: str | None = None,
+    generate: bool = False,
     preset: str = "default",
     place: PlaceConfig,
     activations: ActivationCacheConfig,
@@ -48,6 +49,7 @@ def adapt(
             mc-dropout or regular-lora itself, from one of regular-lora (default: abmll-mixture, where the run is of
             abmll in weight space, or else the run's own)
         task_name: the task's name in the prompt (default: the file's)
+        generate: the outputs are texts to be written, not chosen, whatever the file's form
         seed: seed of the order of the examples and of the noise
     """
     from abmll.cli.labelling import learn
@@ -55,9 +57,12 @@ def adapt(
     from abmll.cli.places import check_folder
     from abmll.language.activation_cache import disk_cache
     from abmll.methods import find_rule
+    from abmll.tasks.types import are_written
 
     refuse_run_as_task(task)
-    name, examples, table = _read(task, task_name, columns, narrator(quiet))
+    name, examples, table = _read(task, task_name, columns, generate, narrator(quiet))
+    if adapt is None and are_written(examples):
+        adapt = "full"
     check_folder(output_dir, overwrite, "posterior")
     meta = load_learner(theta, adapt, method, continued, place, quiet, explicit)
     if (columns.multi_label or columns.ordinal) and find_rule(meta.learning.method).classifier is None:
@@ -92,7 +97,7 @@ def adapt(
 
 
 def _read(
-    path: Path, task_name: str | None, columns: TableConfig, say: Callable[[str], None]
+    path: Path, task_name: str | None, columns: TableConfig, generate: bool, say: Callable[[str], None]
 ) -> "tuple[str, Sequence[Example], Task | None]":
     """The task's name, the examples to learn, and the table that they are from where it has columns of its own."""
     from abmll.cli.labelling import read_labelled
@@ -101,8 +106,10 @@ def _read(
     from abmll.tasks.rows import stem_of
 
     as_it_is = read_table(path)
-    if columns == TableConfig() and is_task_file(path, as_it_is):
-        loaded = load_task(path, name=task_name)
+    if generate and columns != TableConfig():
+        raise ConfigError("generate: reads the columns 'input' and 'output'; leave out what names or orders labels")
+    if generate or (columns == TableConfig() and is_task_file(path, as_it_is)):
+        loaded = load_task(path, name=task_name, generate=generate)
         examples = loaded.train if loaded.examples[0].split else loaded.examples
         if not examples:
             raise DataError(f"{path}: no training examples, every row has 'split': 'test'; mark some as 'train'")

@@ -25,11 +25,12 @@ def is_suite(where: str) -> bool:
     return where in shipped_suites() and where != COLLECTION and not _is_place(where)
 
 
-def read_tasks(where: str) -> "list[Task]":
+def read_tasks(where: str, generate: bool = False) -> "list[Task]":
     """The tasks that `where` stands for; of a suite the training tasks, then the evaluation tasks.
 
     It is looked up in this order: a suite's YAML file, a dataset (``hf:NAME``), a file or folder, a shipped suite, the
     fetched collection (``bigbench``), one of its tasks by name. DataError where it is none of these, or cannot be read.
+    With ``generate`` the answers of a dataset, a file or a folder are written, not chosen.
     """
     from abmll.tasks import load_suite, load_tasks, shipped_suites
     from abmll.tasks.bigbench import bigbench_dir
@@ -39,7 +40,7 @@ def read_tasks(where: str) -> "list[Task]":
         return [*suite.train, *suite.evaluation]
     fetched = bigbench_dir()
     if _is_place(where):
-        return load_tasks(where)
+        return load_tasks(where, generate=generate)
     if where == COLLECTION:
         if not fetched.is_dir():
             raise DataError(f"the tasks of '{COLLECTION}' are not here yet; run 'abmll tasks fetch {COLLECTION}' first")
@@ -52,7 +53,9 @@ def read_tasks(where: str) -> "list[Task]":
     raise DataError(f"{where}: no such file, folder or suite.{hint} Suites at hand: {', '.join(shipped_suites())}")
 
 
-def training_tasks(where: str, data_dir: Path | None, allow_missing: bool = False) -> "list[Task]":
+def training_tasks(
+    where: str, data_dir: Path | None, allow_missing: bool = False, generate: bool = False
+) -> "list[Task]":
     """The tasks to learn from: of a suite its training tasks, which must not overlap with its evaluation tasks."""
     from abmll.tasks import load_suite
 
@@ -61,7 +64,9 @@ def training_tasks(where: str, data_dir: Path | None, allow_missing: bool = Fals
             raise ConfigError(
                 f"data_dir is {data_dir}, but '{where}' is no suite whose tasks are looked up; leave it out"
             )
-        return read_tasks(where)
+        return read_tasks(where, generate)
+    if generate:
+        raise ConfigError(f"generate: '{where}' is a suite, whose files say themselves what is written; leave it out")
     suite = load_suite(where, data_dir, allow_missing=allow_missing)
     suite.refuse_leaks()
     return list(suite.train)

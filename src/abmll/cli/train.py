@@ -22,6 +22,7 @@ def train(
     settings: TrainConfig,
     data_dir: Path | None = None,
     allow_missing: bool = False,
+    generate: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -32,6 +33,7 @@ def train(
     Args:
         tasks: a folder or file of tasks, hf:NAME, 'bigbench' once it is fetched, or a suite (name or YAML file), of
             which the training tasks are used
+        generate: the outputs are texts to be written, not chosen, whatever the files' form
         resume: go on from the newest checkpoint in the output folder
     """
     from abmll.cli.places import check_run, refuse_other_processes
@@ -47,7 +49,7 @@ def train(
     refuse_other_processes()
     find_rule(settings.method)
     check_run(Path(settings.output_dir), resume, overwrite)
-    chosen = training_tasks(tasks, data_dir, allow_missing)
+    chosen = training_tasks(tasks, data_dir, allow_missing, generate)
     say = narrator(quiet)
     loaded = load_base(base, say, quiet)
     model = AbmllModel(loaded, adapter, prompt, settings.seed)
