@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from abmll._version import __version__
     from abmll.common.config import TrainConfig
     from abmll.model.classifier import AbmllClassifier
+    from abmll.model.generation import WrittenAnswer
     from abmll.model.learned_task import TaskPosterior
     from abmll.model.meta_learner import AbmllModel
     from abmll.model.prediction import Prediction
@@ -25,6 +26,7 @@ __all__ = [
     "Task",
     "TaskPosterior",
     "TrainConfig",
+    "WrittenAnswer",
     "WrittenExample",
     "__version__",
     "load_suite",
@@ -41,6 +43,7 @@ _HOMES = {
     "Task": "abmll.tasks",
     "TaskPosterior": "abmll.model.learned_task",
     "TrainConfig": "abmll.common.config",
+    "WrittenAnswer": "abmll.model.generation",
     "WrittenExample": "abmll.tasks",
     "__version__": "abmll._version",
     "load_suite": "abmll.tasks",

@@ -19,6 +19,7 @@ from abmll.language.scorer import OptionScorer
 from abmll.language.wiring import by_name
 from abmll.language.writing import written_tokens
 from abmll.methods import REGISTRY, make_rule
+from abmll.model.export_notes import card, export_notes
 from abmll.model.generation import WrittenAnswer
 from abmll.posterior import Noise
 from abmll.posterior.fixed import fixed_layers
@@ -245,6 +246,19 @@ def test_training_and_adapting_teach_it_to_write_and_the_folder_remembers(
     assert loaded.settings["written"] is True
     assert loaded.generate(QUESTIONS) == posterior.generate(QUESTIONS)
     assert loaded.labels == ()
+
+
+@pytest.mark.parametrize("answer", ["letter", "text"])
+def test_an_export_says_that_its_answers_are_written(answer: Any, make_model: Callable[..., AbmllModel]) -> None:
+    model = make_model()
+    model.scorer.prompt = model.scorer.encoder.settings = PromptConfig(answer=answer)
+    posterior = model.adapt(reversal("r1").train, task_name="r1", steps=1)
+    notes = export_notes(posterior, None)
+    assert (notes["prompt"]["answer"], notes["answer_tokens"], notes["labels"]) == ("written", None, [])
+    assert notes["prompt"]["template"].endswith("\n\nr1: {input}\nAnswer:")
+    shown = card(notes, "peft")
+    assert "- text-generation" in shown
+    assert "none: the answer is the text" in shown
 
 
 def steps_are_taken(name: str) -> bool:

@@ -19,7 +19,7 @@ from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
 from abmll.methods import find_rule
 from abmll.model.export_notes import export_notes
-from abmll.model.generation import WrittenAnswer, write_answers
+from abmll.model.generation import WRITTEN, WrittenAnswer, write_answers
 from abmll.model.interchange import average_update, export_merged, export_peft
 from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prediction import Prediction, batch_calibrated, predict
@@ -79,6 +79,11 @@ class TaskPosterior:
                 "save_pretrained, or learn the task with how='full' (--adapt full)"
             )
         return phi
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the task's answers are written, not chosen."""
+        return bool(self.settings.get(WRITTEN))
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
