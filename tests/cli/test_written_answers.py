@@ -93,6 +93,8 @@ def test_a_csv_is_a_choice_unless_generate_is_said(written: Workspace, abmll: Ca
         ("predict new --input new.jsonl -o a.csv --generate --num-answers 0", ["--num-answers is '0'"]),
         ("compare --suite words.yaml --data-dir pool --methods abmll --output-dir x", ["written, not chosen"]),
         ("predict new --input pool/word2.jsonl -o a.csv", ["written, not chosen; use generate"]),
+        ("predict new --input questions.jsonl -o a.csv --num-answers 3", ["num_answers", "chosen, not written"]),
+        ("evaluate run --suite suite.yaml --output-dir x --do-sample", ["do_sample", "chosen, not written"]),
         ("adapt numbers.jsonl --theta wrun --output-dir x", ["numbers.jsonl:1", "regression is not offered"]),
     ],
 )

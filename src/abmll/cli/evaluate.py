@@ -46,7 +46,7 @@ def evaluate(
     """
     from abmll.cli.loading import load_learner
     from abmll.cli.places import check_folder
-    from abmll.cli.written_answers import evaluate_suite
+    from abmll.cli.written_answers import evaluate_suite, refuse_unread
     from abmll.experiments.few_shot import evaluate_tasks, save_evaluation
     from abmll.experiments.html import write_report
     from abmll.experiments.html.reading import Method
@@ -64,6 +64,8 @@ def evaluate(
     if written:
         require_rouge()
         adapt = adapt or "full"
+    else:
+        refuse_unread(writing)
     model = load_learner(run, adapt, method, continued, place, quiet, explicit)
     _refuse_learned(run, loaded)
     say = narrator(quiet)

@@ -49,7 +49,7 @@ def predict(
     from abmll.cli.labelling import answer, refuse_taken
     from abmll.cli.loading import load_posterior
     from abmll.cli.places import check_file
-    from abmll.cli.written_answers import learned_to_write, write_file
+    from abmll.cli.written_answers import learned_to_write, refuse_unread, write_file
     from abmll.experiments.few_shot import prediction_rows
     from abmll.language.activation_cache import disk_cache
     from abmll.tasks import load_task
@@ -63,6 +63,7 @@ def predict(
         return write_file(
             run_or_posterior, input, output, writing, text, task_name, place, seed, quiet=quiet, json=json
         )
+    refuse_unread(writing)
     table = read_table(input)
     if text is None and is_task_file(input, table):
         questions = load_task(input, name=task_name, require_answer=False)

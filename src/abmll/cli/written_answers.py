@@ -9,7 +9,8 @@ from abmll.cli.loading import load_posterior
 from abmll.common.checkpoint import DOCUMENT, load_bundle
 from abmll.common.config import EvaluateConfig, PlaceConfig, WriteConfig
 from abmll.common.documents import Document
-from abmll.common.errors import DataError
+from abmll.common.errors import ConfigError, DataError
+from abmll.common.settings import flatten
 from abmll.experiments.written_metrics import METRICS, exact_match, token_f1
 from abmll.experiments.written_tasks import answer_row, answer_rows, evaluate_written, save_written
 from abmll.language.activation_cache import ActivationCache
@@ -29,6 +30,14 @@ def learned_to_write(folder: Path) -> bool:
     """Whether the folder has a posterior of a task whose answers are written."""
     has_document = (folder / DOCUMENT).is_file()
     return has_document and bool(load_bundle(folder, DOCUMENT).document["settings"].get(WRITTEN))
+
+
+def refuse_unread(how: WriteConfig) -> None:
+    """Raise ``ConfigError`` for settings of written answers other than the usual ones, as only such tasks read them."""
+    usual = flatten(WriteConfig())
+    for name, value in flatten(how).items():
+        if value != usual[name]:
+            raise ConfigError(f"{name}: these answers are chosen, not written; leave it out")
 
 
 def write_file(

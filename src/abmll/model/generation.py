@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from abmll.model.learned_task import TaskPosterior
 
 WRITTEN = "written"  # in a posterior's settings: its task's answers are written
-MAX_TOKENS = 4096  # of a batch, answers included
+MAX_TOKENS = 4096  # of a batch's prompts, padding included
 Updates = dict[str, LayerUpdate]
 
 
@@ -92,8 +92,7 @@ def write_answers(
     _refuse_unfit(posterior, how)
     questions = questions_of(data)
     encoded = list(scorer.encoder.with_room(how.max_new_tokens).encode_all(questions, posterior.task_name))
-    rooms = [len(one) + how.max_new_tokens for one in encoded]
-    batches = batches_of_like_length(encoded, max(MAX_TOKENS, max(rooms)))
+    batches = batches_of_like_length(encoded, MAX_TOKENS)
     samples: list[list[str]] = [[] for _ in questions]
     with progress(how.num_answers * len(batches), "writing answers", "batch", quiet=quiet) as bar:
         for draw, updates in enumerate(_draws(posterior, how.num_answers, seed)):
