@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from abmll._version import __version__
     from abmll.common.config import TrainConfig
     from abmll.model.classifier import AbmllClassifier
+    from abmll.model.generation import WrittenAnswer
     from abmll.model.learned_task import TaskPosterior
     from abmll.model.meta_learner import AbmllModel
     from abmll.model.prediction import Prediction
-    from abmll.tasks import Example, Task, load_suite, load_task, load_tasks
+    from abmll.tasks import Example, Task, WrittenExample, load_suite, load_task, load_tasks
     from abmll.training.trainer import MetaTrainer
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "Task",
     "TaskPosterior",
     "TrainConfig",
+    "WrittenAnswer",
+    "WrittenExample",
     "__version__",
     "load_suite",
     "load_task",
@@ -40,6 +43,8 @@ _HOMES = {
     "Task": "abmll.tasks",
     "TaskPosterior": "abmll.model.learned_task",
     "TrainConfig": "abmll.common.config",
+    "WrittenAnswer": "abmll.model.generation",
+    "WrittenExample": "abmll.tasks",
     "__version__": "abmll._version",
     "load_suite": "abmll.tasks",
     "load_task": "abmll.tasks",

@@ -1,6 +1,6 @@
 """``abmll adapt``: learn one new task from its examples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,8 +10,8 @@ from abmll.common.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from abmll.cli.labelling import Task
+    from abmll.cli.sources import Reading
     from abmll.tasks import Example
-    from abmll.tasks.mapping import ColumnMapping
 
 
 def adapt(
@@ -26,6 +26,7 @@ def adapt(
     method: str | None = None,
     continued: ContinueConfig,
     task_name: str | None = None,
+    generate: bool = False,
     preset: str = "default",
     place: PlaceConfig,
     activations: ActivationCacheConfig,
@@ -51,17 +52,23 @@ def adapt(
             mc-dropout or regular-lora itself, from one of regular-lora (default: abmll-mixture, where the run is of
             abmll in weight space, or else the run's own)
         task_name: the task's name in the prompt (default: the file's)
+        generate: the outputs are texts to be written, not chosen, whatever the file's form
         seed: seed of the order of the examples and of the noise
     """
     from abmll.cli.labelling import learn
     from abmll.cli.loading import load_learner
     from abmll.cli.places import check_folder
+    from abmll.cli.sources import Reading
     from abmll.language.activation_cache import disk_cache
     from abmll.methods import find_rule
     from abmll.tasks.mapping import parse_mapping
+    from abmll.tasks.types import are_written
 
     refuse_run_as_task(task)
-    name, examples, table = _read(task, task_name, columns, parse_mapping(column_mapping), narrator(quiet), quiet)
+    how = Reading(parse_mapping(column_mapping), narrator(quiet), quiet, generate)
+    name, examples, table = _read(task, task_name, columns, how)
+    if adapt is None and are_written(examples):
+        adapt = "full"
     check_folder(output_dir, overwrite, "posterior")
     meta = load_learner(theta, adapt, method, continued, place, quiet, explicit)
     if (columns.multi_label or columns.ordinal) and find_rule(meta.learning.method).classifier is None:
@@ -96,12 +103,7 @@ def adapt(
 
 
 def _read(
-    path: Path,
-    task_name: str | None,
-    columns: TableConfig,
-    mapping: "ColumnMapping",
-    say: Callable[[str], None],
-    quiet: bool,
+    path: Path, task_name: str | None, columns: TableConfig, how: "Reading"
 ) -> "tuple[str, Sequence[Example], Task | None]":
     """The task's name, the examples to learn, and the table that they are from where it has columns of its own."""
     from abmll.cli.labelling import read_labelled
@@ -109,14 +111,16 @@ def _read(
     from abmll.tasks.hub_name import task_name as name_of
     from abmll.tasks.read import task_of
 
-    as_it_is = read_table(path, mapping, split="train", announce=say, quiet=quiet)
-    if columns == TableConfig() and is_task_file(path, as_it_is):
-        loaded = task_of(as_it_is, path, name=task_name, announce=say)
+    as_it_is = read_table(path, how.column_mapping, split="train", announce=how.announce, quiet=how.quiet)
+    if how.generate and columns != TableConfig():
+        raise ConfigError("generate: reads the columns 'input' and 'output'; leave out what names or orders labels")
+    if how.generate or (columns == TableConfig() and is_task_file(path, as_it_is)):
+        loaded = task_of(as_it_is, path, name=task_name, announce=how.announce, generate=how.generate)
         examples = loaded.train if loaded.examples[0].split else loaded.examples
         if not examples:
             raise DataError(f"{path}: no training examples, every row has 'split': 'test'; mark some as 'train'")
         return loaded.name, examples, None
-    table = read_labelled(as_it_is, columns, say)
+    table = read_labelled(as_it_is, columns, how.announce)
     return task_name or name_of(path), table.rows.examples(), table
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from abmll.cli.console import count, narrator, print_json
-from abmll.common.config import ActivationCacheConfig, ContinueConfig, EvaluateConfig, PlaceConfig
+from abmll.common.config import ActivationCacheConfig, ContinueConfig, EvaluateConfig, PlaceConfig, WriteConfig
 from abmll.common.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ def evaluate(
     suite: str,
     output_dir: Path,
     settings: EvaluateConfig,
+    writing: WriteConfig,
     adapt: Literal["head", "full"] | None = None,
     method: str | None = None,
     continued: ContinueConfig,
@@ -34,6 +35,8 @@ def evaluate(
 ) -> None:
     """Adapt to every evaluation task of a suite; writes metrics.json, predictions.jsonl and report.html.
 
+    Where the tasks' answers are written, there is no report.html.
+
     Args:
         run: folder of a training run
         output_dir: folder to write to
@@ -44,20 +47,29 @@ def evaluate(
     """
     from abmll.cli.loading import load_learner
     from abmll.cli.places import check_folder
+    from abmll.cli.written_answers import evaluate_suite, refuse_unread
     from abmll.experiments.few_shot import evaluate_tasks, save_evaluation
     from abmll.experiments.html import write_report
     from abmll.experiments.html.reading import Method
     from abmll.experiments.html.sections import headline, per_task
+    from abmll.experiments.written_metrics import require_rouge
     from abmll.language.activation_cache import disk_cache
     from abmll.methods import find_rule
     from abmll.tasks import load_suite
     from abmll.tasks.mapping import parse_mapping
+    from abmll.tasks.types import are_written
 
     say = narrator(quiet)
     mapping = parse_mapping(column_mapping)
     loaded = load_suite(suite, data_dir, allow_missing=allow_missing, column_mapping=mapping, announce=say, quiet=quiet)
     loaded.refuse_leaks()
     check_folder(output_dir, overwrite)
+    written = are_written([task.examples[0] for task in loaded.evaluation])
+    if written:
+        require_rouge()
+        adapt = adapt or "full"
+    else:
+        refuse_unread(writing)
     model = load_learner(run, adapt, method, continued, place, quiet, explicit)
     _refuse_learned(run, loaded)
     for key, value in loaded.prompt.items():
@@ -65,9 +77,11 @@ def evaluate(
         if value != used:
             say(f"the suite's prompt has {key} = {value}, but the run was trained with {used}, used here too")
     cache = disk_cache(model.scorer.base, model.scorer.lower_blocks, activations, say)
-    evaluation = evaluate_tasks(model, loaded.evaluation, settings, seed=seed, cache=cache, quiet=quiet)
     about = {"run": str(run), "suite": loaded.name, "seed": seed}
     about |= {"missing": list(loaded.missing), "known_leaks": list(loaded.known_leaks)}
+    if written:
+        return evaluate_suite(model, loaded, settings, writing, output_dir, about, seed, cache, quiet=quiet, json=json)
+    evaluation = evaluate_tasks(model, loaded.evaluation, settings, seed=seed, cache=cache, quiet=quiet)
     save_evaluation(evaluation, output_dir, model, settings, about)
     report = write_report(output_dir)
     if evaluation.truncated:

@@ -36,6 +36,7 @@ def show(
     *,
     task: str | None = None,
     limit: int = 2,
+    generate: bool = False,
     prompt: PromptConfig,
     json: bool = False,
 ) -> None:
@@ -45,12 +46,13 @@ def show(
         where: a file, a folder, hf:NAME, 'bigbench', the name of one of its tasks, or a suite
         task: which one, where there are several
         limit: how many examples to show
+        generate: the outputs are texts to be written, not chosen, whatever the file's form
     """
     from abmll.tasks import render
 
     if limit < 0:
         raise ConfigError(f"limit must not be negative, but is {limit}")
-    chosen = choose(read_tasks(where), task, where)
+    chosen = choose(read_tasks(where, generate), task, where)
     shown = [(example, render(example, chosen.name, prompt)) for example in chosen.examples[:limit]]
     if json:
         examples = [
@@ -72,15 +74,16 @@ def show(
             print(f"  {'*' if index == example.answer else ' '} {continuation!r}")
 
 
-def validate(files: tuple[Path, ...], *, answers: bool = True, json: bool = False) -> int:
+def validate(files: tuple[Path, ...], *, answers: bool = True, generate: bool = False, json: bool = False) -> int:
     """Check task files; every one is looked at, and the exit code is 2 if any cannot be used.
 
     Args:
         files: task files, or folders of them
         answers: every example must have its answer; with --no-answers a file of one task may lack them, as for
             'abmll predict'
+        generate: the outputs are texts to be written, not chosen, whatever the files' form
     """
-    results = [_validated(path, answers) for path in files]
+    results = [_validated(path, answers, generate) for path in files]
     if json:
         print_json(results)
     for result in results:
@@ -149,8 +152,11 @@ def _at_hand() -> list[dict[str, Any]]:
 
 
 def _numbers(task: "Task") -> dict[str, Any]:
-    """A task in numbers; "constant" is the accuracy of always giving the commonest answer text."""
-    sizes = sorted({len(example.options) for example in task.examples})
+    """A task in numbers; "constant" is the accuracy of always giving the commonest answer text.
+
+    A task whose answers are written has 0 options.
+    """
+    sizes = sorted({len(example.asked) for example in task.examples})
     answers = Counter(example.options[example.answer] for example in task.examples if example.answer is not None)
     return {
         "name": task.name,
@@ -170,11 +176,14 @@ def _cell(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def _validated(path: Path, answers: bool) -> dict[str, Any]:
+def _validated(path: Path, answers: bool, generate: bool) -> dict[str, Any]:
     from abmll.tasks import load_task, load_tasks
 
     try:
-        tasks = load_tasks(path) if answers else [load_task(path, require_answer=False)]
+        if answers:
+            tasks = load_tasks(path, generate=generate)
+        else:
+            tasks = [load_task(path, require_answer=False, generate=generate)]
     except AbmllError as error:
         return {"file": str(path), "tasks": 0, "examples": 0, "error": str(error)}
     return {"file": str(path), "tasks": len(tasks), "examples": sum(len(t.examples) for t in tasks), "error": None}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abmll.cli.console import count, cut_in_words, narrator, print_result
-from abmll.common.config import ActivationCacheConfig, PlaceConfig, PredictConfig
+from abmll.common.config import ActivationCacheConfig, PlaceConfig, PredictConfig, WriteConfig
 
 if TYPE_CHECKING:
     from abmll.model.prediction import Prediction
@@ -20,6 +20,8 @@ def predict(
     text: str | None = None,
     column_mapping: tuple[str, ...] | None = None,
     review_below: float = 0.8,
+    generate: bool = False,
+    writing: WriteConfig,
     task_name: str | None = None,
     preset: str = "default",
     place: PlaceConfig,
@@ -32,6 +34,7 @@ def predict(
     """Answer the questions of a file: probabilities, the predicted option and its label, and how much is in doubt.
 
     A task whose labels are known needs texts alone: then the output has all columns of the input and the answers.
+    A posterior of a task whose answers are written writes them.
 
     Args:
         run_or_posterior: folder that 'abmll adapt' wrote, or a training run (then theta answers, not adapted)
@@ -40,6 +43,7 @@ def predict(
         output: file to write, by its ending JSON lines (.jsonl), a table (.csv, .tsv, .xlsx) or Parquet
         text: of a table of texts, the column that has them (default: guessed where only one can be meant)
         review_below: of a table of texts, the confidence below which an answer is for a person to look at
+        generate: write answers with a training run too, or with what has learned to choose
         task_name: the task's name in the prompt (default: the one adapted to, else the file's)
         seed: seed of the posterior samples
     """
@@ -47,6 +51,8 @@ def predict(
     from abmll.cli.labelling import answer, refuse_taken
     from abmll.cli.loading import load_posterior
     from abmll.cli.places import check_file
+    from abmll.cli.sources import Reading
+    from abmll.cli.written_answers import learned_to_write, refuse_unread, write_file
     from abmll.experiments.few_shot import prediction_rows
     from abmll.language.activation_cache import disk_cache
     from abmll.tasks.columns import find_text, is_task_file, read_table
@@ -58,6 +64,10 @@ def predict(
     check_form(output)
     refuse_inputs(output, (input,))
     say = narrator(quiet)
+    if generate or learned_to_write(run_or_posterior):
+        how = Reading(parse_mapping(column_mapping), say, quiet, True)
+        return write_file(run_or_posterior, input, output, writing, text, task_name, place, seed, how, json=json)
+    refuse_unread(writing)
     table = read_table(input, parse_mapping(column_mapping), announce=say, quiet=quiet)
     if text is None and is_task_file(input, table):
         questions = task_of(table, input, name=task_name, require_answer=False, announce=say)

@@ -33,9 +33,16 @@ class Reading(NamedTuple):
     column_mapping: "ColumnMapping | None" = None
     announce: Callable[[str], None] = announce
     quiet: bool = False
+    generate: bool = False
+
+    def of_suite(self) -> dict[str, Any]:
+        """The same for a suite, whose files say themselves what is written. Raises ``ConfigError`` for ``generate``."""
+        if self.generate:
+            raise ConfigError("generate: a suite's files say themselves what is written; leave it out")
+        return {name: value for name, value in self._asdict().items() if name != "generate"}
 
 
-def read_tasks(where: str, how: Reading = Reading()) -> "list[Task]":
+def read_tasks(where: str, how: Reading | None = None) -> "list[Task]":
     """The tasks that `where` stands for; of a suite the training tasks, then the evaluation tasks.
 
     It is looked up in this order: a suite's YAML file, a dataset (``hf:NAME``), a file or folder, a shipped suite, the
@@ -44,8 +51,9 @@ def read_tasks(where: str, how: Reading = Reading()) -> "list[Task]":
     from abmll.tasks import load_suite, load_tasks, shipped_suites
     from abmll.tasks.bigbench import bigbench_dir
 
+    how = how or Reading()
     if is_suite(where):
-        suite = load_suite(where, **how._asdict())
+        suite = load_suite(where, **how.of_suite())
         return [*suite.train, *suite.evaluation]
     fetched = bigbench_dir()
     if _is_place(where):
@@ -72,7 +80,7 @@ def training_tasks(where: str, data_dir: Path | None, allow_missing: bool, how: 
                 f"data_dir is {data_dir}, but '{where}' is no suite whose tasks are looked up; leave it out"
             )
         return read_tasks(where, how)
-    suite = load_suite(where, data_dir, allow_missing=allow_missing, **how._asdict())
+    suite = load_suite(where, data_dir, allow_missing=allow_missing, **how.of_suite())
     suite.refuse_leaks()
     return list(suite.train)
 

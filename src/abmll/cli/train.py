@@ -24,6 +24,7 @@ def train(
     data_dir: Path | None = None,
     allow_missing: bool = False,
     column_mapping: tuple[str, ...] | None = None,
+    generate: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -36,9 +37,11 @@ def train(
             or YAML file), of which the training tasks are used
         eval_tasks: validation tasks, in the same form; of a suite its validation tasks (default: those of the suite
             named by --tasks, where --eval-steps, --load-best-model-at-end or --early-stopping-patience is given)
+        generate: the outputs are texts to be written, not chosen, whatever the files' form
         resume: go on from the newest checkpoint in the output folder
     """
     from abmll.cli.places import check_run, refuse_other_processes
+    from abmll.cli.sources import Reading
     from abmll.cli.validation_tasks import tasks_of_training
     from abmll.experiments.html import write_report
     from abmll.language.activation_cache import open_cache
@@ -55,7 +58,7 @@ def train(
     trackers(settings.report_to, Path(settings.output_dir))  # a library that is missing is named before anything loads
     check_run(Path(settings.output_dir), resume, overwrite)
     say = narrator(quiet)
-    how = Reading(parse_mapping(column_mapping), say, quiet)
+    how = Reading(parse_mapping(column_mapping), say, quiet, generate)
     chosen, held_out = tasks_of_training(tasks, eval_tasks, settings, data_dir, allow_missing, how)
     loaded = load_base(base, say, quiet)
     model = AbmllModel(loaded, adapter, prompt, settings.seed)

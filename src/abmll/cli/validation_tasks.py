@@ -32,13 +32,13 @@ def tasks_of_training(
     if eval_where is None:
         return training_tasks(where, data_dir, allow_missing, how), []
     if eval_where == where and is_suite(where):
-        suite = load_suite(where, data_dir, allow_missing=allow_missing, **how._asdict())
+        suite = load_suite(where, data_dir, allow_missing=allow_missing, **how.of_suite())
         suite.refuse_leaks()
         chosen = suite.for_tuning()
         return list(chosen.train), list(chosen.evaluation)
     train = training_tasks(where, data_dir, allow_missing, how)
     if is_suite(eval_where):
-        suite = load_suite(eval_where, data_dir, allow_missing=allow_missing, **how._asdict())
+        suite = load_suite(eval_where, data_dir, allow_missing=allow_missing, **how.of_suite())
         held_out = list(suite.for_tuning().evaluation)
     else:
         held_out = read_tasks(eval_where, how)

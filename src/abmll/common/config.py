@@ -219,6 +219,20 @@ class PredictConfig(Checked):
 
 
 @dataclass(frozen=True)
+class WriteConfig(Checked):
+    """Answers that are written, not chosen."""
+
+    num_answers: int = setting(
+        1,
+        "answers to each question (1: at the posterior mean; more: each with a sample of it)",
+        at_least=1,
+    )
+    do_sample: bool = setting(False, "draw each token by its probability, instead of taking the likeliest")
+    max_new_tokens: int = setting(64, "tokens after which an answer is cut off", at_least=1)
+    temperature: float = setting(1.0, "with do_sample: divides the logits, so that below 1 likely tokens win", above=0)
+
+
+@dataclass(frozen=True)
 class EvaluateConfig(PredictConfig, AdaptConfig):
     """Adapting to every evaluation task and measuring."""
 

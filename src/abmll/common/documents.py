@@ -25,6 +25,7 @@ FORMATS = {
     "best": "abmll-best-1",
     "classifier": "abmll-classifier-1",
     "evaluation": "abmll-evaluation-2",
+    "written evaluation": "abmll-written-evaluation-1",
     "cell": "abmll-cell-2",
     "comparison": "abmll-comparison-2",
     "settings": "abmll-settings-2",

@@ -31,6 +31,7 @@ from abmll.experiments.out_of_distribution import mean_separation, ood_questions
 from abmll.experiments.pruning import pruned
 from abmll.experiments.temperature import meta_temperature, tempered
 from abmll.experiments.trained import cost_of_run, no_cost, recall, train_once
+from abmll.experiments.written_tasks import refuse_written_tasks
 from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.base import Base, load_base
 from abmll.language.meter import metered
@@ -63,6 +64,7 @@ class ResultFolder:
         suite = load_suite(self.suite, self.data_dir, allow_missing=self.allow_missing)
         suite = suite.for_tuning() if self.validation else suite
         suite.refuse_leaks()
+        refuse_written_tasks([*suite.train, *suite.evaluation], "comparisons need options; use abmll evaluate")
         return suite
 
 

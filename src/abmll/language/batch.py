@@ -45,6 +45,11 @@ class Batch:
     counts: Tensor | None = None  # (R, L) how many examples a position stands for; None where that is one everywhere
     lower: Tensor | None = None  # (R, L, d) output of the blocks below the lowest adapted layer, where known
 
+    @property
+    def is_written(self) -> bool:
+        """Whether the answers are written: there is one text to an example, and nothing to choose from."""
+        return self.option_lengths.shape[1] == 1
+
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on ``device``."""
         values: dict[str, Any] = vars(self)

@@ -1,5 +1,6 @@
 """From rendered prompts to token ids, with the middle of an over-long input cut out (never the options)."""
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from abmll.common.config import PromptConfig
 from abmll.common.errors import ConfigError, DataError
-from abmll.tasks import Example
+from abmll.tasks import Example, WrittenExample
 from abmll.tasks.prompts import Rendered, check_prompt, render
 
 GAP = " ... "
@@ -23,7 +24,7 @@ class Encoded:
 
     Args:
         prompt: with the special tokens that belong before it.
-        options: each one's continuation of the prompt.
+        options: each one's continuation of the prompt; a written answer's ends with the token that ends texts.
         answer: index of the right option; None where it is unknown.
         truncated: tokens cut out of the input.
         start: the prompt's tokens before the input.
@@ -52,6 +53,14 @@ class Encoder:
         self.tokenizer = tokenizer
         self.settings = prompt
         self.limit = prompt.max_length or context
+
+    def with_room(self, tokens: int) -> "Encoder":
+        """An encoder whose prompts leave room for so many tokens. Raises ``ConfigError`` where that is all."""
+        if tokens >= self.limit:
+            raise ConfigError(f"max_new_tokens is {tokens}, but prompt and answer have {self.limit} tokens together")
+        shorter = copy.copy(self)
+        shorter.limit = self.limit - tokens
+        return shorter
 
     def encode(self, example: Example, task_name: str) -> Encoded:
         """The example in tokens. Raises as ``encode_all``."""
@@ -105,6 +114,8 @@ class Encoder:
                     f"{where}: the model's tokenizer makes nothing of option {example.options[options.index(())]!r}; "
                     "write it in other characters"
                 )
+            if isinstance(example, WrittenExample):
+                options = tuple((*option, self.end) for option in options)
             start = _in_common(starts[opening], prompt)  # a last space may join the input's first word
             encoded = Encoded(prompt, options, example.answer, start=start)
             fits = len(encoded) <= self.limit or len(demonstrations) > 0
@@ -186,6 +197,14 @@ class Encoder:
         text = self.tokenizer.decode(tokens)
         assert isinstance(text, str)
         return text
+
+    @property
+    def end(self) -> int:
+        """The token behind an answer that is written. Raises ``ConfigError`` where the tokenizer has none."""
+        end = self.tokenizer.eos_token_id
+        if not isinstance(end, int):
+            raise ConfigError("model: its tokenizer has no token that ends a text (eos_token), so it cannot write one")
+        return end
 
     @cached_property
     def opening(self) -> list[int]:

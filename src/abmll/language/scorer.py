@@ -37,6 +37,7 @@ class Scores(NamedTuple):
     sums: Tensor  # (N, C) the same before any normalisation; 0 where there is no option
     answer_tokens: Tensor  # (N,) log-probability of the right answer's tokens, summed; 0 where unknown
     terms: ActivationTerms | None  # output space: divergence and prior of this pass
+    written: Tensor | None = None  # (N,) whether the likeliest tokens are a written answer's; None: chosen
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,11 @@ class OptionScorer:
         sums = tokens.new_zeros(lengths.numel()).index_add(0, batch.token_option, tokens).view(lengths.shape)
         answer_tokens = sums.gather(1, batch.answers.clamp(min=0)[:, None])[:, 0] * (batch.answers >= 0)
         options = sums / lengths.clamp(min=1) if self.prompt.length_normalize else sums
-        return Scores(options.masked_fill(lengths == 0, -torch.inf), sums, answer_tokens, terms)
+        written = None
+        if batch.is_written:
+            wrong = values.argmax(-1)[batch.token_row] != batch.token_id
+            written = sums.new_zeros(len(sums)).index_add(0, batch.token_option, wrong.to(sums.dtype)) == 0
+        return Scores(options.masked_fill(lengths == 0, -torch.inf), sums, answer_tokens, terms, written)
 
     def settings(self) -> dict[str, Any]:
         """The settings that an adapter of this model depends on, flat and JSON-ready."""
@@ -157,8 +162,9 @@ def nll(scores: Scores, answers: Tensor, loss: str) -> Tensor:
     """Negative log-likelihood of the right answers, summed over the batch (nats).
 
     ``options``: softmax over the option scores, which is what prediction reports. ``tokens``: the answer's tokens
-    over the whole vocabulary, as the paper's code trains.
+    over the whole vocabulary, as the paper's code trains. An answer that is written competes with every other text:
+    its tokens count in either case.
     """
-    if loss == "tokens":
+    if loss == "tokens" or scores.written is not None:
         return -scores.answer_tokens.sum()
     return F.cross_entropy(scores.options, answers, reduction="sum")

@@ -94,19 +94,30 @@ class Wiring:
         """
         space, terms, bound = self.space, None, None
         if phi is not None and theta is not None and isinstance(space, OutputSpace):
-            recorders = _by_name(phi, lambda shape: space.recorders(phi.stacks[shape], theta.stacks[shape], noise))
+            recorders = by_name(phi, lambda shape: space.recorders(phi.stacks[shape], theta.stacks[shape], noise))
             terms = ActivationTerms(space, phi, theta, batch, recorders)
             bound = Bound({}, terms, trace)
         elif phi is not None:
-            bound = Bound(_by_name(phi, lambda shape: space.layers(phi.stacks[shape], noise)), None, trace)
+            bound = Bound(by_name(phi, lambda shape: space.layers(phi.stacks[shape], noise)), None, trace)
+        with self._binding(bound):
+            yield terms
+
+    @contextmanager
+    def use_updates(self, updates: dict[str, LayerUpdate]) -> Iterator[None]:
+        """Bind these updates, by the layers' names, for whatever passes happen inside."""
+        with self._binding(Bound(updates, None)):
+            yield
+
+    @contextmanager
+    def _binding(self, bound: Bound | None) -> Iterator[None]:
         before, self.bound = self.bound, bound
         try:
-            yield terms
+            yield
         finally:
             self.bound = before
 
 
-def _by_name(phi: Adapter, made: Callable[[str], list[T]]) -> dict[str, T]:
+def by_name(phi: Adapter, made: Callable[[str], list[T]]) -> dict[str, T]:
     """What ``made`` gives for each layer of a stack, by the layers' names."""
     return {name: one for shape in phi.stacks for name, one in zip(phi.layers[shape], made(shape), strict=True)}
 

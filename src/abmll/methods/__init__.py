@@ -64,6 +64,16 @@ def preferred(name: str, space: str) -> str:
     return AbmllMixture.name if (name, space) == (Abmll.name, "weight") else name
 
 
+def refuse_written(method: str) -> None:
+    """Raise ``ConfigError`` where a method cannot learn a task whose answers are written."""
+    rule = find_rule(method)
+    if rule.classifier is not None or rule.demonstrations or rule.needs_options:
+        raise ConfigError(
+            f"method: '{rule.name}' chooses between options, and this task's answers are written; learn it by gradient "
+            "steps, with abmll or another method that takes them (--adapt full)"
+        )
+
+
 def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> Rule[Any]:
     """The rule that ``config.method`` names, for ``num_tasks`` training tasks.
 
@@ -93,6 +103,7 @@ __all__ = [
     "make_rule",
     "preferred",
     "read_steps",
+    "refuse_written",
     "settings_method",
     "summarize",
 ]

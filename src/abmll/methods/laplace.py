@@ -28,6 +28,7 @@ class Laplace(StructuredLora):
     base_method = "regular-lora"
     settings_read = ("laplace_prior_precision",)
     space = "factor"
+    needs_options = True
 
     def num_batches(self, support: Support) -> int:
         """The steps, then every example, the first of them once more for the number of options."""

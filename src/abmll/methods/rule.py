@@ -99,6 +99,7 @@ class Rule(Generic[S]):
     has_calibration: ClassVar[bool] = False  # theta and phi hold a temperature and option biases
     classifier: ClassVar[type[Classifier] | None] = None  # of the model's features, in place of its own answers
     learns_head_prior: ClassVar[bool] = False  # the classifier's prior is learned from the training tasks
+    needs_options: ClassVar[bool] = False  # learns from the options' probabilities, not from the likelihood alone
     batch_calibrated: ClassVar[bool] = False  # answers are divided by their mean over all questions
 
     def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
@@ -155,9 +156,9 @@ class Rule(Generic[S]):
         """The negative log-likelihood of a forward pass over ``batch``; the other terms are zero."""
         loss = nll(scores, batch.answers, self.config.loss)
         zero = torch.zeros_like(loss)
-        correct = (scores.options.argmax(-1) == batch.answers).sum()
+        right = scores.options.argmax(-1) == batch.answers if scores.written is None else scores.written
         options = torch.log_softmax(scores.options.detach(), -1)
-        return Loss(loss, loss, zero, zero, correct, len(batch.answers), batch.num_tokens, options=options)
+        return Loss(loss, loss, zero, zero, right.sum(), len(batch.answers), batch.num_tokens, options=options)
 
     def sampled(self, batch: Batch, generator: torch.Generator, theta: Adapter | None = None) -> Pass:
         """A pass at one sample of q(phi), with the noise of training."""

@@ -11,7 +11,7 @@ from abmll.common.files import json_text
 from abmll.language import embedded
 from abmll.language.base import Base
 from abmll.methods import find_rule
-from abmll.tasks import Example
+from abmll.tasks import Example, WrittenExample
 from abmll.tasks.prompts import Rendered, render
 
 if TYPE_CHECKING:
@@ -25,13 +25,14 @@ def export_notes(posterior: "TaskPosterior", member: int | None) -> Document:
     """All that a program without ABMLL needs to ask the exported mean as the posterior does.
 
     ``labels`` and ``answer_tokens`` have one order. Where the labels are not fixed, ``labels`` is empty;
-    ``answer_tokens`` then has those of the letters A to Z, or is null where options are scored by their text.
+    ``answer_tokens`` then has those of the letters A to Z, or is null where options are scored by their text. Where
+    answers are written, ``answer`` in the prompt's part says so, and nothing competes.
     """
     scorer, prompt, encoder = posterior.scorer, posterior.scorer.prompt, posterior.scorer.encoder
     rendered = _rendered(posterior, posterior.labels or PLACEHOLDERS)
     template = encoder.full_text(rendered)
     tokens = None
-    if posterior.labels or prompt.answer == "letter":
+    if (posterior.labels or prompt.answer == "letter") and not posterior.is_written:
         continuations = _rendered(posterior, posterior.labels or tuple(string.ascii_uppercase)).continuations
         tokens = [list(found) for found in encoder.answer_tokens(template, continuations)]
     method = posterior.settings.get("method")
@@ -42,7 +43,7 @@ def export_notes(posterior: "TaskPosterior", member: int | None) -> Document:
         "prompt": {
             "template": template,
             "opening_tokens": encoder.opening,
-            "answer": prompt.answer,
+            "answer": "written" if posterior.is_written else prompt.answer,
             "length_normalize": prompt.length_normalize,
             "max_tokens": encoder.limit,
             "demonstrations": len(posterior.demonstrations),
@@ -70,8 +71,11 @@ def card(notes: Document, format: str) -> str:
     """The card that a model hub shows, in Markdown."""
     base, library = notes["base"], "peft" if format == "peft" else "transformers"
     named = [f"base_model: {json.dumps(base['name'])}"] if base["is_hub_name"] else []
-    front = ["---", *named, f"library_name: {library}", "tags:", "- abmll", "- text-classification", "- lora", "---"]
+    is_written = notes["prompt"]["answer"] == "written"
+    kind = "text-generation" if is_written else "text-classification"
+    front = ["---", *named, f"library_name: {library}", "tags:", "- abmll", f"- {kind}", "- lora", "---"]
     labels = json.dumps(notes["labels"], ensure_ascii=False) if notes["labels"] else "those of each question"
+    labels = "none: the answer is the text that is written behind the prompt" if is_written else labels
     lines = [
         *front,
         "",
@@ -129,6 +133,8 @@ def _probabilities(notes: Document) -> str:
 
 def _rendered(posterior: "TaskPosterior", options: tuple[str, ...]) -> Rendered:
     example = Example("template", "{input}", options, None)
+    if posterior.is_written:
+        example = WrittenExample.of("template", "{input}", None)
     return render(example, posterior.task_name, posterior.scorer.prompt, posterior.demonstrations)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from abmll.common.checkpoint import DOCUMENT, Bundle, load_bundle, refuse_other_base, save_bundle
-from abmll.common.config import AdapterConfig, ModelConfig, PredictConfig, PromptConfig
+from abmll.common.config import AdapterConfig, ModelConfig, PredictConfig, PromptConfig, WriteConfig
 from abmll.common.errors import CheckpointError, ConfigError, DataError
 from abmll.common.settings import flatten, pick
 from abmll.language.activation_cache import ActivationCache
@@ -19,6 +19,7 @@ from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
 from abmll.methods import find_rule
 from abmll.model.export_notes import export_notes
+from abmll.model.generation import WRITTEN, WrittenAnswer, write_answers
 from abmll.model.interchange import average_update, export_merged, export_peft
 from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prediction import Prediction, batch_calibrated, predict
@@ -27,6 +28,7 @@ from abmll.model.task_head import TaskHead
 from abmll.posterior.calibration import Evidence
 from abmll.tasks import Example
 from abmll.tasks.records import Data, examples_of
+from abmll.tasks.types import are_written
 
 HEAD = "head"  # the file of its features
 
@@ -77,6 +79,11 @@ class TaskPosterior:
                 "save_pretrained, or learn the task with how='full' (--adapt full)"
             )
         return phi
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the task's answers are written, not chosen."""
+        return bool(self.settings.get(WRITTEN))
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
@@ -139,6 +146,29 @@ class TaskPosterior:
             prediction = batch_calibrated(prediction)
         return replace(prediction, left_out=left_out)
 
+    def generate(
+        self,
+        questions: Data,
+        how: WriteConfig | None = None,
+        *,
+        num_samples: int | None = None,
+        do_sample: bool | None = None,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
+        quiet: bool = True,
+    ) -> list[WrittenAnswer]:
+        """The written answers to texts, or to examples whose answers are written, in their order.
+
+        One answer each at the posterior mean, or the commonest of ``num_samples``, each with a posterior sample of its
+        own. ``how`` has all settings; the others overrule it. Raises ``DataError`` where there is no question,
+        ``ConfigError`` for settings that cannot be.
+        """
+        given = {"num_answers": num_samples, "do_sample": do_sample, "max_new_tokens": max_new_tokens}
+        given["temperature"] = temperature
+        settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return write_answers(self, questions, replace(how or WriteConfig(), **settings), seed, quiet)
+
     def update(
         self, examples: Data, quiet: bool = True, *, text: str | None = None, label: str | None = None
     ) -> "TaskPosterior":
@@ -167,7 +197,10 @@ class TaskPosterior:
         return torch.argsort(information, descending=True, stable=True).tolist()
 
     def _examples(self, data: Data, text: str | None, label: str | None) -> list[Example]:
-        return examples_of(data, self.labels, text=text, label=label)
+        examples = examples_of(data, self.labels, text=text, label=label)
+        if are_written(examples):
+            raise DataError(f"task '{self.task_name}': these answers are written, not chosen; use generate")
+        return examples
 
     def _require_head(self, what: str) -> TaskHead:
         if self.head is None:

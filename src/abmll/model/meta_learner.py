@@ -26,8 +26,9 @@ from abmll.language.adapter import Adapter
 from abmll.language.base import Base, load_base
 from abmll.language.features import FeatureReader
 from abmll.language.scorer import OptionScorer
-from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule
+from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule, refuse_written
 from abmll.methods.bayesian_head import Head
+from abmll.model.generation import WRITTEN
 from abmll.model.learned_task import TaskPosterior, refuse_unlabelled
 from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prequential import TaskCalibration, evidence, infer_calibration, labels_of
@@ -38,6 +39,7 @@ from abmll.posterior.head import HeadPrior
 from abmll.tasks import Example
 from abmll.tasks.order import demonstrations, sample_seed
 from abmll.tasks.records import Data, examples_of
+from abmll.tasks.types import are_written
 
 LONGEST = 2048
 
@@ -159,6 +161,8 @@ class AbmllModel:
                 examples, task_name=task_name, seed=seed, label_order=label_order, cache=cache, quiet=quiet
             )
         refuse_unlabelled(examples, task_name, "to adapt to")
+        if written := are_written(examples):
+            refuse_written(self.learning.method)
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
         if rule.classifier is not None:
             return self._learn_head(examples, task_name, seed, label_order, cache, quiet)
@@ -177,11 +181,11 @@ class AbmllModel:
             except TrainingError as error:
                 raise TrainingError(f"adapting to '{task_name}', {error}") from error
         adapted = {"adapt_steps": steps, "adapt_batch_size": batch_size, "adapt_examples": len(examples)}
-        settings = flatten(self.learning) | adapted | {"adapt_seed": seed}
+        settings = flatten(self.learning) | adapted | {"adapt_seed": seed} | ({WRITTEN: True} if written else {})
         chosen = tuple(examples[index] for index in demonstrations(seed, len(examples), shown, ()))
         prequential = evidence(examples, support.answers())
         calibration = None
-        if self.calibration_prior is not None:
+        if self.calibration_prior is not None and not written:
             calibration = infer_calibration(self.calibration_prior, examples, prequential)
         return TaskPosterior(
             self.scorer,

@@ -63,9 +63,9 @@ class TaskCalibration(Calibration):
 
 
 def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The options, where all examples have the same ones in whatever order; else none."""
-    first = examples[0].options
-    return tuple(first) if all(sorted(one.options) == sorted(first) for one in examples) else ()
+    """The options, where all examples have the same ones in whatever order; else, or where there are none, none."""
+    first = examples[0].asked
+    return tuple(first) if all(sorted(one.asked) == sorted(first) for one in examples) else ()
 
 
 def label_index(examples: Sequence[Example], labels: Sequence[str], width: int) -> Tensor:

@@ -9,13 +9,14 @@ from abmll.tasks.leaks import check_leaks, refuse_leaks
 from abmll.tasks.prompts import Rendered, render
 from abmll.tasks.read import load_task, load_tasks
 from abmll.tasks.suite import Suite, load_suite
-from abmll.tasks.types import Example, Task
+from abmll.tasks.types import Example, Task, WrittenExample
 
 __all__ = [
     "Example",
     "Rendered",
     "Suite",
     "Task",
+    "WrittenExample",
     "check_leaks",
     "load_suite",
     "load_task",

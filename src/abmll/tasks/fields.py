@@ -11,6 +11,8 @@ A row has these keys (CSV and Parquet: columns); others are ignored:
     family    optional: tasks of one family never stand on both sides of a suite
     split     optional: train; or test, validation, valid, val, dev, all of which mean test
     id        optional: a text or an integer
+
+Rows whose ``output`` is to be written, not chosen, are ``abmll.tasks.written``'s.
 """
 
 import json
@@ -23,6 +25,7 @@ from abmll.tasks.rows import Row
 from abmll.tasks.types import Example, Split
 
 KEYS = ("input", "options", "answer", "output", "task", "family", "split", "id")
+OPTION_COLUMN = re.compile(r"(option|choice)_\w+$")
 SPLITS: dict[str, Split] = {"train": "train", "test": "test", "validation": "test", "valid": "test"}
 SPLITS |= {"val": "test", "dev": "test"}
 
@@ -44,7 +47,7 @@ def example_of(
     text = "" if cells_are_text and "input" not in row.values else text_of(row, "input")
     options = outputs or _options(row, cells_are_text)
     answer = _answer(row, options, require_answer, cells_are_text)
-    identity, split = _id(row, fallback_id), _split(row)
+    identity, split = identity_of(row, fallback_id), split_of(row)
     try:
         return Example(identity, text, options, answer, split)
     except DataError as error:
@@ -82,7 +85,7 @@ def _kind(value: Any) -> str:
 def _options(row: Row, cells_are_text: bool) -> tuple[str, ...]:
     value = row.values.get("options")
     if "options" not in row.values:
-        columns = [key for key in row.values if re.match(r"(option|choice)_\w+$", key)]
+        columns = [key for key in row.values if OPTION_COLUMN.match(key)]
         if not columns:
             raise _missing(row, "options")
         value = [row.values[key] for key in columns if row.values[key] is not None]
@@ -120,7 +123,8 @@ def _answer(row: Row, options: tuple[str, ...], required: bool, cells_are_text: 
     raise DataError(f"{row.where}: {key} is {_kind(value)}; give an option's text, or its index from 0 as an integer")
 
 
-def _split(row: Row) -> Split | None:
+def split_of(row: Row) -> Split | None:
+    """The side that a row names, if any."""
     value = row.values.get("split")
     if value is None:
         return None
@@ -129,7 +133,8 @@ def _split(row: Row) -> Split | None:
     raise DataError(f"{row.where}: split is {_kind(value)}; use one of {', '.join(SPLITS)}")
 
 
-def _id(row: Row, fallback: str) -> str:
+def identity_of(row: Row, fallback: str) -> str:
+    """The id of a row, or ``fallback``."""
     value = row.values.get("id")
     if value is None:
         return fallback

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from abmll.common.config import PromptConfig
 from abmll.common.errors import ConfigError, DataError
-from abmll.tasks.types import Example
+from abmll.tasks.types import Example, WrittenExample
 
 INSTRUCTIONS = {
     "letter": "Return only the label of the correct answer for the question below.",
@@ -42,6 +42,8 @@ def render(example: Example, task_name: str, prompt: PromptConfig, demonstration
     (which the language side wraps around the prompt). Unless asked for, the choices are listed for letters only: models
     too small to choose from a list answer better without one. White space around input and options is dropped.
 
+    An answer that is written has no list of choices, the instruction of a text, and the output as its continuation.
+
     ``demonstrations`` stand between instruction and question, each with its answer and a blank line after it.
 
     Raises:
@@ -49,7 +51,8 @@ def render(example: Example, task_name: str, prompt: PromptConfig, demonstration
         DataError: more options to be listed than there are letters.
     """
     check_prompt(prompt)
-    instruction = f"{INSTRUCTIONS[prompt.answer]}\n\n" if prompt.instruction else ""
+    wanted = "text" if isinstance(example, WrittenExample) else prompt.answer
+    instruction = f"{INSTRUCTIONS[wanted]}\n\n" if prompt.instruction else ""
     shown = "".join(_demonstrate(demonstration, task_name, prompt) for demonstration in demonstrations)
     suffix, answers = _question(example, task_name, prompt)
     space = "" if prompt.chat_template else " "
@@ -72,7 +75,7 @@ def _question(example: Example, task_name: str, prompt: PromptConfig) -> tuple[s
     """What follows the input, and the answers to choose from."""
     options, letters = [option.strip() for option in example.options], string.ascii_uppercase
     listed = prompt.answer == "letter" if prompt.list_options is None else prompt.list_options
-    if not listed:
+    if not listed or isinstance(example, WrittenExample):
         return "\nAnswer:", options
     if len(options) > len(letters):
         raise DataError(

@@ -1,7 +1,8 @@
 """Tasks out of files and datasets: rows become checked examples, and every mistake is named with its file and line.
 
 The keys of a row are described in ``abmll.tasks.fields``. CrossFit's TSV (no header, ``input<TAB>output``) is read as
-it is: the options are the file's distinct outputs. Rows of ``text`` and ``label`` are ``abmll.tasks.text_label``.
+it is: the options are the file's distinct outputs. Rows of ``text`` and ``label`` are ``abmll.tasks.text_label``,
+and ``abmll.tasks.written`` says which rows are a task whose answers are written.
 """
 
 import re
@@ -18,6 +19,7 @@ from abmll.tasks.mapping import ColumnMapping, columns_of, renamed
 from abmll.tasks.rows import Row, as_texts, is_table, read_rows, stem_of, suffix_of
 from abmll.tasks.text_label import check_columns, has_labels, labelled
 from abmll.tasks.types import MAX_OPTIONS, Example, Task
+from abmll.tasks.written import say_written, written_example
 
 _FEW_SHOT_FILE = re.compile(r"(?P<task>.+)_\d+_\d+_(?P<split>train|dev|test)$")  # CrossFit, MetaICL: <task>_16_100_dev
 
@@ -38,6 +40,7 @@ class _Reading(NamedTuple):
     mapping: ColumnMapping
     announce: Callable[[str], None]
     quiet: bool
+    generate: bool = False
     require_answer: bool = True
 
 
@@ -49,6 +52,7 @@ def load_task(
     column_mapping: ColumnMapping | None = None,
     announce: Callable[[str], None] = lambda line: None,
     quiet: bool = False,
+    generate: bool = False,
 ) -> Task:
     """The task in one file (.jsonl, .json, .csv, .tsv, each also .gz; .parquet) or dataset, as the module describes it.
 
@@ -59,11 +63,12 @@ def load_task(
         column_mapping: the file's names of columns, and ours: ``{"sentence": "text", "category": "label"}``.
         announce: told in one line each what is downloaded, and what is left out.
         quiet: show no progress of a download.
+        generate: the answers are written, not chosen, whatever the file's form.
 
     Raises:
         DataError: the file or a row cannot be used; the text names file, line and remedy.
     """
-    how = _Reading(column_mapping or {}, announce, quiet, require_answer)
+    how = _Reading(column_mapping or {}, announce, quiet, generate, require_answer)
     return _one_task(_from_hub(path, how) if is_hub(path) else _from_file(Path(path), how), name, how)
 
 
@@ -74,9 +79,10 @@ def task_of(
     name: str | None = None,
     require_answer: bool = True,
     announce: Callable[[str], None] = lambda line: None,
+    generate: bool = False,
 ) -> Task:
     """The task in a table of our own form that was read from ``path``; as ``load_task``, without reading it again."""
-    how = _Reading(table.mapping, announce, True, require_answer)
+    how = _Reading(table.mapping, announce, True, generate, require_answer)
     if suffix_of(path).startswith(".tsv") and not table.mapping and "input" not in table.columns:
         return _one_task(_from_file(path, how), name, how)  # CrossFit's: the table took its first line for a header
     cells = (cell for row in table.rows for cell in row.values.values())
@@ -91,18 +97,20 @@ def load_tasks(
     column_mapping: ColumnMapping | None = None,
     announce: Callable[[str], None] = lambda line: None,
     quiet: bool = False,
+    generate: bool = False,
 ) -> list[Task]:
     """The tasks of a file, of a folder and its subfolders (all files of a known kind but ``manifest.json``), or of a
     Hugging Face dataset: ``hf:NAME`` (``abmll.tasks.hub_name``).
 
     A file whose rows name several tasks gives several. In a folder, files named as CrossFit's and MetaICL's
     (``<task>_16_100_train``, ``..._dev``, ``..._test``) are one task, whose dev examples count as test examples.
-    ``column_mapping`` is that of every file; it, ``announce`` and ``quiet`` are as for ``load_task``.
+    ``column_mapping`` is that of every file; it, ``announce``, ``quiet`` and ``generate`` are as for
+    ``load_task``.
 
     Raises:
         DataError: as ``load_task``; also for a folder without tasks, or two tasks of one name.
     """
-    how = _Reading(column_mapping or {}, announce, quiet)
+    how = _Reading(column_mapping or {}, announce, quiet, generate)
     if is_hub(path):
         return list(_by_task(_from_hub(path, how), how))
     path = Path(path)
@@ -208,15 +216,23 @@ def _task_names(rows: Iterable[Row]) -> list[str]:
 def _build(source: _Source, how: _Reading) -> Task:
     """The task of these rows; options that no row has are the labels, or the distinct outputs (CrossFit)."""
     name, rows, outputs = source.name, source.rows, ()
-    if has_labels(columns_of(rows)):
+    written = how.generate or say_written(rows, source.cells_are_text)
+    if not written and has_labels(columns_of(rows)):
         rows, outputs = labelled(rows, source.classes, source.where, how.require_answer, how.announce)
-    elif source.cells_are_text and all(row.values.keys() <= {"id", "input", "output", "split"} for row in rows):
+    elif (
+        not written
+        and source.cells_are_text
+        and all(row.values.keys() <= {"id", "input", "output", "split"} for row in rows)
+    ):
         outputs = _distinct_outputs(rows, source.where, how.require_answer)
     examples: list[Example] = []
     places: dict[str, str] = {}
     families: dict[str, str] = {}
     for index, row in enumerate(rows):
-        example = example_of(row, f"{name}/{index}", outputs, how.require_answer, source.cells_are_text)
+        if written:
+            example = written_example(row, f"{name}/{index}", how.require_answer)
+        else:
+            example = example_of(row, f"{name}/{index}", outputs, how.require_answer, source.cells_are_text)
         if example.id in places:
             raise DataError(f"{row.where}: id {example.id!r} is that of {places[example.id]} too; make ids unique")
         places[example.id] = row.where
@@ -241,6 +257,7 @@ def _distinct_outputs(rows: Sequence[Row], source: str, require_answer: bool) ->
     if len(outputs) > MAX_OPTIONS:
         raise DataError(
             f"{source}: {len(outputs)} distinct outputs, of which each would be an option; at most {MAX_OPTIONS} are "
-            "possible. Leave out the rows of rare outputs, or give every row options of its own"
+            "possible. Leave out the rows of rare outputs, give every row options of its own, or say --generate to "
+            "have the outputs written"
         )
     return tuple(outputs)

@@ -42,9 +42,7 @@ class Example:
     split: Split | None = None
 
     def __post_init__(self) -> None:
-        if self.input and not self.input.strip():
-            raise DataError("the input is white space alone; give the question, or leave it empty")
-        _check_options(self.options)
+        self._check_question()
         if self.answer is not None and not 0 <= self.answer < len(self.options):
             raise DataError(
                 f"answer {self.answer} is out of range: {len(self.options)} options count from 0 to "
@@ -52,6 +50,47 @@ class Example:
             )
         if self.split is not None and self.split not in SIDES:
             raise DataError(f"split is {self.split!r}; use 'train' or 'test'")
+
+    def _check_question(self) -> None:
+        if self.input and not self.input.strip():
+            raise DataError("the input is white space alone; give the question, or leave it empty")
+        _check_options(self.options)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The options, where they are part of the question."""
+        return self.options
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenExample(Example):
+    """A question whose answer is written, not chosen: its only option is the text to be written.
+
+    ``WrittenExample.of`` makes it of input and output. Where the output is not known there is no option.
+    """
+
+    @classmethod
+    def of(cls, id: str, input: str, output: str | None, split: Split | None = None) -> "WrittenExample":
+        """The example of an input, not blank, and of its output (None: not known)."""
+        return cls(id, input, () if output is None else (output,), None if output is None else 0, split)
+
+    def _check_question(self) -> None:
+        if not self.input.strip():
+            raise DataError("the input is empty; give the question whose answer is to be written")
+        if len(self.options) > 1 or (self.answer is None) != (len(self.options) == 0):
+            raise DataError(f"{len(self.options)} options; a written answer has its output alone, or is not known")
+        if any(not output.strip() for output in self.options):
+            raise DataError("the output is empty; give the text to be written")
+
+    @property
+    def output(self) -> str | None:
+        """The text to be written; None where it is not known."""
+        return self.options[0] if self.options else None
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Nothing: a question with another output is the same question."""
+        return ()
 
 
 def _check_options(options: tuple[str, ...]) -> None:
@@ -81,7 +120,8 @@ class Task:
         source: where it was read, for error messages.
 
     Raises:
-        DataError: no examples, duplicate ids, or a ``split`` on some examples and not on others.
+        DataError: no examples, duplicate ids, a ``split`` on some examples and not on others, or answers of which
+            some are written and some chosen.
     """
 
     name: str
@@ -103,6 +143,15 @@ class Task:
             raise DataError(
                 f"{self.where}: {marked} of {len(self.examples)} examples carry a 'split'; give it to all or to none"
             )
+        try:
+            are_written(self.examples)
+        except DataError as error:
+            raise DataError(f"{self.where}: {error}") from error
+
+    @property
+    def is_written(self) -> bool:
+        """Whether its answers are written, not chosen."""
+        return are_written(self.examples)
 
     @property
     def where(self) -> str:
@@ -127,6 +176,14 @@ class Task:
         return {one: tuple(example for example, side in pairs if side == one) for one in SIDES}
 
 
+def are_written(examples: Sequence[Example]) -> bool:
+    """Whether the answers are written, not chosen. Raises ``DataError`` where some are and some are not."""
+    number = sum(isinstance(example, WrittenExample) for example in examples)
+    if 0 < number < len(examples):
+        raise DataError("some answers are written and some are chosen; make two tasks of them")
+    return number > 0
+
+
 def split_by_content(examples: Sequence[Example]) -> tuple[Split, ...]:
     """A side for each example: the 80 % of the distinct contents with the smallest hashes are for training.
 
@@ -141,8 +198,11 @@ def split_by_content(examples: Sequence[Example]) -> tuple[Split, ...]:
 
 
 def content_hash(example: Example) -> str:
-    """SHA-256 of the normalised input and options, whatever the options' order; id, answer and split play no part."""
-    content = [normalize(example.input), sorted(_normalize_option(option) for option in example.options)]
+    """SHA-256 of the normalised input and options, whatever the options' order; id, answer and split play no part.
+
+    Nor does a written answer.
+    """
+    content = [normalize(example.input), sorted(_normalize_option(option) for option in example.asked)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

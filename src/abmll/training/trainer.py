@@ -97,6 +97,8 @@ class MetaTrainer:
         self.rule = make_rule(model.scorer, config, len(tasks))
         query = self.rule.needs_query
         self.tasks = usable(tasks, min_examples=1 + query if self.rule.draws_from == "task" else 0)
+        if self.tasks[0].is_written:
+            refuse_written(config.method)
         self.data_sha256 = fingerprint(self.tasks)
         sizes, batch_size = [len(task.train) for task in self.tasks], config.per_device_train_batch_size
         sampler = EpisodeSampler(config.seed, sizes, batch_size, config.inner_steps, query, self.rule.draws_from)
@@ -213,7 +215,7 @@ class MetaTrainer:
             theta.load_state_dict(load_bundle(path, STATE).tensors["theta"], str(path / "theta.safetensors"))
             write_best(self.folder.path, episode)
         self.model.learned(theta, pick(LearningConfig, flatten(config)), len(self.tasks))
-        if self.rule.has_calibration and config.calibration_tasks:
+        if self.rule.has_calibration and config.calibration_tasks and not self.tasks[0].is_written:
             wanted = {"num_tasks": config.calibration_tasks, "num_examples": config.calibration_examples}
             prior = self.folder.calibration(episode, wanted)
             if prior is None:

@@ -17,7 +17,7 @@ def usable(tasks: Sequence[Task], min_examples: int) -> list[Task]:
     """The tasks in the order of their names.
 
     Raises ``DataError`` for no tasks, two of one name, no training examples at all, a task with fewer than
-    ``min_examples``, or an example without an answer.
+    ``min_examples``, an example without an answer, or tasks of which some are written and some chosen.
     """
     if not tasks:
         raise DataError("no training tasks; give at least one")
@@ -34,6 +34,9 @@ def usable(tasks: Sequence[Task], min_examples: int) -> list[Task]:
                 f"{task.where}: {len(task.train)} training examples, but this method needs at least {min_examples} of "
                 "each task; add some, or leave the task out"
             )
+    if len({task.is_written for task in ordered}) > 1:
+        written, chosen = (next(task.name for task in ordered if task.is_written == kind) for kind in (True, False))
+        raise DataError(f"the answers of '{written}' are written, those of '{chosen}' are chosen; train them apart")
     if not any(task.train for task in ordered):
         raise DataError("the training tasks have no training examples")
     return ordered
