@@ -33,7 +33,8 @@ def predict(
     A task whose labels are known needs texts alone: then the output has all columns of the input and the answers.
 
     Args:
-        run_or_posterior: folder that 'abmll adapt' wrote, or a training run (then theta answers, not adapted)
+        run_or_posterior: what 'abmll adapt' wrote, or a training run, as a folder or user/name on a model hub
+            (of a run theta answers, not adapted)
         input: questions with their options, or a table of texts; answers are not needed
         output: file to write, by its ending JSON lines (.jsonl), a table (.csv, .tsv, .xlsx) or Parquet
         text: of a table of texts, the column that has them (default: guessed where only one can be meant)

@@ -17,6 +17,8 @@ from abmll.posterior.calibration import CalibrationPrior
 CONFIG, METRICS, TIMING, CARD = "config.yaml", "metrics.jsonl", "timing.jsonl", "README.md"
 CALIBRATION, TENSORBOARD = "calibration.json", "tensorboard"
 REMEDY = "delete it, and --resume makes it again"
+EVALUATED = "evaluation/metrics.json"
+SHARED = (CONFIG, METRICS, TIMING, CALIBRATION, EVALUATED)  # what is pushed to a hub beside the newest checkpoint
 EVALUATION = ("metrics.json", "predictions.jsonl", "report.html")
 # What else a run replaced by another must not leave behind: it would be taken for the new run's.
 RESULTS = (CARD, CALIBRATION, TENSORBOARD, "report.html", *(f"evaluation/{name}" for name in EVALUATION))

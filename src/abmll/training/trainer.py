@@ -32,12 +32,12 @@ from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.adapter import Adapter
 from abmll.language.meter import counted
 from abmll.methods import OUTER, Loss, State, find_rule, make_rule, read_steps, summarize
+from abmll.model.card import run_card
 from abmll.model.meta_learner import AbmllModel, mean_log_sigma
 from abmll.model.run_folder import CARD, METRICS, TIMING, RunFolder, refuse_other_run
 from abmll.tasks import Task
 from abmll.tasks.order import sample_seed
 from abmll.training.callbacks import Callback, Callbacks
-from abmll.training.card import model_card
 from abmll.training.empirical_bayes import learn_calibration_prior
 from abmll.training.episodes import Episodes
 from abmll.training.sampler import EpisodeSampler
@@ -188,7 +188,8 @@ class MetaTrainer:
             self.model.calibration_prior = prior
         names = [task.name for task in self.tasks]
         run, rows, fingerprint = str(self.folder.path), self.folder.rows(), self.model.scorer.base.fingerprint
-        write_text(self.folder.path / CARD, model_card(self.rule.label, run, self.settings(), fingerprint, names, rows))
+        self.model.episodes, self.model.trained_on = episode, tuple(names)
+        write_text(self.folder.path / CARD, run_card(run, self.settings(), fingerprint, names, rows))
 
     def _save(self, state: State, episode: int) -> None:
         moments = {name: optimizer.tensors() for name, optimizer in state.optimizers().items()}
