@@ -26,7 +26,7 @@ from abmll.model.card import NOTHING_SAID, CardOptions, folder_card
 from abmll.model.hub_errors import TransportError, explained, sibling
 from abmll.model.run_folder import CARD, SHARED
 
-SECONDS = 10.0  # of silence, after which the hub counts as out of reach
+SECONDS = 7.0  # to be connected, and again to be answered, after which the hub counts as out of reach
 FETCHED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "*.md"]  # no code, no pickles
 # What a push replaces where the repository has it.
 OURS = [f"{PREFIX}*", "phi*.safetensors", "head.safetensors", DOCUMENT, "manifest.json", "classifier.json", *SHARED]
@@ -90,7 +90,8 @@ def push_folder(
     """
     if hub_name(name) is None or "@" in name:
         raise ConfigError(f"'{name}' is no name on a hub; write user/name")
-    files = {CARD: folder_card(folder, name, card).encode()} | {file: folder / file for file in _files(folder)}
+    files: dict[str, bytes | Path] = {file: folder / file for file in _files(folder)}
+    files[CARD] = folder_card(folder, name, card).encode()
     token = token or get_token()
     if token is None:
         raise ConfigError(f"{name}: no token to push with; run 'hf auth login', or set HF_TOKEN to one that may write")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 
 from huggingface_hub import errors
@@ -54,4 +55,8 @@ def explained(hub: str, name: str, revision: str | None) -> Iterator[None]:
         raise CheckpointError(
             f"{name}: {hub} cannot be reached ({type(error).__name__}); check the network, or give a folder; with "
             "HF_HUB_OFFLINE=1 only what was fetched before is used"
+        ) from error
+    except JSONDecodeError as error:
+        raise CheckpointError(
+            f"{name}: {hub} answered, but not as a hub does; check the network and HF_ENDPOINT"
         ) from error
