@@ -1,5 +1,6 @@
 """Names on a hub in the place of folders, and the page about them, against a hub on this computer."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 
 from tests.hub_stand_in import Hub
 
@@ -59,6 +60,22 @@ def test_a_name_is_taken_where_a_folder_is(work: Any, abmll: Call, hub: Hub) -> 
     Path("suite.yaml").write_text("name: mine\ntrain: [toy1, toy2]\nevaluation: [toy0]\n")
     code, _, err = abmll(f"evaluate ann/theta {evaluated} --output-dir leak")
     assert (code, "was trained on 'toy0'" in err) == (2, True)
+
+
+def test_the_card_has_the_cross_validation_of_the_table(work: Any, abmll: Call, hub: Hub) -> None:
+    labelled = [(f"{n} {'ab' if n % 2 else 'cd'}", "yes" if n % 2 else "no") for n in range(8)]
+    write_table("tickets.csv", [("text", "label"), *labelled])
+    write_table("new.csv", [("text",), ("3 ab",)])
+    told = json.loads(abmll(f"classify tickets.csv new.csv --model {work.model} -o a.csv --save kept --json").out)
+    assert abmll("push kept ann/kept").code == 0
+    Path("README.md").write_bytes(hub.commits[hub.branches["ann/kept"]["main"]]["README.md"])
+    data = ModelCard.load("README.md").data.to_dict()
+    [index] = data["model-index"]
+    [result] = index["results"]
+    assert result["dataset"] == {"name": "tickets", "type": "abmll-task"}
+    found = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    assert found == {key: value for key, value in told["cross_validation"].items() if value is not None}
+    assert index["name"] == "kept"
 
 
 @pytest.mark.parametrize(

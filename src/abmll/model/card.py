@@ -29,7 +29,7 @@ RUN = """---
 
 # {label} adapter for {base}
 
-Meta-trained with abmll {version}: {episodes} episodes over {num_tasks} tasks{tasks}.
+{origin}
 {training}
     abmll adapt new_task.jsonl --theta {name} --output-dir adapted
     abmll predict adapted --input questions.jsonl --output answers.jsonl
@@ -126,7 +126,8 @@ def folder_card(folder: Path, name: str, options: CardOptions = NOTHING_SAID) ->
     document = load_bundle(latest_checkpoint(folder), STATE).document
     rows = [row for row in RunFolder(folder).rows() if row["episode"] <= document["episode"]]
     results = _evaluated(folder)
-    return run_card(name, document["settings"], document["base_fingerprint"], document["tasks"], rows, results, options)
+    settings, fingerprint, episodes = document["settings"], document["base_fingerprint"], document["episode"]
+    return run_card(name, settings, fingerprint, document["tasks"], episodes, rows, results, options)
 
 
 def run_card(
@@ -134,6 +135,7 @@ def run_card(
     settings: Mapping[str, Any],
     fingerprint: str,
     tasks: Sequence[str],
+    episodes: int,
     rows: Sequence[Mapping[str, Any]],
     results: Sequence[EvalResult] = (),
     options: CardOptions = NOTHING_SAID,
@@ -145,6 +147,7 @@ def run_card(
         settings: the run's flat settings.
         fingerprint: of the base model.
         tasks: names of the training tasks.
+        episodes: how many there were.
         rows: the run's metrics, one mapping an episode; none where they are not known.
         results: what was measured on unseen tasks; without any the training's own numbers are given.
         options: licence and data sets.
@@ -160,10 +163,7 @@ def run_card(
         front_matter=front_matter(base.hub_name, "abmll", tags, options, _short(name), results),
         label=rule.label,
         base=base.name,
-        version=version("abmll"),
-        episodes=len(rows),
-        num_tasks=len(tasks),
-        tasks=f"\n({', '.join(tasks)})" if tasks else "",
+        origin=_origin(tasks, episodes),
         training=training,
         name=name,
         fingerprint=fingerprint,
@@ -209,6 +209,13 @@ def _evaluated(folder: Path) -> list[EvalResult]:
     document = read_json(path, "evaluation", "evaluate the run again")
     how = f"mean over {len(document['tasks'])} unseen tasks"
     return _results("suite", document["suite"], how, document["mean"])
+
+
+def _origin(tasks: Sequence[str], episodes: int) -> str:
+    if not episodes:
+        return f"The language model as it was downloaded, for abmll {version('abmll')}."
+    named = f"\n({', '.join(tasks)})" if tasks else ""
+    return f"Meta-trained with abmll {version('abmll')}: {episodes} episodes over {len(tasks)} tasks{named}."
 
 
 def _short(name: str) -> str:

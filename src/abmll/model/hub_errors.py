@@ -42,10 +42,12 @@ def explained(hub: str, name: str, revision: str | None) -> Iterator[None]:
             f"{name}: no such folder, and {hub} has no such name.{sibling(Path(name))} Is it private? Then run "
             "'hf auth login' or set HF_TOKEN"
         ) from error
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+    except OfflineModeIsEnabled as error:
         raise CheckpointError(
             f"{name}: no such folder, and HF_HUB_OFFLINE forbids to ask {hub}; give a folder, or fetch it while online"
         ) from error
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(f"{name}: {hub} went out of reach before all was fetched; try again") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         remedy = "the token may not do this" if status in (401, 403) else "try again later"

@@ -189,7 +189,7 @@ class MetaTrainer:
         names = [task.name for task in self.tasks]
         run, rows, fingerprint = str(self.folder.path), self.folder.rows(), self.model.scorer.base.fingerprint
         self.model.episodes, self.model.trained_on = episode, tuple(names)
-        write_text(self.folder.path / CARD, run_card(run, self.settings(), fingerprint, names, rows))
+        write_text(self.folder.path / CARD, run_card(run, self.settings(), fingerprint, names, episode, rows))
 
     def _save(self, state: State, episode: int) -> None:
         moments = {name: optimizer.tensors() for name, optimizer in state.optimizers().items()}
