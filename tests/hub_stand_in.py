@@ -24,6 +24,9 @@ class Hub:
     private: dict[str, str | None] = field(default_factory=dict)  # the visibility that was asked for
     messages: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    large: str | None = None  # the ending of files that are uploaded apart from their commit, as the hub's LFS wants it
+    is_full: bool = False  # and takes no such file any more
+    uploads: dict[str, bytes] = field(default_factory=dict)  # by SHA-256
 
     def create(self, name: str) -> None:
         self.branches[name] = {}
@@ -85,10 +88,27 @@ class _Handler(BaseHTTPRequestHandler):
         etag = f'"{_entry(file, files[file])["oid"]}"'
         self._send(200, data=files[file], ETag=etag, X_Repo_Commit=sha, Content_Type="application/octet-stream")
 
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        data = b""
+        while size := int(self.rfile.readline(), 16):
+            data += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return data
+
+    def do_PUT(self) -> None:
+        data = self._body()
+        if self.hub.is_full or hashlib.sha256(data).hexdigest() != self.path.removeprefix("/upload/"):
+            return self._send(400, {"error": "not this file"})
+        self.hub.uploads[hashlib.sha256(data).hexdigest()] = data
+        self._send(200, {})
+
     def do_POST(self) -> None:
         path = urlsplit(self.path).path
         self.hub.requests.append(f"POST {path}")
-        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        data = self._body()
         words = [unquote(word) for word in path.strip("/").split("/")]
         if self.headers.get("Authorization") != "Bearer right":
             return self._send(403, {"error": "this token may not write"})
@@ -100,6 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.create(name)
             self.hub.private[name] = asked.get("visibility")
             return self._send(200, {"url": f"{self.hub.url}/{name}"})
+        if path.endswith("/lfs/objects/batch"):
+            asked = json.loads(data)["objects"]
+            objects = [one | {"actions": {"upload": {"href": f"{self.hub.url}/upload/{one['oid']}"}}} for one in asked]
+            return self._send(200, {"transfer": "basic", "objects": objects})
         name, verb, revision = "/".join(words[2:4]), words[4], words[5]
         branches = self.hub.branches[name]
         if verb == "branch":
@@ -109,12 +133,18 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, {})
         if verb == "preupload":
             asked = json.loads(data)["files"]
-            modes = [{"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in asked]
+            end = self.hub.large
+            modes = [
+                {"path": path, "uploadMode": "lfs" if end and path.endswith(end) else "regular", "shouldIgnore": False}
+                for path in (one["path"] for one in asked)
+            ]
             return self._send(200, {"files": modes})
         files = dict(self.hub.commits[branches[revision]])
         for line in map(json.loads, data.splitlines()):
             if line["key"] == "file":
                 files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            elif line["key"] == "lfsFile":
+                files[line["value"]["path"]] = self.hub.uploads[line["value"]["oid"]]
             elif line["key"] == "deletedFile":
                 del files[line["value"]["path"]]
             else:

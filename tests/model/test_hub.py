@@ -73,6 +73,19 @@ def test_a_posterior_comes_back_with_the_same_bits(posterior: TaskPosterior, hub
     assert sum(text.startswith("Fetching") for text in said) == 1  # it is in the cache
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # what the hub's library does with its own
+def test_large_files_go_their_own_way(tiny_model: AbmllModel, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its storage is another server
+    hub.large = ".safetensors"
+    tiny_model.push_to_hub("ann/theta")
+    assert len(hub.uploads) == 2
+    back = AbmllModel.from_pretrained("ann/theta")
+    assert all(map(torch.equal, back.theta.mean_tensors(), tiny_model.theta.mean_tensors()))
+    hub.large, hub.is_full = "README.md", True
+    with pytest.raises(CheckpointError, match=r"ann/theta: the transfer .* broke off .*; try again"):
+        tiny_model.push_to_hub("ann/theta", license="mit")
+
+
 def test_a_folder_stays_a_folder(
     posterior: TaskPosterior, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,9 +30,13 @@ def push(
         datasets: hub's names of the data sets that were learned from, for the card
         message: commit message
     """
+    from huggingface_hub.utils import disable_progress_bars
+
     from abmll.model.card import CardOptions
     from abmll.model.hub import push_folder
 
+    if quiet:
+        disable_progress_bars()
     options = CardOptions(license, datasets)
     url = push_folder(folder, name, private=private, revision=revision, commit_message=message, card=options)
     print_result({"folder": str(folder), "url": url}, {"pushed": str(folder), "to": url}, quiet, json)

@@ -58,6 +58,9 @@ def explained(hub: str, name: str, revision: str | None) -> Iterator[None]:
             f"{name}: {hub} cannot be reached ({type(error).__name__}); check the network, or give a folder; with "
             "HF_HUB_OFFLINE=1 only what was fetched before is used"
         ) from error
+    except (RuntimeError, OSError) as error:  # as the parts of the library that move large files have it
+        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise CheckpointError(f"{name}: the transfer to or from {hub} broke off ({why}); try again") from error
     except JSONDecodeError as error:
         raise CheckpointError(
             f"{name}: {hub} answered, but not as a hub does; check the network and HF_ENDPOINT"
