@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import ByteLevel
 from transformers import (
@@ -20,6 +21,7 @@ from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.common import progress
 from abmll.common.config import LearningConfig, PromptConfig
 from abmll.tasks import Example, Task
+from tests.hub_stand_in import Hub, serving
 
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 259}
 FAMILIES = {
@@ -184,3 +186,13 @@ def hub_folder(hub_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     return hub_repository
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A model hub on this computer, an empty cache of what is fetched, and a token that may write."""
+    with serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", "right")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+        yield hub

@@ -113,7 +113,10 @@ def test_a_run_leaves_what_it_says(make_trainer: MakeTrainer, tmp_path: Path) ->
     documents |= {"calibration.json"}
     assert names == documents | tensors
     card = (run / "README.md").read_text(encoding="utf-8")
-    assert yaml.safe_load(card.split("---")[1])["base_model"] == trainer.settings()["model"]
+    front = yaml.safe_load(card.split("---")[1])
+    assert "base_model" not in front  # a folder of this computer
+    assert front["library_name"] == "abmll"
+    assert f"adapter for {Path(trainer.settings()['model']).name}\n" in card
     assert all(task.name in card for task in trainer.episodes.tasks)
     assert f"{sum(row['nll'] for row in trainer.folder.rows()[-3:]) / 3:.3f} nats" in card
     timing = trainer.folder.rows("timing.jsonl")

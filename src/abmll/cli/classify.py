@@ -1,5 +1,6 @@
 """``abmll classify``: labelled rows and new ones in; labels, probabilities and how far to trust them out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,8 @@ def classify(
             probability, entropy, mutual information, and whether a person should look at it
         fold: parts of the labelled rows in cross-validation, each answered by what the others teach
         review_below: confidence below which an answer is for a person to look at
-        theta: folder of a training run whose features to use (default: the language model as it was downloaded)
+        theta: training run, a folder or user/name on a model hub, whose features to use
+            (default: the language model as it was downloaded)
         save: folder to write what was learned to, for abmll predict
         task_name: the task's name in the prompt (default: the file's)
         seed: seed of the posterior's samples
@@ -79,7 +81,7 @@ def classify(
     posterior = learn(task, task.rows.examples(), load_for_head(theta, place, quiet), name, seed, quiet)
     measured = measure(posterior, task.rows, fold, columns.ordinal, quiet)
     if save is not None:
-        posterior.save_pretrained(save, overwrite)
+        replace(posterior, measured=_measured(measured)).save_pretrained(save, overwrite)
     answers = answer(posterior, asked, of_texts, task.columns.label, review_below, say, quiet)
     write_table(output, answers.rows)
     facts = _facts(task, measured, answers, fold, review_below)
@@ -134,7 +136,7 @@ def _summary(task: "Task", measured: "Measured", answers: "Answers") -> dict[str
         "examples": len(task.rows.rows),
         "unlabelled": len(task.rows.unlabelled),
         "warnings": list(task.rows.warnings),
-        "cross_validation": {key: trust.metrics[key] for key in ("accuracy", "nll", "brier", "ece", "auroc")},
+        "cross_validation": _measured(measured),
         "baseline": trust.baseline._asdict(),
         "rank_error": None if trust.rank_error is None else trust.rank_error[0],
         "threshold": None if threshold is None else threshold._asdict(),
@@ -142,3 +144,7 @@ def _summary(task: "Task", measured: "Measured", answers: "Answers") -> dict[str
         "review": answers.review,
         "accuracy": sum(answers.right) / len(answers.right) if answers.right else None,
     }
+
+
+def _measured(measured: "Measured") -> dict[str, Any]:
+    return {key: measured.trust.metrics[key] for key in ("accuracy", "nll", "brier", "ece", "auroc")}

@@ -1,5 +1,6 @@
 """``abmll evaluate``: adapt to every evaluation task of a suite, and measure."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -38,7 +39,7 @@ def evaluate(
     Where the tasks' answers are written, there is no report.html.
 
     Args:
-        run: folder of a training run
+        run: folder of a training run, or its name on a model hub, user/name or user/name@revision
         output_dir: folder to write to
         adapt: head or full, as for 'abmll adapt'
         method: with full, how to learn the tasks, as for 'abmll adapt' (default: abmll-mixture, where the run is of
@@ -71,7 +72,7 @@ def evaluate(
     else:
         refuse_unread(writing)
     model = load_learner(run, adapt, method, continued, place, quiet, explicit)
-    _refuse_learned(run, loaded)
+    _refuse_learned(run, model.trained_on, loaded)
     for key, value in loaded.prompt.items():
         used = getattr(model.scorer.prompt, key)
         if value != used:
@@ -100,11 +101,8 @@ def evaluate(
         print(f"report: {report}")
 
 
-def _refuse_learned(run: Path, suite: "Suite") -> None:
+def _refuse_learned(run: Path, learned: Sequence[str], suite: "Suite") -> None:
     """Raise ``DataError`` where the run was trained on a task that it would be evaluated on."""
-    from abmll.common.checkpoint import STATE, latest_checkpoint, load_bundle
-
-    learned = load_bundle(latest_checkpoint(run), STATE).document["tasks"]
     for task in suite.evaluation:
         if task.name in learned and task.name not in suite.known_leaks:
             raise DataError(f"{run}: was trained on '{task.name}', an evaluation task of '{suite.name}'; leave it out")

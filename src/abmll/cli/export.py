@@ -22,7 +22,8 @@ def export(
     """Write the mean as a plain LoRA adapter that PEFT loads, or as a whole model with the update merged in.
 
     Args:
-        run_or_posterior: folder that 'abmll adapt' wrote, or a training run (then theta is exported)
+        run_or_posterior: what 'abmll adapt' wrote, or a training run, as a folder or user/name on a model hub
+            (of a run theta is exported)
         format: 'peft' for an adapter, 'merged' for a model
         output_dir: folder to write to
         member: of an ensemble or a mixture the member to export, counted from 0 (default: the average of their updates)

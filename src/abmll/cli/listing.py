@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from abmll.cli.console import complain, count, narrator, one_line, print_json, print_result, print_table
-from abmll.cli.sources import COLLECTION, choose, read_tasks
+from abmll.cli.sources import COLLECTION, Reading, choose, read_tasks
 from abmll.common.config import PromptConfig
 from abmll.common.errors import AbmllError, ConfigError, DataError
 
@@ -52,7 +52,7 @@ def show(
 
     if limit < 0:
         raise ConfigError(f"limit must not be negative, but is {limit}")
-    chosen = choose(read_tasks(where, generate), task, where)
+    chosen = choose(read_tasks(where, Reading(generate=generate)), task, where)
     shown = [(example, render(example, chosen.name, prompt)) for example in chosen.examples[:limit]]
     if json:
         examples = [

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from abmll.cli.console import narrator
 from abmll.common.checkpoint import DOCUMENT, STATE, checkpoints, load_bundle, model_checkpoint
 from abmll.common.config import AdaptConfig, ContinueConfig, ModelConfig, PlaceConfig
-from abmll.common.errors import CheckpointError, ConfigError, nearest
+from abmll.common.errors import CheckpointError, ConfigError
 from abmll.common.settings import flatten, kinds_of, pick
+from abmll.model.hub import find_folder
 from abmll.model.learned_task import TaskPosterior
 
 if TYPE_CHECKING:
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def load_run(run: Path, place: PlaceConfig, quiet: bool) -> "AbmllModel":
-    """The model of a training run."""
+    """The model of a training run: its folder, or its name on a hub."""
     from abmll.model.meta_learner import AbmllModel
 
-    _refuse_missing(run)
+    run = find_folder(run, announce=narrator(quiet))
     if (run / DOCUMENT).exists() and not checkpoints(run):
         raise CheckpointError(f"{run}: is what 'abmll adapt' wrote; give the folder of the training run it came from")
     settings = load_bundle(model_checkpoint(run), STATE).document["settings"]
@@ -84,26 +85,17 @@ def _refuse_unread(method: str, continued: ContinueConfig) -> None:
 def load_posterior(
     folder: Path, task_name: str | None, fallback: str, place: PlaceConfig, quiet: bool
 ) -> TaskPosterior:
-    """The posterior in ``folder``, or theta of a training run in that role.
+    """The posterior in ``folder``, which may be a name on a hub, or theta of a training run in that role.
 
     Its task is called ``task_name`` where that is given, else as it was in adaptation, or ``fallback`` for a run.
     """
-    _refuse_missing(folder)
+    folder = find_folder(folder, announce=narrator(quiet))
     if not (folder / DOCUMENT).exists():
         return load_run(folder, place, quiet).theta_as_posterior(task_name or fallback)
     settings = load_bundle(folder, DOCUMENT).document["settings"]
     where = _placed(settings, place)
     posterior = TaskPosterior.from_pretrained(folder, model=where, announce=narrator(quiet), quiet=quiet)
     return replace(posterior, task_name=task_name or posterior.task_name)
-
-
-def _refuse_missing(folder: Path) -> None:
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "no such folder"
-        siblings = [path.name for path in folder.parent.glob("*") if path.is_dir()]
-        raise CheckpointError(
-            f"{folder}: {what}.{nearest(folder.name, siblings)} Give what 'abmll train' or 'abmll adapt' wrote"
-        )
 
 
 def _placed(settings: dict[str, object], place: PlaceConfig) -> ModelConfig:

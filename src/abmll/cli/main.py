@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, Command] = {
     "compare": Command("methods and seeds on a suite: tables with intervals", "abmll.cli.compare:compare"),
     "tune": Command("choose every method's settings on validation tasks", "abmll.cli.tune:tune"),
     "export": Command("write the posterior mean as a PEFT adapter or a merged model", "abmll.cli.export:export"),
+    "push": Command("put a run or a posterior on a model hub", "abmll.cli.push:push"),
     "report": Command("write one self-contained HTML page about a run", "abmll.cli.report:report"),
     "tasks": Command("list, show, check and fetch tasks", TASKS),
     "estimate": Command("memory, operations and time of a step, from a model's shape", "abmll.cli.estimate:estimate"),

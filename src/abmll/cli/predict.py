@@ -37,7 +37,8 @@ def predict(
     A posterior of a task whose answers are written writes them.
 
     Args:
-        run_or_posterior: folder that 'abmll adapt' wrote, or a training run (then theta answers, not adapted)
+        run_or_posterior: what 'abmll adapt' wrote, or a training run, as a folder or user/name on a model hub
+            (of a run theta answers, not adapted)
         input: questions with their options, or a table of texts, or a split of a dataset (hf:NAME:SPLIT); answers are
             not needed
         output: file to write, by its ending JSON lines (.jsonl), a table (.csv, .tsv, .xlsx) or Parquet

@@ -41,6 +41,8 @@ def _kinds() -> Mapping[str, tuple[Kind, ...]]:
 def _known_settings(values: dict[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         kinds = _kinds().get(name.removeprefix("adapt_"), _kinds().get(name))
+        if name == "written" and isinstance(value, bool):  # of a posterior: whether its task's answers are written
+            continue
         if kinds is None:
             raise ValueError(f"no setting is called {name[:60]!r}")
         given = tuple(value) if isinstance(value, list) else value
@@ -76,10 +78,11 @@ class Checkpoint(Strict):
     episode: Count
     num_tasks: Count
     tasks: list[Short]
-    data_sha256: Hash
+    data_sha256: Hash | None  # None: theta alone was saved, and no training goes on from it
     validation_sha256: Hash | None = None  # an earlier checkpoint has none
     base_fingerprint: Hash
     settings: Settings
+    head_prior: dict[Short, Any] | None = None
 
 
 class Best(Sealed):
@@ -114,6 +117,7 @@ class Posterior(Strict):
     calibration: Points | None
     head: Head | None
     labels: Annotated[list[Long], Field(max_length=200)] = []  # 0.2.0 did not write them yet
+    measured: Numbers = {}
     base_fingerprint: Hash
     settings: Settings
 
@@ -165,6 +169,23 @@ class Evaluation(Measured):
     known_leaks: list[Short]
     settings: Settings
     versions: dict[Short, Short]
+
+
+class WrittenEvaluation(Sealed):
+    """Of tasks whose answers are written."""
+
+    method: Short
+    label: Short
+    run: Short
+    suite: Short
+    seed: Seed
+    missing: list[Short]
+    known_leaks: list[Short]
+    settings: Settings
+    versions: dict[Short, Short]
+    truncated_prompts: Count
+    tasks: dict[Short, Numbers]
+    mean: Numbers
 
 
 class Training(Strict):
@@ -296,6 +317,7 @@ SCHEMAS: Mapping[str, type[Strict]] = {
     "calibration": Calibration,
     "classifier": Classifier,
     "evaluation": Evaluation,
+    "written evaluation": WrittenEvaluation,
     "cell": Cell,
     "comparison": Comparison,
     "settings": Found,

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from abmll.common.config import EvaluateConfig, WriteConfig
-from abmll.common.documents import FORMATS, Document, write_json_lines
+from abmll.common.documents import Document, write_document, write_json_lines
 from abmll.common.errors import DataError
-from abmll.common.files import write_json
 from abmll.common.settings import flatten
 from abmll.experiments.few_shot import adapt_to_tasks, versions
 from abmll.experiments.written_metrics import mean_scores, require_rouge, score_answers
@@ -87,7 +86,6 @@ def save_written(
     """Write ``metrics.json`` and ``predictions.jsonl``; ``about`` names run, suite and seed."""
     rule = find_rule(model.learning.method)
     document = {
-        "format": FORMATS["written evaluation"],
         "method": rule.name,
         "label": rule.label,
         **about,
@@ -98,4 +96,4 @@ def save_written(
         "mean": evaluation.mean,
     }
     write_json_lines(folder / "predictions.jsonl", evaluation.answers)
-    write_json(folder / "metrics.json", document)
+    write_document(folder / "metrics.json", "written evaluation", document)

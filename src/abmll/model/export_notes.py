@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from abmll.common.documents import FORMATS, Document
 from abmll.common.files import json_text
-from abmll.language import embedded
 from abmll.language.base import Base
 from abmll.methods import find_rule
+from abmll.model.card import base_name, front_matter
 from abmll.tasks import Example, WrittenExample
 from abmll.tasks.prompts import Rendered, render
 
@@ -70,10 +70,10 @@ def write_notes(folder: Path, notes: Document, format: str) -> None:
 def card(notes: Document, format: str) -> str:
     """The card that a model hub shows, in Markdown."""
     base, library = notes["base"], "peft" if format == "peft" else "transformers"
-    named = [f"base_model: {json.dumps(base['name'])}"] if base["is_hub_name"] else []
+    model = base["name"] if base["is_hub_name"] else None
     is_written = notes["prompt"]["answer"] == "written"
     kind = "text-generation" if is_written else "text-classification"
-    front = ["---", *named, f"library_name: {library}", "tags:", "- abmll", f"- {kind}", "- lora", "---"]
+    front = ["---", front_matter(model, library, ["abmll", kind, "lora"]), "---"]
     labels = json.dumps(notes["labels"], ensure_ascii=False) if notes["labels"] else "those of each question"
     labels = "none: the answer is the text that is written behind the prompt" if is_written else labels
     lines = [
@@ -149,14 +149,14 @@ def _calibration(posterior: "TaskPosterior") -> Document | None:
 
 
 def _named(base: Base) -> Document:
-    """The base without any path of this computer: a hub's name, or a folder's last name."""
-    if base.name == embedded.NAME:
-        name, is_hub_name, note = embedded.HUB_NAME, True, embedded.NOTE
-    elif Path(base.name).expanduser().is_dir():
-        name, is_hub_name, note = Path(base.name).expanduser().resolve().name, False, None
-    else:
-        name, is_hub_name, note = base.name, True, None
-    return {"name": name, "is_hub_name": is_hub_name, "fingerprint": base.fingerprint, "base_note": note}
+    """The base without any path of this computer."""
+    named = base_name(base.name)
+    return {
+        "name": named.name,
+        "is_hub_name": named.is_hub_name,
+        "fingerprint": base.fingerprint,
+        "base_note": named.note,
+    }
 
 
 def _block(text: str, language: str = "") -> str:

@@ -1,8 +1,8 @@
 """TaskPosterior: what was learned of one task; adapter tensors and settings, never a copy of the base model."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from abmll.language.scorer import OptionScorer
 from abmll.methods import find_rule
 from abmll.model.export_notes import export_notes
 from abmll.model.generation import WRITTEN, WrittenAnswer, write_answers
+from abmll.model.hub import OnHub, find_folder
 from abmll.model.interchange import average_update, export_merged, export_peft
 from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prediction import Prediction, batch_calibrated, predict
@@ -34,7 +35,7 @@ HEAD = "head"  # the file of its features
 
 
 @dataclass(frozen=True)
-class TaskPosterior:
+class TaskPosterior(OnHub):
     """q(phi | D) of one task.
 
     Args:
@@ -48,6 +49,7 @@ class TaskPosterior:
         head: what answers in place of the model's own probabilities; the only member is then the adapter that features
             are read with, None where that is the bare model.
         labels: the options, where all examples it was learned from have the same ones; else none.
+        measured: how good its answers are by cross-validation, where that was measured.
     """
 
     scorer: OptionScorer
@@ -60,6 +62,7 @@ class TaskPosterior:
     prequential: Evidence | None = None
     head: TaskHead | None = None
     labels: tuple[str, ...] = ()
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def phi(self) -> Adapter:
@@ -183,7 +186,7 @@ class TaskPosterior:
         refuse_unlabelled(examples, self.task_name, "to learn from")
         updated = head.updated(examples, self.scorer.encode(examples, self.task_name), quiet)
         settings = self.settings | {"adapt_examples": len(updated.keys)}
-        return replace(self, head=updated, settings=settings)
+        return replace(self, head=updated, settings=settings, measured={})
 
     def suggest(
         self, pool: Data, quiet: bool = True, *, text: str | None = None, label: str | None = None
@@ -221,6 +224,7 @@ class TaskPosterior:
             "calibration": None if self.calibration is None else self.calibration.document(),
             "head": None if self.head is None else self.head.document(),
             "labels": list(self.labels),
+            "measured": dict(self.measured),
             "base_fingerprint": self.scorer.base.fingerprint,
             "settings": self.settings | self.scorer.settings(),
         }
@@ -234,18 +238,20 @@ class TaskPosterior:
         cls,
         folder: Path | str,
         *,
+        revision: str | None = None,
+        token: str | None = None,
         scorer: OptionScorer | None = None,
         model: ModelConfig | None = None,
         announce: Callable[[str], None] = lambda line: None,
         quiet: bool = True,
     ) -> "TaskPosterior":
-        """Read a folder written by ``save_pretrained``.
+        """Read a folder written by ``save_pretrained``, or ``user/name`` on a model hub at ``revision``.
 
         ``scorer`` shares a language model that is already loaded; ``model`` says where to load it from instead of
         where it lay. Raises ``CheckpointError`` for a damaged folder, one that belongs to other weights, or a
         ``scorer`` with other adapter or prompt settings.
         """
-        path = Path(folder)
+        path = find_folder(folder, revision, token, announce)
         bundle = load_bundle(path, DOCUMENT)
         if scorer is None:
             settings = bundle.document["settings"]
@@ -281,7 +287,8 @@ class TaskPosterior:
             kind = MultiLabelHead if of_head.get("is_multi_label") else TaskHead
             head = kind.of(scorer, members[0], of_head, bundle.tensors.get(HEAD, {}), path)
         labels = tuple(map(str, document.get("labels", () if head is None else head.labels)))  # 0.2.0 saved no labels
-        return cls(scorer, members, name, is_posterior, settings, demonstrations, calibration, head=head, labels=labels)
+        known: dict[str, Any] = {"head": head, "labels": labels, "measured": document.get("measured", {})}
+        return cls(scorer, members, name, is_posterior, settings, demonstrations, calibration, **known)
 
     def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
         """Write the posterior mean, or that of one ``member`` of several, as a plain LoRA adapter PEFT loads.

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 
-from abmll.common.checkpoint import STATE, load_bundle, model_checkpoint, refuse_other_base
 from abmll.common.config import (
     ActivationCacheConfig,
     AdaptConfig,
@@ -29,10 +28,11 @@ from abmll.language.scorer import OptionScorer
 from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule, refuse_written
 from abmll.methods.bayesian_head import Head
 from abmll.model.generation import WRITTEN
+from abmll.model.hub import OnHub, find_folder
 from abmll.model.learned_task import TaskPosterior, refuse_unlabelled
 from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prequential import TaskCalibration, evidence, infer_calibration, labels_of
-from abmll.model.run_folder import RunFolder
+from abmll.model.saved_learner import read_learner, write_learner
 from abmll.model.task_head import TaskHead
 from abmll.posterior.calibration import CalibrationPrior, before_examples
 from abmll.posterior.head import HeadPrior
@@ -44,13 +44,15 @@ from abmll.tasks.types import are_written
 LONGEST = 2048
 
 
-class AbmllModel:
+class AbmllModel(OnHub):
     """A frozen language model, its Gaussian LoRA layers, theta, and the learning rule that theta was made for."""
 
     def __init__(self, base: Base, adapter: AdapterConfig, prompt: PromptConfig, seed: int = 0) -> None:
         self.scorer = OptionScorer(base, adapter, prompt)
         self.learning = LearningConfig(seed=seed)
         self.num_tasks = 1
+        self.episodes = 0
+        self.trained_on: tuple[str, ...] = ()  # names of the training tasks
         self.theta = self.scorer.new_adapter(sample_seed(seed, "init"))
         self.calibration_prior: CalibrationPrior | None = None
         self.head_prior = HeadPrior()
@@ -90,25 +92,29 @@ class AbmllModel:
         cls,
         run: Path | str,
         *,
+        revision: str | None = None,
+        token: str | None = None,
         model: ModelConfig | Base | None = None,
         announce: Callable[[str], None] = lambda line: None,
         quiet: bool = True,
     ) -> "AbmllModel":
         """The model of a training run: theta is that of its newest checkpoint, or of the best where the run chose it.
 
+        ``run`` is a folder, or ``user/name`` on a model hub at ``revision`` (``abmll.model.hub``).
         ``model`` says where to load the language model from instead of where it lay, or is one that is loaded.
         Raises ``CheckpointError`` where the run is damaged or was trained on other weights.
         """
-        path = model_checkpoint(Path(run))
-        bundle = load_bundle(path, STATE)
-        document, settings = bundle.document, bundle.document["settings"]
+        folder = find_folder(run, revision, token, announce)
+        saved = read_learner(folder)
+        settings = saved.document["settings"]
         base = model if isinstance(model, Base) else load_base(model or pick(ModelConfig, settings), announce, quiet)
         loaded = cls(base, pick(AdapterConfig, settings), pick(PromptConfig, settings))
-        refuse_other_base(document, base.fingerprint, base.name, path)
-        loaded.theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
-        calibration = RunFolder(Path(run)).calibration(document["episode"])
-        loaded.learned(loaded.theta, pick(LearningConfig, settings), document["num_tasks"], calibration)
+        saved.load_into(loaded)
         return loaded
+
+    def save_pretrained(self, folder: Path | str, overwrite: bool = False) -> None:
+        """Write what ``from_pretrained`` reads: theta, settings and priors as a training run that has ended."""
+        write_learner(self, Path(folder), overwrite)
 
     def learned(
         self, theta: Adapter, learning: LearningConfig, num_tasks: int, calibration: CalibrationPrior | None = None

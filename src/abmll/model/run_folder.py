@@ -19,6 +19,8 @@ VALIDATION = "validation.jsonl"  # a line an evaluation on the validation tasks
 LINES = (METRICS, TIMING, VALIDATION)
 CALIBRATION, TENSORBOARD = "calibration.json", "tensorboard"
 REMEDY = "delete it, and --resume makes it again"
+EVALUATED = "evaluation/metrics.json"
+SHARED = (CONFIG, METRICS, TIMING, CALIBRATION, EVALUATED)  # what is pushed to a hub beside the newest checkpoint
 EVALUATION = ("metrics.json", "predictions.jsonl", "report.html")
 # What else a run replaced by another must not leave behind: it would be taken for the new run's.
 RESULTS = (CARD, CALIBRATION, BEST, TENSORBOARD, "report.html", *(f"evaluation/{name}" for name in EVALUATION))

@@ -216,14 +216,11 @@ def _task_names(rows: Iterable[Row]) -> list[str]:
 def _build(source: _Source, how: _Reading) -> Task:
     """The task of these rows; options that no row has are the labels, or the distinct outputs (CrossFit)."""
     name, rows, outputs = source.name, source.rows, ()
+    columns = columns_of(rows)
     written = how.generate or say_written(rows, source.cells_are_text)
-    if not written and has_labels(columns_of(rows)):
+    if not written and has_labels(columns):
         rows, outputs = labelled(rows, source.classes, source.where, how.require_answer, how.announce)
-    elif (
-        not written
-        and source.cells_are_text
-        and all(row.values.keys() <= {"id", "input", "output", "split"} for row in rows)
-    ):
+    elif not written and source.cells_are_text and {"id", "input", "output", "split"}.issuperset(columns):
         outputs = _distinct_outputs(rows, source.where, how.require_answer)
     examples: list[Example] = []
     places: dict[str, str] = {}

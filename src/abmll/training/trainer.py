@@ -32,13 +32,13 @@ from abmll.common.settings import flatten, pick
 from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.adapter import Adapter
 from abmll.language.meter import counted
-from abmll.methods import OUTER, Loss, State, make_rule, read_steps, summarize
+from abmll.methods import OUTER, Loss, State, make_rule, read_steps, refuse_written, summarize
+from abmll.model.card import run_card
 from abmll.model.meta_learner import AbmllModel, mean_log_sigma
 from abmll.model.run_folder import CARD, METRICS, TIMING, VALIDATION, RunFolder, refuse_other_run
 from abmll.tasks import Task
 from abmll.tasks.order import sample_seed
 from abmll.training.callbacks import Callback, Callbacks
-from abmll.training.card import model_card
 from abmll.training.early_stopping import is_over
 from abmll.training.empirical_bayes import learn_calibration_prior
 from abmll.training.episodes import Episodes
@@ -226,8 +226,9 @@ class MetaTrainer:
             self.model.calibration_prior = prior
         names = [task.name for task in self.tasks]
         run, rows, fingerprint = str(self.folder.path), self.folder.rows(), self.model.scorer.base.fingerprint
+        self.model.episodes, self.model.trained_on = episode, tuple(names)
         remark, evaluation = self.validation.ending(last, episode), self.validation.row(episode)
-        card = model_card(self.rule.label, run, self.settings(), fingerprint, names, rows, remark)
+        card = run_card(run, self.settings(), fingerprint, names, last, rows, remark=remark)
         write_text(self.folder.path / CARD, card)
         return evaluation
 
