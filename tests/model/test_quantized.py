@@ -1,5 +1,6 @@
 """Language models that are quantised while they are loaded: everything that works on a plain one works on them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from abmll import AbmllModel, MetaTrainer, TaskPosterior, TrainConfig
 from abmll.common.config import QUANTIZATIONS, LearningConfig, ModelConfig, PlaceConfig, PromptConfig
@@ -21,6 +23,17 @@ TEXT = torch.tensor([[5, 80, 90, 30, 7, 9, 120]])
 # PEFT asks a deprecated property of transformers.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 kinds = pytest.mark.parametrize("kind", QUANTIZATIONS)
+
+
+@pytest.fixture(scope="module")
+def tiny_llama(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama as wide as a block of 4-bit codes."""
+    folder = tmp_path_factory.mktemp("llama")
+    torch.manual_seed(1)
+    config = AutoConfig.from_pretrained(tiny_llama, hidden_size=64, intermediate_size=128, head_dim=16)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
+    return folder
 
 
 def load(folder: Path, kind: str | None, dtype: str = "fp32") -> Base:
@@ -59,7 +72,7 @@ def test_a_quantised_base_trains_adapts_predicts_and_is_loaded_in_the_same_form(
         loaded = TaskPosterior.from_pretrained(tmp_path / how)
         probs = posterior.predict(asked).probs
         assert torch.equal(torch.as_tensor(loaded.predict(asked).probs), torch.as_tensor(probs))
-    with pytest.raises(CheckpointError, match="fingerprint|weights"):
+    with pytest.raises(CheckpointError, match="other weights"):
         AbmllModel.from_pretrained(tmp_path / "run", model=load(tiny_llama, None))
 
 
@@ -81,13 +94,14 @@ def test_logits_and_gradients_are_those_of_the_weights_that_the_codes_stand_for(
             codes = base.model.get_submodule(name)
             weight = codes(torch.eye(module.in_features)[None])[0].T.detach()  # a layer's answers to the unit vectors
             assert not is_plain(codes.weight)
-            assert 0 < (weight - module.weight).abs().mean() < 0.3 * module.weight.abs().mean()
+            assert 0 < (weight - module.weight).abs().mean() < 0.12 * module.weight.abs().mean()
             module.weight.data, changed = weight.contiguous(), changed + 1
     assert changed == 14
     with torch.no_grad():
         before = base.model(TEXT).logits  # a pass without gradients must leave the layers as they are
-    for found, expected in zip((before, *input_gradient(base)), (*input_gradient(plain)[:1], *input_gradient(plain))):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    expected, gradient = input_gradient(plain)
+    for found, wanted in zip((before, *input_gradient(base)), (expected, expected, gradient), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 @kinds
@@ -175,5 +189,10 @@ def test_a_model_that_was_saved_quantised_is_loaded_as_it_is(tiny_llama: Path, t
     saved = load(tmp_path / "saved", None)
     assert (saved.quantization, saved.fingerprint) == (None, base.fingerprint)
     assert torch.equal(saved.model(TEXT).logits, base.model(TEXT).logits)
-    with pytest.raises(ConfigError, match="load_in_4bit: .*saved is quantised already and is loaded as it is"):
+    with pytest.raises(ConfigError, match=r"load_in_4bit: .*saved is quantised already and is loaded as it is"):
         load(tmp_path / "saved", "load_in_4bit")
+
+
+def test_layers_that_a_processor_would_read_wrongly_in_4_bits(family_folder: Callable[[str], Path]) -> None:
+    with pytest.raises(ConfigError, match=r"rows of 32 .*no multiple of 64.*; use load_in_8bit"):
+        load(family_folder("llama"), "load_in_4bit")

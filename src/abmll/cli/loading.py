@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from abmll.cli.console import narrator
 from abmll.common.checkpoint import DOCUMENT, STATE, checkpoints, latest_checkpoint, load_bundle
@@ -67,7 +67,7 @@ def load_for_head(theta: Path | None, place: PlaceConfig, quiet: bool) -> "Abmll
 
     if theta is not None:
         return load_run(theta, place, quiet).with_head()
-    config = flatten(place) | {"model": place.model or ModelConfig.model}
+    config: dict[str, Any] = flatten(place) | {"model": place.model or ModelConfig.model}
     return AbmllModel.from_base(**config, announce=narrator(quiet), quiet=quiet)
 
 

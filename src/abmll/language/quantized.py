@@ -5,6 +5,7 @@ input, which is all that an adapter beside it needs.
 """
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from abmll.common.errors import ConfigError
 LIBRARIES = {"load_in_4bit": "bitsandbytes", "load_in_8bit": "bitsandbytes", "load_in_int8_torchao": "torchao"}
 
 
-def loading(quantization: str | None, source: str, name: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def loading(
+    quantization: str | None, source: Path | str, name: str, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
     """What ``from_pretrained`` must be told to load the model in ``source``, called ``name``, by that setting.
 
     Raises ``ConfigError`` where the library is not installed, and for a model that is quantised already.
@@ -53,10 +56,17 @@ def settle(model: PreTrainedModel) -> None:
 
     Without gradients a 4-bit layer on a CPU would rearrange its weight, for a kernel that no gradient passes through,
     and an 8-bit one would round its inputs, although not in training. Neither does so in training mode, which changes
-    nothing else in them.
+    nothing else in them. Raises ``ConfigError`` where it would read the codes of 4-bit layers wrongly.
     """
     for layer in _layers_of_bitsandbytes(model):
         layer.train()
+        state = getattr(layer.weight, "quant_state", None)
+        if state is not None and layer.weight.device.type == "cpu" and layer.in_features % state.blocksize:
+            # Seen in bitsandbytes 0.50.2: such layers are twice as far from the weights as rounding alone puts them.
+            raise ConfigError(
+                f"load_in_4bit: this model has rows of {layer.in_features} weights, no multiple of {state.blocksize}, "
+                "whose scales bitsandbytes mistakes on a CPU; use load_in_8bit, or a GPU"
+            )
         if getattr(layer.weight, "CB", None) is not None:
             layer.init_8bit_state()
 
