@@ -9,17 +9,20 @@ import pytest
 
 
 @pytest.mark.parametrize("flags", [[], ["--load-in-8bit"], ["--load-in-int8-torchao"]])
-def test_a_table_is_classified_without_a_word_of_the_libraries(
-    flags: list[str], tiny_llama: Path, tmp_path: Path
-) -> None:
-    rows = [f"{word} {number},{word}" for number in range(6) for word in ("good", "bad")]
+def test_a_table_is_learned_without_a_word_of_the_libraries(flags: list[str], tiny_llama: Path, tmp_path: Path) -> None:
+    rows = [f"{word} {number},{word}" for number in range(3) for word in ("good", "bad")]
     (tmp_path / "labelled.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    (tmp_path / "new.csv").write_text("text\nvery good\n")
-    command = ["classify", "labelled.csv", "new.csv", "--model", str(tiny_llama), "--device", "cpu", "--dtype", "fp32"]
-    command += [*flags, "--output", "answers.jsonl", "--quiet"]
+    command = ["adapt", "labelled.csv", "--model", str(tiny_llama), "--device", "cpu", "--dtype", "fp32"]
+    command += [*flags, "--output-dir", "learned", "--quiet"]
     done = subprocess.run(
-        [sys.executable, "-m", "abmll", *command], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", "abmll", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    [answer] = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
-    assert answer
+    document = json.loads((tmp_path / "learned" / "posterior.json").read_text())
+    saved = {name for name, value in document["settings"].items() if name.startswith("load_in") and value}
+    assert saved == {flag.removeprefix("--").replace("-", "_") for flag in flags}
