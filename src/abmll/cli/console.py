@@ -1,6 +1,7 @@
 """What a verb says: results on stdout, everything else on stderr."""
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,16 @@ def complain(text: str) -> None:
 def announce(text: str) -> None:
     """A line on stderr about what is going on."""
     print(one_line(text), file=sys.stderr)
+
+
+def quiet_libraries() -> None:
+    """Let libraries that quantise models log errors alone.
+
+    transformers imports them where they are installed, wanted or not, and they warn of kernels that a machine lacks,
+    of torch's plans for their registrations, and of every input that an 8-bit layer rounds.
+    """
+    for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def print_json(value: Any) -> None:

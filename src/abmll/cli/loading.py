@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from abmll.cli.console import narrator
 from abmll.common.checkpoint import DOCUMENT, STATE, checkpoints, load_bundle, model_checkpoint
-from abmll.common.config import AdaptConfig, ContinueConfig, ModelConfig, PlaceConfig
+from abmll.common.config import QUANTIZATIONS, AdaptConfig, ContinueConfig, ModelConfig, PlaceConfig
 from abmll.common.errors import CheckpointError, ConfigError
 from abmll.common.settings import flatten, kinds_of, pick
 from abmll.model.hub import find_folder
@@ -68,8 +68,8 @@ def load_for_head(theta: Path | None, place: PlaceConfig, quiet: bool) -> "Abmll
 
     if theta is not None:
         return load_run(theta, place, quiet).with_head()
-    name = place.model or ModelConfig.model
-    return AbmllModel.from_base(name, dtype=place.dtype, device=place.device, announce=narrator(quiet), quiet=quiet)
+    config: dict[str, Any] = flatten(place) | {"model": place.model or ModelConfig.model}
+    return AbmllModel.from_base(**config, announce=narrator(quiet), quiet=quiet)
 
 
 def _refuse_unread(method: str, continued: ContinueConfig) -> None:
@@ -102,4 +102,6 @@ def _placed(settings: dict[str, object], place: PlaceConfig) -> ModelConfig:
     """The saved model settings, with what the command line says instead."""
     saved = pick(ModelConfig, settings)
     dtype = saved.dtype if place.dtype == "auto" else place.dtype
-    return replace(saved, model=place.model or saved.model, dtype=dtype, device=place.device)
+    quantized = {name: getattr(place, name) for name in QUANTIZATIONS}
+    chosen = quantized if any(quantized.values()) else {}
+    return replace(saved, model=place.model or saved.model, dtype=dtype, device=place.device, **chosen)

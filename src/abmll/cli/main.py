@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from abmll.cli.console import complain
+from abmll.cli.console import complain, quiet_libraries
 from abmll.common.errors import AbmllError, ConfigError, nearest
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # as torch says it
@@ -110,6 +110,7 @@ def _dispatch(argv: list[str], commands: Mapping[str, Command], path: str) -> in
     from abmll.cli.flags import run_verb
     from abmll.cli.sources import fill
 
+    quiet_libraries()
     module, _, name = target.partition(":")
     return run_verb(getattr(import_module(module), name), argv[1:], path + word, fill)
 

@@ -6,10 +6,12 @@ a ``ConfigError`` that names the field.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from abmll.common.errors import ConfigError
 from abmll.common.settings import Checked, again, setting
+
+QUANTIZATIONS = ("load_in_4bit", "load_in_8bit", "load_in_int8_torchao")  # of ModelConfig; one of them at most
 
 
 @dataclass(frozen=True)
@@ -253,6 +255,25 @@ class ModelConfig(Checked):
         "auto", "precision of the frozen model (auto: bf16 where the processor has it in hardware)"
     )
     device: str = setting("auto", "cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
+    load_in_4bit: bool = setting(False, "quantise the frozen model to 4 bits while loading it (NF4, bitsandbytes)")
+    load_in_8bit: bool = setting(False, "quantise it to 8 bits (LLM.int8, bitsandbytes)")
+    load_in_int8_torchao: bool = setting(False, "quantise its weights to 8-bit integers (torchao)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_several(self)
+
+    @property
+    def quantization(self) -> str | None:
+        """The setting that quantises the model while it is loaded, if one does."""
+        return next((name for name in QUANTIZATIONS if getattr(self, name)), None)
+
+
+def _refuse_several(config: Any) -> None:
+    """Raise ``ConfigError`` where more than one setting says how the frozen model is quantised."""
+    chosen = [name for name in QUANTIZATIONS if getattr(config, name)]
+    if len(chosen) > 1:
+        raise ConfigError(f"{chosen[0]}: excludes {chosen[1]}; choose one of them")
 
 
 @dataclass(frozen=True)
@@ -276,11 +297,18 @@ class TableConfig(Checked):
 
 @dataclass(frozen=True)
 class PlaceConfig(Checked):
-    """Where the language model of a run or posterior is loaded, if not as it was trained."""
+    """Where and how the language model of a run or posterior is loaded, if not as it was trained."""
 
     model: str | None = setting(None, "folder or name of the language model, where it has moved since training")
     dtype: Literal["auto", "bf16", "fp32"] = setting("auto", "precision of the language model (auto: as in training)")
     device: str = again(ModelConfig, "device")
+    load_in_4bit: bool = again(ModelConfig, "load_in_4bit")
+    load_in_8bit: bool = again(ModelConfig, "load_in_8bit")
+    load_in_int8_torchao: bool = again(ModelConfig, "load_in_int8_torchao")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_several(self)
 
 
 @dataclass(frozen=True)

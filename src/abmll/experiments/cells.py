@@ -26,6 +26,8 @@ NOT_HASHED = (
     "activation_cache_dir",
     "activation_cache_disk_gb",
 )
+# Settings that were not there when the first cells were computed: they count where they are not as it was then.
+LATER = {"load_in_4bit": False, "load_in_8bit": False, "load_in_int8_torchao": False}
 REMEDY = "delete it, and the cell is computed again"
 
 
@@ -103,7 +105,11 @@ def digest(value: Any) -> str:
 
 
 def _hashed(settings: Settings) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in NOT_HASHED}
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in NOT_HASHED and not (key in LATER and value == LATER[key])
+    }
 
 
 def predictions_path(cell: Path) -> Path:

@@ -4,7 +4,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from abmll.common.config import ModelConfig
 from abmll.common.errors import CheckpointError, ConfigError, nearest
-from abmll.language import embedded
+from abmll.language import embedded, quantized
 from abmll.language.packing import PREFIX, remove_packing
 
 PLAIN = (torch.float32, torch.bfloat16, torch.float16)
@@ -33,12 +33,16 @@ class Wrapper(nn.Module):
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen model, its tokenizer, the name it was asked for by, and the fingerprint of its weights."""
+    """A frozen model, its tokenizer, the name it was asked for by, and the fingerprint of its weights.
+
+    ``quantization`` is the setting that quantised it while it was loaded (``load_in_4bit``), if one did.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     fingerprint: str
+    quantization: str | None = None
 
     @property
     def context(self) -> int:
@@ -59,21 +63,22 @@ class Base:
 
     def twin(self) -> "Base":
         """The very same weights under new modules without a scorer's wrappers, for other adapters beside the first."""
-        tensors = [*self.model.parameters(), *self.model.buffers()]
+        tensors = [*self.model.parameters(), *self.model.buffers(), *quantized.side_tensors(self.model)]
         model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
         if (model.config._attn_implementation or "").startswith(PREFIX):
             remove_packing(model)
         for name, module in list(model.named_modules()):
             if isinstance(module, Wrapper):  # ours are never nested
                 model.set_submodule(name, module.inner)
-        return Base(model, self.tokenizer, self.name, self.fingerprint)
+        return replace(self, model=model)
 
 
 def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool = False) -> Base:
     """Load model and tokenizer for ``config``, frozen and in evaluation mode.
 
     Raises ``CheckpointError`` where the model is missing, cannot be reached, is damaged or is no causal language
-    model, ``ConfigError`` where the device or the precision does not exist.
+    model, ``ConfigError`` where the device or the precision does not exist, where the library that quantises is not
+    installed, and for a model that is quantised already.
     """
     device = resolve_device(config.device)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[resolve_dtype(config.dtype, device)]
@@ -83,8 +88,14 @@ def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool 
     attention = "eager" if device.type == "cpu" else "sdpa"
     try:
         with no_progress_bars():
+            extra = quantized.loading(config.quantization, source, name, dtype, device)
             result: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, attn_implementation=attention, trust_remote_code=False, output_loading_info=True
+                source,
+                dtype=dtype,
+                attn_implementation=attention,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **extra,
             )
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
@@ -94,8 +105,9 @@ def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool 
     model, loaded = result
     if loaded["missing_keys"]:  # transformers has filled them with random numbers
         raise CheckpointError(f"model: {name} lacks weights: {', '.join(sorted(loaded['missing_keys'])[:3])}")
-    model = model.to(device).eval().requires_grad_(False)
-    return Base(model, tokenizer, name, fingerprint(model))
+    model = (model if extra else model.to(device)).eval().requires_grad_(False)
+    quantized.settle(model)
+    return Base(model, tokenizer, name, fingerprint(model), config.quantization)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -130,7 +142,8 @@ def fingerprint(model: PreTrainedModel) -> str:
     config = model.config.get_text_config()
     shape = (config.model_type, config.vocab_size, config.hidden_size, config.num_hidden_layers)
     packed = [buffer for buffer in model.buffers() if buffer.dtype in PACKED]  # unpacked buffers follow from the config
-    parts = [part for weight in [*model.parameters(), *packed] for part in _parts(weight)]
+    weights = [*model.parameters(), *packed, *quantized.side_tensors(model)]
+    parts = [part for weight in weights for part in _parts(weight)]
     return hashlib.sha256(repr(shape).encode() + b"".join(sorted(map(_digest, parts)))).hexdigest()
 
 

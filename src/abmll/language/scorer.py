@@ -128,8 +128,9 @@ class OptionScorer:
 
     def settings(self) -> dict[str, Any]:
         """The settings that an adapter of this model depends on, flat and JSON-ready."""
-        dtype = "bf16" if self.base.model.dtype == torch.bfloat16 else "fp32"
-        return {"model": self.base.name, "dtype": dtype} | flatten(self.adapter_config, self.prompt)
+        dtype, quantization = "bf16" if self.base.model.dtype == torch.bfloat16 else "fp32", self.base.quantization
+        loaded = {"model": self.base.name, "dtype": dtype} | ({} if quantization is None else {quantization: True})
+        return loaded | flatten(self.adapter_config, self.prompt)
 
     def _check(self) -> None:
         """Refuse a model that cannot be scored this way; one that only packing disagrees with is read padded."""

@@ -64,26 +64,27 @@ class AbmllModel(OnHub):
         model: str | Base = ModelConfig.model,
         *,
         prompt: PromptConfig | None = None,
-        dtype: Any = "auto",
-        device: str = "auto",
         seed: int = 0,
         announce: Callable[[str], None] = lambda line: None,
         quiet: bool = True,
-        **adapter: Any,
+        **settings: Any,
     ) -> "AbmllModel":
         """Load ``model``, unless it is loaded already, and hang a fresh adapter on it.
 
         Without a ``prompt`` of its own it cuts texts to ``LONGEST`` tokens, as a longer one needs gigabytes. Further
-        keywords are ``AdapterConfig``'s fields:
+        keywords are the fields of ``ModelConfig`` (``device``, ``dtype``, ``load_in_4bit``) and ``AdapterConfig``:
         ``AbmllModel.from_base("smollm2-135m", r=8, target_modules=["q_proj", "v_proj"])``
         """
-        if "target_modules" in adapter:
-            names = adapter["target_modules"]
-            adapter["target_modules"] = (names,) if isinstance(names, str) else tuple(names)
-        refuse_unknown((AdapterConfig,), adapter, "AbmllModel.from_base")
-        base = model if isinstance(model, Base) else load_base(ModelConfig(model, dtype, device), announce, quiet)
+        if "target_modules" in settings:
+            names = settings["target_modules"]
+            settings["target_modules"] = (names,) if isinstance(names, str) else tuple(names)
+        refuse_unknown((ModelConfig, AdapterConfig), settings, "AbmllModel.from_base")
+        if isinstance(model, Base):
+            base = model
+        else:
+            base = load_base(replace(pick(ModelConfig, settings), model=model), announce, quiet)
         prompt = prompt or PromptConfig(max_length=min(LONGEST, base.context))
-        loaded = cls(base, pick(AdapterConfig, adapter), prompt, seed)
+        loaded = cls(base, pick(AdapterConfig, settings), prompt, seed)
         loaded.learning = replace(loaded.learning, method=Head.name)
         return loaded
 

@@ -13,7 +13,7 @@ from threading import RLock
 from abmll.common.checkpoint import MANIFEST, STATE, load_bundle, model_checkpoint
 from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig
 from abmll.common.documents import Document
-from abmll.common.settings import pick
+from abmll.common.settings import flatten, pick
 from abmll.language.base import Base, load_base, resolve_device, resolve_dtype
 from abmll.language.scorer import OptionScorer
 from abmll.model.meta_learner import AbmllModel
@@ -78,6 +78,5 @@ def _placed(saved: ModelConfig, model: str, is_trained: bool, device: str) -> Mo
 def _resolved(config: ModelConfig) -> ModelConfig:
     """The same with what ``auto`` means here, so that one model has one name."""
     device = resolve_device(config.device)
-    return ModelConfig(
-        config.model, pick(ModelConfig, {"dtype": resolve_dtype(config.dtype, device)}).dtype, str(device)
-    )
+    known = {"dtype": resolve_dtype(config.dtype, device), "device": str(device)}
+    return pick(ModelConfig, flatten(config) | known)
