@@ -53,7 +53,7 @@ def export_notes(posterior: "TaskPosterior", member: int | None) -> Document:
         "members": len(posterior.members),
         "member": member,
         "head_left_out": posterior.head is not None,
-        "base": {**_named(scorer.base), "dtype": str(scorer.base.model.dtype).removeprefix("torch.")},
+        "base": {**named_base(scorer.base), "dtype": str(scorer.base.model.dtype).removeprefix("torch.")},
     }
 
 
@@ -142,7 +142,7 @@ def _calibration(posterior: "TaskPosterior") -> Document | None:
     return {"inverse_temperature": mean[0], "biases": [own.get(label, 0.0) for label in posterior.labels]}
 
 
-def _named(base: Base) -> Document:
+def named_base(base: Base) -> Document:
     """The base without any path of this computer: a hub's name, or a folder's last name."""
     if base.name == embedded.NAME:
         name, is_hub_name, note = embedded.HUB_NAME, True, embedded.NOTE

@@ -16,7 +16,7 @@ from abmll.common.files import atomic_folder
 from abmll.language.adapter import Adapter
 from abmll.language.base import is_plain, no_progress_bars
 from abmll.language.scorer import OptionScorer
-from abmll.model.export_notes import write_notes
+from abmll.model.export_notes import named_base, write_notes
 
 
 @torch.no_grad()
@@ -58,7 +58,8 @@ def export_peft(
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT writes them.
 
     The update (lora_alpha / r) B A is the mean's; standard deviations are left out. Every adapted layer is named in
-    full, so that PEFT's matching rules cannot reach any other. ``notes`` (``export_notes``) are written beside them.
+    full, so that PEFT's matching rules cannot reach any other. The base is named as on the hub; of a folder only the
+    last name is, as its path means nothing elsewhere. ``notes`` (``export_notes``) are written beside them.
     """
     layers = phi.by_layer()
     tensors = {}
@@ -69,7 +70,7 @@ def export_peft(
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(scorer.base.model.name_or_path),
+        "base_model_name_or_path": named_base(scorer.base)["name"],
         "r": adapter.r,
         "lora_alpha": adapter.lora_alpha,
         "lora_dropout": 0.0,
