@@ -24,13 +24,13 @@ PLACEHOLDERS = ("{option A}", "{option B}")
 def export_notes(posterior: "TaskPosterior", member: int | None) -> Document:
     """All that a program without ABMLL needs to ask the exported mean as the posterior does.
 
-    ``labels`` and ``answer_tokens`` have one order. Where the labels are not fixed, ``labels`` is empty;
+    ``labels``, ``answer_texts`` and ``answer_tokens`` have one order. Where the labels are not fixed, ``labels`` is empty;
     ``answer_tokens`` then has those of the letters A to Z, or is null where options are scored by their text.
     """
     scorer, prompt, encoder = posterior.scorer, posterior.scorer.prompt, posterior.scorer.encoder
     rendered = _rendered(posterior, posterior.labels or PLACEHOLDERS)
     template = encoder.full_text(rendered)
-    tokens = None
+    tokens, continuations = None, ()
     if posterior.labels or prompt.answer == "letter":
         continuations = _rendered(posterior, posterior.labels or tuple(string.ascii_uppercase)).continuations
         tokens = [list(found) for found in encoder.answer_tokens(template, continuations)]
@@ -47,6 +47,7 @@ def export_notes(posterior: "TaskPosterior", member: int | None) -> Document:
             "max_tokens": encoder.limit,
             "demonstrations": len(posterior.demonstrations),
         },
+        "answer_texts": list(continuations),
         "answer_tokens": tokens,
         "calibration": _calibration(posterior),
         "batch_calibrated": method is not None and find_rule(method).batch_calibrated,

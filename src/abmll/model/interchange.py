@@ -1,7 +1,7 @@
 """The posterior mean for other programs: one adapter of several, plain PEFT LoRA, or a model with it merged in."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -53,13 +53,19 @@ def _thin_svd(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def export_peft(
-    scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: bool = False, notes: Document | None = None
+    scorer: OptionScorer,
+    phi: Adapter,
+    folder: Path,
+    overwrite: bool = False,
+    notes: Document | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT writes them.
 
     The update (lora_alpha / r) B A is the mean's; standard deviations are left out. Every adapted layer is named in
     full, so that PEFT's matching rules cannot reach any other. The base is named as on the hub; of a folder only the
-    last name is, as its path means nothing elsewhere. ``notes`` (``export_notes``) are written beside them.
+    last name is, as its path means nothing elsewhere. ``notes`` (``export_notes``) and files of these
+    ``texts`` are written beside them.
     """
     layers = phi.by_layer()
     tensors = {}
@@ -84,6 +90,8 @@ def export_peft(
         (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if notes is not None:
             write_notes(target, notes, "peft")
+        for name, text in (texts or {}).items():
+            (target / name).write_text(text, encoding="utf-8")
 
 
 @torch.no_grad()
