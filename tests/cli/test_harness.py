@@ -1,8 +1,6 @@
 """Our numbers by way of lm-evaluation-harness: of an exported adapter in its own model, and of ABMLL as a model."""
 
 import json
-import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +24,8 @@ from lm_eval.tasks import TaskManager
 
 from abmll.cli.harness import AbmllLM
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the harness's own dependencies
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+# PEFT 0.21 asks transformers 5.23 for an attribute under its old name; any other warning is an error.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 CALIBRATION = TaskCalibration(torch.tensor([[0.5, 1.0, -0.4], [1.1, 0.2, 0.0]], dtype=torch.float64), ("no", "yes"))
 
 
@@ -65,7 +59,8 @@ def opened(base: Path, folder: Path) -> Path:
 
 def measure(model: Any, task: str, folder: Path, arguments: str | None = None) -> tuple[dict[str, float], list[Any]]:
     """The harness's numbers, and every question's log-probabilities."""
-    found = simple_evaluate(
+    evaluate: Any = simple_evaluate  # its decorator hides its parameters
+    found = evaluate(
         model=model,
         model_args=arguments,
         tasks=[task],
@@ -120,7 +115,6 @@ def test_both_ways_give_our_numbers_at_the_mean(
     for metric, value in expected(ours, answers).items():
         assert numbers[metric] == pytest.approx(value, abs=1e-6), metric
     torch.testing.assert_close(torch.tensor(logs, dtype=torch.float64), ours.log(), rtol=0, atol=1e-6)
-    assert max(abs(math.log(float(p)) - log) for p, log in zip(ours[:, 0], [row[0] for row in logs])) < 1e-6
 
 
 def test_the_model_refuses_what_has_no_options(tiny_llama: Path, toy_tasks: list[Task], tmp_path: Path) -> None:

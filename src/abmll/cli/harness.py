@@ -7,7 +7,7 @@ its flags are lm_eval's. ``pretrained`` is what 'abmll adapt' or 'abmll train' w
 import sys
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from abmll.cli.console import complain
 from abmll.cli.loading import load_posterior
@@ -26,7 +26,6 @@ except ImportError as error:
     raise ConfigError(f'harness: lm-eval is not installed ({error.name}); pip install "abmll[lm-eval]"') from error
 
 
-@register_model("abmll")
 class AbmllLM(LM):
     """A posterior that answers multiple choice.
 
@@ -65,16 +64,16 @@ class AbmllLM(LM):
         if not requests:
             return []
         examples, encoded = [], []
-        for (task, number, context), group in groupby(requests, lambda one: (one.task_name, one.doc_id, one.args[0])):
-            texts = [str(one.args[1]) for one in group]
+        for (task, number, context), group in groupby(requests, _question):
+            texts = [_pair(one)[1] for one in group]
             if len(texts) < 2:
                 raise ConfigError(
                     f"task '{task}', question {number}: abmll answers multiple choice only, where all options follow "
                     "one prompt; use --model hf with an export of format peft"
                 )
             options = self.posterior.labels if texts == self.answers and self.posterior.labels else tuple(texts)
-            examples.append(Example(str(number), str(context), tuple(options), None))
-            encoded.append(self.posterior.scorer.encoder.encode_text(str(context), texts))
+            examples.append(Example(str(number), context, options, None))
+            encoded.append(self.posterior.scorer.encoder.encode_text(context, texts))
         prediction = self.posterior.predict_encoded(examples, encoded, self.how, seed=self.seed)
         found = []
         for example, probs in zip(examples, prediction.probs, strict=True):
@@ -90,6 +89,18 @@ class AbmllLM(LM):
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Refused: nothing is written."""
         raise ConfigError("abmll answers multiple choice only; use --model hf with an export of format peft")
+
+
+register_model("abmll")(AbmllLM)
+
+
+def _question(request: Instance) -> tuple[str, int, str]:
+    return str(request.task_name), int(request.doc_id or 0), _pair(request)[0]
+
+
+def _pair(request: Instance) -> tuple[str, str]:
+    """The text and what is to follow it."""
+    return cast("tuple[str, str]", request.args)
 
 
 def main() -> int:

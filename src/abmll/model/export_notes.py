@@ -24,8 +24,8 @@ PLACEHOLDERS = ("{option A}", "{option B}")
 def export_notes(posterior: "TaskPosterior", member: int | None) -> Document:
     """All that a program without ABMLL needs to ask the exported mean as the posterior does.
 
-    ``labels``, ``answer_texts`` and ``answer_tokens`` have one order. Where the labels are not fixed, ``labels`` is empty;
-    ``answer_tokens`` then has those of the letters A to Z, or is null where options are scored by their text.
+    ``labels``, ``answer_texts`` and ``answer_tokens`` have one order. Where the labels are not fixed, ``labels`` is
+    empty; the others are then those of the letters A to Z, or none (null) where options are scored by their text.
     """
     scorer, prompt, encoder = posterior.scorer, posterior.scorer.prompt, posterior.scorer.encoder
     rendered = _rendered(posterior, posterior.labels or PLACEHOLDERS)
