@@ -341,6 +341,15 @@ def test_export_of_a_mixture_is_its_average(work: Any, abmll: Call) -> None:
     assert (summary["layers"], summary["members"], summary["member"]) == (2, 5, None)
 
 
+def test_export_with_a_task_for_the_harness(work: Any, abmll: Call) -> None:
+    Path("rows.csv").write_text("input,output\na b,yes\nc d,no\n")
+    out = facts(abmll("export new --format lm-eval --data rows.csv --output-dir measured").out)
+    assert out["measure"].startswith(f"lm_eval --model hf --model_args pretrained={work.model},peft=measured --tasks ")
+    assert len(Path("measured/test.jsonl").read_text().splitlines()) == 2
+    code, _, err = abmll("export new --format lm-eval --output-dir other")
+    assert (code, "the format lm-eval needs labelled rows" in err) == (2, True)
+
+
 @pytest.mark.parametrize("source", ["new", "run"])
 def test_export_merged(source: str, work: Any, abmll: Call) -> None:
     assert abmll("export", source, "--format", "merged", "--output-dir", "merged", "--json").code == 0
