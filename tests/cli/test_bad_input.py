@@ -260,7 +260,7 @@ COMMANDS = {
     "evaluate run --suite learned.yaml --output-dir out": (
         "run: was trained on 'toy0', an evaluation task of 'learned'",
     ),
-    "export new --format onnx --output-dir out": ("export: --format is 'onnx'; use 'peft' or 'merged'",),
+    "export new --format onnx --output-dir out": ("export: --format is 'onnx'; use 'peft', 'merged' or 'lm-eval'",),
     "export none --format peft --output-dir out": ("none: no such folder.",),
     "export new --format peft --output-dir run": ("run exists already; choose another place or say --overwrite",),
     "export new --format peft --output-dir run --overwrite": ("run holds other things than a peft export",),

@@ -330,7 +330,7 @@ def test_export_peft(source: str, tensors: str, more: str, work: Any, abmll: Cal
     assert (learned[f"{layer}.mean_A"] == written[f"base_model.model.{layer}.lora_A.weight"]).all()
     assert (learned[f"{layer}.mean_B"] == written[f"base_model.model.{layer}.lora_B.weight"]).all()
     config = json.loads(Path("adapter/adapter_config.json").read_text())
-    assert (config["r"], config["base_model_name_or_path"]) == (2, str(work.model))
+    assert (config["r"], config["base_model_name_or_path"]) == (2, work.model.name)
 
 
 def test_export_of_a_mixture_is_its_average(work: Any, abmll: Call) -> None:
@@ -339,6 +339,15 @@ def test_export_of_a_mixture_is_its_average(work: Any, abmll: Call) -> None:
     assert json.loads(Path("adapter/adapter_config.json").read_text())["r"] == 2
     summary = json.loads(abmll("export new --format merged --output-dir merged --json").out)
     assert (summary["layers"], summary["members"], summary["member"]) == (2, 5, None)
+
+
+def test_export_with_a_task_for_the_harness(work: Any, abmll: Call) -> None:
+    Path("rows.csv").write_text("input,output\na b,yes\nc d,no\n")
+    out = facts(abmll("export new --format lm-eval --data rows.csv --output-dir measured").out)
+    assert out["measure"].startswith(f"lm_eval --model hf --model_args pretrained={work.model},peft=measured --tasks ")
+    assert len(Path("measured/test.jsonl").read_text().splitlines()) == 2
+    code, _, err = abmll("export new --format lm-eval --output-dir other")
+    assert (code, "the format lm-eval needs labelled rows" in err) == (2, True)
 
 
 @pytest.mark.parametrize("source", ["new", "run"])

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
@@ -152,6 +152,13 @@ class Encoder:
     def _prompts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Tokens of whole prompts; a chat template has written the special tokens itself."""
         return [(*self.opening, *tokens) for tokens in self._plain(texts)]
+
+    def encode_text(self, text: str, continuations: Sequence[str]) -> Encoded:
+        """A prompt that is text already, and what competes to follow it; of a longer one the beginning is left out."""
+        [prompt] = self._prompts([text])
+        encoded = Encoded(prompt, tuple(self.answer_tokens(text, continuations)), None)
+        excess = max(0, len(encoded) - self.limit)
+        return replace(encoded, prompt=prompt[excess:], truncated=excess)
 
     def answer_tokens(self, text: str, continuations: Sequence[str]) -> list[tuple[int, ...]]:
         """The tokens of each continuation as it follows the prompt ``text``."""

@@ -24,14 +24,14 @@ PLACEHOLDERS = ("{option A}", "{option B}")
 def export_notes(posterior: "TaskPosterior", member: int | None) -> Document:
     """All that a program without ABMLL needs to ask the exported mean as the posterior does.
 
-    ``labels`` and ``answer_tokens`` have one order. Where the labels are not fixed, ``labels`` is empty;
-    ``answer_tokens`` then has those of the letters A to Z, or is null where options are scored by their text. Where
-    answers are written, ``answer`` in the prompt's part says so, and nothing competes.
+    ``labels``, ``answer_texts`` and ``answer_tokens`` have one order. Where the labels are not fixed, ``labels`` is
+    empty; the others are then those of the letters A to Z, or none (null) where options are scored by their text.
+    Where answers are written, ``answer`` in the prompt's part says so, and nothing competes.
     """
     scorer, prompt, encoder = posterior.scorer, posterior.scorer.prompt, posterior.scorer.encoder
     rendered = _rendered(posterior, posterior.labels or PLACEHOLDERS)
     template = encoder.full_text(rendered)
-    tokens = None
+    tokens, continuations = None, ()
     if (posterior.labels or prompt.answer == "letter") and not posterior.is_written:
         continuations = _rendered(posterior, posterior.labels or tuple(string.ascii_uppercase)).continuations
         tokens = [list(found) for found in encoder.answer_tokens(template, continuations)]
@@ -48,13 +48,14 @@ def export_notes(posterior: "TaskPosterior", member: int | None) -> Document:
             "max_tokens": encoder.limit,
             "demonstrations": len(posterior.demonstrations),
         },
+        "answer_texts": list(continuations),
         "answer_tokens": tokens,
         "calibration": _calibration(posterior),
         "batch_calibrated": method is not None and find_rule(method).batch_calibrated,
         "members": len(posterior.members),
         "member": member,
         "head_left_out": posterior.head is not None,
-        "base": {**_named(scorer.base), "dtype": str(scorer.base.model.dtype).removeprefix("torch.")},
+        "base": {**named_base(scorer.base), "dtype": str(scorer.base.model.dtype).removeprefix("torch.")},
     }
 
 
@@ -148,7 +149,7 @@ def _calibration(posterior: "TaskPosterior") -> Document | None:
     return {"inverse_temperature": mean[0], "biases": [own.get(label, 0.0) for label in posterior.labels]}
 
 
-def _named(base: Base) -> Document:
+def named_base(base: Base) -> Document:
     """The base without any path of this computer."""
     named = base_name(base.name)
     return {

@@ -1,7 +1,7 @@
 """The posterior mean for other programs: one adapter of several, plain PEFT LoRA, or a model with it merged in."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from abmll.common.files import atomic_folder
 from abmll.language.adapter import Adapter
 from abmll.language.base import is_plain, no_progress_bars
 from abmll.language.scorer import OptionScorer
-from abmll.model.export_notes import write_notes
+from abmll.model.export_notes import named_base, write_notes
 
 
 @torch.no_grad()
@@ -53,12 +53,19 @@ def _thin_svd(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def export_peft(
-    scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: bool = False, notes: Document | None = None
+    scorer: OptionScorer,
+    phi: Adapter,
+    folder: Path,
+    overwrite: bool = False,
+    notes: Document | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT writes them.
 
     The update (lora_alpha / r) B A is the mean's; standard deviations are left out. Every adapted layer is named in
-    full, so that PEFT's matching rules cannot reach any other. ``notes`` (``export_notes``) are written beside them.
+    full, so that PEFT's matching rules cannot reach any other. The base is named as on the hub; of a folder only the
+    last name is, as its path means nothing elsewhere. ``notes`` (``export_notes``) and files of these
+    ``texts`` are written beside them.
     """
     layers = phi.by_layer()
     tensors = {}
@@ -69,7 +76,7 @@ def export_peft(
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(scorer.base.model.name_or_path),
+        "base_model_name_or_path": named_base(scorer.base)["name"],
         "r": adapter.r,
         "lora_alpha": adapter.lora_alpha,
         "lora_dropout": 0.0,
@@ -83,6 +90,8 @@ def export_peft(
         (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if notes is not None:
             write_notes(target, notes, "peft")
+        for name, text in (texts or {}).items():
+            (target / name).write_text(text, encoding="utf-8")
 
 
 @torch.no_grad()

@@ -16,12 +16,14 @@ from abmll.common.settings import flatten, pick
 from abmll.language.activation_cache import ActivationCache
 from abmll.language.adapter import Adapter
 from abmll.language.base import load_base
+from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import find_rule
 from abmll.model.export_notes import export_notes
 from abmll.model.generation import WRITTEN, WrittenAnswer, write_answers
 from abmll.model.hub import OnHub, find_folder
 from abmll.model.interchange import average_update, export_merged, export_peft
+from abmll.model.lm_eval_export import harness_files
 from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prediction import Prediction, batch_calibrated, predict
 from abmll.model.prequential import TaskCalibration
@@ -126,19 +128,34 @@ class TaskPosterior(OnHub):
         examples = self._examples(examples, text, label)
         if not examples:
             raise DataError(f"task '{self.task_name}': no examples to predict")
-        if self.head is not None:
-            encoded = self.scorer.encode(examples, self.task_name)
-            return self.head.predict(examples, encoded, quiet)
         overruled = {"num_samples": samples, "prediction_noise": noise, "predictive": predictive}
         settings: dict[str, Any] = {name: value for name, value in overruled.items() if value is not None}
         how = replace(how or PredictConfig(), **settings)
+        if self.head is not None:
+            return self.predict_encoded(examples, self.scorer.encode(examples, self.task_name), how, quiet=quiet)
+        if self.demonstrations:
+            cache = None  # nothing is kept of prompts that only this posterior's questions begin with
+        encoded, left_out = self.scorer.encoder.encode_demonstrated(examples, self.task_name, self.demonstrations)
+        prediction = self.predict_encoded(examples, encoded, how, seed=seed, cache=cache, quiet=quiet)
+        return replace(prediction, left_out=left_out)
+
+    def predict_encoded(
+        self,
+        examples: Sequence[Example],
+        encoded: Sequence[Encoded],
+        how: PredictConfig,
+        *,
+        seed: int = 0,
+        cache: ActivationCache | None = None,
+        quiet: bool = True,
+    ) -> Prediction:
+        """``predict`` of examples whose prompts are ``encoded`` already; only the options of ``examples`` are read."""
+        if self.head is not None:
+            return self.head.predict(examples, encoded, quiet)
         at_mean = how.predictive == "samples" and how.num_samples == 0
         if not self.is_posterior:
             how = replace(how, num_samples=0, predictive="samples")
         how = replace(how, num_samples=self.share(how.num_samples))
-        if self.demonstrations:
-            cache = None  # nothing is kept of prompts that only this posterior's questions begin with
-        encoded, left_out = self.scorer.encoder.encode_demonstrated(examples, self.task_name, self.demonstrations)
         calibrate = None
         if self.calibration is not None and how.use_calibration:
             calibrate = partial(self.calibration.calibrate, examples, at_mean)
@@ -147,7 +164,7 @@ class TaskPosterior(OnHub):
         )
         if "method" in self.settings and find_rule(self.settings["method"]).batch_calibrated:
             prediction = batch_calibrated(prediction)
-        return replace(prediction, left_out=left_out)
+        return prediction
 
     def generate(
         self,
@@ -299,6 +316,18 @@ class TaskPosterior(OnHub):
         """
         phi, lost = self._exported(member)
         export_peft(self.scorer, phi, Path(folder), overwrite, export_notes(self, member))
+        return lost
+
+    def export_lm_eval(
+        self, folder: Path | str, examples: Sequence[Example], overwrite: bool = False, member: int | None = None
+    ) -> float:
+        """``export_peft`` with a task for lm-evaluation-harness beside it, whose rows are the labelled ``examples``.
+
+        Raises ``ConfigError`` where options differ by question, ``DataError`` for an example without a known label.
+        """
+        phi, lost = self._exported(member)
+        notes = export_notes(self, member)
+        export_peft(self.scorer, phi, Path(folder), overwrite, notes, harness_files(notes, examples))
         return lost
 
     def export_merged(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
