@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from abmll.cli.console import count, cut_in_words, narrator, print_result
 from abmll.common.config import ActivationCacheConfig, AdaptConfig, ContinueConfig, PlaceConfig, TableConfig
 from abmll.common.errors import ConfigError, DataError
+from abmll.common.locks import sole_writer
 
 if TYPE_CHECKING:
     from abmll.cli.labelling import Task
@@ -71,12 +72,13 @@ def adapt(
     if adapt is None and are_written(examples):
         adapt = "full"
     check_folder(output_dir, overwrite, "posterior")
-    meta = load_learner(theta, adapt, method, continued, place, quiet, explicit)
-    if (columns.multi_label or columns.ordinal) and find_rule(meta.learning.method).classifier is None:
-        raise ConfigError("multi_label, ordinal: only a head learns such labels; leave out what asks for steps")
-    cache = disk_cache(meta.scorer.base, meta.scorer.lower_blocks, activations, narrator(quiet))
-    posterior = learn(table, examples, meta, name, seed, quiet, cache, settings)
-    posterior.save_pretrained(output_dir, overwrite)
+    with sole_writer(output_dir):
+        meta = load_learner(theta, adapt, method, continued, place, quiet, explicit)
+        if (columns.multi_label or columns.ordinal) and find_rule(meta.learning.method).classifier is None:
+            raise ConfigError("multi_label, ordinal: only a head learns such labels; leave out what asks for steps")
+        cache = disk_cache(meta.scorer.base, meta.scorer.lower_blocks, activations, narrator(quiet))
+        posterior = learn(table, examples, meta, name, seed, quiet, cache, settings)
+        posterior.save_pretrained(output_dir, overwrite)
     has_head = posterior.head is not None
     summary = {
         "task": name,

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from abmll.common.errors import one_line
+
 
 def complain(text: str) -> None:
     """One line on stderr, whatever the text has in it (a name out of a file may hold line breaks or terminal codes)."""
@@ -61,11 +63,6 @@ def in_words(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def one_line(text: str) -> str:
-    """The text with a space for every character that is not printable."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def count(number: int, noun: str) -> str:

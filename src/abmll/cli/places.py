@@ -8,6 +8,7 @@ from pathlib import Path
 from abmll.common.checkpoint import DOCUMENT, latest_checkpoint
 from abmll.common.errors import ConfigError
 from abmll.common.files import disk_errors
+from abmll.common.locks import sole_writer
 from abmll.model.run_folder import RunFolder
 
 # The file by which a folder of each kind is known.
@@ -48,9 +49,10 @@ def refuse_other_processes() -> None:
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Say in an interrupt's text how the work in ``folder`` goes on."""
+    """Nobody else works in ``folder`` meanwhile; an interrupt's text says how the work there goes on."""
     try:
-        yield
+        with sole_writer(folder):
+            yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{folder}: run the same command to go on; what is finished is kept") from None
 

@@ -58,7 +58,8 @@ def save_bundle(folder: Path, bundle: Bundle, document_name: str, overwrite: boo
         for name, tensors in bundle.tensors.items():
             contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
             (target / f"{name}.safetensors").write_bytes(save(contiguous, metadata={"format": "pt"}))
-        document = bundle.document | {"format": FORMATS[LAYOUTS[document_name].kind]}
+        about = {"format": FORMATS[LAYOUTS[document_name].kind], "tensors": sorted(bundle.tensors)}
+        document = bundle.document | about
         text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
         (target / document_name).write_text(text, encoding="utf-8")
         hashes = {path.name: sha256_file(path) for path in sorted(target.iterdir())}
@@ -85,6 +86,11 @@ def load_bundle(folder: Path, document_name: str) -> Bundle:
             raise CheckpointError(f"{manifest}: does not list {group}.safetensors, so it is damaged; {layout.remedy}")
     files = {folder / name: _verified(folder / name, digest, layout.remedy) for name, digest in listed.items()}
     document = read_json(folder / document_name, layout.kind, layout.remedy, data=files[folder / document_name])
+    wanted = document.pop("tensors", None)  # 0.2.0 did not write it yet
+    for group in {path.stem for path in files if path.suffix == ".safetensors"} ^ set(wanted or ()):
+        if wanted is not None:
+            side = "lists no" if group in wanted else "lists a strange"
+            raise CheckpointError(f"{manifest}: {side} {group}.safetensors, so it is damaged; {layout.remedy}")
     tensors = {
         path.stem: _tensors(path, data, layout.remedy) for path, data in files.items() if path.suffix == ".safetensors"
     }

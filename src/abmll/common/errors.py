@@ -9,7 +9,10 @@ from collections.abc import Iterable
 
 
 class AbmllError(Exception):
-    """Something the user can put right; its text is one line."""
+    """Something the user can put right; its text is one line, whatever a name or value in it holds."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(one_line(text))
 
 
 class ConfigError(AbmllError):
@@ -30,6 +33,11 @@ class CheckpointError(AbmllError):
 
 class TrainingError(AbmllError):
     """Training cannot go on honestly: a loss term is not finite, or nothing that should move moves."""
+
+
+def one_line(text: str) -> str:
+    """The text with a space for every character that is not printable."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

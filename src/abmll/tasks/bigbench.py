@@ -16,6 +16,7 @@ from abmll.common.documents import json_lines, read_json, write_document
 from abmll.common.download import IndexFile, fetch_from_index
 from abmll.common.errors import DataError
 from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_text
+from abmll.common.locks import sole_writer
 from abmll.common.progress import progress
 from abmll.tasks.types import Example, split_by_content
 
@@ -28,6 +29,7 @@ SDIST = IndexFile(
 MAX_OPTIONS = 26  # fewer than other tasks may have: a higher limit would change the tasks of earlier versions
 MIN_ROWS = 50
 MAX_ROWS = 2000
+PATIENCE = 3600.0  # seconds that another process may take to fetch them
 
 
 class Source(NamedTuple):
@@ -61,8 +63,14 @@ def fetch_bigbench(
         AbmllError: no network, no room on the disk; ``DataError`` for an archive with another hash.
     """
     folder = bigbench_dir()
-    if _is_complete(folder, archive):
-        return folder
+    if not _is_complete(folder, archive):
+        with sole_writer(folder, patience=PATIENCE):  # of several processes one fetches them
+            if not _is_complete(folder, archive):
+                _fetch(folder, announce, quiet, sdist, archive)
+    return folder
+
+
+def _fetch(folder: Path, announce: Callable[[str], None], quiet: bool, sdist: Path | None, archive: IndexFile) -> None:
     path = cache_dir() / archive.filename if sdist is None else Path(sdist)
     if sdist is None:
         fetch_from_index(archive, path, announce, quiet)
@@ -74,7 +82,6 @@ def fetch_bigbench(
     if sdist is None:
         path.unlink()
     announce(f"{len(tasks)} BIG-bench tasks are in {folder}")
-    return folder
 
 
 def _is_complete(folder: Path, archive: IndexFile) -> bool:

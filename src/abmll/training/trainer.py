@@ -27,6 +27,7 @@ from abmll.common.checkpoint import (
 from abmll.common.config import LearningConfig, TrainConfig
 from abmll.common.errors import CheckpointError, ConfigError, TrainingError
 from abmll.common.files import write_text
+from abmll.common.locks import sole_writer
 from abmll.common.progress import progress
 from abmll.common.settings import flatten, pick
 from abmll.language.activation_cache import ActivationCache, open_cache
@@ -129,8 +130,13 @@ class MetaTrainer:
             quiet: show no progress bar.
 
         Raises ``TrainingError`` (with episode and task) where a loss term is not finite or theta does not move; the
-        last checkpoint stays intact. Raises ``DataError`` for an example too long to learn from, before anything else.
+        last checkpoint stays intact. Raises ``DataError`` for an example too long to learn from, before anything else,
+        and ``AbmllError`` where another process trains in the folder.
         """
+        with sole_writer(self.folder.path):
+            return self._train(resume, overwrite, quiet)
+
+    def _train(self, resume: bool, overwrite: bool, quiet: bool) -> TrainResult:
         config, encoder = self.config, self.model.scorer.encoder
         drawn = self.episodes.sampler.drawn(config.max_steps)
         examples, truncated = check_encodings(encoder, self.tasks, drawn, quiet)
