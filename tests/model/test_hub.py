@@ -12,8 +12,9 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData, constants, metadata_load
 
 from abmll import AbmllModel, MetaTrainer, Task
-from abmll.common.config import ModelConfig
+from abmll.common.config import EvaluateConfig, ModelConfig
 from abmll.common.errors import CheckpointError, ConfigError
+from abmll.experiments.few_shot import Evaluation, save_evaluation
 from abmll.model import hub as model_hub
 from abmll.model.hub import find_folder, hub_name, push_folder
 from abmll.model.learned_task import TaskPosterior
@@ -174,7 +175,7 @@ def test_the_card_has_what_was_measured_and_nothing_else(posterior: TaskPosterio
 
 
 def test_the_card_of_a_run_has_its_training_and_then_its_evaluation(
-    make_trainer: Callable[..., MetaTrainer], tiny_llama: Path, hub: Hub, tmp_path: Path
+    make_trainer: Callable[..., MetaTrainer], tiny_model: AbmllModel, tiny_llama: Path, hub: Hub, tmp_path: Path
 ) -> None:
     make_trainer().train()
     run = tmp_path / "run"
@@ -184,9 +185,9 @@ def test_the_card_of_a_run_has_its_training_and_then_its_evaluation(
     assert values == {key: pytest.approx(sum(row[key] for row in rows) / 3) for key in ("nll", "accuracy")}
     assert "base_model" not in data.to_dict()  # it is a folder of this computer
     assert str(tiny_llama) not in (run / "README.md").read_text()
-    document = {"format": "abmll-evaluation-2", "suite": "mine", "tasks": {"t": {}}, "mean": {"accuracy": 0.5}}
-    (run / "evaluation").mkdir()
-    (run / "evaluation/metrics.json").write_text(json.dumps(document))
+    about = {"run": "run", "suite": "mine", "seed": 0, "missing": [], "known_leaks": []}
+    evaluation = Evaluation({"t": {}}, {"accuracy": 0.5}, {}, [], 0, 0, {})
+    save_evaluation(evaluation, run / "evaluation", tiny_model, EvaluateConfig(), about)
     push_folder(run, "ann/theta")
     readme = tmp_path / "README.md"
     readme.write_bytes(hub.commits[hub.branches["ann/theta"]["main"]]["README.md"])

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from abmll.common.config import ModelConfig
 from abmll.common.errors import CheckpointError, ConfigError, nearest
 from abmll.language import embedded, quantized
+from abmll.language.hub_model import only_cached
 from abmll.language.packing import PREFIX, remove_packing
 
 PLAIN = (torch.float32, torch.bfloat16, torch.float16)
@@ -84,6 +85,7 @@ def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool 
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[resolve_dtype(config.dtype, device)]
     name = config.model
     source = embedded.embedded_model(announce, quiet=quiet) if name == embedded.NAME else _located(name)
+    cached = not Path(source).is_dir() and only_cached(name, announce)
     # The eager attention's backward pass is the faster one on a CPU.
     attention = "eager" if device.type == "cpu" else "sdpa"
     try:
@@ -95,9 +97,10 @@ def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool 
                 attn_implementation=attention,
                 trust_remote_code=False,
                 output_loading_info=True,
+                local_files_only=cached,
                 **extra,
             )
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=cached)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(": ")
         where = "" if Path(source).is_dir() else " (there is no such folder)"

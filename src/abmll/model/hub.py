@@ -22,8 +22,8 @@ from huggingface_hub.utils import tqdm, validate_repo_id
 
 from abmll.common.checkpoint import DOCUMENT, PREFIX, STATE, load_bundle, model_checkpoint
 from abmll.common.errors import CheckpointError, ConfigError
+from abmll.common.hub_errors import TransportError, explained, sibling
 from abmll.model.card import NOTHING_SAID, CardOptions, folder_card
-from abmll.model.hub_errors import TransportError, explained, sibling
 from abmll.model.run_folder import CARD, SHARED
 
 SECONDS = 7.0  # to be connected, and again to be answered, after which the hub counts as out of reach

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from abmll.common.errors import DataError
 from abmll.tasks.excel import as_text
 from abmll.tasks.fields import text_of
-from abmll.tasks.hub import load_hub
+from abmll.tasks.hub_dataset import load_hub
 from abmll.tasks.hub_name import is_hub, parse_hub
 from abmll.tasks.mapping import FLAG, OPTION, ColumnMapping, check_mapping, columns_of, listed_columns, refuse_missing
 from abmll.tasks.records import LABEL, TEXT, is_missing

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from abmll.common.errors import DataError
 from abmll.tasks.columns import Table
 from abmll.tasks.fields import example_of, text_of
-from abmll.tasks.hub import load_hub
+from abmll.tasks.hub_dataset import load_hub
 from abmll.tasks.hub_name import is_hub, parse_hub, task_name
 from abmll.tasks.mapping import ColumnMapping, columns_of, renamed
 from abmll.tasks.rows import Row, as_texts, is_table, read_rows, stem_of, suffix_of

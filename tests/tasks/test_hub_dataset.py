@@ -181,7 +181,7 @@ def test_a_hub_that_cannot_be_reached(endpoint: Callable[[str], None]) -> None:
 
 
 def test_a_hub_that_says_nothing(endpoint: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abmll.tasks.hub.SECONDS", 0.2)
+    monkeypatch.setattr("abmll.tasks.hub_dataset.SECONDS", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -242,7 +242,7 @@ def test_offline_what_was_never_loaded_is_not_there(hub_folder: Path, monkeypatc
 
 def test_what_is_downloaded_is_said() -> None:
     pytest.importorskip("datasets")
-    from abmll.tasks.hub import _announced
+    from abmll.tasks.hub_dataset import _announced
 
     assert _announced(HubName("glue", "sst2"), 7_440_000).startswith("Fetching hf:glue[sst2] (7.4 MB) from http")
     assert "(size not known)" in _announced(HubName("glue"), None)
