@@ -1,6 +1,8 @@
 # make install     : .venv with the package and its development tools, in the exact versions of constraints.txt
 # make demo        : fetch the embedded model and tasks, run the whole method, print the table, write runs/demo/
 # make test        : all tests            make lint : format, lint and types            make clean : remove .venv
+# make fuzz        : changed files, odd inputs and settings, kills and pairs of processes, five times as many as in
+#                    make test (under 20 minutes on two slow cores)
 # make docs        : the documentation as a site in site/, every link checked    make docs-serve : the same, while you write
 # make dist        : the source distribution and the wheel in dist/, checked as the package index checks them
 # make bench       : measure ABMLL beside plain LoRA and the published algorithm; writes benchmarks/results.json and the
@@ -18,7 +20,7 @@ PIP_INSTALL := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.t
 # torchvision as a CUDA build only, which does not work with a CPU build of torch.
 LAPLACE := laplace-torch asdfghjkl backpack-for-pytorch curvlinops-for-pytorch einconv einops unfoldnd
 
-.PHONY: install demo bench bench-quick test lint docs docs-serve dist clean
+.PHONY: install demo bench bench-quick test fuzz lint docs docs-serve dist clean
 
 install: $(STAMP)
 
@@ -50,6 +52,9 @@ bench-quick: install
 # Two workers with one thread each: the tests' models are too small to use more threads.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+fuzz: install
+	ABMLL_FUZZ=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/reliability tests/common/test_killed_saves.py
 
 lint: install
 	$(BIN)/ruff check

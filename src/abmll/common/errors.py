@@ -36,8 +36,14 @@ class TrainingError(AbmllError):
 
 
 def one_line(text: str) -> str:
-    """The text with a space for every character that is not printable."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    """The text on one line: other white space as a space, what a terminal would obey or hide as its escape."""
+    return "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else character.encode("unicode_escape", "surrogatepass").decode()
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
