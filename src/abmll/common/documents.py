@@ -23,6 +23,7 @@ FORMATS = {
     "trials": "abmll-trials-2",
     "bigbench": "abmll-bigbench-1",
     "export": "abmll-export-1",
+    "vllm-ensemble": "abmll-vllm-ensemble-1",
 }
 _OLD = "checkpoint-1 posterior-2 readout-2 evaluation-1 cell-1 comparison-1 settings-1 trials-1"
 OF_VERSION_0_1 = [f"abmll-{name}" for name in _OLD.split()]
