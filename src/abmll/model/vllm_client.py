@@ -88,8 +88,10 @@ def calibrated(logs: list[float], calibration: dict[str, Any] | None) -> list[fl
 
 
 def softmax(logs: list[float]) -> list[float]:
-    powers = [math.exp(log - max(logs)) for log in logs]
-    return [power / sum(powers) for power in powers]
+    top = max(logs)
+    powers = [math.exp(log - top) for log in logs]
+    total = sum(powers)
+    return [power / total for power in powers]
 
 
 if __name__ == "__main__":
