@@ -44,7 +44,7 @@ def test_weight_samples_have_the_gaussians_mean_and_variance(
     kurtosis = 3 + 6 / directions  # of a sum of so many products of two normal numbers
     error = normal.variance * ((kurtosis - 1) / SAMPLES) ** 0.5
     assert ((variance - normal.variance).abs() / error).max() < MOST
-    # Other weights are uncorrelated with the first; the square of a product of theirs is at most thrice the variances'.
+    # Other weights are uncorrelated with the first; E[(z z')^2] is at most E[z^4] (Cauchy and Schwarz).
     scaled = covariance / (normal.stddev * normal.stddev[:, :1, :1])
     scaled[:, 0, 0] = 0
     assert scaled.abs().max() < MOST * (kurtosis / SAMPLES) ** 0.5
