@@ -260,7 +260,12 @@ COMMANDS = {
     "evaluate run --suite learned.yaml --output-dir out": (
         "run: was trained on 'toy0', an evaluation task of 'learned'",
     ),
-    "export new --format onnx --output-dir out": ("export: --format is 'onnx'; use 'peft', 'merged' or 'lm-eval'",),
+    "export new --format onnx --output-dir out": (
+        "export: --format is 'onnx'; use 'peft', 'merged', 'lm-eval' or 'vllm-ensemble'",
+    ),
+    "export new --format peft --samples 3 --output-dir out": ("samples: only the format vllm-ensemble has any",),
+    "export new --format vllm-ensemble --output-dir out": ("the label 'yes' is scored by", "--answer letter"),
+    "export run --format vllm-ensemble --output-dir out": ("every question has its own options",),
     "export none --format peft --output-dir out": ("none: no such folder.",),
     "export new --format peft --output-dir run": ("run exists already; choose another place or say --overwrite",),
     "export new --format peft --output-dir run --overwrite": ("run holds other things than a peft export",),

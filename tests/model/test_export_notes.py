@@ -25,8 +25,8 @@ CALIBRATION = TaskCalibration(torch.tensor([[0.5, 1.0, -0.4], [1.1, 0.2, 0.0]], 
 
 
 def stranger() -> dict[str, Any]:
-    """The functions of the page's block."""
-    [block] = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    """The functions of the page's first block."""
+    block, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(block, str(PAGE), "exec"), names)
     return names

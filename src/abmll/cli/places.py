@@ -12,7 +12,12 @@ from abmll.common.locks import sole_writer
 from abmll.model.run_folder import RunFolder
 
 # The file by which a folder of each kind is known.
-SIGNS = {"posterior": DOCUMENT, "peft export": "adapter_config.json", "merged export": "tokenizer_config.json"}
+SIGNS = {
+    "posterior": DOCUMENT,
+    "peft export": "adapter_config.json",
+    "merged export": "tokenizer_config.json",
+    "vllm-ensemble export": "ensemble.json",
+}
 
 
 def check_file(path: Path, overwrite: bool) -> None:

@@ -89,15 +89,15 @@ def card(notes: Document, format: str) -> str:
         "",
         "Labels, in their order:",
         "",
-        _block(labels),
+        block(labels),
         "",
         "Prompt, with the text to be sorted in the place of `{input}`:",
         "",
-        _block(notes["prompt"]["template"]),
+        block(notes["prompt"]["template"]),
         "",
         "Loading it; `BASE` is the base model, `FOLDER` is this folder:" if format == "peft" else "Loading it:",
         "",
-        _block(LOADING[format], "python"),
+        block(LOADING[format], "python"),
         "",
         _probabilities(notes),
     ]
@@ -160,7 +160,7 @@ def named_base(base: Base) -> Document:
     }
 
 
-def _block(text: str, language: str = "") -> str:
+def block(text: str, language: str = "") -> str:
     """A block of code whose fence is longer than any in the text."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text}\n{fence}"

@@ -67,31 +67,35 @@ def export_peft(
     last name is, as its path means nothing elsewhere. ``notes`` (``export_notes``) and files of these
     ``texts`` are written beside them.
     """
+    with atomic_folder(folder, overwrite=overwrite) as target:
+        write_adapter(target, scorer, phi, scorer.adapter_config.lora_alpha)
+        if notes is not None:
+            write_notes(target, notes, "peft")
+        for name, text in (texts or {}).items():
+            (target / name).write_text(text, encoding="utf-8")
+
+
+def write_adapter(folder: Path, scorer: OptionScorer, phi: Adapter, lora_alpha: float) -> None:
+    """Write PEFT's two files of the means of ``phi``, whose rank may be another than the scorer's adapters have."""
     layers = phi.by_layer()
     tensors = {}
     for name, layer in layers.items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = layer.mean_A.detach().cpu().contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = layer.mean_B.detach().cpu().contiguous()
-    adapter = scorer.adapter_config
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": named_base(scorer.base)["name"],
-        "r": adapter.r,
-        "lora_alpha": adapter.lora_alpha,
+        "r": next(iter(layers.values())).mean_A.shape[0],
+        "lora_alpha": lora_alpha,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": any(isinstance(layer.inner, Conv1D) for layer in scorer.adapted.values()),
         "inference_mode": True,
         "target_modules": sorted(layers),
     }
-    with atomic_folder(folder, overwrite=overwrite) as target:
-        (target / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
-        (target / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if notes is not None:
-            write_notes(target, notes, "peft")
-        for name, text in (texts or {}).items():
-            (target / name).write_text(text, encoding="utf-8")
+    (folder / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prediction import Prediction, batch_calibrated, predict
 from abmll.model.prequential import TaskCalibration
 from abmll.model.task_head import TaskHead
+from abmll.model.vllm_ensemble import Ensemble, export_ensemble
 from abmll.posterior.calibration import Evidence
 from abmll.tasks import Example
 from abmll.tasks.records import Data, examples_of
@@ -329,6 +330,22 @@ class TaskPosterior(OnHub):
         notes = export_notes(self, member)
         export_peft(self.scorer, phi, Path(folder), overwrite, notes, harness_files(notes, examples))
         return lost
+
+    def export_vllm_ensemble(
+        self,
+        folder: Path | str,
+        overwrite: bool = False,
+        member: int | None = None,
+        samples: int | None = None,
+        seed: int = 0,
+    ) -> Ensemble:
+        """Write the members, each at its mean, as LoRA adapters of one vLLM server, with a client that averages them.
+
+        Of a posterior with one member, or of one ``member``, these are ``samples`` of the weights (None: 4; 0: its
+        mean), the same for the same ``seed``. Raises ``ConfigError`` where there is no adapter or no such member, where
+        an answer is not one token, and where options differ by question.
+        """
+        return export_ensemble(self, Path(folder), overwrite, member, samples, seed)
 
     def export_merged(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
         """Write the whole model with the posterior mean added into its weights; the rest as in ``export_peft``."""

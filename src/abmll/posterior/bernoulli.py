@@ -33,11 +33,19 @@ class DropoutSpace(Space):
     def init_scales(self, mean_A: Tensor, mean_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return mean_A[:, :0].clone(), mean_B[..., :0].clone()
 
-    def noisy_layers(self, factors: Factors, noise: Noise) -> list[LayerUpdate]:
+    @property
+    def sample_components(self) -> int:
+        return 0
+
+    def plain_sample(self, factors: Factors, directions: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Exact, at the mean's rank; ``directions`` are of no meaning here."""
         left, right = self.scaling * factors.mean_B, factors.mean_A
+        return left, right * _mask((len(right), 1, right.shape[-1]), self.rate, right, generator)
+
+    def noisy_layers(self, factors: Factors, noise: Noise) -> list[LayerUpdate]:
         if noise.kind == "shared":
-            mask = _mask((len(right), 1, right.shape[-1]), self.rate, right, noise.generator)
-            return low_rank_updates(left, right * mask)
+            return low_rank_updates(*self.plain_sample(factors, 0, noise.generator))
+        left, right = self.scaling * factors.mean_B, factors.mean_A
         stack = zip(left.unbind(), right.unbind(), strict=True)
         return [_LocalDropout(LowRank(*layer), self.rate, noise.generator) for layer in stack]
 

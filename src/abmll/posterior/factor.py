@@ -37,14 +37,29 @@ class FactorSpace(Space):
         random = mean_B if self.random_B else mean_B[..., :0]
         return torch.full_like(mean_A, self.init_log_sigma), torch.full_like(random, self.init_log_sigma)
 
-    def noisy_layers(self, factors: Factors, noise: Noise) -> list[LayerUpdate]:
+    @property
+    def sample_components(self) -> int:
+        return 0
+
+    def plain_sample(self, factors: Factors, directions: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Exact, at the mean's rank; ``directions`` are of no meaning here."""
+        noise_A, noise_B = self._draw(factors, generator)
         left, right = self.scaling * factors.mean_B, factors.mean_A
-        noise_A = factors.scale_A.exp() * draw(tuple(right.shape), right, noise.generator)
-        noise_B = None
-        if self.random_B:
-            noise_B = self.scaling * factors.scale_B.exp() * draw(tuple(left.shape), left, noise.generator)
+        return left if noise_B is None else left + noise_B, right + noise_A
+
+    def _draw(self, factors: Factors, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """What a sample adds to A, and to s B where B is random."""
+        noise_A = factors.scale_A.exp() * draw(tuple(factors.mean_A.shape), factors.mean_A, generator)
+        if not self.random_B:
+            return noise_A, None
+        normal = draw(tuple(factors.mean_B.shape), factors.mean_B, generator)
+        return noise_A, self.scaling * factors.scale_B.exp() * normal
+
+    def noisy_layers(self, factors: Factors, noise: Noise) -> list[LayerUpdate]:
         if noise.kind == "shared":
-            return low_rank_updates(left if noise_B is None else left + noise_B, right + noise_A)
+            return low_rank_updates(*self.plain_sample(factors, 0, noise.generator))
+        left, right = self.scaling * factors.mean_B, factors.mean_A
+        noise_A, noise_B = self._draw(factors, noise.generator)
         each_B = [None] * len(left) if noise_B is None else noise_B.unbind()
         stack = zip(left.unbind(), right.unbind(), noise_A.unbind(), each_B, strict=True)
         return [_Flipout(*layer, noise.generator) for layer in stack]

@@ -102,6 +102,19 @@ class Space(ABC):
     def noisy_layers(self, factors: Factors, noise: Noise) -> list[LayerUpdate]:
         """``layers`` with noise."""
 
+    @property
+    def sample_components(self) -> int | None:
+        """How many terms of rank m ``plain_sample`` has beside the mean's rank r; None: no sample is of the weights."""
+        return None
+
+    def plain_sample(self, factors: Factors, directions: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A weight sample of a stack as a plain update: left (L, d_out, R), right (L, R, d_in), the scaling in left.
+
+        R is r + ``sample_components`` m for m random ``directions``. The generator lives on the factors' device. Raises
+        ConfigError where the noise is not on the weights.
+        """
+        raise ConfigError(f"{type(self).__name__} has no samples of the weights; use the space 'weight' or 'factor'")
+
     def kl(self, phi: Factors, theta: Factors) -> Tensor:
         """KL(q(phi) || p(phi | theta)) in nats, a scalar summed over all layers.
 

@@ -59,6 +59,24 @@ class WeightSpace(Space):
         stack = zip(left.unbind(), right.unbind(), positive_B.unbind(), positive_A.unbind(), strict=True)
         return [NoisyUpdate(*layer, noise) for layer in stack]
 
+    @property
+    def sample_components(self) -> int:
+        return self.sigma_rank + (self.sigma_floor > 0)
+
+    def plain_sample(self, factors: Factors, directions: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """s B A + sum_k diag(b_k) U V^T diag(a_k) / sqrt(m), U (d_out, m) and V (d_in, m) standard normal.
+
+        The noise's entries are sigma_ij (U V^T)_ij / sqrt(m): their mean is zero, their standard deviation sigma_ij,
+        and they are uncorrelated. They are not Gaussian, with an excess kurtosis of 6 / m, nor independent.
+        """
+        positive_B, positive_A = self._positive_factors(factors)
+        u = draw((*factors.mean_B.shape[:2], 1, directions), positive_B, generator)
+        v = draw((len(positive_A), 1, directions, positive_A.shape[-1]), positive_A, generator)
+        noise_B = (positive_B[..., None] * u).flatten(2) / directions**0.5
+        noise_A = (positive_A[:, :, None] * v).flatten(1, 2)
+        mean_B = self.scaling * factors.mean_B
+        return torch.cat([mean_B, noise_B], dim=-1), torch.cat([factors.mean_A, noise_A], dim=-2)
+
     def _positive_factors(self, factors: Factors) -> tuple[Tensor, Tensor]:
         """(L, d_out, k'), (L, k', d_in) with sigma as their product; a floor c is one more component, c times 1.
 
