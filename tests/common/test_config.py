@@ -52,6 +52,7 @@ REFUSED: list[tuple[type[Checked], str, Any, str]] = [
     (config.LearningConfig, "method", "", "a text"),
     (config.LearningConfig, "inner_steps", 0, "a whole number of 1 or more"),
     (config.LearningConfig, "per_device_train_batch_size", 0, "a whole number of 1 or more"),
+    (config.LearningConfig, "gradient_accumulation_steps", 0, "a whole number of 1 or more"),
     (config.LearningConfig, "learning_rate", -1e-4, "a finite number of 0 or more"),
     (config.LearningConfig, "scale_learning_rate", -1e-4, "a finite number of 0 or more"),
     (config.LearningConfig, "outer_learning_rate", float("nan"), "a finite number of 0 or more"),
