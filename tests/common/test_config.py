@@ -135,6 +135,7 @@ def test_every_bounded_or_chosen_setting_has_a_case() -> None:
         "length_normalize",
         "use_calibration",
         "device",
+        "gradient_checkpointing",
         "load_in_4bit",
         "load_in_8bit",
         "load_in_int8_torchao",

@@ -91,6 +91,7 @@ def test_every_run_setting_counts(make_trainer: MakeTrainer, tmp_path: Path) -> 
         "activation_cache_gb",
         "activation_cache_dir",
         "activation_cache_disk_gb",
+        "gradient_checkpointing",
         "report_to",
     }
     trainer = make_trainer(

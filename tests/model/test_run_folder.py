@@ -142,6 +142,7 @@ def test_a_run_goes_on_as_it_began(change: dict[str, Any]) -> None:
         {"save_steps": 7, "save_total_limit": 9},
         {"output_dir": "elsewhere"},
         {"report_to": "wandb"},
+        {"gradient_checkpointing": True},
         {"activation_cache_gb": 1.0},
         {"activation_cache_dir": "/somewhere", "activation_cache_disk_gb": 3.0},
         {"activation_cache_dir": "/somewhere", "activation_cache_gb": 0.0},

@@ -165,6 +165,9 @@ class RunConfig(ActivationCacheConfig):
     activation_cache_gb: float = setting(
         2.0, "memory for activations below the lowest adapted layer, in GB (0: none)", at_least=0
     )
+    gradient_checkpointing: bool = setting(
+        False, "compute activations anew in the backward pass: less memory, more time, the same result"
+    )
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = setting(
         "none", "where the metrics of every episode are shown too, while it trains"
     )

@@ -22,6 +22,7 @@ from abmll.experiments.method_spec import Settings, Spec
 # Settings that change how a result is computed, but not the result.
 NOT_HASHED = (
     "device",
+    "gradient_checkpointing",
     "save_steps",
     "save_total_limit",
     "activation_cache_gb",

@@ -7,7 +7,7 @@ of one forward pass, and thousands of task posteriors can share one base.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -70,6 +70,10 @@ class Bound:
     terms: ActivationTerms | None
     trace: Trace | None = None
 
+    def again(self) -> "Bound":
+        """The same for a block that is computed anew, of which nothing more is to be collected."""
+        return replace(self, terms=None if self.terms is None else replace(self.terms, coefficients={}), trace=None)
+
 
 class Wiring:
     """The link between one model's wrapped layers and the adapter they use now; with none bound, the bare model."""
@@ -99,9 +103,15 @@ class Wiring:
             bound = Bound({}, terms, trace)
         elif phi is not None:
             bound = Bound(_by_name(phi, lambda shape: space.layers(phi.stacks[shape], noise)), None, trace)
+        with self.bind(bound):
+            yield terms
+
+    @contextmanager
+    def bind(self, bound: Bound | None) -> Iterator[None]:
+        """Inside, the layers compute what ``bound`` says."""
         before, self.bound = self.bound, bound
         try:
-            yield terms
+            yield
         finally:
             self.bound = before
 

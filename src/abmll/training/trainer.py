@@ -84,6 +84,8 @@ class MetaTrainer:
         self.callbacks = Callbacks([*callbacks, *trackers(config.report_to, self.folder.path)])
         self.model = model
         self.config = config
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
         self.rule = make_rule(model.scorer, config, len(tasks))
         query = self.rule.needs_query
         self.tasks = usable(tasks, min_examples=1 + query if self.rule.draws_from == "task" else 0)
