@@ -86,6 +86,6 @@ def _layers_of_bitsandbytes(model: PreTrainedModel) -> list[Any]:
     """The quantised linear layers; none where the library had no part in loading the model."""
     if getattr(model, "quantization_method", None) != "bitsandbytes":
         return []
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
     return [module for module in model.modules() if isinstance(module, Linear4bit | Linear8bitLt)]
