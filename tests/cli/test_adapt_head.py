@@ -51,6 +51,10 @@ def test_adapt_full_takes_steps(work: Any, abmll: Callable[..., Any]) -> None:
         ("adapt run --output-dir p", "is a training run, not a task; say: abmll adapt TASK --theta run"),
         ("adapt toy3.jsonl --output-dir p --steps 3", "full takes gradient steps from the theta of a training run"),
         ("adapt toy3.jsonl --theta run --adapt head --steps 3 --output-dir p", "steps: a head takes no gradient steps"),
+        (
+            "adapt toy3.jsonl --theta run --adapt head --gradient-checkpointing --output-dir p",
+            "gradient_checkpointing: a head takes no gradient steps",
+        ),
         ("adapt toy3.jsonl --adapt both --output-dir p", "--adapt is 'both'"),
     ],
 )

@@ -60,6 +60,16 @@ def test_an_ensemble_from_adapting_to_exporting(
     assert "member 1 of 2" in capsys.readouterr().out
 
 
+def test_activations_computed_anew(run: Path, task: Path, tmp_path: Path) -> None:
+    adapt = ["adapt", str(task), "--theta", str(run), "--steps", "2", "--method", "blob", "--quiet"]
+    learned = []
+    for flags in ([], ["--gradient-checkpointing"]):
+        folder = tmp_path / f"new{len(flags)}"
+        assert entry([*adapt, *flags, "--output-dir", str(folder)]) == 0
+        learned.append({path.name: path.read_bytes() for path in folder.glob("*.safetensors")})
+    assert learned[0] == learned[1] != {}
+
+
 def test_a_mixture_says_how_many_samples_each_component_draws(
     tiny_model: Any, toy_tasks: Any, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

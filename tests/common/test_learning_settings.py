@@ -20,6 +20,7 @@ CHANGES: dict[str, Any] = {
     "method": "structured-lora",
     "inner_steps": 3,
     "per_device_train_batch_size": 3,
+    "gradient_accumulation_steps": 2,
     "learning_rate": 6e-4,
     "scale_learning_rate": 3e-2,
     "outer_learning_rate": 2e-2,
@@ -90,6 +91,7 @@ def test_every_run_setting_counts(make_trainer: MakeTrainer, tmp_path: Path) -> 
         "activation_cache_gb",
         "activation_cache_dir",
         "activation_cache_disk_gb",
+        "gradient_checkpointing",
         "report_to",
     }
     trainer = make_trainer(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from abmll.common.config import LATER
 from abmll.common.errors import CheckpointError, ConfigError
 from abmll.experiments.budget import EvaluationGrid
 from abmll.experiments.cells import Cell, load_cell, load_predictions, predictions_path, save_cell
@@ -80,9 +81,20 @@ def test_what_a_hash_depends_on(change: dict[str, Any], retrained: bool, wanted:
     assert (one.training.name != other.training.name) == retrained
 
 
-@pytest.mark.parametrize("change", [{"save_steps": 3}, {"device": "cpu"}, {"activation_cache_gb": 0.0}])
+@pytest.mark.parametrize(
+    "change", [{"save_steps": 3}, {"device": "cpu"}, {"activation_cache_gb": 0.0}, {"gradient_checkpointing": True}]
+)
 def test_what_it_does_not_depend_on(change: dict[str, Any], wanted: Callable[..., list[Cell]]) -> None:
     assert wanted("abmll")[0].hash == wanted("abmll", **change)[0].hash
+
+
+def test_a_later_setting_counts_where_it_is_not_as_it_was(wanted: Callable[..., list[Cell]]) -> None:
+    [cell], [cut] = wanted("abmll"), wanted("abmll", gradient_accumulation_steps=2)
+    settings = {name: value for name, value in cell.settings.items() if name not in LATER}
+    assert settings.keys() != cell.settings.keys()
+    assert replace(cell, settings=settings).hash == cell.hash != cut.hash
+    assert cell.training is not None
+    assert replace(cell.training, settings=settings).name == replace(cell.training, settings=cell.settings).name
 
 
 def test_other_data_make_another_cell(wanted: Callable[..., list[Cell]]) -> None:

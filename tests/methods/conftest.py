@@ -98,6 +98,10 @@ class ToyBatch:
     mask: None = None
 
     @property
+    def parts(self) -> tuple["ToyBatch", ...]:
+        return (self,)
+
+    @property
     def answers(self) -> Tensor:
         return torch.zeros(self.x.shape[1], dtype=torch.long)
 

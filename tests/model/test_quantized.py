@@ -155,6 +155,16 @@ def test_scales_that_lie_beside_the_weights_count_in_the_fingerprint(kind: str, 
 
 
 @kinds
+def test_gradient_checkpointing(kind: str, tiny_llama: Path, toy_tasks: list[Task], tmp_path: Path) -> None:
+    model = trained(load(tiny_llama, kind), toy_tasks, tmp_path / "run")
+    plain = model.adapt(toy_tasks[0].train[:4], how="full", steps=2)
+    model.gradient_checkpointing_enable()
+    found = model.adapt(toy_tasks[0].train[:4], how="full", steps=2)
+    pairs = zip(plain.phi.named_tensors(), found.phi.named_tensors(), strict=True)
+    assert all(torch.equal(one, other) for (_, one), (_, other) in pairs)
+
+
+@kinds
 def test_half_precision(kind: str, tiny_llama: Path, toy_tasks: list[Task], tmp_path: Path) -> None:
     base = load(tiny_llama, kind, "bf16")
     assert base.model.dtype == torch.bfloat16

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from abmll.common.config import TrainConfig
+from abmll.common.config import LATER, TrainConfig
 from abmll.common.errors import AbmllError, CheckpointError, ConfigError
 from abmll.common.settings import flatten
 from abmll.model.run_folder import METRICS, TIMING, RunFolder, refuse_other_run
@@ -145,6 +145,7 @@ def test_a_run_goes_on_as_it_began(change: dict[str, Any]) -> None:
         {"output_dir": "elsewhere"},
         {"report_to": "wandb"},
         {"eval_steps": 5, "early_stopping_patience": 2, "load_best_model_at_end": True},
+        {"gradient_checkpointing": True},
         {"activation_cache_gb": 1.0},
         {"activation_cache_dir": "/somewhere", "activation_cache_disk_gb": 3.0},
         {"activation_cache_dir": "/somewhere", "activation_cache_gb": 0.0},
@@ -170,6 +171,14 @@ def test_the_length_of_a_schedule_may_not(kind: str) -> None:
         ConfigError, match=f"but the run has max_steps = 100, the length of its {kind} schedule; use the run's settings"
     ):
         refuse_other_run(old, old | {"max_steps": 200}, Path("runs/x"))
+
+
+def test_a_run_from_before_a_setting_goes_on_as_if_it_had_had_its_default() -> None:
+    old = {key: value for key, value in SETTINGS.items() if key not in LATER}
+    assert old != SETTINGS
+    refuse_other_run(old, SETTINGS, Path("runs/x"))
+    with pytest.raises(ConfigError, match=r"with gradient_accumulation_steps = 2, but the run has .* = 1; use"):
+        refuse_other_run(old, SETTINGS | {"gradient_accumulation_steps": 2}, Path("runs/x"))
 
 
 def test_settings_read_back_from_json_are_the_same() -> None:

@@ -51,6 +51,20 @@ def test_both_devices_learn_and_predict_the_same(
         torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("space", ["weight", "output"])
+def test_activations_that_are_computed_anew(tiny_llama: Path, toy_tasks: list[Task], space: str) -> None:
+    """A GPU's backward pass runs in a thread of its own, and its generators have states of another kind."""
+    learned = []
+    for checkpointed in (False, True):
+        model = make(tiny_llama, "cuda", space=space, layers_to_transform=None)
+        model.learned(model.theta, LearningConfig(), 3)
+        if checkpointed:
+            model.gradient_checkpointing_enable()
+        learned.append(model.adapt(toy_tasks[0].train[:6], steps=2, batch_size=3).phi)
+    for (_, one), (_, other) in zip(*(phi.named_tensors() for phi in learned), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("rank", [0, 8])
 def test_both_devices_sample_the_same_law(tiny_llama: Path, toy_tasks: list[Task], rank: int) -> None:
     how = PredictConfig(num_samples=800, prediction_noise="shared", prediction_noise_rank=rank)

@@ -24,6 +24,7 @@ def adapt(
     theta: Path | None = None,
     adapt: Literal["head", "full"] | None = None,
     settings: AdaptConfig,
+    gradient_checkpointing: bool = False,
     method: str | None = None,
     continued: ContinueConfig,
     task_name: str | None = None,
@@ -50,6 +51,8 @@ def adapt(
             (default: the language model as it was downloaded)
         adapt: head, a Bayesian classifier on the model's features, or full, gradient steps from the theta of a run
             (default: head, unless --method, --steps or --batch-size say how to take steps)
+        gradient_checkpointing: with full, compute activations anew in the backward pass: less memory, more time, the
+            same result
         method: with full, how to learn it: abmll or abmll-mixture, from a run of abmll, or blob, laplace, ensemble,
             mc-dropout or regular-lora itself, from one of regular-lora (default: abmll-mixture, where the run is of
             abmll in weight space, or else the run's own)
@@ -76,6 +79,8 @@ def adapt(
         meta = load_learner(theta, adapt, method, continued, place, quiet, explicit)
         if (columns.multi_label or columns.ordinal) and find_rule(meta.learning.method).classifier is None:
             raise ConfigError("multi_label, ordinal: only a head learns such labels; leave out what asks for steps")
+        if gradient_checkpointing:
+            meta.gradient_checkpointing_enable()
         cache = disk_cache(meta.scorer.base, meta.scorer.lower_blocks, activations, narrator(quiet))
         posterior = learn(table, examples, meta, name, seed, quiet, cache, settings)
         posterior.save_pretrained(output_dir, overwrite)

@@ -11,6 +11,13 @@ from typing import Any, Literal
 from abmll.common.errors import ConfigError
 from abmll.common.settings import Checked, again, setting
 
+# Settings that came after the first runs and results were saved, and what they were before.
+LATER = {
+    "gradient_accumulation_steps": 1,
+    "load_in_4bit": False,
+    "load_in_8bit": False,
+    "load_in_int8_torchao": False,
+}
 QUANTIZATIONS = ("load_in_4bit", "load_in_8bit", "load_in_int8_torchao")  # of ModelConfig; one of them at most
 
 
@@ -64,7 +71,10 @@ class LearningConfig(Checked):
         "learning rule: abmll, abmll-icl, reptile, fomaml, maml, abml, structured-lora, regular-lora, metaicl",
     )
     inner_steps: int = setting(5, "gradient steps on phi per episode (K)", at_least=1)
-    per_device_train_batch_size: int = setting(4, "examples per gradient step", at_least=1)
+    per_device_train_batch_size: int = setting(4, "examples per gradient step, or per part of one", at_least=1)
+    gradient_accumulation_steps: int = setting(
+        1, "parts of a gradient step: each of so many examples, one after the other in memory", at_least=1
+    )
     learning_rate: float = setting(1e-3, "AdamW learning rate of phi's mean factors", at_least=0)
     scale_learning_rate: float = setting(2e-2, "AdamW learning rate of phi's standard deviation factors", at_least=0)
     outer_learning_rate: float = setting(2e-3, "AdamW learning rate of theta's mean factors", at_least=0)
@@ -154,6 +164,9 @@ class RunConfig(ActivationCacheConfig):
     save_total_limit: int = setting(2, "checkpoints kept (the newest ones)", at_least=1)
     activation_cache_gb: float = setting(
         2.0, "memory for activations below the lowest adapted layer, in GB (0: none)", at_least=0
+    )
+    gradient_checkpointing: bool = setting(
+        False, "compute activations anew in the backward pass: less memory, more time, the same result"
     )
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = setting(
         "none", "where the metrics of every episode are shown too, while it trains"

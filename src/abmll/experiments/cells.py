@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from abmll.common.config import LATER
 from abmll.common.documents import FORMATS, Document, read_json, read_json_lines, write_document, write_json_lines
 from abmll.experiments.budget import CURVES
 from abmll.experiments.method_spec import Settings, Spec
@@ -20,14 +21,13 @@ from abmll.experiments.method_spec import Settings, Spec
 # Settings that change how a result is computed, but not the result.
 NOT_HASHED = (
     "device",
+    "gradient_checkpointing",
     "save_steps",
     "save_total_limit",
     "activation_cache_gb",
     "activation_cache_dir",
     "activation_cache_disk_gb",
 )
-# Settings that were not there when the first cells were computed: they count where they are not as it was then.
-LATER = {"load_in_4bit": False, "load_in_8bit": False, "load_in_int8_torchao": False}
 REMEDY = "delete it, and the cell is computed again"
 
 
@@ -105,6 +105,7 @@ def digest(value: Any) -> str:
 
 
 def _hashed(settings: Settings) -> dict[str, Any]:
+    """What of them counts: a later setting does where it is not as it was when the first cells were computed."""
     return {
         key: value
         for key, value in settings.items()

@@ -32,6 +32,17 @@ class Wrapper(nn.Module):
         self.inner = inner
 
 
+class BlockWrapper(Wrapper):
+    """A decoder block in the place of another, which has its attributes too."""
+
+    def __getattr__(self, name: str) -> Any:
+        """The block's own attributes: some models ask a block which kind of attention mask it takes."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+
 @dataclass(frozen=True)
 class Base:
     """A frozen model, its tokenizer, the name it was asked for by, and the fingerprint of its weights.

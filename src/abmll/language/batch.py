@@ -44,6 +44,12 @@ class Batch:
     packing: Packing | None = None  # where the examples lie in a packed row
     counts: Tensor | None = None  # (R, L) how many examples a position stands for; None where that is one everywhere
     lower: Tensor | None = None  # (R, L, d) output of the blocks below the lowest adapted layer, where known
+    rest: tuple["Batch", ...] = ()  # further examples of the same gradient step, for passes of their own
+
+    @property
+    def parts(self) -> tuple["Batch", ...]:
+        """What a gradient step reads, one pass after the other: this batch and the rest."""
+        return (self, *self.rest)
 
     @property
     def is_written(self) -> bool:

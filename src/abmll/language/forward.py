@@ -73,8 +73,8 @@ class LastMLP:
             mlp.register_forward_hook(self._put_back)
 
     @contextmanager
-    def only(self, rows: Tensor) -> Iterator[None]:
-        """Inside, passes over one row (1, L, d) compute the positions ``rows`` (H,); elsewhere the output is zero."""
+    def only(self, rows: Tensor | None) -> Iterator[None]:
+        """Inside, passes over one row (1, L, d) compute the positions ``rows`` (H,), and give zero elsewhere."""
         self.rows = rows
         try:
             yield

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from abmll.language.base import Wrapper
+from abmll.language.base import BlockWrapper
 from abmll.language.batch import Batch, batches_of_like_length, make_batch, shared_prefix
 from abmll.language.check import probe_example
 from abmll.language.encoding import Encoded
@@ -32,20 +32,13 @@ class _Reached(Exception):
         self.output = output
 
 
-class SkippableBlock(Wrapper):
+class SkippableBlock(BlockWrapper):
     """A frozen decoder block that can be passed over."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__(block)
         self.answer: Tensor | None = None  # what it gives instead of computing
         self.ends_pass = False
-
-    def __getattr__(self, name: str) -> Any:
-        """The block's own attributes: some models ask a block which kind of attention mask it takes."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("inner"), name)
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         if self.answer is not None:

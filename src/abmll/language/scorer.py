@@ -1,7 +1,7 @@
 """The scorer: a frozen causal language model with Gaussian LoRA layers, which scores the options of a batch."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from abmll.language.encoding import Encoded, Encoder
 from abmll.language.forward import LastMLP, collected, hidden_states, logits
 from abmll.language.lower_blocks import LowerBlocks
 from abmll.language.packing import install_packing, remove_packing
+from abmll.language.recomputed import Scene, recomputed
 from abmll.language.targets import decoder_blocks
 from abmll.language.wiring import ActivationTerms, Trace, Wiring, adapt_linears
 from abmll.posterior import Noise, build_space
@@ -54,6 +55,7 @@ class OptionScorer:
     """A frozen language model whose target layers add the Gaussian LoRA adapter that is passed in.
 
     The model itself has no trainable state: theta, phi and every task posterior are ``Adapter`` objects.
+    Where ``gradient_checkpointing`` is set, passes with gradients keep the inputs of the upper blocks alone.
     Raises ``ConfigError`` for settings that fit no layer of the model, and for a model that cannot be scored this way.
     """
 
@@ -70,6 +72,7 @@ class OptionScorer:
         self.num_blocks = len(decoder_blocks(base.model))
         self.last_mlp = LastMLP(base.model)
         self.packed = install_packing(base.model)
+        self.gradient_checkpointing = False
         self._check()
         self.lower_blocks = LowerBlocks(base.model, min(target.block for target in targets), self.packed)
 
@@ -111,6 +114,10 @@ class OptionScorer:
                 bound.enter_context(collected(self.base.model, how.hidden))
             elif batch.mask is None and terms is None and how.trace is None:
                 bound.enter_context(self.last_mlp.only(batch.rows))
+            if self.gradient_checkpointing and torch.is_grad_enabled() and how.trace is None and how.hidden is None:
+                generator = None if how.noise is None else how.noise.generator
+                lowest = len(self.lower_blocks.blocks)
+                bound.enter_context(recomputed(self.base.model, lowest, self._scene(), generator))
             hidden = hidden_states(self.base.model, batch)
         if how.hidden is not None and self.num_blocks in how.hidden:
             how.hidden[self.num_blocks] = hidden  # behind the final norm
@@ -131,6 +138,18 @@ class OptionScorer:
         dtype, quantization = "bf16" if self.base.model.dtype == torch.bfloat16 else "fp32", self.base.quantization
         loaded = {"model": self.base.name, "dtype": dtype} | ({} if quantization is None else {quantization: True})
         return loaded | flatten(self.adapter_config, self.prompt)
+
+    def _scene(self) -> Scene:
+        """What the blocks of this pass read besides their inputs, for later when the pass is over."""
+        bound, rows = self.wiring.bound, self.last_mlp.rows
+        again = None if bound is None else bound.again()
+
+        @contextmanager
+        def scene() -> Iterator[None]:
+            with self.wiring.bind(again), self.last_mlp.only(rows):
+                yield
+
+        return scene
 
     def _check(self) -> None:
         """Refuse a model that cannot be scored this way; one that only packing disagrees with is read padded."""

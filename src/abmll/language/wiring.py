@@ -7,7 +7,7 @@ of one forward pass, and thousands of task posteriors can share one base.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -70,6 +70,10 @@ class Bound:
     terms: ActivationTerms | None
     trace: Trace | None = None
 
+    def again(self) -> "Bound":
+        """The same for a block that is computed anew, of which nothing more is to be collected."""
+        return replace(self, terms=None if self.terms is None else replace(self.terms, coefficients={}), trace=None)
+
 
 class Wiring:
     """The link between one model's wrapped layers and the adapter they use now; with none bound, the bare model."""
@@ -99,17 +103,18 @@ class Wiring:
             bound = Bound({}, terms, trace)
         elif phi is not None:
             bound = Bound(by_name(phi, lambda shape: space.layers(phi.stacks[shape], noise)), None, trace)
-        with self._binding(bound):
+        with self.bind(bound):
             yield terms
 
     @contextmanager
     def use_updates(self, updates: dict[str, LayerUpdate]) -> Iterator[None]:
         """Bind these updates, by the layers' names, for whatever passes happen inside."""
-        with self._binding(Bound(updates, None)):
+        with self.bind(Bound(updates, None)):
             yield
 
     @contextmanager
-    def _binding(self, bound: Bound | None) -> Iterator[None]:
+    def bind(self, bound: Bound | None) -> Iterator[None]:
+        """Inside, the layers compute what ``bound`` says."""
         before, self.bound = self.bound, bound
         try:
             yield

@@ -89,6 +89,11 @@ def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> R
             f"meta_batch is {config.meta_batch}, but {rule.name} takes one episode at a time; use meta_batch 1, or "
             "fomaml, maml or abml"
         )
+    if config.gradient_accumulation_steps > 1 and not rule.accumulates:
+        raise ConfigError(
+            f"gradient_accumulation_steps is {config.gradient_accumulation_steps}, but {rule.name} keeps the graphs of "
+            "all steps of an episode, so that parts would save no memory; use 1, or another method, such as fomaml"
+        )
     return rule(scorer, config, num_tasks)
 
 

@@ -19,7 +19,7 @@ from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
 from abmll.methods.descent import Descent
-from abmll.methods.loss import Loss
+from abmll.methods.loss import Loss, combined
 from abmll.methods.maml import Maml, MamlState
 
 
@@ -85,7 +85,9 @@ class Abml(Maml):
         gradients = self._whole_gradient(state, final, own)
         state.untie()
         state.support.clear()
-        return self.gather(state, _sum(losses, own, kl, prior), gradients, rate)
+        read = combined(losses)
+        loss = read._replace(total=read.nll + own, kl=kl, prior=prior, options=None)
+        return self.gather(state, loss, gradients, rate)
 
     def _whole_gradient(self, state: AbmlState, final: Adapter, own: Tensor) -> dict[str, Tensor]:
         """d / d theta of the loss whose likelihood has left its gradient in ``final``, a copy of lambda_K."""
@@ -97,11 +99,3 @@ class Abml(Maml):
             at_ends.append(tensor.grad + more)
         through = torch.autograd.grad(list(reached.values()), list(theta.values()), grad_outputs=at_ends)
         return {name: here + there for name, here, there in zip(theta, direct, through, strict=False)}
-
-
-def _sum(losses: list[Loss], own: Tensor, kl: Tensor, prior: Tensor) -> Loss:
-    """Several batches' passes and theta's own terms as one loss."""
-    nll = torch.stack([loss.nll.detach() for loss in losses]).sum()
-    correct = torch.stack([loss.correct for loss in losses]).sum()
-    size, tokens = sum(loss.size for loss in losses), sum(loss.tokens for loss in losses)
-    return Loss(nll + own, nll, kl, prior, correct, size, tokens, passes=len(losses))

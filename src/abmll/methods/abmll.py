@@ -60,14 +60,18 @@ class Abmll(Rule[AbmllState]):
         activations of a pass over ``batch``.
         """
         with _constant(state.phi):
-            if self.scorer.space.per_activation:
-                loss = self._forward(state, batch, generator, self.prior)
-            else:
-                zero = torch.zeros((), device=self.scorer.device)
-                kl, prior = self.kl(state.phi, state.theta), self.negative_log_prior(state.theta)
-                loss = Loss(zero, zero, kl, prior, zero, size=0, tokens=0, passes=0)
-        total = loss.nll + self.config.beta * loss.kl + self.config.gamma / self.num_tasks * loss.prior
-        return self.adamw_step(loss._replace(total=total), state.theta_optimizer, rate)
+            return self.adamw_step(self._outer_losses(state, batch, generator), state.theta_optimizer, rate)
+
+    def _outer_losses(self, state: AbmllState, batch: Batch, generator: torch.Generator) -> Iterator[Loss]:
+        if self.scorer.space.per_activation:
+            losses = (self._forward(state, part, generator, self.prior) for part in batch.parts)
+        else:
+            zero = torch.zeros((), device=self.scorer.device)
+            kl, prior = self.kl(state.phi, state.theta), self.negative_log_prior(state.theta)
+            losses = [Loss(zero, zero, kl, prior, zero, size=0, tokens=0, passes=0)]
+        for loss in losses:
+            total = loss.nll + self.config.beta * loss.kl + self.config.gamma / self.num_tasks * loss.prior
+            yield loss._replace(total=total)
 
     def _forward(self, state: AbmllState, batch: Batch, generator: torch.Generator, prior: Prior | None = None) -> Loss:
         """NLL at a sample of phi, KL(phi || theta), and in output space -log p(theta) if asked for, of one pass."""
@@ -77,7 +81,7 @@ class Abmll(Rule[AbmllState]):
             return loss._replace(kl=self.kl(state.phi, state.theta))
         if prior is not None:
             loss = loss._replace(prior=scores.terms.negative_log_prior(prior))
-        return loss._replace(kl=scores.terms.kl())
+        return loss._replace(kl=scores.terms.kl(), by_example=True)
 
 
 @contextmanager

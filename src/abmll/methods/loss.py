@@ -6,13 +6,14 @@ that was learned from it is kept.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from abmll.common.errors import TrainingError
 from abmll.language.adapter import Adapter
@@ -29,7 +30,10 @@ NO_NORMS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Loss(NamedTuple):
-    """One batch's loss and its unweighted terms, scalars in nats; for their scale see ``abmll.posterior``."""
+    """One batch's loss and its unweighted terms, scalars in nats; for their scale see ``abmll.posterior``.
+
+    The total is the nll plus terms that belong to no example, which a step in several parts counts once.
+    """
 
     total: Tensor
     nll: Tensor
@@ -41,16 +45,37 @@ class Loss(NamedTuple):
     grad_norms: Mapping[str, Tensor] = NO_NORMS  # by tensor, before clipping; once a step is taken
     passes: int = 1  # forward passes over a batch
     options: Tensor | None = None  # (N, C) log-probabilities that the batch's options had before the step
+    by_example: bool = False  # all terms are sums over the batch's examples, as the nll always is
 
     def stepped(self, norms: Mapping[str, Tensor]) -> "Loss":
         """The loss without its graph, once a step is taken; ``norms`` are those of the step's gradient."""
         total, nll, kl, prior = self.total.detach(), self.nll.detach(), self.kl.detach(), self.prior.detach()
         return self._replace(total=total, nll=nll, kl=kl, prior=prior, grad_norms=norms)
 
+    def further(self) -> "Loss":
+        """What it adds to the loss of a step that has read another part before."""
+        zero = torch.zeros_like(self.nll)
+        return self if self.by_example else self._replace(total=self.nll, kl=zero, prior=zero)
+
     @property
     def grad_norm(self) -> Tensor:
         """The norm of the whole gradient."""
         return total_norm(self.grad_norms)
+
+
+def combined(parts: Sequence[Loss]) -> Loss:
+    """The loss of a step that has read several parts, without a gradient's norms."""
+    if len(parts) == 1:
+        return parts[0]
+    total, nll, kl, prior, correct = (
+        torch.stack(terms).sum() for terms in zip(*(part[:5] for part in parts), strict=True)
+    )
+    size, tokens, passes = (sum(getattr(part, name) for part in parts) for name in ("size", "tokens", "passes"))
+    options = [part.options for part in parts if part.options is not None]
+    width = max((len(rows[0]) for rows in options), default=0)
+    padded = [F.pad(rows, (0, width - len(rows[0])), value=-math.inf) for rows in options]
+    read = torch.cat(padded) if padded else None
+    return Loss(total, nll, kl, prior, correct, size, tokens, passes=passes, options=read)
 
 
 class Reading(NamedTuple):

@@ -22,7 +22,7 @@ from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
 from abmll.methods.descent import Descent
-from abmll.methods.loss import Loss
+from abmll.methods.loss import NO_NORMS, Loss, combined
 from abmll.methods.optimizer import AdapterOptimizer, gradient_norms
 from abmll.methods.rule import THETA, Rule, State
 from abmll.posterior import Factors
@@ -75,8 +75,7 @@ class Fomaml(Rule[MamlState]):
 
     def inner_step(self, state: MamlState, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """One plain gradient step on phi; where phi is tied to theta it stays a function of theta."""
-        loss = self.inner_loss(state, batch, generator)
-        gradients = self.descent.gradients(loss.total, state.phi, create_graph=state.tied)
+        loss, gradients = self.slope(state, batch, generator)
         moved = self.descent.moved(state.phi, gradients, rate)
         if state.tied:
             state.phi = moved
@@ -86,8 +85,19 @@ class Fomaml(Rule[MamlState]):
 
     def outer_step(self, state: MamlState, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """theta learns from the query batch's gradient at phi, d phi / d theta taken as the identity."""
-        loss = self.inner_loss(state, batch, generator)
-        return self.gather(state, loss, self.descent.gradients(loss.total, state.phi), rate)
+        return self.gather(state, *self.slope(state, batch, generator), rate)
+
+    def slope(self, state: MamlState, batch: Batch, generator: torch.Generator) -> tuple[Loss, dict[str, Tensor]]:
+        """The inner loss and its gradient with respect to phi, which has one itself where phi is tied."""
+        read: list[Loss] = []
+        gradients: dict[str, Tensor] = {}
+        for part in batch.parts:
+            loss = self.inner_loss(state, part, generator)
+            loss = loss.further() if read else loss
+            for name, one in self.descent.gradients(loss.total, state.phi, create_graph=state.tied).items():
+                gradients[name] = gradients[name] + one if name in gradients else one
+            read.append(loss.stepped(NO_NORMS))
+        return combined(read), gradients
 
     def gather(self, state: MamlState, loss: Loss, gradients: Mapping[str, Tensor], rate: float) -> Loss:
         """Add a task's share to theta's gradient; the last of a meta-batch takes the AdamW step.
@@ -109,6 +119,7 @@ class Maml(Fomaml):
 
     name = "maml"
     label = "MAML"
+    accumulates = False
 
     def begin_episode(self, state: MamlState, done: float) -> None:
         """phi = theta, and a function of it from here to the outer step."""

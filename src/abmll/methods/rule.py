@@ -9,6 +9,7 @@ A step waits for no number: on an accelerator it is only queued. What came of an
 whoever keeps their result, with ``read_steps``.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -20,7 +21,7 @@ from abmll.common.settings import flatten, pick
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass, Scores, nll
-from abmll.methods.loss import Loss, read_steps
+from abmll.methods.loss import NO_NORMS, Loss, combined, read_steps
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.support import Support
 from abmll.posterior import Noise, Prior
@@ -91,6 +92,7 @@ class Rule(Generic[S]):
     draws_from: ClassVar[Literal["task", "union"]] = "task"  # an episode's batches: of one task, or of all shuffled
     is_posterior: ClassVar[bool] = False  # phi has a learned standard deviation, so that prediction can sample
     is_trained: ClassVar[bool] = True  # meta-training changes theta
+    accumulates: ClassVar[bool] = True  # a gradient step can be taken in parts
     needs_query: ClassVar[bool] = False  # an episode ends with a held-out batch
     base_method: ClassVar[str | None] = None  # not meta-trained: unseen tasks start from the theta of that rule's run
     settings_read: ClassVar[tuple[str, ...]] = ()  # what of ``ContinueConfig`` it reads
@@ -115,12 +117,13 @@ class Rule(Generic[S]):
         """Open the episode of a task; ``done`` is the share of the training's episodes before it, in [0, 1)."""
 
     def inner_loss(self, state: S, batch: Batch, generator: torch.Generator) -> Loss:
-        """The loss whose gradient the inner step follows."""
+        """The loss whose gradient the inner step follows, of one pass over ``batch`` without its rest."""
         return self.likelihood(state.phi, batch)
 
     def inner_step(self, state: S, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """One gradient step on the task's parameters, at ``rate`` times the learning rates."""
-        return self.adamw_step(self.inner_loss(state, batch, generator), state.optimizers()[PHI], rate)
+        parts = (self.inner_loss(state, part, generator) for part in batch.parts)
+        return self.adamw_step(parts, state.optimizers()[PHI], rate)
 
     def outer_step(self, state: S, batch: Batch, generator: torch.Generator, rate: float) -> Loss | None:
         """What the episode teaches theta; None where the rule computes no loss for it."""
@@ -191,7 +194,14 @@ class Rule(Generic[S]):
             theta, config.outer_learning_rate, config.outer_scale_learning_rate, config.weight_decay
         )
 
-    def adamw_step(self, loss: Loss, optimizer: AdapterOptimizer, rate: float) -> Loss:
-        """One step down the gradient of ``loss``, which is returned without its graph."""
-        loss.total.backward()
-        return loss.stepped(optimizer.step(rate, self.config.max_grad_norm))
+    def adamw_step(self, parts: Iterable[Loss], optimizer: AdapterOptimizer, rate: float) -> Loss:
+        """One step down the gradient of the loss of all ``parts``, which is returned without its graph.
+
+        A part is asked for once the one before has left its gradient, so that one graph at a time is in memory.
+        """
+        read: list[Loss] = []
+        for part in parts:
+            loss = part.further() if read else part
+            loss.total.backward()
+            read.append(loss.stepped(NO_NORMS))
+        return combined(read).stepped(optimizer.step(rate, self.config.max_grad_norm))

@@ -117,6 +117,13 @@ class AbmllModel(OnHub):
         """Write what ``from_pretrained`` reads: theta, settings and priors as a training run that has ended."""
         write_learner(self, Path(folder), overwrite)
 
+    def gradient_checkpointing_enable(self) -> None:
+        """Let gradient steps compute activations anew in the backward pass, as transformers' method of that name does.
+
+        It needs less memory and more time, and what is learned is the same.
+        """
+        self.scorer.gradient_checkpointing = True
+
     def learned(
         self, theta: Adapter, learning: LearningConfig, num_tasks: int, calibration: CalibrationPrior | None = None
     ) -> None:
@@ -300,6 +307,7 @@ class AbmllModel(OnHub):
         model, theta = copy.copy(self), self.theta
         if wanted != adapter:
             model.scorer = OptionScorer(self.scorer.base.twin(), wanted, self.scorer.prompt)
+            model.scorer.gradient_checkpointing = self.scorer.gradient_checkpointing
             theta = model.scorer.new_adapter(sample_seed(learning.seed, "init"))
             for mean, learned in zip(theta.mean_tensors(), self.theta.mean_tensors(), strict=True):
                 mean.copy_(learned)

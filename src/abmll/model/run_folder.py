@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from abmll.common.checkpoint import BEST, PREFIX, best_episode, checkpoints
-from abmll.common.config import RunConfig, ValidationConfig
+from abmll.common.config import LATER, RunConfig, ValidationConfig
 from abmll.common.documents import Document, json_lines, read_json, read_json_lines, write_document, write_json_lines
 from abmll.common.errors import CheckpointError, ConfigError
 from abmll.common.files import disk_errors, remove, write_text
@@ -40,10 +40,11 @@ def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Path
         # Activations computed alone and in a batch may differ in the last bit.
         binding |= {"activation_cache_gb", "activation_cache_dir"}
     for key, value in new.items():
-        if key in binding and old.get(key) != value:
+        begun = old.get(key, LATER.get(key))
+        if key in binding and begun != value:
             schedule = f", the length of its {new['lr_scheduler_type']} schedule" * (key == "max_steps")
             raise ConfigError(
-                f"{where}: --resume with {key} = {value}, but the run has {key} = {old.get(key)}{schedule}; "
+                f"{where}: --resume with {key} = {value}, but the run has {key} = {begun}{schedule}; "
                 "use the run's settings, or start a new run in another folder"
                 + ", with lr_scheduler_type = constant if it is to go on later"
                 * (key == "max_steps")

@@ -1,7 +1,8 @@
 """What an episode of a training run reads, as batches in tokens, and the noise of its steps."""
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby, islice
 from operator import itemgetter
 
 import torch
@@ -24,6 +25,7 @@ class Episodes:
         shown: so many demonstrations stand before every question of an episode: other training examples of its task,
             the same ones all through the episode, fewer where the task has no more. ``left_out`` counts those that did
             not fit into the model's context.
+        part_size: examples that one pass reads at most; a batch of more has its other ones in ``Batch.rest``.
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class Episodes:
         sampler: EpisodeSampler,
         cache: ActivationCache | None = None,
         shown: int = 0,
+        part_size: int | None = None,
     ) -> None:
         self.scorer = scorer
         self.tasks = tasks
         self.sampler = sampler
         self.cache = cache
         self.shown = shown
+        self.part_size = part_size
         self.left_out = 0
 
     def name(self, episode: int) -> str:
@@ -54,15 +58,22 @@ class Episodes:
     def batches(self, episode: int) -> Iterator[Batch]:
         """The episode's batches, each made when it is asked for, or many at once where demonstrations are shown."""
         if self.shown:
-            yield from self.scorer.batches(list(self._demonstrated(episode)))
+            groups = [self._cut(encoded) for encoded in self._demonstrated(episode)]
+            parts = self.scorer.batches([part for group in groups for part in group])
+            yield from (_whole(islice(parts, len(group))) for group in groups)
         else:
             for encoded in self.encoded(episode):
-                yield self.scorer.batch(encoded, self.cache)
+                yield _whole(self.scorer.batch(part, self.cache) for part in self._cut(encoded))
 
     def generator(self, episode: int, step: int) -> torch.Generator:
         """The noise of one of the episode's gradient steps."""
         seed = sample_seed(self.sampler.seed, "noise", episode, step)
         return torch.Generator(self.scorer.device).manual_seed(seed)
+
+    def _cut(self, encoded: list[Encoded]) -> list[list[Encoded]]:
+        """The examples of a batch by the passes that read them."""
+        size = self.part_size or len(encoded)
+        return [encoded[start : start + size] for start in range(0, len(encoded), size)]
 
     def _encode(self, task: int, pairs: Iterator[Pair]) -> list[Encoded]:
         one = self.tasks[task]
@@ -77,3 +88,9 @@ class Episodes:
             encoded, dropped = self.scorer.encoder.encode_demonstrated(asked, task.name, shown)
             self.left_out += dropped
             yield encoded
+
+
+def _whole(parts: Iterable[Batch]) -> Batch:
+    """One batch of its parts."""
+    first, *rest = parts
+    return replace(first, rest=tuple(rest)) if rest else first

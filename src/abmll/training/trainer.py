@@ -95,18 +95,21 @@ class MetaTrainer:
         self.callbacks = Callbacks([*callbacks, *trackers(config.report_to, self.folder.path)])
         self.model = model
         self.config = config
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
         self.rule = make_rule(model.scorer, config, len(tasks))
         query = self.rule.needs_query
         self.tasks = usable(tasks, min_examples=1 + query if self.rule.draws_from == "task" else 0)
         if self.tasks[0].is_written:
             refuse_written(config.method)
         self.data_sha256 = fingerprint(self.tasks)
-        sizes, batch_size = [len(task.train) for task in self.tasks], config.per_device_train_batch_size
+        sizes, part_size = [len(task.train) for task in self.tasks], config.per_device_train_batch_size
+        batch_size = part_size * config.gradient_accumulation_steps
         sampler = EpisodeSampler(config.seed, sizes, batch_size, config.inner_steps, query, self.rule.draws_from)
         if cache is None:
             cache = open_cache(model.scorer.base, model.scorer.lower_blocks, config, config.activation_cache_gb)
         shown = config.num_demonstrations if self.rule.demonstrations else 0
-        self.episodes = Episodes(model.scorer, self.tasks, sampler, cache, shown)
+        self.episodes = Episodes(model.scorer, self.tasks, sampler, cache, shown, part_size)
 
     def settings(self) -> dict[str, Any]:
         """Everything that determines the run but its tasks, flat and fit for YAML: what ``config.yaml`` holds."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from abmll.common.config import AdapterConfig, EstimateConfig, LearningConfig, ModelConfig, PromptConfig
 from abmll.experiments.costs import saved
@@ -30,12 +30,13 @@ VISIBLE = torch.ones(LENGTH, LENGTH).tril().bool()
 
 
 @pytest.fixture(scope="module")
-def deep_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deep_llama(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
     """The folder of a random Llama with ten thin layers."""
     folder = tmp_path_factory.mktemp("deep")
     sizes = {"hidden_size": 192, "intermediate_size": 256, "num_attention_heads": 4, "vocab_size": 259}
     config = AutoConfig.for_model("llama", **sizes, num_hidden_layers=10)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
     return folder
 
 
@@ -97,16 +98,15 @@ def test_plain_lora(
     assert saved.decoder_bytes(shape, config, saved.lora_bytes) == pytest.approx(count(), rel=0.02)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize(("modules", "layers"), [(QV, None), (ALL, None), (ALL, "1"), (("o_proj", "up_proj"), None)])
-def test_abmll_as_its_rule_runs(tiny_llama: Path, dtype: str, modules: tuple[str, ...], layers: str | None) -> None:
-    config, shape = settings_and_shape(
-        tiny_llama, attention="eager", dtype=dtype, target_modules=modules, layers_to_transform=layers, option_tokens=5
-    )
-    where = ModelConfig(str(tiny_llama), dtype, "cpu")  # pyright: ignore[reportArgumentType] (it checks)
+def kept_by_abmll(
+    folder: Path, dtype: str, modules: tuple[str, ...], layers: str | None, checkpointed: bool = False
+) -> int:
+    """The bytes that an inner step keeps."""
+    where = ModelConfig(str(folder), dtype, "cpu")  # pyright: ignore[reportArgumentType] (it checks)
     base = load_base(where, announce=lambda line: None, quiet=True)
     adapter = AdapterConfig(target_modules=modules, layers_to_transform=layers)
     scorer = OptionScorer(base, adapter, PromptConfig())
+    scorer.gradient_checkpointing = checkpointed
     rule = make_rule(scorer, LearningConfig(), num_tasks=1)
     state = rule.init(scorer.new_adapter(0))
     rule.begin_episode(state, done=0.0)
@@ -116,8 +116,34 @@ def test_abmll_as_its_rule_runs(tiny_llama: Path, dtype: str, modules: tuple[str
     with kept(base.model, *adapters) as count:
         loss = rule.inner_loss(state, scorer.lower_blocks.fill(batch), torch.Generator().manual_seed(0))
     assert loss.total.requires_grad
+    return count()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(("modules", "layers"), [(QV, None), (ALL, None), (ALL, "1"), (("o_proj", "up_proj"), None)])
+def test_abmll_as_its_rule_runs(tiny_llama: Path, dtype: str, modules: tuple[str, ...], layers: str | None) -> None:
+    config, shape = settings_and_shape(
+        tiny_llama, attention="eager", dtype=dtype, target_modules=modules, layers_to_transform=layers, option_tokens=5
+    )
     whole = saved.scored_decoder_bytes(shape, config, saved.abmll_bytes) + saved.factor_bytes(shape, config)
-    assert whole + saved.scored_bytes(shape, config) == pytest.approx(count(), rel=0.02)
+    found = kept_by_abmll(tiny_llama, dtype, modules, layers)
+    assert whole + saved.scored_bytes(shape, config) == pytest.approx(found, rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(("modules", "layers"), [(QV, None), (ALL, None), (QV, "6-9")])
+def test_abmll_with_gradient_checkpointing(
+    deep_llama: Path, dtype: str, modules: tuple[str, ...], layers: str | None
+) -> None:
+    """The inputs of the blocks, as promised, and no more beside them than the factors: autograd keeps a part of these,
+    and the pass itself the others, for the blocks that are computed anew."""
+    config, shape = settings_and_shape(
+        deep_llama, dtype=dtype, target_modules=modules, layers_to_transform=layers, option_tokens=5
+    )
+    inputs = saved.checkpoint_bytes(shape, config) + saved.scored_bytes(shape, config)
+    found = kept_by_abmll(deep_llama, dtype, modules, layers, checkpointed=True)
+    assert inputs <= found <= inputs + saved.factor_bytes(shape, config)
+    assert found < kept_by_abmll(deep_llama, dtype, modules, layers) / 5
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
