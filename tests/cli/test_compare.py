@@ -252,6 +252,7 @@ def test_a_metric_that_is_newer_than_a_cell_comes_from_its_predictions(base: str
         cell = json.loads(path.read_text())
         for metrics in (cell["mean"], cell["pooled"], *cell["tasks"].values()):
             del metrics["squared_ce"]
+        del cell["sha256"]  # else it would count as damaged
         path.write_text(json.dumps(cell))
     assert abmll(base, which).code == 0
     assert comparison()["methods"] == wanted
@@ -296,6 +297,7 @@ def test_pooled_statistics_of_other_numbers_are_not_kept(base: str, abmll: Call)
     [cell] = Path("out/cells").rglob("abmll-s0*.json")
     changed = json.loads(cell.read_text())
     changed["pooled"]["ece"] += 1e-9
+    del changed["sha256"]  # else it would count as damaged
     cell.write_text(json.dumps(changed))
     assert abmll(base, which).code == 0
     assert pooled_statistics() == {"abmll": set(), "structured-lora": {"intervals"}}

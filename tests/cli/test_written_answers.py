@@ -89,7 +89,7 @@ def test_a_csv_is_a_choice_unless_generate_is_said(written: Workspace, abmll: Ca
     [
         ("adapt pool/word2.jsonl --output-dir x", ["--theta"]),
         ("adapt pool/word2.jsonl --theta wrun --adapt head --output-dir x", ["'abmll-head' chooses between options"]),
-        ("train --tasks suite.yaml --generate --output-dir x", ["generate", "is a suite"]),
+        ("train --tasks suite.yaml --generate --output-dir x", ["generate", "a suite's files say themselves"]),
         ("predict new --input new.jsonl -o a.csv --generate --num-answers 0", ["--num-answers is '0'"]),
         ("compare --suite words.yaml --data-dir pool --methods abmll --output-dir x", ["written, not chosen"]),
         ("predict new --input pool/word2.jsonl -o a.csv", ["written, not chosen; use generate"]),

@@ -43,6 +43,8 @@ def test_registry_names_are_the_rules_own(name: str) -> None:
     assert REGISTRY[name].label
 
 
+# One of laplace-torch's own dependencies (asdl) still compiles a function by the old way while it is imported.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("method", REGISTRY)
 def test_adapting_leaves_theta_alone(
     make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, method: str
@@ -276,5 +278,5 @@ def test_moments_of_another_adapter_are_refused(make_scorer: MakeScorer, draw_ex
         del saved[name]
     else:
         saved[name] = saved[name][..., :-1]
-    with pytest.raises(CheckpointError, match=f"here: {name} is missing or of another shape"):
+    with pytest.raises(CheckpointError, match=f"here: {name} is (missing|damaged)"):
         other.load_tensors(saved, "here")

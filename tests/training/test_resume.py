@@ -313,4 +313,4 @@ def test_moments_of_another_optimizer(make_trainer: Callable[..., MetaTrainer], 
 
     vars(trainer.rule)["init"] = init
     words = refused(trainer, stopped, CheckpointError)
-    assert words.endswith("optimizer_phi.safetensors: more.exp_avg is missing or of another shape")
+    assert words.endswith("optimizer_phi.safetensors: more.exp_avg is missing; it belongs to another model or method")

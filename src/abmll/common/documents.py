@@ -36,7 +36,7 @@ FORMATS = {
     "peak": "abmll-peak-1",
     "vllm-ensemble": "abmll-vllm-ensemble-1",
 }
-PLAIN = ("manifest", "converted")  # kinds that name no format
+PLAIN = ("manifest", "converted", None)  # kinds that name no format
 SEAL = "sha256"
 MAX_BYTES = 256 << 20
 _OLD = "checkpoint-1 posterior-2 readout-2 evaluation-1 cell-1 comparison-1 settings-1 trials-1"
@@ -44,12 +44,12 @@ OF_VERSION_0_1 = [f"abmll-{name}" for name in _OLD.split()]
 
 
 def read_json(
-    path: Path, kind: str, remedy: str, error: type[AbmllError] = CheckpointError, data: bytes | None = None
+    path: Path, kind: str | None, remedy: str, error: type[AbmllError] = CheckpointError, data: bytes | None = None
 ) -> Document:
     """The document in a file.
 
     Args:
-        kind: a key of ``SCHEMAS``.
+        kind: a key of ``SCHEMAS``; None: any object, of which nothing more is known.
         remedy: what the user can do where the file cannot be used, the end of the error's line.
         error: the kind of error to raise.
         data: the file's bytes, where they have been read already.
@@ -68,7 +68,7 @@ def read_json(
     if not isinstance(document, dict) or (kind not in PLAIN and found != FORMATS[kind]):
         wanted = "a JSON object" if kind in PLAIN else f"of the format '{FORMATS[kind]}'"
         raise error(f"{path}: is not {wanted}; {remedy}")
-    if problem := problem_of(kind, data):
+    if kind is not None and (problem := problem_of(kind, data)):
         raise error(f"{path}: is damaged ({problem}); {remedy}")
     if kind not in PLAIN and SEAL in document and document[SEAL] != _seal(document):
         raise error(f"{path}: does not match its {SEAL}, so it was changed after it was written; {remedy}")

@@ -99,11 +99,18 @@ class Kind:
         if self.base is bool:
             return {"true": True, "false": False}.get(text.lower())
         if self.base is Path:
-            return Path(text).expanduser() if text else None  # Path("") is the current folder: nobody's intention.
+            return _path(text)
         try:
             return self.base(text)
         except ValueError:
             return None
+
+
+def _path(text: str) -> Path | None:
+    try:
+        return Path(text).expanduser() if text else None  # Path("") is the current folder: nobody's intention.
+    except RuntimeError:  # ~name of somebody who is not known here
+        return None
 
 
 def _is_too_large(value: Any) -> bool:
