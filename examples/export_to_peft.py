@@ -13,6 +13,6 @@ model = AbmllModel.from_base("smollm2-135m", r=4, target_modules=["q_proj", "v_p
 model.learning = LearningConfig(method="pretrained-adapted")
 posterior = model.adapt(task.examples, task_name=task.name, steps=4, batch_size=2)
 posterior.export_peft("adapters/tickets", overwrite=True)
-plain = AutoModelForCausalLM.from_pretrained(model.scorer.base.model.name_or_path)  # where the base model lies
+plain = AutoModelForCausalLM.from_pretrained(str(model.scorer.base.model.name_or_path))  # where the base model lies
 adapted = PeftModel.from_pretrained(plain, "adapters/tickets")
 print(f"PEFT loaded {sum('lora_' in name for name, _ in adapted.named_parameters())} tensors")

@@ -20,6 +20,11 @@ from abmll.language.base import Base, load_base
 from abmll.methods import REGISTRY, find_rule
 from abmll.tasks import Example
 
+pytestmark = [
+    # PEFT asks an old name of transformers; one of laplace-torch's dependencies compiles a function by torch's old way.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
+]
 BASES: dict[str, dict[str, Any]] = {
     "fp32": {"dtype": "fp32"},
     "bf16": {"dtype": "bf16"},
@@ -85,6 +90,8 @@ def attempt(method: str, step: str, kind: str, do: Callable[[], object]) -> bool
 @pytest.mark.parametrize("kind", BASES)
 @pytest.mark.parametrize("method", REGISTRY)
 def test_every_method(method: str, kind: str, bases: dict[str, Base], tmp_path: Path) -> None:
+    if method == "laplace":
+        pytest.importorskip("laplace")
     base = bases[kind]
     model = learner(method, base, tmp_path / "run")
     questions = [Example("q", "new 77 a", ("no", "yes"), None), Example("r", "new 78 b", ("yes", "no"), None)]
