@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -189,10 +190,11 @@ def _twins(labels: Sequence[str]) -> list[str]:
     """Labels that may be one."""
     groups: dict[str, list[str]] = {}
     for label in labels:
-        groups.setdefault(normalize(label), []).append(f"'{label}'")
+        visible = "".join(character for character in label if unicodedata.category(character) != "Cf")
+        groups.setdefault(normalize(visible), []).append(f"'{label}'")
     pairs = [" and ".join(group) for group in groups.values() if len(group) > 1]
     return [
-        f"labels that differ in case, spaces or marks alone: {shortened(pairs)}; if they mean the same, make them one"
+        f"labels that differ in case, spaces, marks or invisible characters alone: {shortened(pairs)}; if they mean the same, make them one"
     ] * bool(pairs)
 
 
