@@ -193,9 +193,8 @@ def _twins(labels: Sequence[str]) -> list[str]:
         visible = "".join(character for character in label if unicodedata.category(character) != "Cf")
         groups.setdefault(normalize(visible), []).append(f"'{label}'")
     pairs = [" and ".join(group) for group in groups.values() if len(group) > 1]
-    return [
-        f"labels that differ in case, spaces, marks or invisible characters alone: {shortened(pairs)}; if they mean the same, make them one"
-    ] * bool(pairs)
+    what = "labels that differ in case, spaces, marks or invisible characters alone"
+    return [f"{what}: {shortened(pairs)}; if they mean the same, make them one"] * bool(pairs)
 
 
 def _contradictions(
