@@ -82,6 +82,13 @@ READERS: dict[str, Callable[[AbmllModel, Path], Any]] = {
 }
 
 
+def copied(original: Path, folder: Path) -> Path:
+    """A copy to be changed, in the place of the last one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(original, folder)
+    return folder
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path of every value in a document."""
     yield path
@@ -157,9 +164,7 @@ def test_changed_documents(
     @settings(max_examples=tries(170))
     @given(st.data())
     def check(data: st.DataObject) -> None:
-        folder = tmp_path / "changed"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(folders / kind, folder)
+        folder = copied(folders / kind, tmp_path / "changed")
         files = sorted(path for path in folder.rglob("*.json") if path.parent.name != "report")
         path = data.draw(st.sampled_from(files), "file")
         document = json.loads(path.read_bytes())
@@ -187,9 +192,7 @@ def test_changed_bytes(
     @settings(max_examples=tries(100))
     @given(st.data())
     def check(data: st.DataObject) -> None:
-        folder = tmp_path / "changed"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(folders / kind, folder)
+        folder = copied(folders / kind, tmp_path / "changed")
         files = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".jsonl", ".safetensors"))
         path = data.draw(st.sampled_from(files), "file")
         content = bytearray(path.read_bytes())
@@ -222,9 +225,7 @@ def test_changed_tensors_whose_hashes_fit(
     @settings(max_examples=tries(70))
     @given(st.data())
     def check(data: st.DataObject) -> None:
-        folder = tmp_path / "changed"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(folders / kind, folder)
+        folder = copied(folders / kind, tmp_path / "changed")
         files = sorted(path for path in folder.rglob("*.safetensors") if load(path.read_bytes()))
         path = data.draw(st.sampled_from(files), "file")
         tensors = load(path.read_bytes())

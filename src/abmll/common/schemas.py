@@ -161,7 +161,9 @@ class Measured(Sealed):
     pooled: Numbers
 
 
-class Evaluation(Measured):
+class OfSuite(Sealed):
+    """What was evaluated, on which tasks."""
+
     method: Short
     label: Short
     run: Short
@@ -173,18 +175,13 @@ class Evaluation(Measured):
     versions: dict[Short, Short]
 
 
-class WrittenEvaluation(Sealed):
+class Evaluation(Measured, OfSuite):
+    """Of tasks whose answers are chosen."""
+
+
+class WrittenEvaluation(OfSuite):
     """Of tasks whose answers are written."""
 
-    method: Short
-    label: Short
-    run: Short
-    suite: Short
-    seed: Seed
-    missing: list[Short]
-    known_leaks: list[Short]
-    settings: Settings
-    versions: dict[Short, Short]
     truncated_prompts: Count
     tasks: dict[Short, Numbers]
     mean: Numbers
