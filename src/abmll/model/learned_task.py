@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from abmll.common.checkpoint import DOCUMENT, Bundle, load_bundle, refuse_other_base, save_bundle
+from abmll.common.checkpoint import DOCUMENT, Bundle, load_bundle, save_bundle
 from abmll.common.config import AdapterConfig, ModelConfig, PredictConfig, PromptConfig, WriteConfig
-from abmll.common.errors import CheckpointError, ConfigError, DataError
-from abmll.common.settings import flatten, pick
+from abmll.common.errors import ConfigError, DataError
+from abmll.common.settings import pick
 from abmll.language.activation_cache import ActivationCache
 from abmll.language.adapter import Adapter
 from abmll.language.base import load_base
@@ -24,17 +24,15 @@ from abmll.model.generation import WRITTEN, WrittenAnswer, write_answers
 from abmll.model.hub import OnHub, find_folder
 from abmll.model.interchange import average_update, export_merged, export_peft
 from abmll.model.lm_eval_export import harness_files
-from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prediction import Prediction, batch_calibrated, predict
 from abmll.model.prequential import TaskCalibration
+from abmll.model.saved_posterior import fields_of, saved
 from abmll.model.task_head import TaskHead
 from abmll.model.vllm_ensemble import Ensemble, export_ensemble
 from abmll.posterior.calibration import Evidence
 from abmll.tasks import Example
 from abmll.tasks.records import Data, examples_of
 from abmll.tasks.types import are_written
-
-HEAD = "head"  # the file of its features
 
 
 @dataclass(frozen=True)
@@ -234,22 +232,7 @@ class TaskPosterior(OnHub):
 
     def bundle(self) -> Bundle:
         """What is saved."""
-        document = {
-            "task_name": self.task_name,
-            "is_posterior": self.is_posterior,
-            "members": len(self.members),
-            "demonstrations": [[one.input, one.options, one.answer] for one in self.demonstrations],
-            "calibration": None if self.calibration is None else self.calibration.document(),
-            "head": None if self.head is None else self.head.document(),
-            "labels": list(self.labels),
-            "measured": dict(self.measured),
-            "base_fingerprint": self.scorer.base.fingerprint,
-            "settings": self.settings | self.scorer.settings(),
-        }
-        groups = {_group(number): phi.state_dict() for number, phi in enumerate(self.members) if phi is not None}
-        if self.head is not None:
-            groups[HEAD] = self.head.tensors()
-        return Bundle(groups, document)
+        return saved(self)
 
     @classmethod
     def from_pretrained(
@@ -280,33 +263,7 @@ class TaskPosterior(OnHub):
     @classmethod
     def of_bundle(cls, bundle: Bundle, scorer: OptionScorer, path: Path) -> "TaskPosterior":
         """What ``bundle`` has saved, on the model of ``scorer``; ``path`` is named in the errors."""
-        document, settings = bundle.document, bundle.document["settings"]
-        refuse_other_base(document, scorer.base.fingerprint, scorer.base.name, path)
-        saved = flatten(pick(AdapterConfig, settings), pick(PromptConfig, settings))
-        for key, value in flatten(scorer.adapter_config, scorer.prompt).items():
-            if saved[key] != value:
-                raise CheckpointError(
-                    f"{path}: was learned with {key} = {saved[key]}, the scorer has {value}; "
-                    "give one with the same settings, or none"
-                )
-        of_head = document["head"]
-        if of_head is not None and _group(0) not in bundle.tensors:
-            members: tuple[Adapter | None, ...] = (None,)
-        else:
-            members = tuple(_member(scorer, bundle, path, number) for number in range(document["members"]))
-        demonstrations = tuple(
-            Example(str(number), text, tuple(options), answer)
-            for number, (text, options, answer) in enumerate(document["demonstrations"])
-        )
-        calibration = None if document["calibration"] is None else TaskCalibration.of(document["calibration"], path)
-        name, is_posterior = document["task_name"], document["is_posterior"]
-        head = None
-        if of_head is not None:
-            kind = MultiLabelHead if of_head.get("is_multi_label") else TaskHead
-            head = kind.of(scorer, members[0], of_head, bundle.tensors.get(HEAD, {}), path)
-        labels = tuple(map(str, document.get("labels", () if head is None else head.labels)))  # 0.2.0 saved no labels
-        known: dict[str, Any] = {"head": head, "labels": labels, "measured": document.get("measured", {})}
-        return cls(scorer, members, name, is_posterior, settings, demonstrations, calibration, **known)
+        return cls(scorer, **fields_of(bundle, scorer, path))
 
     def export_peft(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
         """Write the posterior mean, or that of one ``member`` of several, as a plain LoRA adapter PEFT loads.
@@ -364,18 +321,3 @@ def refuse_unlabelled(examples: Sequence[Example], task_name: str, purpose: str)
     for example in examples:
         if example.answer is None:
             raise DataError(f"task '{task_name}', example '{example.id}': has no answer to learn from")
-
-
-def _group(number: int) -> str:
-    """The name of a member's file: ``phi``, ``phi_2``, ``phi_3`` and so on."""
-    return f"phi_{number + 1}" if number else "phi"
-
-
-def _member(scorer: OptionScorer, bundle: Bundle, path: Path, number: int) -> Adapter:
-    """One member as it was saved."""
-    group = _group(number)
-    if group not in bundle.tensors:
-        raise CheckpointError(f"{path}: lacks {group}.safetensors, so it is damaged; adapt to the task again")
-    phi = scorer.new_adapter(0)
-    phi.load_state_dict(bundle.tensors[group], str(path / f"{group}.safetensors"))
-    return phi
