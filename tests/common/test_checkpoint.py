@@ -162,7 +162,10 @@ def test_another_kind_of_folder(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "format"), [(STATE, "abmll-checkpoint-1"), (DOCUMENT, "abmll-posterior-2")])
 def test_a_folder_of_version_0_1(tmp_path: Path, name: str, format: str) -> None:
     tensors = {group: {"a": torch.zeros(1)} for group in LAYOUTS[name].tensors}
-    save_bundle(tmp_path / "old", Bundle(tensors, {"episode": 3}), name)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / MANIFEST).write_text("{}")
+    for group, own in tensors.items():
+        (tmp_path / "old" / f"{group}.safetensors").write_bytes(to_bytes(own, metadata={"format": "pt"}))
     (tmp_path / "old" / name).write_text(json.dumps({"episode": 3, "format": format}))
     rehash(tmp_path / "old")
     with pytest.raises(

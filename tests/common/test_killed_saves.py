@@ -98,3 +98,21 @@ def test_killed_between_the_two_renames(tmp_path: Path) -> None:
     folder.rename(tmp_path / ".posterior.replaced")
     assert state(folder) == {"a": "old"}
     assert [path.name for path in tmp_path.iterdir()] == ["posterior"]
+
+
+def test_what_another_writer_has_begun_is_left_alone(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "task.v2") as other:
+        (other / "a").write_text("half")
+        with atomic_folder(tmp_path / "task") as target:
+            (target / "a").write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["task", "task.v2"]
+    assert state(tmp_path / "task.v2") == {"a": "half"}
+
+
+def test_a_folder_that_is_called_by_a_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    restore(Path("."))
+    with atomic_folder(".") as target:
+        (target / "a").write_text("new")
+    assert state(tmp_path / "here") == {"a": "new"}

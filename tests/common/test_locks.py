@@ -83,6 +83,15 @@ def test_the_holder_may_ask_again(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_in_a_folder_beside_which_nobody_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with sole_writer(folder):
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    assert list(folder.iterdir()) == []
+
+
 def test_patience(tmp_path: Path) -> None:
     process = holder(tmp_path / "run", seconds=0.5)
     began = time.monotonic()

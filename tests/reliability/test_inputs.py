@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from abmll.common.config import TableConfig
 from abmll.common.errors import AbmllError
 from abmll.tasks.columns import read_table
 
+SEED = int(os.environ.get("ABMLL_SEED", "0"))
 TEXTS = st.sampled_from(
     ["", " ", "a", "yes", "no", "é", "\u202e", "a\tb", "a\nb", '"', "'", ",", "=1", "x" * 9000, "\ufeff"]
 )
@@ -84,7 +86,7 @@ def test_any_file_of_tasks(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    @seed(0)
+    @seed(SEED)
     @settings(max_examples=tries(500))
     @given(files())
     def check(file: tuple[str, bytes]) -> None:
@@ -103,7 +105,7 @@ def test_any_file_of_tasks(
 
 
 def test_any_table(tmp_path: Path, tries: Callable[[int], int]) -> None:
-    @seed(0)
+    @seed(SEED)
     @settings(max_examples=tries(500))
     @given(files(), st.booleans(), st.sampled_from([None, "label", "answer", "x"]))
     def check(file: tuple[str, bytes], is_multi_label: bool, label: str | None) -> None:

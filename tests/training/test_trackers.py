@@ -79,7 +79,7 @@ def test_a_library_of_runs_gets_settings_and_metrics(
         calls.append(("init", settings))
         return run
 
-    fake = SimpleNamespace(init=init, finish=lambda: calls.append(("finish", 0)))
+    fake = SimpleNamespace(init=init, finish=lambda: calls.append(("finish", 0)), Error=OSError)
     monkeypatch.setitem(sys.modules, library, fake)
     trainer = make(library)
     trainer.train()
@@ -137,3 +137,12 @@ def test_a_missing_library_is_named_before_training(
     with pytest.raises(ConfigError, match=rf"^report_to: {library} is not installed .*'abmll\[trackers\]'$"):
         make(library)
     assert not (tmp_path / "run").exists()
+
+
+def test_who_is_not_logged_in_is_told_so(make: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**settings: Any) -> None:
+        raise OSError("No API key configured")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Error=OSError))
+    with pytest.raises(ConfigError, match=r"^report_to: wandb: No API key configured; run 'wandb login', or set WANDB"):
+        make("wandb").train()

@@ -72,8 +72,10 @@ def adapt(
     refuse_run_as_task(task)
     how = Reading(parse_mapping(column_mapping), narrator(quiet), quiet, generate)
     name, examples, table = _read(task, task_name, columns, how)
-    if adapt is None and are_written(examples):
-        adapt = "full"
+    if are_written(examples):
+        if theta is None:
+            raise ConfigError(f"{task}: its answers are written, which a training run learns: add --theta RUN")
+        adapt = adapt or "full"
     check_folder(output_dir, overwrite, "posterior")
     with sole_writer(output_dir):
         meta = load_learner(theta, adapt, method, continued, place, quiet, explicit)

@@ -70,7 +70,7 @@ def evaluate(
         require_rouge()
         adapt = adapt or "full"
     else:
-        refuse_unread(writing)
+        refuse_unread(writing, "chosen, not written")
     model = load_learner(run, adapt, method, continued, place, quiet, explicit)
     _refuse_learned(run, model.trained_on, loaded)
     for key, value in loaded.prompt.items():

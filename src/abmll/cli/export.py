@@ -55,6 +55,10 @@ def export(
     check_folder(output_dir, overwrite, f"{'peft' if format == 'lm-eval' else format} export")
     examples = [] if data is None else load_task(data).examples
     posterior = load_posterior(run_or_posterior, None, "task", place, quiet)
+    if posterior.is_written and format in ("lm-eval", "vllm-ensemble"):
+        raise ConfigError(
+            f"format: the answers of this task are written, not chosen; {format} asks for labels: use peft"
+        )
     base = str(posterior.scorer.base.model.name_or_path)  # of the embedded model too its folder
     if Path(base).expanduser().resolve() == output_dir.resolve():
         raise ConfigError(f"{output_dir} is the folder of the language model itself; choose another place")

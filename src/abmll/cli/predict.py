@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from abmll.cli.console import count, cut_in_words, narrator, print_result
 from abmll.common.config import ActivationCacheConfig, PlaceConfig, PredictConfig, WriteConfig
+from abmll.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from abmll.model.prediction import Prediction
@@ -56,6 +57,7 @@ def predict(
     from abmll.cli.written_answers import learned_to_write, refuse_unread, write_file
     from abmll.experiments.few_shot import prediction_rows
     from abmll.language.activation_cache import disk_cache
+    from abmll.model.hub import find_folder
     from abmll.tasks.columns import find_text, is_task_file, read_table
     from abmll.tasks.hub_name import task_name as name_of
     from abmll.tasks.mapping import parse_mapping
@@ -65,10 +67,14 @@ def predict(
     check_form(output)
     refuse_inputs(output, (input,))
     say = narrator(quiet)
+    if not 0 <= review_below <= 1:
+        raise ConfigError(f"--review-below is {review_below}; it must be from 0 to 1")
+    run_or_posterior = find_folder(run_or_posterior, announce=say)
     if generate or learned_to_write(run_or_posterior):
+        refuse_unread(settings, "written, not chosen")
         how = Reading(parse_mapping(column_mapping), say, quiet, True)
         return write_file(run_or_posterior, input, output, writing, text, task_name, place, seed, how, json=json)
-    refuse_unread(writing)
+    refuse_unread(writing, "chosen, not written (add --generate to have them written)")
     table = read_table(input, parse_mapping(column_mapping), announce=say, quiet=quiet)
     if text is None and is_task_file(input, table):
         questions = task_of(table, input, name=task_name, require_answer=False, announce=say)

@@ -8,7 +8,7 @@ from abmll.cli.console import count, cut_in_words, narrator, print_json, print_r
 from abmll.cli.loading import load_posterior
 from abmll.cli.sources import Reading
 from abmll.common.checkpoint import DOCUMENT, load_bundle
-from abmll.common.config import EvaluateConfig, PlaceConfig, WriteConfig
+from abmll.common.config import EvaluateConfig, PlaceConfig, PredictConfig, WriteConfig
 from abmll.common.documents import Document
 from abmll.common.errors import ConfigError, DataError
 from abmll.common.settings import flatten
@@ -34,12 +34,12 @@ def learned_to_write(folder: Path) -> bool:
     return has_document and bool(load_bundle(folder, DOCUMENT).document["settings"].get(WRITTEN))
 
 
-def refuse_unread(how: WriteConfig) -> None:
-    """Raise ``ConfigError`` for settings of written answers other than the usual ones, as only such tasks read them."""
-    usual = flatten(WriteConfig())
+def refuse_unread(how: WriteConfig | PredictConfig, answers: str) -> None:
+    """Raise ``ConfigError`` for settings other than the usual ones, which such ``answers`` do not read."""
+    usual = flatten(type(how)())
     for name, value in flatten(how).items():
         if value != usual[name]:
-            raise ConfigError(f"{name}: these answers are chosen, not written; leave it out")
+            raise ConfigError(f"{name}: these answers are {answers}; leave it out")
 
 
 def write_file(

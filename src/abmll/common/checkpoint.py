@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from abmll.common.documents import FORMATS, Document, read_json, write_document
+from abmll.common.documents import FORMATS, Document, read_json, refuse_unreadable, write_document
 from abmll.common.errors import CheckpointError
 from abmll.common.files import atomic_folder, read_regular, restore, sha256_file
 
@@ -49,10 +49,13 @@ class Bundle:
     document: Document
 
 
-def save_bundle(folder: Path, bundle: Bundle, document_name: str, overwrite: bool = False) -> None:
+def save_bundle(
+    folder: Path, bundle: Bundle, document_name: str, overwrite: bool = False, beside: Mapping[str, str] | None = None
+) -> None:
     """Write ``bundle`` to ``folder`` atomically, with the sha256 of every file in its manifest.
 
-    ``document_name`` is one of ``LAYOUTS``; the document gets its format as one more key.
+    ``document_name`` is one of ``LAYOUTS``; the document gets its format as one more key. ``beside`` are the texts of
+    further files by name. Raises ``AbmllError`` for a document that could not be read again.
     """
     with atomic_folder(folder, overwrite=overwrite) as target:
         for name, tensors in bundle.tensors.items():
@@ -61,7 +64,9 @@ def save_bundle(folder: Path, bundle: Bundle, document_name: str, overwrite: boo
         about = {"format": FORMATS[LAYOUTS[document_name].kind], "tensors": sorted(bundle.tensors)}
         document = bundle.document | about
         text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
-        (target / document_name).write_text(text, encoding="utf-8")
+        refuse_unreadable(LAYOUTS[document_name].kind, text)
+        for name, content in {document_name: text, **(beside or {})}.items():
+            (target / name).write_text(content, encoding="utf-8")
         hashes = {path.name: sha256_file(path) for path in sorted(target.iterdir())}
         (target / MANIFEST).write_text(json.dumps({"sha256": hashes}, indent=1) + "\n", encoding="utf-8")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from abmll.common.errors import AbmllError, CheckpointError
-from abmll.common.files import read_regular, write_json, write_text
+from abmll.common.files import json_text, read_regular, write_text
 from abmll.common.schemas import problem_of
 from abmll.common.strict_json import parse_json
 
@@ -75,10 +75,33 @@ def read_json(
     return {key: value for key, value in document.items() if kind in PLAIN or key != SEAL}
 
 
+def is_of(path: Path, kind: str) -> bool:
+    """Whether there is a document in that place, and it is not plainly one of another kind."""
+    others = {FORMATS[other] for other in FORMATS if other != kind}
+    try:
+        found = parse_json(path.read_bytes()) if path.is_file() else None
+    except (OSError, ValueError):  # its reader says what is wrong with it
+        return True
+    return found is not None and not (isinstance(found, dict) and found.get("format") in others)
+
+
 def write_document(path: Path, kind: str, content: Mapping[str, Any]) -> None:
-    """Write a document that lies by itself, with its format and seal. Raises as ``write_json``."""
+    """Write a document that lies by itself, with its format and seal. Raises as ``document_text``."""
+    write_text(path, document_text(kind, content))
+
+
+def document_text(kind: str, content: Mapping[str, Any]) -> str:
+    """The text of a document that lies by itself. Raises ``AbmllError`` for one that could not be read again."""
     document = {"format": FORMATS[kind], **content}
-    write_json(path, document | {SEAL: _seal(document)})
+    text = json_text(document | {SEAL: _seal(document)})
+    refuse_unreadable(kind, text)
+    return text
+
+
+def refuse_unreadable(kind: str, text: str) -> None:
+    """Raise ``AbmllError`` for a document that its reader would refuse."""
+    if problem := problem_of(kind, text.encode()):
+        raise AbmllError(f"{kind}: cannot be saved, as it could not be read again ({problem})")
 
 
 def _seal(document: Document) -> str:

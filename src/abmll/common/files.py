@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -105,7 +106,7 @@ def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
         path: the folder to create; an empty one may be there already.
         overwrite: replace what is there. Otherwise raises ``AbmllError``, before the block is entered.
     """
-    path = Path(path)
+    path = Path(os.path.abspath(path))  # "." has no name
     with ExitStack() as stack:
         with disk_errors(path):
             stack.enter_context(sole_writer(path))
@@ -137,6 +138,7 @@ def restore(path: Path) -> None:
 
     Nothing happens where there is none, or where the replacing goes on.
     """
+    path = Path(os.path.abspath(path))
     if _retired(path).exists():
         with suppress(AbmllError, OSError), sole_writer(path):
             _restore(path)
@@ -154,8 +156,10 @@ def _restore(path: Path) -> None:
         if retired.exists() and not path.exists():
             os.replace(retired, path)
         remove(retired)
-        for unfinished in path.parent.glob(f".{glob.escape(path.name)}.*-????????.tmp"):
-            remove(unfinished)
+        ours = re.compile(rf"\.{re.escape(path.name)}\.\d+-[0-9a-f]{{8}}\.tmp")  # and not those of NAME.v2
+        for unfinished in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            if ours.fullmatch(unfinished.name):
+                remove(unfinished)
 
 
 def remove(path: Path) -> None:

@@ -26,6 +26,17 @@ def sibling(folder: Path) -> str:
     return nearest(folder.name, [path.name for path in folder.parent.glob("*") if path.is_dir()])
 
 
+def out_of_reach(hub: str, error: Exception) -> str:
+    """Why the hub did not give what was asked, in a few words."""
+    if isinstance(error, OfflineModeIsEnabled):
+        return "offline"
+    return (
+        f"{hub} answered {error.response.status_code}"
+        if isinstance(error, HfHubHTTPError)
+        else f"{hub} cannot be reached"
+    )
+
+
 @contextmanager
 def explained(hub: str, name: str, revision: str | None) -> Iterator[None]:
     """Turn what the hub's library raises into one line of ``CheckpointError``."""

@@ -25,7 +25,8 @@ def sole_writer(folder: Path, patience: float = 0.0) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, is_singleton=True)
     try:
-        lock.acquire(timeout=patience, poll_interval=0.1)
+        # A moment more: what was waited for may be the file of somebody who has just left.
+        lock.acquire(timeout=max(patience, 0.2), poll_interval=0.05)
     except Timeout as error:
         raise AbmllError(
             f"{folder}: {_holder(path)} is writing there; wait until it is done, or choose another folder"
@@ -42,8 +43,13 @@ def sole_writer(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
 
 def lock_path(folder: Path) -> Path:
-    """Where the lock of a folder lies; the same for every way in which its path is written."""
+    """Where the lock of a folder lies; the same for every way in which its path is written.
+
+    Beside it, as a folder that is replaced cannot hold its own; in it, where nobody may write beside it.
+    """
     whole = Path(os.path.abspath(folder))
+    if whole.is_dir() and not os.access(whole.parent, os.W_OK):
+        return whole.resolve() / ".lock"
     return whole.parent.resolve() / f".{whole.name}.lock"
 
 

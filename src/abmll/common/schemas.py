@@ -262,7 +262,7 @@ class Trials(Sealed):
 class Found(Sealed):
     """Settings that a search has found; a hand-written file may have the methods alone."""
 
-    methods: dict[Short, dict[Short, Plain]]
+    methods: dict[Short, Values]
     suite: Short | None = None
     validation: list[Short] = []
     seeds: list[Seed] = []

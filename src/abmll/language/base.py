@@ -101,7 +101,7 @@ def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool 
     attention = "eager" if device.type == "cpu" else "sdpa"
     try:
         with no_progress_bars():
-            extra = quantized.loading(config.quantization, source, name, dtype, device)
+            extra = quantized.loading(config.quantization, source, name, dtype, device, cached)
             result: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype,

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from abmll.common.hub_errors import TransportError, explained
+from abmll.common.hub_errors import TransportError, explained, out_of_reach
 
 SECONDS = 7.0  # to be connected, and again to be answered: transformers itself tries for a minute
 FETCHED = ("*.safetensors", "*.json", "*.model", "*.txt")  # what transformers reads of a repository
@@ -24,13 +24,10 @@ def only_cached(name: str, announce: Callable[[str], None]) -> bool:
     with explained(api.endpoint, name, None):
         try:
             info = api.model_info(name, files_metadata=True, timeout=SECONDS)
-        except HfHubHTTPError:
-            raise
-        except (OfflineModeIsEnabled, TransportError) as error:
+        except (OfflineModeIsEnabled, TransportError, HfHubHTTPError) as error:
             if not is_cached:
                 raise
-            why = "offline" if isinstance(error, OfflineModeIsEnabled) else f"{api.endpoint} cannot be reached"
-            announce(f"{name}: {why}, so the copy in the cache is used")
+            announce(f"{name}: {out_of_reach(api.endpoint, error)}, so the copy in the cache is used")
             return True
     if not is_cached:
         files = [one for one in info.siblings or [] if any(fnmatch(one.rfilename, own) for own in FETCHED)]

@@ -18,7 +18,7 @@ LIBRARIES = {"load_in_4bit": "bitsandbytes", "load_in_8bit": "bitsandbytes", "lo
 
 
 def loading(
-    quantization: str | None, source: Path | str, name: str, dtype: torch.dtype, device: torch.device
+    quantization: str | None, source: Path | str, name: str, dtype: torch.dtype, device: torch.device, cached: bool
 ) -> dict[str, Any]:
     """What ``from_pretrained`` must be told to load the model in ``source``, called ``name``, by that setting.
 
@@ -29,7 +29,14 @@ def loading(
     lacking = [library for library in (LIBRARIES[quantization], "accelerate") if find_spec(library) is None]
     if lacking:
         raise ConfigError(f'{quantization}: needs {" and ".join(lacking)}; run: pip install "abmll[quantized]"')
-    if getattr(AutoConfig.from_pretrained(source, trust_remote_code=False), "quantization_config", None) is not None:
+    if (
+        getattr(
+            AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=cached),
+            "quantization_config",
+            None,
+        )
+        is not None
+    ):
         raise ConfigError(f"{quantization}: {name} is quantised already and is loaded as it is; leave the setting out")
     # A map with one place: the weights are quantised where they will lie.
     return {"quantization_config": _config(quantization, dtype), "device_map": {"": device}}

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from abmll.common.checkpoint import DOCUMENT, STATE, load_bundle, model_checkpoint
-from abmll.common.documents import Document, read_json
+from abmll.common.documents import Document, is_of, read_json
 from abmll.language import embedded
 from abmll.methods import find_rule
 from abmll.model.run_folder import EVALUATED, RunFolder
@@ -206,7 +206,7 @@ def _results(kind: str, dataset: str, how: str, metrics: Mapping[str, Any]) -> l
 def _evaluated(folder: Path) -> list[EvalResult]:
     """What ``abmll evaluate`` has left in the run's folder, if anything."""
     path = folder / EVALUATED
-    if not path.is_file():
+    if not is_of(path, "evaluation"):
         return []
     document = read_json(path, "evaluation", "evaluate the run again")
     how = f"mean over {len(document['tasks'])} unseen tasks"

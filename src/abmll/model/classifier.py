@@ -12,19 +12,20 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from abmll.common.checkpoint import DOCUMENT, load_bundle
+from abmll.common.checkpoint import DOCUMENT, load_bundle, save_bundle
 from abmll.common.config import AdaptConfig, ModelConfig
 from abmll.common.errors import CheckpointError, DataError, InputError
 from abmll.model.class_labels import class_texts, classes_of, encoded
 from abmll.model.learned_task import TaskPosterior
 from abmll.model.prediction import Prediction
 from abmll.model.saved_classifier import (
+    CLASSIFIER,
     REMEDY,
     arrays_of,
     bundle_of,
+    classifier_text,
     read_classifier,
     refuse_unsaveable,
-    write_classifier,
 )
 from abmll.model.shared_models import IN_USE, shared_learner, shared_scorer
 from abmll.tasks import Example
@@ -173,8 +174,8 @@ class AbmllClassifier(ClassifierMixin, BaseEstimator):
         parameters["target_names"] = None if self.target_names is None else list(posterior.labels)
         if self.random_state is not None:
             parameters["random_state"] = posterior.settings["adapt_seed"]
-        posterior.save_pretrained(folder, overwrite)
-        write_classifier(Path(folder), parameters, self.classes_)
+        beside = {CLASSIFIER: classifier_text(parameters, self.classes_)}
+        save_bundle(Path(folder), posterior.bundle(), DOCUMENT, overwrite, beside)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, model: str | None = None) -> "AbmllClassifier":

@@ -17,12 +17,14 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 from huggingface_hub.utils import tqdm, validate_repo_id
 
 from abmll.common.checkpoint import DOCUMENT, PREFIX, STATE, load_bundle, model_checkpoint
 from abmll.common.errors import CheckpointError, ConfigError
-from abmll.common.hub_errors import TransportError, explained, sibling
+from abmll.common.files import restore
+from abmll.common.hub_errors import TransportError, explained, out_of_reach, sibling
 from abmll.model.card import NOTHING_SAID, CardOptions, folder_card
 from abmll.model.run_folder import CARD, SHARED
 
@@ -60,6 +62,7 @@ def find_folder(
     ``CheckpointError``: no such folder or name, no such revision, no network, or nothing of ABMLL in it.
     """
     folder = Path(place)
+    restore(folder)
     if folder.is_dir():
         if revision is not None:
             raise ConfigError(f"{folder}: is a folder, which has no revision '{revision}'; leave the revision out")
@@ -166,13 +169,13 @@ def _fetch(name: str, revision: str | None, token: str | None, announce: Say) ->
     with explained(api.endpoint, name, revision):
         try:
             info = api.model_info(name, revision=revision, files_metadata=True, timeout=SECONDS)
-        except HfHubHTTPError:
+        except (RepositoryNotFoundError, RevisionNotFoundError):
             raise
-        except (OfflineModeIsEnabled, TransportError) as error:
+        except (OfflineModeIsEnabled, TransportError, HfHubHTTPError) as error:
             folder = _cached(api, name, revision)
             if folder is None:
                 raise
-            why = "offline" if isinstance(error, OfflineModeIsEnabled) else f"{api.endpoint} cannot be reached"
+            why = out_of_reach(api.endpoint, error)
             announce(f"{name}: {why}, so the copy in {folder} is used")
             return folder
         wanted = [one for one in info.siblings or [] if any(fnmatch(one.rfilename, own) for own in FETCHED)]
@@ -218,6 +221,7 @@ def _files(folder: Path) -> list[str]:
 
     Raises ``CheckpointError`` where they are damaged or missing.
     """
+    restore(folder)
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder}: no such folder.{sibling(folder)} Give what 'abmll train' or 'abmll adapt' wrote"

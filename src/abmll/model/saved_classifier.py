@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from abmll.common.checkpoint import Bundle
-from abmll.common.documents import Document, read_json, write_document
+from abmll.common.documents import Document, document_text, read_json
 from abmll.common.errors import CheckpointError, ConfigError
+from abmll.common.files import restore
 
 CLASSIFIER = "classifier.json"
 KINDS = {
@@ -36,11 +37,11 @@ def bundle_of(arrays: dict[str, Any]) -> Bundle:
     return Bundle(tensors, json.loads(arrays["document"]))
 
 
-def write_classifier(folder: Path, parameters: Document, classes: np.ndarray) -> None:
-    """Write what a classifier has beside its posterior; the classes are such as ``refuse_unsaveable`` lets pass."""
+def classifier_text(parameters: Document, classes: np.ndarray) -> str:
+    """What a classifier has beside its posterior; the classes are such as ``refuse_unsaveable`` lets pass."""
     kind = KINDS[classes.dtype.kind]
     document = {"parameters": parameters, "classes": {"type": kind, "values": classes.tolist()}}
-    write_document(folder / CLASSIFIER, "classifier", document)
+    return document_text("classifier", document)
 
 
 def refuse_unsaveable(classes: np.ndarray) -> None:
@@ -53,6 +54,7 @@ def refuse_unsaveable(classes: np.ndarray) -> None:
 
 def read_classifier(folder: Path) -> tuple[Document, np.ndarray]:
     """Parameters and classes. Raises ``CheckpointError`` where they are missing or damaged."""
+    restore(folder)
     path = folder / CLASSIFIER
     document = read_json(path, "classifier", REMEDY)
     try:

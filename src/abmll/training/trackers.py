@@ -61,7 +61,10 @@ class Wandb(Callback):
 
     def on_start(self, settings: Mapping[str, Any]) -> None:
         name = self.folder.resolve().name
-        self.run = self.library.init(project=PROJECT, name=name, config=dict(settings), dir=str(self.folder))
+        try:
+            self.run = self.library.init(project=PROJECT, name=name, config=dict(settings), dir=str(self.folder))
+        except self.library.Error as error:
+            raise ConfigError(f"report_to: wandb: {error}; run 'wandb login', or set WANDB_MODE=offline") from error
 
     def on_step(self, episode: int, metrics: Mapping[str, Any]) -> None:
         if self.run is not None:

@@ -41,6 +41,12 @@ class Validation:
     def __init__(self, tasks: Sequence[Task], config: TrainConfig) -> None:
         if not tasks and (names := needs_tasks(config)):
             raise ConfigError(f"{names[0]}: no validation tasks to evaluate on; name them with --eval-tasks")
+        for task in tasks:
+            if task.is_written:
+                raise ConfigError(
+                    f"eval_tasks: the answers of '{task.name}' are written, and only chosen ones are evaluated while "
+                    "training; leave them out, and run abmll evaluate afterwards"
+                )
         self.config = config
         self.how = EvaluateConfig(
             steps=config.eval_adapt_steps,

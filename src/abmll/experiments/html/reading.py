@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from abmll.common.checkpoint import best_episode
-from abmll.common.documents import Document, read_json, read_json_lines
+from abmll.common.documents import Document, is_of, read_json, read_json_lines
 from abmll.common.errors import DataError
 from abmll.experiments.metrics import Floats, Outcomes, outcomes
 from abmll.model.run_folder import CONFIG, METRICS, TIMING, VALIDATION, RunFolder
@@ -100,7 +100,7 @@ def _read_comparison(folder: Path) -> Report:
 
 def _read_run(folder: Path) -> Report:
     name = folder.resolve().name
-    evaluated = (folder / "evaluation" / "metrics.json").is_file()
+    evaluated = is_of(folder / "evaluation" / "metrics.json", "evaluation")
     report = _read_evaluation(folder / "evaluation") if evaluated else Report("run", name, {"run": Method(name)})
     [(key, method)] = report.methods.items()
     cost = RunFolder(folder).cost() if (folder / TIMING).is_file() else {}
