@@ -78,7 +78,7 @@ def test_unknown_words(argv: list[str], message: str, capsys: pytest.CaptureFixt
 def test_user_errors_are_one_line(verb_module: VerbModule, capsys: pytest.CaptureFixture[str]) -> None:
     verb_module.verb = raising(DataError("bad\nname \x1b[31m: rename it"))
     assert main.entry(["train"]) == 2
-    assert capsys.readouterr().err == "abmll: error: bad name  [31m: rename it\n"
+    assert capsys.readouterr().err == "abmll: error: bad name \\x1b[31m: rename it\n"
 
 
 @pytest.mark.parametrize(

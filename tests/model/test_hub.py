@@ -251,6 +251,7 @@ def test_what_is_refused_is_refused_in_one_line(
 def test_a_hub_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_hub, "SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(CheckpointError, match=r"ann/toys: .* cannot be reached \(ReadTimeout\); check the network"):
             find_folder("ann/toys")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from abmll.common.errors import ConfigError, DataError
 from abmll.tasks.columns import find_columns, read_table
@@ -167,6 +168,7 @@ def endpoint(hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     from datasets import config
 
     monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     return lambda url: monkeypatch.setattr(config, "HF_ENDPOINT", url)
 
 

@@ -3,6 +3,7 @@
 import gc
 import json
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def live_storages() -> dict[int, int]:
     for thing in gc.get_objects():
         if issubclass(type(thing), torch.Tensor):
             storage = thing.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
+            with suppress(RuntimeError):  # a tensor without memory, such as libraries keep for tracing
+                storages[storage.data_ptr()] = storage.nbytes()
     return storages
 
 

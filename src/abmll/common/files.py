@@ -106,7 +106,7 @@ def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
         path: the folder to create; an empty one may be there already.
         overwrite: replace what is there. Otherwise raises ``AbmllError``, before the block is entered.
     """
-    path = Path(os.path.abspath(path))  # "." has no name
+    path = _with_name(path)
     with ExitStack() as stack:
         with disk_errors(path):
             stack.enter_context(sole_writer(path))
@@ -138,10 +138,16 @@ def restore(path: Path) -> None:
 
     Nothing happens where there is none, or where the replacing goes on.
     """
-    path = Path(os.path.abspath(path))
+    path = _with_name(path)
     if _retired(path).exists():
         with suppress(AbmllError, OSError), sole_writer(path):
             _restore(path)
+
+
+def _with_name(path: Path | str) -> Path:
+    """The path, as a whole one where it has no name of its own: "." and "..", beside which nothing can be named."""
+    path = Path(path)
+    return path if path.name not in ("", "..") else Path(os.path.abspath(path))
 
 
 def _retired(path: Path) -> Path:

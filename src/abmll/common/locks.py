@@ -22,6 +22,7 @@ def sole_writer(folder: Path, patience: float = 0.0) -> Iterator[None]:
     Raises ``AbmllError`` that names the holder, after ``patience`` seconds of waiting.
     """
     path = lock_path(folder)
+    is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, is_singleton=True)
     try:
@@ -40,6 +41,9 @@ def sole_writer(folder: Path, patience: float = 0.0) -> Iterator[None]:
             with suppress(OSError):  # Windows deletes no open file; whoever waits sees that this one is gone
                 path.unlink()
         lock.release()
+        if is_new:
+            with suppress(OSError):  # something was written there
+                path.parent.rmdir()
 
 
 def lock_path(folder: Path) -> Path:

@@ -63,7 +63,7 @@ def test_folder_without_results_is_refused(tmp_path):
         ("{", r"metrics\.json: is not valid JSON"),
         ("[]", "is not of the format 'abmll-evaluation-2'"),
         ('{"format": "abmll-evaluation-9"}', "is not of the format 'abmll-evaluation-2'"),
-        ('{"format": "abmll-evaluation-2", "mean": {}}', r"is damaged \(truncated_prompts: Field required\); "),
+        ('{"format": "abmll-evaluation-2", "mean": {}}', r"is damaged \(method: Field required\); "),
         ("\udcff", "is not valid JSON"),
     ],
 )
