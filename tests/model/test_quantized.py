@@ -37,8 +37,8 @@ def tiny_llama(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def load(folder: Path, kind: str | None, dtype: str = "fp32") -> Base:
-    chosen: dict[str, Any] = {} if kind is None else {kind: True}
-    return load_base(ModelConfig(str(folder), dtype=dtype, device="cpu", **chosen), print, quiet=True)  # type: ignore
+    chosen: dict[str, Any] = {"dtype": dtype, **({} if kind is None else {kind: True})}
+    return load_base(ModelConfig(str(folder), device="cpu", **chosen), print, quiet=True)
 
 
 def learner(base: Base) -> AbmllModel:

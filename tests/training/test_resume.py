@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.common.checkpoint import checkpoints
 from abmll.common.errors import AbmllError, CheckpointError, ConfigError
-from abmll.methods import Loss
 from abmll.tasks import Task
+from tests.training.stopping import interrupt
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -126,20 +126,6 @@ def make_trainer(tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path) 
         )
 
     return make
-
-
-def interrupt(trainer: MetaTrainer, episode: int) -> None:
-    """Run until Ctrl-C comes in the middle of ``episode`` (from 1)."""
-    step, calls = trainer.rule.inner_step, iter(range(10**6))
-
-    def inner_step(*args: Any) -> Loss:
-        if next(calls) == 2 * episode - 1:
-            raise KeyboardInterrupt
-        return step(*args)
-
-    vars(trainer.rule)["inner_step"] = inner_step
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from abmll.common.checkpoint import checkpoints
 from abmll.common.config import EvaluateConfig, ValidationConfig
 from abmll.common.errors import CheckpointError, ConfigError, DataError
 from abmll.experiments.few_shot import evaluate_tasks
-from abmll.methods.loss import Loss
 from abmll.tasks import Example, Task
 from abmll.training.callbacks import Callback
 from abmll.training.early_stopping import best_row, is_over, without_improvement
+from tests.training.stopping import interrupt
 
 MakeTrainer = Callable[..., MetaTrainer]
 FILES = ("metrics.jsonl", "validation.jsonl", "best.json", "calibration.json")
@@ -117,19 +117,6 @@ def test_callbacks_hear_of_every_evaluation(make: MakeTrainer) -> None:
 
 
 # -- going on --------------------------------------------------------------------------------------------------------
-
-
-def interrupt(trainer: MetaTrainer, episode: int) -> None:
-    step, calls = trainer.rule.inner_step, iter(range(10**6))
-
-    def inner_step(*args: Any) -> Loss:
-        if next(calls) == 2 * episode - 1:
-            raise KeyboardInterrupt
-        return step(*args)
-
-    vars(trainer.rule)["inner_step"] = inner_step
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
 
 
 @pytest.mark.parametrize("metric", ["nll", "accuracy"])

@@ -52,7 +52,7 @@ def classify(
         seed: seed of the posterior's samples
     """
     from abmll.cli.answers import check_form, refuse_inputs, write_table
-    from abmll.cli.labelling import answer, learn, read_labelled, read_new
+    from abmll.cli.labelling import answer, check_confidence, learn, read_labelled, read_new
     from abmll.cli.loading import load_for_head
     from abmll.cli.places import check_file, check_folder
     from abmll.experiments.html.trust_page import write_trust_page
@@ -61,8 +61,7 @@ def classify(
     from abmll.tasks.hub_name import task_name as name_of
     from abmll.tasks.mapping import parse_mapping
 
-    if not 0 <= review_below <= 1:
-        raise ConfigError(f"--review-below is {review_below}; it must be from 0 to 1")
+    check_confidence(review_below)
     if fold < 2:
         raise ConfigError(f"--fold is {fold}; at least 2 are needed")
     page = output.with_suffix(".html")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from abmll.cli.console import count
 from abmll.common.config import AdaptConfig, PredictConfig, TableConfig
-from abmll.common.errors import DataError, nearest
+from abmll.common.errors import ConfigError, DataError, nearest
 from abmll.language.activation_cache import ActivationCache
 from abmll.model.learned_task import TaskPosterior
 from abmll.model.meta_learner import AbmllModel
@@ -87,6 +87,12 @@ def text_column(table: Table, task: Task, say: Say) -> str:
     if text != named:
         say(f"{table.where}: texts in column '{text}'")
     return text
+
+
+def check_confidence(review_below: float) -> None:
+    """Raise ``ConfigError`` where a confidence below which a person looks is none."""
+    if not 0 <= review_below <= 1:
+        raise ConfigError(f"--review-below is {review_below}; it must be from 0 to 1")
 
 
 def answer_columns(labels: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from abmll.cli.console import count, cut_in_words, narrator, print_result
 from abmll.common.config import ActivationCacheConfig, PlaceConfig, PredictConfig, WriteConfig
-from abmll.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from abmll.model.prediction import Prediction
@@ -50,7 +49,7 @@ def predict(
         seed: seed of the posterior samples
     """
     from abmll.cli.answers import check_form, refuse_inputs, write_answers, write_table
-    from abmll.cli.labelling import answer, refuse_taken
+    from abmll.cli.labelling import answer, check_confidence, refuse_taken
     from abmll.cli.loading import load_posterior
     from abmll.cli.places import check_file
     from abmll.cli.sources import Reading
@@ -67,8 +66,7 @@ def predict(
     check_form(output)
     refuse_inputs(output, (input,))
     say = narrator(quiet)
-    if not 0 <= review_below <= 1:
-        raise ConfigError(f"--review-below is {review_below}; it must be from 0 to 1")
+    check_confidence(review_below)
     run_or_posterior = find_folder(run_or_posterior, announce=say)
     if generate or learned_to_write(run_or_posterior):
         refuse_unread(settings, "written, not chosen")

@@ -91,11 +91,12 @@ def load_bundle(folder: Path, document_name: str) -> Bundle:
             raise CheckpointError(f"{manifest}: does not list {group}.safetensors, so it is damaged; {layout.remedy}")
     files = {folder / name: _verified(folder / name, digest, layout.remedy) for name, digest in listed.items()}
     document = read_json(folder / document_name, layout.kind, layout.remedy, data=files[folder / document_name])
-    wanted = document.pop("tensors", None)  # 0.2.0 did not write it yet
-    for group in {path.stem for path in files if path.suffix == ".safetensors"} ^ set(wanted or ()):
-        if wanted is not None:
-            side = "lists no" if group in wanted else "lists a strange"
-            raise CheckpointError(f"{manifest}: {side} {group}.safetensors, so it is damaged; {layout.remedy}")
+    groups = {path.stem for path in files if path.suffix == ".safetensors"}
+    named = document.pop("tensors", None)
+    wanted = groups if named is None else set(named)  # 0.2.0 did not name them yet
+    for group in sorted(groups ^ wanted):
+        side = "lists no" if group in wanted else "lists a strange"
+        raise CheckpointError(f"{manifest}: {side} {group}.safetensors, so it is damaged; {layout.remedy}")
     tensors = {
         path.stem: _tensors(path, data, layout.remedy) for path, data in files.items() if path.suffix == ".safetensors"
     }

@@ -30,11 +30,9 @@ def out_of_reach(hub: str, error: Exception) -> str:
     """Why the hub did not give what was asked, in a few words."""
     if isinstance(error, OfflineModeIsEnabled):
         return "offline"
-    return (
-        f"{hub} answered {error.response.status_code}"
-        if isinstance(error, HfHubHTTPError)
-        else f"{hub} cannot be reached"
-    )
+    if isinstance(error, HfHubHTTPError):
+        return f"{hub} answered {error.response.status_code}"
+    return f"{hub} cannot be reached"
 
 
 @contextmanager

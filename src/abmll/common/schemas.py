@@ -5,7 +5,6 @@ their tensors, is checked where both are at hand.
 """
 
 from collections.abc import Mapping
-from dataclasses import is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -30,7 +29,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+@-][A-Za-z0-9._+@
 @cache
 def _kinds() -> Mapping[str, tuple[Kind, ...]]:
     """By the name of a setting what it may be; a few groups have a setting of the same name and another kind."""
-    groups = [one for one in vars(config).values() if is_dataclass(one) and issubclass(one, Checked)]  # type: ignore[arg-type]
+    groups = [one for one in vars(config).values() if isinstance(one, type) and issubclass(one, Checked)]
     kinds: dict[str, tuple[Kind, ...]] = {}
     for group in groups:
         for name, kind in kinds_of(group).items():

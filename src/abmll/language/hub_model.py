@@ -1,15 +1,13 @@
 """A language model of the Hugging Face hub: asked for once, announced with its size, or read from the cache alone."""
 
-import os
 from collections.abc import Callable
-from fnmatch import fnmatch
 
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+from abmll.common.hub_access import SECONDS, hub_api, sizes_of
 from abmll.common.hub_errors import TransportError, explained, out_of_reach
 
-SECONDS = 7.0  # to be connected, and again to be answered: transformers itself tries for a minute
 FETCHED = ("*.safetensors", "*.json", "*.model", "*.txt")  # what transformers reads of a repository
 
 
@@ -20,7 +18,7 @@ def only_cached(name: str, announce: Callable[[str], None]) -> bool:
     hub has no such model, or cannot be reached and nothing was fetched before.
     """
     is_cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
-    api = HfApi(os.environ.get("HF_ENDPOINT"))
+    api = hub_api()
     with explained(api.endpoint, name, None):
         try:
             info = api.model_info(name, files_metadata=True, timeout=SECONDS)
@@ -30,7 +28,6 @@ def only_cached(name: str, announce: Callable[[str], None]) -> bool:
             announce(f"{name}: {out_of_reach(api.endpoint, error)}, so the copy in the cache is used")
             return True
     if not is_cached:
-        files = [one for one in info.siblings or [] if any(fnmatch(one.rfilename, own) for own in FETCHED)]
-        size = sum(one.size or 0 for one in files) / 1e6
+        size = sum(sizes_of(info, FETCHED)) / 1e6
         announce(f"fetching {name} ({size:,.1f} MB, once) from {api.endpoint}")
     return False

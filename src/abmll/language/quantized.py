@@ -29,14 +29,8 @@ def loading(
     lacking = [library for library in (LIBRARIES[quantization], "accelerate") if find_spec(library) is None]
     if lacking:
         raise ConfigError(f'{quantization}: needs {" and ".join(lacking)}; run: pip install "abmll[quantized]"')
-    if (
-        getattr(
-            AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=cached),
-            "quantization_config",
-            None,
-        )
-        is not None
-    ):
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=cached)
+    if getattr(config, "quantization_config", None) is not None:
         raise ConfigError(f"{quantization}: {name} is quantised already and is loaded as it is; leave the setting out")
     # A map with one place: the weights are quantised where they will lie.
     return {"quantization_config": _config(quantization, dtype), "device_map": {"": device}}

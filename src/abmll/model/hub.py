@@ -4,7 +4,6 @@ The hub is huggingface.co, or the one of ``HF_ENDPOINT``. What lies there is a f
 nothing is known here of what is in the files.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,11 +23,11 @@ from huggingface_hub.utils import tqdm, validate_repo_id
 from abmll.common.checkpoint import DOCUMENT, PREFIX, STATE, load_bundle, model_checkpoint
 from abmll.common.errors import CheckpointError, ConfigError
 from abmll.common.files import restore
+from abmll.common.hub_access import SECONDS, hub_api, sizes_of
 from abmll.common.hub_errors import TransportError, explained, out_of_reach, sibling
 from abmll.model.card import NOTHING_SAID, CardOptions, folder_card
 from abmll.model.run_folder import CARD, SHARED
 
-SECONDS = 7.0  # to be connected, and again to be answered, after which the hub counts as out of reach
 FETCHED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "*.md"]  # no code, no pickles
 # What a push replaces where the repository has it.
 OURS = [f"{PREFIX}*", "phi*.safetensors", "head.safetensors", DOCUMENT, "manifest.json", "classifier.json", *SHARED]
@@ -98,7 +97,7 @@ def push_folder(
     token = token or get_token()
     if token is None:
         raise ConfigError(f"{name}: no token to push with; run 'hf auth login', or set HF_TOKEN to one that may write")
-    api = _api(token)
+    api = hub_api(token)
     with explained(api.endpoint, name, revision):
         url = _made(api, name, private, revision)
         info = api.model_info(name, revision=revision, timeout=SECONDS)
@@ -159,13 +158,9 @@ class _Bar(tqdm):
         super().__init__(*args, **{**settings, "disable": True})
 
 
-def _api(token: str | None) -> HfApi:
-    return HfApi(os.environ.get("HF_ENDPOINT"), token=token)
-
-
 def _fetch(name: str, revision: str | None, token: str | None, announce: Say) -> Path:
     """The local copy of a repository."""
-    api = _api(token)
+    api = hub_api(token)
     with explained(api.endpoint, name, revision):
         try:
             info = api.model_info(name, revision=revision, files_metadata=True, timeout=SECONDS)
@@ -178,13 +173,10 @@ def _fetch(name: str, revision: str | None, token: str | None, announce: Say) ->
             why = out_of_reach(api.endpoint, error)
             announce(f"{name}: {why}, so the copy in {folder} is used")
             return folder
-        wanted = [one for one in info.siblings or [] if any(fnmatch(one.rfilename, own) for own in FETCHED)]
         _refuse_foreign(info, name)
         if _cached(api, name, info.sha) is None:
-            size = sum(one.size or 0 for one in wanted) / 1e6
-            announce(
-                f"Fetching {name} at {info.sha or 'main':.7} ({len(wanted)} files, {size:.1f} MB) from {api.endpoint}"
-            )
+            sizes, place = sizes_of(info, FETCHED), f"{name} at {info.sha or 'main':.7}"
+            announce(f"Fetching {place} ({len(sizes)} files, {sum(sizes) / 1e6:.1f} MB) from {api.endpoint}")
         return Path(api.snapshot_download(name, revision=revision, allow_patterns=FETCHED, tqdm_class=_Bar))
 
 
