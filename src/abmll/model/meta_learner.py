@@ -117,6 +117,14 @@ class AbmllModel(OnHub):
         """Write what ``from_pretrained`` reads: theta, settings and priors as a training run that has ended."""
         write_learner(self, Path(folder), overwrite)
 
+    def on_twin(self) -> "AbmllModel":
+        """The same model around modules of its own, which share the weights: for another thread."""
+        model = copy.copy(self)
+        model.scorer = OptionScorer(self.scorer.base.twin(), self.scorer.adapter_config, self.scorer.prompt)
+        model.scorer.gradient_checkpointing = self.scorer.gradient_checkpointing
+        model.readers = {}
+        return model
+
     def gradient_checkpointing_enable(self) -> None:
         """Let gradient steps compute activations anew in the backward pass, as transformers' method of that name does.
 
@@ -147,6 +155,7 @@ class AbmllModel(OnHub):
         quiet: bool = True,
         text: str | None = None,
         label: str | None = None,
+        on_step: Callable[[int], object] = lambda total: None,
     ) -> TaskPosterior:
         """Learn an unseen task from labelled ``examples``: with a head, or by ``steps`` gradient steps from theta.
 
@@ -158,6 +167,7 @@ class AbmllModel(OnHub):
         ``task_name`` stands before every question in the prompt. Passes over the examples, each in a new order, are
         repeated until the steps are done. Theta stays as it is, and only adapter tensors are copied. In-context methods
         show some of the examples before every question: others in every batch, and the same ones in prediction.
+        ``on_step`` is called after every gradient step, with the number of them all; what it raises ends the learning.
         ``label_order`` names the labels from the lowest to the highest, where they have an order, for a head to use.
         ``cache`` keeps the activations below the adapters; without one they are kept for the time of the adaptation
         where examples are met twice or more. Raises ``DataError`` where there is no example, one without an answer, or
@@ -189,7 +199,12 @@ class AbmllModel(OnHub):
         if cache is None and not shown and total * min(batch_size, len(examples)) >= 2 * len(examples):
             support.cache = open_cache(self.scorer.base, self.scorer.lower_blocks, ActivationCacheConfig())
         with progress(total, f"adapting to {task_name}", "step", quiet=quiet) as bar:
-            support.on_batch = bar.update
+
+            def on_batch() -> None:
+                bar.update()
+                on_step(total)
+
+            support.on_batch = on_batch
             try:
                 members = rule.adapt(self._start(), support)
             except TrainingError as error:
@@ -235,7 +250,7 @@ class AbmllModel(OnHub):
         head = MultiLabelHead.learn_sets(
             model.reader(cache), model.learning.method, self.head_prior, examples, encoded, chosen, seed, quiet
         )
-        return model._with(head, labels_of(examples), task_name, seed)
+        return model.posterior_of(head, labels_of(examples), task_name, seed)
 
     def with_head(self) -> "AbmllModel":
         """The model that learns tasks with a head on theta's features. Raises ``ConfigError`` where there is none."""
@@ -262,9 +277,10 @@ class AbmllModel(OnHub):
         encoded = self.scorer.encode(examples, task_name)
         reader, method = self.reader(cache), self.learning.method
         head = TaskHead.learn(reader, method, self.head_prior, examples, encoded, seed, quiet, label_order)
-        return self._with(head, labels_of(examples), task_name, seed)
+        return self.posterior_of(head, labels_of(examples), task_name, seed)
 
-    def _with(self, head: TaskHead, labels: tuple[str, ...], task_name: str, seed: int) -> TaskPosterior:
+    def posterior_of(self, head: TaskHead, labels: tuple[str, ...], task_name: str, seed: int) -> TaskPosterior:
+        """The posterior of a task whose head, on this model's features, has been learned already."""
         settings = flatten(self.learning) | {"adapt_examples": len(head.keys), "adapt_seed": seed}
         members = (self._learned_theta(),)
         return TaskPosterior(self.scorer, members, task_name, True, settings, head=head, labels=labels)

@@ -1,0 +1,132 @@
+"""What routes share: the service, the tenant, the task that an address names, how long to wait, what a body holds."""
+
+import hashlib
+import re
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from abmll.common.errors import DataError
+from abmll.serving.problems import Problem
+from abmll.serving.service import Service
+from abmll.serving.task_changes import Repeat
+from abmll.serving.task_store import StoredTask
+from abmll.serving.wire import Body, LabelledText
+from abmll.tasks.columns import find_columns, read_table
+
+WAIT, LONGEST_WAIT = 30.0, 600.0  # seconds
+CSV = "text/csv"
+LONGEST_KEY = 200  # characters
+
+
+def _service(request: Request) -> Service:
+    return request.app.state.service
+
+
+Served = Annotated[Service, Depends(_service)]
+
+
+def _tenant(request: Request) -> str:
+    return request.state.tenant
+
+
+Tenant = Annotated[str, Depends(_tenant)]
+
+
+def _task(name: str, service: Served, tenant: Tenant) -> StoredTask:
+    return service.store.task(tenant, name)
+
+
+Named = Annotated[StoredTask, Depends(_task)]
+
+
+def _patience(request: Request) -> float:
+    """How many seconds a change may be waited for (RFC 7240: ``Prefer``)."""
+    prefer = request.headers.get("prefer", "")
+    if re.search(r"\brespond-async\b", prefer):
+        return 0.0
+    found = re.search(r"\bwait=(\d{1,6})\b", prefer)
+    return min(float(found[1]), LONGEST_WAIT) if found else WAIT
+
+
+Patience = Annotated[float, Depends(_patience)]
+
+
+def _seconds(request: Request) -> float:
+    """How many seconds an answer is worth waiting for."""
+    text = request.headers.get("request-timeout", str(WAIT))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= LONGEST_WAIT:
+        raise Problem(400, f"Request-Timeout: must be a number of seconds, above 0 and at most {LONGEST_WAIT:g}")
+    return seconds
+
+
+Seconds = Annotated[float, Depends(_seconds)]
+
+
+async def _repeat(request: Request) -> Repeat | None:
+    """The client's key for a request that may come twice."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= LONGEST_KEY:
+        raise Problem(400, f"Idempotency-Key: must have 1 to {LONGEST_KEY} characters")
+    asked = f"{request.method} {request.url.path}?{request.url.query}\n".encode() + await request.body()
+    return Repeat(key, hashlib.sha256(asked).hexdigest())
+
+
+Repeated = Annotated[Repeat | None, Depends(_repeat)]
+
+
+async def pairs_of(request: Request, form: type[Any]) -> tuple[Any, list[tuple[str, str]]]:
+    """The labelled texts of a body: CSV, or JSON of the ``form``, which is given as well (None: CSV).
+
+    Raises ``DataError`` for what cannot be read.
+    """
+    data = await request.body()
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != CSV:
+        found = read_body(data, form)
+        return found, [(one.text, one.label) for one in _examples(found)]
+    query = request.query_params
+    return None, await run_in_threadpool(csv_pairs, data, query.get("text"), query.get("label"))
+
+
+def _examples(found: Any) -> list[LabelledText]:
+    return found.examples
+
+
+def read_body(data: bytes, form: type[Body]) -> Any:
+    """JSON of that form. Raises ``Problem`` that names what is wrong."""
+    try:
+        return form.model_validate_json(data)
+    except ValidationError as error:
+        raise _invalid(error) from error
+
+
+def _invalid(error: ValidationError) -> Exception:
+    from fastapi.exceptions import RequestValidationError
+
+    found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False, include_input=False)]
+    return RequestValidationError(found)
+
+
+def csv_pairs(data: bytes, text: str | None, label: str | None) -> list[tuple[str, str]]:
+    """The rows of a CSV that have a text and a label. Raises ``DataError`` where it cannot be read."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "body.csv"
+        path.write_bytes(data)
+        try:
+            table = read_table(path, quiet=True)
+            columns = find_columns(table, text, label)
+            texts, labels = table.texts(columns.text), table.texts(columns.label)
+        except DataError as error:
+            line = str(error).replace(str(path), "the CSV")
+            raise DataError(line.replace("--text NAME", "?text=NAME").replace("--label NAME", "?label=NAME")) from error
+    return [(one, own) for one, own in zip(texts, labels, strict=True) if one is not None and own is not None]

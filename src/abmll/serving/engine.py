@@ -1,0 +1,121 @@
+"""One thread that has the model: it reads what waits, rows of many requests and tasks in one pass.
+
+A pass takes as long for 32 rows of 32 tasks as for those of one. So a request waits a few milliseconds for others, and
+then reads with them. While a pass runs others gather by themselves.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import InvalidStateError
+from typing import Any
+
+from abmll.serving.fair_queue import FairQueue, Request, Taken
+from abmll.serving.limits import ServeConfig
+
+LOG = logging.getLogger("abmll.serving")
+Reader = Callable[[Sequence[Any]], Sequence[Any]]  # rows of one kind to what was read of each
+TOKENS = 2048  # of a pass
+FULL = 32  # rows that wait for no others
+FIRST_RATE = 10.0  # rows a second, before any was measured
+
+
+class Engine:
+    """Reads requests' rows, each kind with its reader, and gives each request what its ``finish`` makes of them.
+
+    ``longest`` is the number of tokens that a row has at most; ``on_pass`` is told the rows, requests and seconds of
+    every pass. ``finish`` is called in the same thread, as it reads with the same model.
+    """
+
+    def __init__(
+        self,
+        readers: Mapping[str, Reader],
+        limits: ServeConfig,
+        longest: int,
+        on_pass: Callable[[int, int, float], object] = lambda rows, requests, seconds: None,
+    ) -> None:
+        self.readers = readers
+        self.window = limits.batch_window_ms / 1000
+        self.longest = longest
+        self.on_pass = on_pass
+        self.queue = FairQueue(limits.max_queue)
+        self.changed = threading.Condition()
+        self.rate = FIRST_RATE
+        self.is_stopped = False
+        self.thread = threading.Thread(target=self._run, name="abmll-engine", daemon=True)
+        self.thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Let a request wait for its turn; its future tells the result. Raises ``QueueFull``."""
+        with self.changed:
+            self.queue.put(request, self.rate)
+            self.changed.notify()
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait."""
+        return self.queue.waiting
+
+    def stop(self) -> None:
+        """End after the pass that runs; requests that wait get no answer."""
+        with self.changed:
+            self.is_stopped = True
+            self.changed.notify()
+        self.thread.join(timeout=60)
+
+    def _run(self) -> None:
+        while not self.is_stopped:
+            with self.changed:
+                self.changed.wait_for(lambda: self.queue.waiting or self.is_stopped)
+                # Others may come within the window.
+                self.changed.wait_for(lambda: self.queue.waiting >= FULL or self.is_stopped, self.window)
+                taken = self.queue.take(TOKENS, self.longest)
+            if taken:
+                self._pass(taken)
+
+    def _pass(self, taken: Sequence[Taken]) -> None:
+        started = time.monotonic()
+        try:
+            self._read(taken)
+        except Exception as error:  # whatever one request's rows do must not end the others'
+            if len(taken) > 1:
+                for one in taken:
+                    self._pass([one])
+                return
+            LOG.warning("a request could not be read: %s: %s", type(error).__name__, error)
+            _fail(taken[0][0], error)
+        rows, seconds = sum(len(part) for _, part in taken), time.monotonic() - started
+        self.rate += 0.2 * (rows / max(seconds, 1e-6) - self.rate)
+        self.on_pass(rows, len(taken), seconds)
+        for request, _ in taken:
+            if len(request.read) == len(request.rows):
+                self._finish(request)
+
+    def _read(self, taken: Sequence[Taken]) -> None:
+        reader = self.readers[taken[0][0].kind]
+        places = [(request, row) for request, part in taken for row in part]
+        found = reader([request.rows[row] for request, row in places])
+        for (request, row), value in zip(places, found, strict=True):
+            request.read[row] = value
+        for request, part in taken:
+            request.on_progress(len(part))
+
+    def _finish(self, request: Request) -> None:
+        if request.future.done():
+            return
+        try:
+            result = request.finish([request.read[row] for row in range(len(request.rows))])
+        except Exception as error:  # the request's own affair; who waits for it is told
+            return _fail(request, error)
+        try:
+            request.future.set_result(result)
+        except InvalidStateError:  # nobody waits any more
+            return
+
+
+def _fail(request: Request, error: Exception) -> None:
+    try:
+        request.future.set_exception(error)
+    except InvalidStateError:
+        return

@@ -1,0 +1,126 @@
+"""What waits for the model: many rows of few, or few of many, in turn between tenants and between their requests."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from abmll.common.errors import AbmllError
+
+
+class QueueFull(AbmllError):
+    """So much waits already that a request is refused; ``seconds`` until it is worth while to ask again."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("too many texts are waiting to be read; ask again later")
+        self.seconds = seconds
+
+
+class TooLate(AbmllError):
+    """A request's time was over before its turn came."""
+
+
+@dataclass(eq=False)
+class Request:
+    """Rows of one request, which may be read in several passes.
+
+    Args:
+        tenant: whose it is.
+        kind: rows of one kind can share a pass.
+        rows: what is read; ``len`` of a row is its tokens.
+        finish: makes the result of what was read of the rows, in their order.
+        deadline: of ``time.monotonic``.
+    """
+
+    tenant: str
+    kind: str
+    rows: Sequence[Any]
+    finish: Callable[[list[Any]], Any]
+    deadline: float
+    on_progress: Callable[[int], object] = lambda number: None
+    future: "Future[Any]" = field(default_factory=Future)
+    taken: int = 0
+    read: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that no pass has taken yet."""
+        return len(self.rows) - self.taken
+
+
+Taken = tuple[Request, range]  # rows of a request
+
+
+class FairQueue:
+    """Not safe for several threads: who uses it holds a lock."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.waiting = 0  # rows
+        self.tenants: OrderedDict[str, OrderedDict[int, Request]] = OrderedDict()
+
+    def put(self, request: Request, rate: float) -> None:
+        """Let a request wait. ``rate`` is how many rows a second are read.
+
+        Raises ``QueueFull`` where more than the limit would be waiting.
+        """
+        if self.waiting + len(request.rows) > self.limit:
+            raise QueueFull(max(1.0, self.waiting / max(rate, 1e-3)))
+        self.waiting += len(request.rows)
+        self.tenants.setdefault(request.tenant, OrderedDict())[id(request)] = request
+
+    def take(self, tokens: int, longest: int) -> list[Taken]:
+        """Rows for one pass: of one kind, of at most so many ``tokens``, and at least one row.
+
+        One row at a time: of the tenant whose turn it is, of its request whose turn it is. A row has at most ``longest``
+        tokens. Requests that are late or that nobody waits for any more leave.
+        """
+        self._dismiss()
+        taken: dict[int, tuple[Request, int]] = {}
+        kind, used = None, 0
+        while request := self._next(kind):
+            size = min(len(request.rows[request.taken]), longest)
+            if taken and used + size > tokens:
+                break
+            kind, used = request.kind, used + size
+            first = taken.get(id(request), (request, request.taken))[1]
+            taken[id(request)] = (request, first)
+            request.taken += 1
+            self.waiting -= 1
+            self._turn(request)
+        return [(request, range(first, request.taken)) for request, first in taken.values()]
+
+    def _next(self, kind: str | None) -> Request | None:
+        for requests in self.tenants.values():
+            for request in requests.values():
+                if kind in (None, request.kind):
+                    return request
+        return None
+
+    def _turn(self, request: Request) -> None:
+        """The request goes behind its tenant's others, the tenant behind the others."""
+        requests = self.tenants[request.tenant]
+        if request.waiting:
+            requests.move_to_end(id(request))
+        else:
+            self._remove(request)
+        if request.tenant in self.tenants:
+            self.tenants.move_to_end(request.tenant)
+
+    def _remove(self, request: Request) -> None:
+        requests = self.tenants[request.tenant]
+        del requests[id(request)]
+        if not requests:
+            del self.tenants[request.tenant]
+
+    def _dismiss(self) -> None:
+        now = time.monotonic()
+        for requests in list(self.tenants.values()):
+            for request in list(requests.values()):
+                if request.future.done() or request.deadline < now:
+                    self.waiting -= request.waiting
+                    self._remove(request)
+                    if not request.future.done():
+                        request.future.set_exception(TooLate("the time for this request is over; ask for less at once"))

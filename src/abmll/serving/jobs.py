@@ -1,0 +1,113 @@
+"""Jobs: one thread a lane does them in their order; who waits sees how far they are, and can cancel them."""
+
+import logging
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from abmll.common.errors import AbmllError
+from abmll.serving.job_store import JobStore
+
+LOG = logging.getLogger("abmll.serving")
+
+
+class Cancelled(Exception):
+    """The job is not wanted any more."""
+
+
+@dataclass(eq=False)
+class Live:
+    """A job that is not finished, as it is now: ``done`` of ``total`` steps or texts."""
+
+    id: str
+    task: int
+    version: int
+    kind: str
+    lane: str
+    done: int = 0
+    total: int = 0
+    is_running: bool = False
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    finished: "Future[None]" = field(default_factory=Future)
+
+    def advance(self, number: int = 1) -> None:
+        """Note that so much more is done. Raises ``Cancelled``."""
+        self.done += number
+        self.check()
+
+    def check(self) -> None:
+        """Raises ``Cancelled`` where the job is not wanted any more."""
+        if self.cancelled.is_set():
+            raise Cancelled
+
+
+class Jobs:
+    """Does what the job store says is to be done, jobs of one lane one after the other.
+
+    ``lanes`` has what does a job of each lane. What was not finished when the process ended is done after its start.
+    """
+
+    def __init__(self, store: JobStore, lanes: Mapping[str, Callable[[Live], None]]) -> None:
+        self.store = store
+        self.live: dict[str, Live] = {}
+        self.waiting: Counter[int] = Counter()  # jobs of each task
+        self.queues: dict[str, queue.SimpleQueue[Live | None]] = {lane: queue.SimpleQueue() for lane in lanes}
+        for row in store.unfinished():
+            self.start(row.id, row.task, row.version, row.kind, row.how)
+        self.threads = [
+            threading.Thread(target=self._work, args=(lane, act), name=f"abmll-{lane}", daemon=True)
+            for lane, act in lanes.items()
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def start(self, job: str, task: int, version: int, kind: str, lane: str) -> Live:
+        """Let a job wait for its turn; the same as before where it does already."""
+        if job not in self.live:
+            self.live[job] = Live(job, task, version, kind, lane)
+            self.waiting[task] += 1
+            self.queues[lane].put(self.live[job])
+        return self.live[job]
+
+    def cancel(self, job: str) -> bool:
+        """Let a job end as soon as it can; False where it has ended already."""
+        live = self.live.get(job)
+        if live is not None:
+            live.cancelled.set()
+        return live is not None
+
+    def cancel_all(self, task: int) -> None:
+        """Cancel all jobs of a task."""
+        for live in list(self.live.values()):
+            if live.task == task:
+                live.cancelled.set()
+
+    def stop(self) -> None:
+        """End after the jobs that run; those that wait are done after the next start."""
+        for waiting in self.queues.values():
+            waiting.put(None)
+
+    def _work(self, lane: str, act: Callable[[Live], None]) -> None:
+        while (live := self.queues[lane].get()) is not None:
+            state, error = "done", None
+            try:
+                live.check()
+                live.is_running = True
+                act(live)
+            except Cancelled:
+                state, error = "cancelled", "it was cancelled"
+            except AbmllError as problem:
+                state, error = "failed", str(problem)
+            except Exception as problem:  # a job's defect must not end the jobs behind it
+                LOG.exception("a job failed")
+                state, error = "failed", f"the server failed at it ({type(problem).__name__}); its log says more"
+            try:
+                self.store.set_state(live.id, state, error)
+            except AbmllError as problem:  # it is done again after the next start
+                LOG.error("a job's end could not be noted: %s", problem)
+            self.waiting[live.task] -= 1
+            del self.live[live.id]
+            live.finished.set_result(None)

@@ -1,0 +1,59 @@
+"""Files of tensors by name: in a folder of this machine, or wherever fsspec reaches (``s3://``, ``gs://``, ...)."""
+
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from abmll.common.errors import AbmllError, CheckpointError
+from abmll.common.files import atomic_file, disk_errors, read_regular, remove
+
+LARGEST = 4 << 30  # bytes of a file
+
+
+class Objects:
+    """Whole files below one place. Names are made by the server, of numbers alone.
+
+    Raises ``AbmllError`` where the place's kind is not known here.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        try:
+            self.system, self.root = fsspec.core.url_to_fs(place)
+        except (ImportError, ValueError) as error:
+            raise AbmllError(f"{place}: files cannot be kept there: {error}") from error
+        self.is_local = isinstance(self.system, LocalFileSystem)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all, on the disk before the call returns."""
+        if self.is_local:
+            with atomic_file(self._path(name)) as file:
+                file.write(data)
+            return
+        with disk_errors(f"{self.place}/{name}"):
+            self.system.pipe_file(f"{self.root}/{name}", data)
+
+    def get(self, name: str) -> bytes | None:
+        """A file's bytes; None where there is none. Raises ``CheckpointError`` for one that cannot be read."""
+        if self.is_local:
+            path = self._path(name)
+            return read_regular(path, LARGEST, "learn the task again", CheckpointError) if path.exists() else None
+        try:
+            return self.system.cat_file(f"{self.root}/{name}")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise CheckpointError(f"{self.place}/{name}: cannot be read ({error})") from error
+
+    def delete(self, name: str) -> None:
+        """Delete a file, or a folder with all its files; nothing happens where there is none."""
+        if self.is_local:
+            return remove(self._path(name))
+        try:
+            self.system.rm(f"{self.root}/{name}", recursive=True)
+        except FileNotFoundError:
+            return
+
+    def _path(self, name: str) -> Path:
+        return Path(self.root) / name

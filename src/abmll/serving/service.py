@@ -1,0 +1,143 @@
+"""A server without its network: the store, the model in memory, and the threads that learn and answer."""
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy import Row
+
+from abmll.model.meta_learner import AbmllModel
+from abmll.serving.answerer import Answerer, read_with_adapters
+from abmll.serving.engine import Engine
+from abmll.serving.gauges import Gauges
+from abmll.serving.job_store import UNFINISHED, AnswerStore, JobStore
+from abmll.serving.jobs import Jobs
+from abmll.serving.limits import ServeConfig
+from abmll.serving.memory import Memory
+from abmll.serving.objects import Objects
+from abmll.serving.posterior_files import PosteriorFiles
+from abmll.serving.resident import Resident
+from abmll.serving.tables import connect
+from abmll.serving.task_store import StoredTask, TaskStore
+from abmll.serving.teacher import ANSWERS, FEATURES, Teacher
+
+FITTERS = 2  # heads that are fitted or loaded at a time
+
+
+class Service:
+    """All that requests are answered with.
+
+    Args:
+        model: the language model, with its theta where it has one.
+        database: SQLAlchemy's address of the database.
+        files: the folder of posteriors, or fsspec's address of one.
+        limits: how much may be asked.
+    """
+
+    def __init__(self, model: AbmllModel, database: str, files: str, limits: ServeConfig) -> None:
+        self.limits = limits
+        self.gauges = Gauges()
+        engine = connect(database)
+        self.store = TaskStore(engine, database)
+        self.job_store = JobStore(engine, database)
+        self.resident = Resident(model)
+        self.store.claim(self.resident.belongs_to)
+        self.files = PosteriorFiles(self.store, Objects(files), self.resident)
+        readers = {FEATURES: self.resident.read, ANSWERS: read_with_adapters}
+        self.engine = Engine(readers, limits, self.resident.longest, self.gauges.passed)
+        self.executor = ThreadPoolExecutor(FITTERS, "abmll-fit")
+        self.memory = Memory(limits.memory_mb * 1e6, size_of, self.executor)
+        self.teacher = Teacher(self.store, self.files, self.resident, self.engine, self.memory)
+        answers = AnswerStore(connect(database, durable=False), database, limits.kept_answers)
+        self.answerer = Answerer(self.resident, self.engine, self.teacher, self.memory, answers)
+        lanes = {"head": self.teacher.learn_head, "full": self.teacher.learn_by_steps}
+        self.jobs = self.teacher.jobs = Jobs(self.job_store, lanes)
+        self.gauges.watch(self)
+
+    def close(self) -> None:
+        """Let what runs come to its end. What waits is done after the next start."""
+        self.jobs.stop()
+        self.engine.stop()
+        self.executor.shutdown(wait=True, cancel_futures=True)
+
+    def describe(self, task: StoredTask) -> dict[str, Any]:
+        """A task as clients see it."""
+        versions = self.store.versions(task)
+        job = self.job_store.newest(task.id)
+        learned = next((row for row in versions if row.document is not None), None)
+        is_busy = job.state in UNFINISHED
+        if learned is None:
+            state = "learning" if is_busy else "failed"
+        elif learned.state == "damaged":
+            state = "updating" if is_busy else "damaged"
+        else:
+            state = "updating" if is_busy else "ready"
+        newest = versions[0]
+        counts = self.store.counts(task, newest.version)
+        labels = json.loads((learned or newest).labels)
+        order = task.settings.get("label_order")
+        return {
+            "name": task.name,
+            "state": state,
+            "how": task.how,
+            "version": None if learned is None else learned.version,
+            "labels": [label for label in order if label in labels] if order else labels,
+            "counts": counts,
+            "num_examples": sum(counts.values()),
+            "label_order": order,
+            "created": moment(task.created),
+            "updated": moment(newest.created),
+            "quality": None if learned is None else summary(learned.quality),
+            "job": job.id if is_busy else None,
+            "error": learned.error if state == "damaged" and learned is not None else job.error,
+        }
+
+    def describe_job(self, row: "Row[Any]") -> dict[str, Any]:
+        """A job as clients see it."""
+        live = self.jobs.live.get(row.id)
+        state = row.state
+        if live is not None:
+            state = "running" if live.is_running else "waiting"
+        elif state in UNFINISHED:
+            state = "waiting"  # of a process that has ended, or of another one
+        return {
+            "id": row.id,
+            "task": row.task_name,
+            "kind": row.kind,
+            "state": state,
+            "done": live.done if live else 0,
+            "total": live.total if live else 0,
+            "error": row.error,
+            "version": row.version,
+        }
+
+    def delete(self, task: StoredTask) -> None:
+        """Delete a task with all that belongs to it."""
+        self.jobs.cancel_all(task.id)
+        self.store.delete(task)
+        self.memory.drop(lambda key: key[0] == task.id)
+        self.files.delete(task)
+
+
+def moment(seconds: float) -> str:
+    """A time as JSON has it."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def summary(quality: str | None) -> Mapping[str, Any] | None:
+    """The numbers of a version's quality, without each example's."""
+    found = None if quality is None else json.loads(quality)
+    return None if found is None else {name: value for name, value in found.items() if name != "each"}
+
+
+def size_of(posterior: Any) -> int:
+    """About how many bytes a posterior takes in memory."""
+    tensors = [tensor for phi in posterior.members if phi is not None and posterior.head is None
+               for _, tensor in phi.named_tensors()]
+    head = posterior.head
+    if head is not None:
+        # What was fitted is in memory about twice: as it is kept, and as it is used.
+        tensors += [*head.features, *head.fitted().values(), *head.fitted().values()]
+    return 10_000 + sum(tensor.nbytes for tensor in tensors)

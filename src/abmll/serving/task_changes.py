@@ -1,0 +1,147 @@
+"""What changes a task: each change is a new version with its examples, and a job that learns it, in one transaction.
+
+So an example that a client has been told is there is there, whenever the process ends; the job is done after the next
+start.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, and_, insert, select, update
+
+from abmll.common.errors import AbmllError
+from abmll.serving.tables import EXAMPLES, JOBS, REPEATS, TASKS, VERSIONS
+from abmll.serving.task_store import Labelled, StoredTask, TaskStore, examples_of, find_task, newest_version
+
+AT_ONCE = 500  # numbers in one statement
+
+
+class NameTaken(AbmllError):
+    """There is a task of that name already."""
+
+
+class OtherRequest(AbmllError):
+    """A key that says that a request was made before came with another request."""
+
+
+class TooMany(AbmllError):
+    """More examples or tasks than there may be."""
+
+
+class Repeat(NamedTuple):
+    """A client's key for a request that may come twice, and a hash of what it asks."""
+
+    key: str
+    digest: str
+
+
+class Accepted(NamedTuple):
+    """What became of a request that changes a task: the job that learns it, None where there was nothing new."""
+
+    task: StoredTask
+    job: str | None
+    version: int
+
+
+def create(
+    store: TaskStore,
+    tenant: str,
+    name: str,
+    how: str,
+    settings: Mapping[str, Any],
+    examples: Sequence[Labelled],
+    repeat: Repeat | None = None,
+) -> Accepted:
+    """A new task, whose first version is to be learned. Raises ``NameTaken``, ``OtherRequest``."""
+    with store.writing() as db:
+        if (before := _repeated(db, tenant, repeat)) is not None:
+            return before
+        if db.execute(select(TASKS.c.id).where(TASKS.c.tenant == tenant, TASKS.c.name == name)).first() is not None:
+            raise NameTaken(f"there is a task '{name}' already; add examples to it, or choose another name")
+        values = {"tenant": tenant, "name": name, "how": how, "settings": json.dumps(settings)}
+        db.execute(insert(TASKS).values(**values, created=time.time()))
+        found = db.execute(select(TASKS).where(TASKS.c.tenant == tenant, TASKS.c.name == name)).one()
+        task = StoredTask.of(found)
+        _add(db, task, 1, {one.text: one.label for one in examples})
+        return _accept(db, task, 1, "learn", repeat)
+
+
+def change(
+    store: TaskStore,
+    task: StoredTask,
+    added: Sequence[Labelled] = (),
+    removed: Sequence[str] = (),
+    repeat: Repeat | None = None,
+    limit: int | None = None,
+) -> Accepted:
+    """A new version with these examples more, or those with such texts less.
+
+    A text that is there already with another label gets the new one. Where nothing changes there is no version.
+    Raises ``TooMany`` where more than ``limit`` examples would be left, ``OtherRequest``, ``NoSuchTask``.
+    """
+    with store.writing() as db:
+        if (before := _repeated(db, task.tenant, repeat)) is not None:
+            return before
+        version = _next_version(db, task)
+        present = {row.text: row for row in db.execute(examples_of(task.id, version - 1))}
+        wanted = {one.text: one.label for one in added}
+        new = {text: label for text, label in wanted.items() if text not in present or present[text].label != label}
+        gone = [present[text].id for text in {*new, *removed} if text in present]
+        if not new and not gone:
+            return Accepted(task, None, version - 1)
+        number = len(present) - len(gone) + len(new)
+        if limit is not None and number > limit:
+            raise TooMany(f"a task has at most {limit:,} examples, and this would make {number:,}; remove some first")
+        for start in range(0, len(gone), AT_ONCE):
+            chosen = EXAMPLES.c.id.in_(gone[start : start + AT_ONCE])
+            db.execute(update(EXAMPLES).where(chosen).values(removed=version))
+        _add(db, task, version, new)
+        return _accept(db, task, version, "update", repeat)
+
+
+def relearn(store: TaskStore, task: StoredTask, repeat: Repeat | None = None) -> Accepted:
+    """A new version with the examples of the newest. Raises ``OtherRequest``, ``NoSuchTask``."""
+    with store.writing() as db:
+        before = _repeated(db, task.tenant, repeat)
+        return before or _accept(db, task, _next_version(db, task), "relearn", repeat)
+
+
+def _next_version(db: Connection, task: StoredTask) -> int:
+    """The number of the version to come; until the end of the transaction nobody else gets it."""
+    db.execute(select(TASKS.c.id).where(TASKS.c.id == task.id).with_for_update())
+    return newest_version(db, task) + 1
+
+
+def _add(db: Connection, task: StoredTask, version: int, examples: Mapping[str, str]) -> None:
+    rows = [{"task": task.id, "text": text, "label": label, "added": version} for text, label in examples.items()]
+    if rows:
+        db.execute(insert(EXAMPLES), rows)
+
+
+def _accept(db: Connection, task: StoredTask, version: int, kind: str, repeat: Repeat | None) -> Accepted:
+    """Note that a version is to be learned, the job that does it, and under which key it was asked for."""
+    rows = list(db.execute(examples_of(task.id, version)))
+    labels, job = sorted({row.label for row in rows}), uuid.uuid4().hex
+    about = {"task": task.id, "version": version, "created": time.time(), "state": "waiting"}
+    db.execute(insert(VERSIONS).values(**about, labels=json.dumps(labels), num_examples=len(rows)))
+    db.execute(insert(JOBS).values(**about, id=job, tenant=task.tenant, kind=kind))
+    if repeat is not None:
+        values = {"tenant": task.tenant, "task": task.id, "job": job, "created": about["created"]}
+        db.execute(insert(REPEATS).values(**values, key=repeat.key, digest=repeat.digest))
+    return Accepted(task, job, version)
+
+
+def _repeated(db: Connection, tenant: str, repeat: Repeat | None) -> Accepted | None:
+    """What became of the request when it came before."""
+    if repeat is None:
+        return None
+    row = db.execute(select(REPEATS).where(and_(REPEATS.c.tenant == tenant, REPEATS.c.key == repeat.key))).first()
+    if row is None:
+        return None
+    if row.digest != repeat.digest:
+        raise OtherRequest("this Idempotency-Key came with another request before; use a new one")
+    version = db.execute(select(JOBS.c.version).where(JOBS.c.id == row.job)).scalar_one()
+    return Accepted(find_task(db, row.task), row.job, version)

@@ -1,0 +1,164 @@
+"""Routes that make and change tasks, and tell of them."""
+
+import asyncio
+import csv
+import io
+import json
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+
+from abmll.common.errors import DataError
+from abmll.serving.asking import CSV, Named, Patience, Repeated, Served, Tenant, pairs_of
+from abmll.serving.problems import Problem
+from abmll.serving.service import Service, moment, summary
+from abmll.serving.task_changes import Accepted, TooMany, change, create, relearn
+from abmll.serving.task_store import Labelled
+from abmll.serving.wire import Examples, NewTask, Texts, check_name, labelled
+
+router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@router.get("")
+def list_tasks(service: Served, tenant: Tenant, after: str = "", limit: int = 100) -> dict[str, Any]:
+    """Tasks in the order of their names; ``next`` is the ``after`` of the next page."""
+    limit = max(1, min(limit, 1000))
+    found = service.store.tasks(tenant, after, limit)
+    more = found[-1].name if len(found) == limit else None
+    return {"tasks": [service.describe(task) for task in found], "next": more}
+
+
+@router.post("", status_code=201, openapi_extra={"requestBody": {"content": {
+    "application/json": {"schema": NewTask.model_json_schema()}, CSV: {"schema": {"type": "string"}}}}})
+async def new_task(
+    request: Request, service: Served, tenant: Tenant, patience: Patience, repeat: Repeated
+) -> Response:
+    """Learn a task from labelled examples: JSON, or a CSV with ``?name=``."""
+    body, pairs = await pairs_of(request, NewTask)
+    if body is None:
+        query = request.query_params
+        body = NewTask(name=query.get("name", ""), examples=[], how="full" if query.get("how") == "full" else "head")
+    name, examples = check_name(body.name), labelled(pairs, service.limits)
+    _refuse_unlearnable(service, body, examples)
+    settings = {"label_order": body.label_order, "steps": body.steps}
+
+    def act() -> Accepted:
+        if service.store.number(tenant) >= service.limits.max_tasks:
+            raise TooMany(f"there are {service.limits.max_tasks:,} tasks already; delete some first")
+        return create(service.store, tenant, name, body.how, settings, examples, repeat)
+
+    return await _learned(service, await run_in_threadpool(act), patience, 201)
+
+
+@router.get("/{name}")
+def one_task(service: Served, task: Named) -> dict[str, Any]:
+    """A task: labels, counts, version, cross-validated quality."""
+    return service.describe(task)
+
+
+@router.delete("/{name}", status_code=204)
+def delete_task(service: Served, task: Named) -> None:
+    """Delete a task with all its examples and versions."""
+    service.delete(task)
+
+
+@router.get("/{name}/versions")
+def all_versions(service: Served, task: Named) -> dict[str, Any]:
+    """All versions, the newest first."""
+    rows = service.store.versions(task)
+    return {
+        "versions": [
+            {
+                "version": row.version,
+                "created": moment(row.created),
+                "num_examples": row.num_examples,
+                "state": row.state,
+                "quality": summary(row.quality),
+            }
+            for row in rows
+        ]
+    }
+
+
+@router.get("/{name}/examples")
+def all_examples(request: Request, service: Served, task: Named) -> Response:
+    """The examples of the newest version, as JSON or as CSV."""
+    found = service.store.examples(task)
+    if CSV not in request.headers.get("accept", ""):
+        rows = [{"text": one.text, "label": one.label, "version": one.version} for one in found]
+        return JSONResponse({"examples": rows})
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\r\n")
+    writer.writerow(["text", "label"])
+    writer.writerows([_cell(one.text), _cell(one.label)] for one in found)
+    headers = {"Content-Disposition": f'attachment; filename="{task.name}.csv"'}
+    return Response(buffer.getvalue(), media_type=f"{CSV}; charset=utf-8", headers=headers)
+
+
+@router.put("/{name}/examples", openapi_extra={"requestBody": {"content": {
+    "application/json": {"schema": Examples.model_json_schema()}, CSV: {"schema": {"type": "string"}}}}})
+async def add_examples(
+    request: Request, service: Served, task: Named, patience: Patience, repeat: Repeated
+) -> Response:
+    """Add examples. A text that is there already with another label gets the new label."""
+    _, pairs = await pairs_of(request, Examples)
+    examples = labelled(pairs, service.limits)
+    limit = service.limits.max_examples
+    accepted = await run_in_threadpool(change, service.store, task, examples, (), repeat, limit)
+    return await _learned(service, accepted, patience, 200)
+
+
+@router.delete("/{name}/examples")
+async def remove_examples(body: Texts, service: Served, task: Named, patience: Patience) -> Response:
+    """Remove the examples with these texts."""
+    left = {one.label for one in await run_in_threadpool(service.store.examples, task) if one.text not in body.texts}
+    if len(left) < 2:
+        raise DataError("texts: without these, examples of one label at most would be left; two are needed")
+    accepted = await run_in_threadpool(change, service.store, task, (), body.texts)
+    return await _learned(service, accepted, patience, 200)
+
+
+@router.post("/{name}/relearn")
+async def learn_again(service: Served, task: Named, patience: Patience, repeat: Repeated) -> Response:
+    """Learn the newest examples anew, as a new version."""
+    return await _learned(service, await run_in_threadpool(relearn, service.store, task, repeat), patience, 200)
+
+
+async def _learned(service: Service, accepted: Accepted, patience: float, status: int) -> Response:
+    """The task once its job is done, or the job where that takes longer than the client waits."""
+    task, job = accepted.task, accepted.job
+    headers = {} if job is None else {"Location": f"/v1/jobs/{job}"}
+    if job is not None:
+        row = await run_in_threadpool(service.job_store.job, task.tenant, job)
+        if row.state == "waiting":
+            live = service.jobs.start(job, task.id, accepted.version, row.kind, task.how)
+            try:
+                await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(live.finished)), patience or 0.001)
+            except asyncio.TimeoutError:
+                row = await run_in_threadpool(service.job_store.job, task.tenant, job)
+                return JSONResponse(service.describe_job(row), 202, headers)
+            row = await run_in_threadpool(service.job_store.job, task.tenant, job)
+        if row.state in ("failed", "cancelled"):
+            raise Problem(409 if row.state == "cancelled" else 422, f"task '{task.name}': {row.error}")
+    return JSONResponse(await run_in_threadpool(service.describe, task), status, headers)
+
+
+def _refuse_unlearnable(service: Service, body: NewTask, examples: list[Labelled]) -> None:
+    labels = {one.label for one in examples}
+    if len(labels) < 2:
+        raise DataError(f"examples: all have the label '{next(iter(labels))}'; examples of at least two are needed")
+    if body.how == "full" and service.resident.stepping is None:
+        raise DataError("how: 'full' takes gradient steps from a theta; start the server with a training run")
+    if body.label_order is not None:
+        missing = sorted(labels - set(body.label_order))
+        if missing or len(set(body.label_order)) < len(body.label_order) or body.how == "full":
+            what = f"lacks '{missing[0]}'" if missing else "has a label twice, or the task is learned by steps"
+            raise DataError(f"label_order: {what}; name every label once, from the lowest to the highest, for a head")
+
+
+def _cell(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text

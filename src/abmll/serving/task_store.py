@@ -1,0 +1,171 @@
+"""Tasks, their examples and versions in the database: what is known of them.
+
+What changes them is in ``task_changes``.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_, select, update
+
+from abmll.common.errors import AbmllError
+from abmll.serving.tables import ABOUT, EXAMPLES, TASKS, VERSIONS, reading, writing
+
+FORMAT = "abmll-store-1"
+
+
+class NoSuchTask(AbmllError):
+    """There is no task of that name, or no such version of it."""
+
+
+class Labelled(NamedTuple):
+    """A labelled example of a task, and the version since which it is one."""
+
+    text: str
+    label: str
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class StoredTask:
+    """A task without its versions."""
+
+    id: int
+    tenant: str
+    name: str
+    how: str
+    settings: Mapping[str, Any]
+    created: float
+
+    @classmethod
+    def of(cls, row: "Row[Any]") -> "StoredTask":
+        """The task in a row of the table."""
+        return cls(row.id, row.tenant, row.name, row.how, json.loads(row.settings), row.created)
+
+
+class TaskStore:
+    """All tasks of all tenants; what a method has written is on the disk when it returns.
+
+    Raises ``AbmllError`` where the database refuses.
+    """
+
+    def __init__(self, engine: Engine, where: str) -> None:
+        self.engine = engine
+        self.where = where
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """A transaction that reads."""
+        return reading(self.engine, self.where)
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """A transaction that writes."""
+        return writing(self.engine, self.where)
+
+    def claim(self, belongs_to: Mapping[str, str]) -> None:
+        """Note what the store belongs to. Raises ``AbmllError`` where it belongs to something else."""
+        wanted = {"format": FORMAT, **belongs_to}
+        with self.writing() as db:
+            found: dict[str, str] = {row.name: row.value for row in db.execute(select(ABOUT))}
+            if not found:
+                db.execute(insert(ABOUT), [{"name": name, "value": value} for name, value in wanted.items()])
+                return
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                raise AbmllError(
+                    f"{self.where}: was made with another {name} ({found.get(name)}, not {value}); serve it with the "
+                    "same model and theta, or choose another --store"
+                )
+
+    def task(self, tenant: str, name: str) -> StoredTask:
+        """Raises ``NoSuchTask``."""
+        with self.reading() as db:
+            row = db.execute(select(TASKS).where(TASKS.c.tenant == tenant, TASKS.c.name == name)).first()
+        if row is None:
+            raise NoSuchTask(f"there is no task '{name}'")
+        return StoredTask.of(row)
+
+    def by_id(self, task_id: int) -> StoredTask:
+        """Raises ``NoSuchTask``."""
+        with self.reading() as db:
+            return find_task(db, task_id)
+
+    def tasks(self, tenant: str, after: str = "", limit: int = 100) -> list[StoredTask]:
+        """A tenant's tasks in the order of their names, behind the name ``after``."""
+        chosen = select(TASKS).where(TASKS.c.tenant == tenant, TASKS.c.name > after).order_by(TASKS.c.name)
+        with self.reading() as db:
+            return [StoredTask.of(row) for row in db.execute(chosen.limit(limit))]
+
+    def number(self, tenant: str | None = None) -> int:
+        """How many tasks there are, of one tenant or of all."""
+        chosen = select(func.count()).select_from(TASKS)
+        with self.reading() as db:
+            return db.execute(chosen if tenant is None else chosen.where(TASKS.c.tenant == tenant)).scalar_one()
+
+    def delete(self, task: StoredTask) -> None:
+        """Delete a task with all that belongs to it, but for its files."""
+        with self.writing() as db:
+            db.execute(delete(TASKS).where(TASKS.c.id == task.id))
+
+    def examples(self, task: StoredTask, version: int | None = None) -> list[Labelled]:
+        """The examples of a version, None: the newest, in the order in which they came."""
+        with self.reading() as db:
+            rows = db.execute(examples_of(task.id, newest_version(db, task) if version is None else version))
+            return [Labelled(row.text, row.label, row.added) for row in rows]
+
+    def counts(self, task: StoredTask, version: int) -> dict[str, int]:
+        """How many examples of each label a version has, by label."""
+        rows = examples_of(task.id, version).order_by(None).with_only_columns(EXAMPLES.c.label, func.count())
+        with self.reading() as db:
+            return {label: number for label, number in sorted(map(tuple, db.execute(rows.group_by(EXAMPLES.c.label))))}
+
+    def versions(self, task: StoredTask) -> "list[Row[Any]]":
+        """All versions, the newest first."""
+        chosen = select(VERSIONS).where(VERSIONS.c.task == task.id).order_by(VERSIONS.c.version.desc())
+        with self.reading() as db:
+            return list(db.execute(chosen))
+
+    def version(self, task: StoredTask, version: int | None = None) -> "Row[Any]":
+        """One version, None: the newest that was learned. Raises ``NoSuchTask``."""
+        chosen = select(VERSIONS).where(VERSIONS.c.task == task.id).order_by(VERSIONS.c.version.desc()).limit(1)
+        if version is None:
+            chosen = chosen.where(VERSIONS.c.document.is_not(None))
+        else:
+            chosen = chosen.where(VERSIONS.c.version == version)
+        with self.reading() as db:
+            row = db.execute(chosen).first()
+        if row is None or row.document is None:
+            what = "has not been learned yet" if version is None else f"has no learned version {version}"
+            raise NoSuchTask(f"task '{task.name}' {what}")
+        return row
+
+    def set_version(self, task: StoredTask, version: int, **values: Any) -> None:
+        """Change columns of a version."""
+        key = and_(VERSIONS.c.task == task.id, VERSIONS.c.version == version)
+        with self.writing() as db:
+            db.execute(update(VERSIONS).where(key).values(**values))
+
+
+def find_task(db: Connection, task_id: int) -> StoredTask:
+    """The task of that number. Raises ``NoSuchTask``."""
+    row = db.execute(select(TASKS).where(TASKS.c.id == task_id)).first()
+    if row is None:
+        raise NoSuchTask("this task has been deleted")
+    return StoredTask.of(row)
+
+
+def newest_version(db: Connection, task: StoredTask) -> int:
+    """The number of the newest version, learned or not. Raises ``NoSuchTask``."""
+    found = db.execute(select(func.max(VERSIONS.c.version)).where(VERSIONS.c.task == task.id)).scalar_one()
+    if found is None:
+        raise NoSuchTask(f"there is no task '{task.name}'")
+    return found
+
+
+def examples_of(task_id: int, version: int) -> Any:
+    """The query of a version's examples, in the order in which they came."""
+    is_left = or_(EXAMPLES.c.removed.is_(None), EXAMPLES.c.removed > version)
+    of_version = EXAMPLES.c.task == task_id, EXAMPLES.c.added <= version, is_left
+    return select(EXAMPLES).where(*of_version).order_by(EXAMPLES.c.id)
