@@ -12,7 +12,7 @@ from abmll.common.config import PromptConfig
 from abmll.common.errors import ConfigError
 from abmll.language.meter import counted
 from abmll.model.cross_validation import cross_validate
-from abmll.model.task_head import key_of
+from abmll.model.head_examples import key_of
 from abmll.posterior import head
 from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior
 from abmll.posterior.tempering import TemperedHead, picked

@@ -9,8 +9,9 @@ import torch
 from abmll import AbmllModel, Example, TaskPosterior
 from abmll.common.config import PromptConfig
 from abmll.common.errors import ConfigError, DataError
+from abmll.model.head_examples import key_of
 from abmll.model.multi_label import MultiLabelHead
-from abmll.model.task_head import TaskHead, key_of
+from abmll.model.task_head import TaskHead
 from abmll.posterior import head
 from abmll.posterior.head import HeadPrior, Known
 from abmll.posterior.tempering import TemperedHead

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from abmll.methods.lora import Pretrained
+from abmll.methods.rule import Classifier
 from abmll.posterior.head import HeadPrior, Known, Metric, centred
 
 STRENGTHS = [0.1, 1.0, 10.0, 100.0]  # C, the inverse of the regularisation
@@ -22,7 +23,7 @@ FOLDS = 5
 STEPS = 1000
 
 
-class Probe:
+class Probe(Classifier):
     """The probe of one task: a point estimate, so that it has a single sample. Its arguments are ``Classifier``'s."""
 
     samples = 1

@@ -9,7 +9,7 @@ A step waits for no number: on an accelerator it is only queued. What came of an
 whoever keeps their result, with ``read_steps``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -75,6 +75,17 @@ class Classifier(Protocol):
     def temper(self, probs: Tensor) -> Tensor:
         """What becomes of the samples' mean (M, C)."""
         ...
+
+    def fitted(self) -> dict[str, Tensor]:
+        """What took long to learn and can be put back; by default nothing."""
+        return {}
+
+    @classmethod
+    def restored(
+        cls, prior: HeadPrior, known: Known, answers: Tensor, seed: int, fitted: Mapping[str, Tensor]
+    ) -> "Classifier":
+        """One of which ``fitted()`` gave this, without learning. Raises ``ValueError`` where it is not that."""
+        raise ValueError("this classifier is learned anew each time")
 
 
 S = TypeVar("S", bound=State)

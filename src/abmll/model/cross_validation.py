@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from abmll.common.errors import ConfigError
-from abmll.model.task_head import TaskHead, key_of
+from abmll.model.head_examples import key_of
+from abmll.model.task_head import TaskHead
 from abmll.posterior.tempering import FOLDS, TemperedHead
 from abmll.tasks import Example
 

@@ -4,9 +4,8 @@ Examples and labels are put into an order of their own, by their content, so tha
 learning the examples bit by bit changes an answer. The posterior is not saved: it follows from the features.
 """
 
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +21,15 @@ from abmll.language.features import FeatureReader, Features
 from abmll.language.scorer import OptionScorer
 from abmll.methods import find_rule
 from abmll.methods.rule import Classifier
+from abmll.model.head_examples import aligned, key_of, labels_in, refuse_odd, widened
+from abmll.model.head_tensors import DIGEST, digest, grouped
 from abmll.model.prediction import Prediction, entropy
 from abmll.model.prequential import answer_columns, label_index, labels_of
 from abmll.posterior.head import HeadPrior, Known
 from abmll.tasks import Example
 
 AT_ONCE = 256  # questions
+KINDS = {True: "labels", False: "options"}  # of classifiers, in the names of what they have learned
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,24 @@ class TaskHead:
 
         Raises ``DataError`` where there is a ``label_order`` and it does not say how all labels are ordered.
         """
-        labels = tuple(sorted(labels_of(examples))) if label_order is None else in_order(examples, label_order)
-        features = aligned(reader.read(encoded, quiet), examples, labels)
-        answers = answer_columns(examples, labels)
+        labels_in(examples, label_order)  # refused before anything is read
+        features = reader.read(encoded, quiet)
+        return cls.of_features(reader, method, prior, examples, features, seed, label_order)
+
+    @classmethod
+    def of_features(
+        cls,
+        reader: FeatureReader,
+        method: str,
+        prior: HeadPrior,
+        examples: Sequence[Example],
+        features: Features,
+        seed: int = 0,
+        label_order: Sequence[str] | None = None,
+    ) -> "TaskHead":
+        """``learn`` of examples whose ``features`` the ``reader`` has read."""
+        labels = labels_in(examples, label_order)
+        features, answers = aligned(features, examples, labels), answer_columns(examples, labels)
         keys, is_ordered = tuple(map(key_of, examples)), label_order is not None
         return cls(reader, method, prior, labels, keys, features, answers, seed, is_ordered)._sorted()
 
@@ -82,17 +99,47 @@ class TaskHead:
 
         Raises ``DataError`` where there are labels, and other options than these.
         """
-        if self.labels and sorted(self.labels) != sorted(labels_of(examples)):
-            known = ", ".join(self.labels)
-            raise DataError(f"the new examples have other options than those learned, which are {known}; adapt again")
-        more = aligned(self.reader.read(encoded, quiet), examples, self.labels)
+        self.refuse_to_learn(examples)  # before anything is read
+        return self.updated_with(examples, self.reader.read(encoded, quiet))
+
+    def updated_with(self, examples: Sequence[Example], features: Features) -> "TaskHead":
+        """``updated`` with examples whose ``features`` the ``reader`` has read."""
+        self.refuse_to_learn(examples)
+        more = aligned(features, examples, self.labels)
         width = max(part.scores.shape[1] for part in (self.features, more))
-        scores = [_widened(part.scores, width) for part in (self.features, more)]
+        scores = [widened(part.scores, width) for part in (self.features, more)]
         features = Features(torch.cat([self.features.hidden, more.hidden]), torch.cat(scores))
         answers = torch.cat([self.answers, answer_columns(examples, self.labels)])
         return replace(
             self, keys=self.keys + tuple(map(key_of, examples)), features=features, answers=answers
         )._sorted()
+
+    def refuse_to_learn(self, examples: Sequence[Example]) -> None:
+        """Raise ``DataError`` where there are labels, and the examples have other options."""
+        if self.labels and sorted(self.labels) != sorted(labels_of(examples)):
+            known = ", ".join(self.labels)
+            raise DataError(f"the new examples have other options than those learned, which are {known}; adapt again")
+
+    def without(self, keys: Collection[str]) -> "TaskHead":
+        """The head of the examples with other keys than these: the same as learning those alone.
+
+        Where examples have different options it stays a head of such, also when those that are left have the same.
+        Raises ``DataError`` for a key that no example has, and where none is left.
+        """
+        if unknown := set(keys) - set(self.keys):
+            raise DataError(f"no example of this task has the key '{min(unknown)}'; nothing was removed")
+        left = [number for number, key in enumerate(self.keys) if key not in keys]
+        if not left:
+            raise DataError("these are all examples of this task; leave one to learn from, or remove the task")
+        hidden, scores = (values[left] for values in self.features)
+        if not self.labels:  # as wide as the most options that are left
+            scores = scores[:, : int(scores[..., 0].isfinite().sum(1).max())]
+        return replace(
+            self,
+            keys=tuple(self.keys[number] for number in left),
+            features=Features(hidden, scores),
+            answers=self.answers[left],
+        )
 
     def _sorted(self) -> "TaskHead":
         order = sorted(range(len(self.keys)), key=lambda number: (self.keys[number], int(self.answers[number])))
@@ -113,10 +160,15 @@ class TaskHead:
     def classifier(self, is_labelled: bool, quiet: bool = True) -> Classifier:
         """One of the two, fitted when it is first asked for."""
         if is_labelled not in self._fitted:
-            kind = find_rule(self.method).classifier
-            assert kind is not None
-            self._fitted[is_labelled] = kind(self.prior, self.known(is_labelled), self.answers, self.seed, quiet)
+            self._fitted[is_labelled] = self.kind(self.prior, self.known(is_labelled), self.answers, self.seed, quiet)
         return self._fitted[is_labelled]
+
+    @property
+    def kind(self) -> type[Classifier]:
+        """What classifies."""
+        kind = find_rule(self.method).classifier
+        assert kind is not None
+        return kind
 
     @cached_property
     def _fitted(self) -> dict[bool, Classifier]:
@@ -126,9 +178,57 @@ class TaskHead:
         """What a classifier is told of the examples."""
         return Known(*self.features, is_labelled, is_labelled and self.is_ordered)
 
+    def fitted(self) -> dict[str, Tensor]:
+        """What has been learned so far by classifiers that can be put back; none where that is nothing."""
+        learned = {
+            f"{KINDS[is_labelled]}.{name}": tensor
+            for is_labelled, classifier in self._fitted.items()
+            for name, tensor in classifier.fitted().items()
+        }
+        return learned | {DIGEST: self.digest()} if learned else {}
+
+    def with_fitted(self, tensors: Mapping[str, Tensor], where: Path | str) -> "TaskHead":
+        """This head with what ``fitted()`` of it gave: the same answers to the bit, and nothing is learned again.
+
+        ``where`` is named in errors. Raises ``CheckpointError`` where it is not that, or that of another head.
+        """
+        restored = replace(self)
+        try:
+            restored._restore(tensors)
+        except ValueError as error:
+            raise CheckpointError(f"{where}: this is not what the head has learned ({error}); leave it out") from error
+        return restored
+
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what was ``fitted``. Raises ``ValueError`` where it is not of this head."""
+        if not tensors:
+            return
+        if DIGEST not in tensors or not torch.equal(tensors[DIGEST], self.digest()):
+            raise ValueError("it is of another head")
+        groups = grouped({name: tensor for name, tensor in tensors.items() if name != DIGEST})
+        if unknown := groups.keys() - set(KINDS.values()):
+            raise ValueError(f"{min(unknown)} is unknown")
+        for is_labelled, name in KINDS.items():
+            if name in groups:
+                learned_of = self.prior, self.known(is_labelled), self.answers, self.seed
+                self._fitted[is_labelled] = self.kind.restored(*learned_of, groups[name])
+
+    def digest(self) -> Tensor:
+        """(32,) uint8: a hash of all that is learned from."""
+        return digest(json.dumps(self.document(), sort_keys=True), self.tensors().values())
+
     def predict(self, examples: Sequence[Example], encoded: Sequence[Encoded], quiet: bool = True) -> Prediction:
         """Probabilities of the options of ``examples``, averaged over the classifier's samples."""
-        features = self.reader.read(encoded, quiet)
+        self.refuse_to_answer(examples)  # before anything is read
+        found = self.answer(examples, self.reader.read(encoded, quiet), quiet)
+        return replace(found, truncated=sum(one.truncated > 0 for one in encoded))
+
+    def refuse_to_answer(self, examples: Sequence[Example]) -> None:
+        """Raise ``DataError`` for options that cannot be answered: here there are none."""
+
+    def answer(self, examples: Sequence[Example], features: Features, quiet: bool = True) -> Prediction:
+        """``predict`` of examples whose ``features`` the ``reader`` has read; how many were cut it cannot say."""
+        self.refuse_to_answer(examples)
         counts = torch.tensor([len(example.options) for example in examples])
         probs = torch.zeros(len(examples), int(counts.max()), dtype=torch.float64)
         expected = torch.zeros(len(examples), dtype=torch.float64)
@@ -143,8 +243,7 @@ class TaskHead:
                 classifier = self.classifier(is_labelled, quiet)
                 drawn = self._draws(classifier, part, [examples[number] for number in chosen], is_labelled)
                 probs[chosen, : drawn.shape[-1]], expected[chosen] = tempered(classifier, drawn)
-        truncated = sum(one.truncated > 0 for one in encoded)
-        return Prediction(probs, counts, entropy(probs), expected, truncated)
+        return Prediction(probs, counts, entropy(probs), expected)
 
     def _draws(
         self, classifier: Classifier, features: Features, examples: Sequence[Example], is_labelled: bool
@@ -189,23 +288,6 @@ class TaskHead:
             raise CheckpointError(f"{where}: its head cannot be used ({error}); adapt to the task again") from error
 
 
-def in_order(examples: Sequence[Example], label_order: Sequence[str]) -> tuple[str, ...]:
-    """The labels of ``examples`` in their order, which may have others too.
-
-    Raises ``DataError`` where a label is not in it or is so twice, or where the examples' options differ.
-    """
-    labels = labels_of(examples)
-    if not labels:
-        raise DataError(
-            "label_order: the examples have different options; only labels that all of them have are ordered"
-        )
-    missing, twice = [label for label in labels if label not in label_order], len(set(label_order)) < len(label_order)
-    if missing or twice:
-        what = f"lacks '{missing[0]}'" if missing else "has a label twice"
-        raise DataError(f"label_order {what}; name every label of the examples once, from the lowest to the highest")
-    return tuple(label for label in label_order if label in labels)
-
-
 def tempered(classifier: Classifier, drawn: Tensor) -> tuple[Tensor, Tensor]:
     """Of draws (P, M, C) the probabilities (M, C) that are reported, and their expected entropy (M,).
 
@@ -215,35 +297,3 @@ def tempered(classifier: Classifier, drawn: Tensor) -> tuple[Tensor, Tensor]:
     probs = classifier.temper(mean)
     share = entropy(drawn).mean(0) / entropy(mean).clamp(min=torch.finfo(torch.float64).tiny)
     return probs, entropy(probs) * share
-
-
-def aligned(features: Features, examples: Sequence[Example], labels: Sequence[str]) -> Features:
-    """The features with the scores' columns in the order of the labels, if there are any; -inf for a label left out."""
-    if not labels:
-        return features
-    scores = torch.full((len(examples), len(labels), 2), -torch.inf, dtype=torch.float64)
-    for row, own, example in zip(scores, features.scores, examples, strict=True):
-        row[[labels.index(option) for option in example.options]] = own[: len(example.options)]
-    return Features(features.hidden, scores)
-
-
-def refuse_odd(features: Features, answers: Tensor, depths: tuple[int, int]) -> None:
-    """Raise ``ValueError`` for tensors that no reader has read of this many depths and numbers."""
-    hidden, scores = features
-    if [one.dtype for one in (hidden, scores, answers)] != [torch.float32, torch.float64, torch.int64]:
-        raise ValueError("its tensors are of other types")
-    if hidden.shape[1:] != depths or scores.dim() != 3 or scores.shape[2] != 2 or answers.dim() > 2:
-        raise ValueError("its tensors have other shapes")
-    if not bool(hidden.isfinite().all()) or bool(scores.isnan().any()) or bool(scores.isposinf().any()):
-        raise ValueError("its features are not finite")
-    if not bool(((answers >= 0) & (answers < scores.shape[1])).all()):
-        raise ValueError("an answer is none of the options")
-
-
-def _widened(scores: Tensor, width: int) -> Tensor:
-    return torch.nn.functional.pad(scores, (0, 0, 0, width - scores.shape[1]), value=-torch.inf)
-
-
-def key_of(example: Example) -> str:
-    """A hash of what is asked, which is neither the answer nor the options' order."""
-    return hashlib.sha256(json.dumps([example.input, sorted(example.options)]).encode()).hexdigest()[:16]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from abmll.posterior.elliptical import READS, refine
+from abmll.posterior.fitted import Fitted, spread
 from abmll.posterior.latent import Latent, root
 from abmll.posterior.mode import Mode, find_mode
 from abmll.posterior.ordinal import Order
@@ -209,6 +210,7 @@ class HeadPosterior:
     """q(w, b, g | D) of one task: ``chains`` over all hypotheses, in proportion to their posterior.
 
     None is ``CHAINS``, or fewer where they would be long. ``considered`` are the hypotheses, None: those of the prior.
+    With what ``fitted()`` of an equal one gave nothing is learned again; raises ``ValueError`` where it is not that.
     """
 
     @one_thread()
@@ -221,29 +223,28 @@ class HeadPosterior:
         *,
         considered: Hypotheses | None = None,
         chains: int | None = None,
+        fitted: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.seed = seed
         self.metric = Metric(known.hidden)
         self.inputs = self.metric(known.hidden)
-        self.considered = hypotheses = considered or Hypotheses.of_task(prior, known)
-        latent = hypotheses.latent(self.inputs @ self.inputs.T, known.scores)
-        mode = find_mode(latent, answers)
-        joint = hypotheses.log_joint(latent, mode)
-        self.hypotheses = torch.softmax(joint, 0)  # (H,) their posterior
-        self.log_evidence = float(torch.logsumexp(joint, 0))
-        chains = chains or max(FEWEST_CHAINS, min(CHAINS, MOST_NUMBERS // max(latent.offset[0].numel(), 1)))
-        share = (torch.arange(chains, dtype=torch.float64) + 0.5) / chains
-        index = torch.searchsorted(self.hypotheses.cumsum(0), share).clamp(max=len(joint) - 1)
-        used, index = index.unique(return_inverse=True)
-        self.used = hypotheses = hypotheses.pick(used)
-        latent, mode = latent.pick(used), mode.pick(used)
-        generator = torch.Generator().manual_seed(seed)
-        start = sample(latent, mode, index, generator)
-        lowest = torch.where(hypotheses.counts > 0, -hypotheses.mean / hypotheses.std, -torch.inf)[index]
-        self.paths = refine(latent, index, answers, start, lowest, generator)
+        self.considered = considered or Hypotheses.of_task(prior, known)
+        inner = self.inputs @ self.inputs.T
+        if fitted is None:
+            self.learned = _learn(self.considered, self.considered.latent(inner, known.scores), answers, seed, chains)
+        else:
+            self.learned = Fitted.of(fitted, len(self.considered.taus), known.scores)
+        self.hypotheses, log_evidence, self.paths = self.learned
+        self.log_evidence = float(log_evidence)
+        used, index = spread(self.hypotheses, len(self.paths.weights) // len(READS))
+        self.used = self.considered.pick(used)
         self.index = index.repeat(len(READS))  # (P,) each path's hypothesis among those that are used
-        self.factor = root(latent.kernel)
+        self.factor = root(self.used.kernel(inner))
         self.samples = len(self.index)
+
+    def fitted(self) -> dict[str, Tensor]:
+        """What took long to learn."""
+        return self.learned.tensors()
 
     @one_thread()
     def probs(self, asked: Known) -> Tensor:
@@ -252,6 +253,20 @@ class HeadPosterior:
         generator = torch.Generator().manual_seed(self.seed + 1)
         normal = torch.randn(self.samples, 1, asked.scores.shape[1], generator=generator, dtype=torch.float64)
         return torch.softmax(where.scores(self.paths, self.index, normal), -1)
+
+
+def _learn(hypotheses: Hypotheses, latent: Latent, answers: Tensor, seed: int, chains: int | None) -> Fitted:
+    """The hypotheses' posterior, and chains that start from samples at the modes."""
+    mode = find_mode(latent, answers)
+    joint = hypotheses.log_joint(latent, mode)
+    posterior = torch.softmax(joint, 0)
+    chains = chains or max(FEWEST_CHAINS, min(CHAINS, MOST_NUMBERS // max(latent.offset[0].numel(), 1)))
+    used, index = spread(posterior, chains)
+    hypotheses, latent, mode = hypotheses.pick(used), latent.pick(used), mode.pick(used)
+    generator = torch.Generator().manual_seed(seed)
+    start = sample(latent, mode, index, generator)
+    lowest = torch.where(hypotheses.counts > 0, -hypotheses.mean / hypotheses.std, -torch.inf)[index]
+    return Fitted(posterior, torch.logsumexp(joint, 0), refine(latent, index, answers, start, lowest, generator))
 
 
 class Where(NamedTuple):

@@ -9,6 +9,7 @@ temperatures are usual after the fact (Guo et al. 2017), here with a prior and a
 WEIGHT is below 1 as held-out answers are not independent: four fifths of the examples stand behind each of them.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor
 
 from abmll.common.progress import progress
 from abmll.posterior.elliptical import LARGE
+from abmll.posterior.fitted import taken
 from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior, HeadPrior, Hypotheses, Known
 from abmll.posterior.threads import one_thread
 
+HELD_OUT = "held_out"
 FOLDS = 5
 FEW_OPTIONS = 32  # of more, few chains are too noisy a mean (docs/log.md, 2026-11-29)
 LEAST = 0.005  # probability of a hypothesis that the held-out heads still consider
@@ -37,6 +40,7 @@ class TemperedHead(HeadPosterior):
         fold_of: (N,) the fold of each example.
         held_out: (N, C) p_-n.
         log_likelihood: (N, T) of each answer under each a.
+        weights: (T,) p(a | D).
     """
 
     def __init__(
@@ -48,24 +52,39 @@ class TemperedHead(HeadPosterior):
         quiet: bool = True,
         *,
         folds: int = FOLDS,
+        fitted: Mapping[str, Tensor] | None = None,
     ) -> None:
-        super().__init__(prior, known, answers, seed)
+        super().__init__(prior, known, answers, seed, fitted=fitted)
         self.likely = self.considered.pick((self.hypotheses > LEAST).nonzero()[:, 0])
         self.learned_of = prior, known, answers
         self.fold_of = dealt(known, answers, folds) if known.is_labelled else torch.zeros_like(answers)
         self.is_tempered = bool(self.fold_of.any())
         if self.is_tempered:
-            self.held_out, self.log_likelihood = self._held_out(self.fold_of, quiet)
+            self.held_out = self._held_out(self.fold_of, quiet) if fitted is None else _apart(fitted, known)
+            self.log_likelihood = log_likelihood(self.held_out, answers)
+            self.weights = weights(self.log_likelihood)
 
-    def _held_out(self, fold_of: Tensor, quiet: bool) -> tuple[Tensor, Tensor]:
-        """(N, C) p_-n for these folds, and (N, T) the log likelihood of each answer under each a."""
-        prior, known, answers = self.learned_of
-        probs = held_out(prior, known, answers, self.seed, fold_of, quiet, self.likely)
-        return probs, torch.stack([powered(probs, a).gather(1, answers[:, None])[:, 0].log() for a in INVERSE], 1)
+    @classmethod
+    def restored(
+        cls, prior: HeadPrior, known: Known, answers: Tensor, seed: int, fitted: Mapping[str, Tensor]
+    ) -> "TemperedHead":
+        """The head of which ``fitted()`` gave this, without learning it again.
+
+        Raises ``ValueError`` where it is not of such a head.
+        """
+        return cls(prior, known, answers, seed, fitted=fitted)
+
+    def fitted(self) -> dict[str, Tensor]:
+        """What took long to learn."""
+        return super().fitted() | ({HELD_OUT: self.held_out} if self.is_tempered else {})
+
+    def _held_out(self, fold_of: Tensor, quiet: bool) -> Tensor:
+        """(N, C) p_-n for these folds."""
+        return held_out(*self.learned_of, self.seed, fold_of, quiet, self.likely)
 
     def temper(self, probs: Tensor) -> Tensor:
         """q of p (..., C)."""
-        return mixed(probs, weights(self.log_likelihood)) if self.is_tempered else probs
+        return mixed(probs, self.weights) if self.is_tempered else probs
 
     def cross_validated(self, folds: int | None = None, quiet: bool = True) -> Tensor:
         """(N, C): q of each example's p_-n, its temperature learned of the other folds; None are the folds at hand.
@@ -75,7 +94,8 @@ class TemperedHead(HeadPosterior):
         fold_of, apart, logs = self.fold_of, self.held_out, self.log_likelihood
         if folds is not None:
             fold_of = dealt(*self.learned_of[1:], folds)
-            apart, logs = self._held_out(fold_of, quiet)
+            apart = self._held_out(fold_of, quiet)
+            logs = log_likelihood(apart, self.learned_of[2])
         probs = torch.zeros_like(apart)
         for fold in fold_of.unique():
             asked = fold_of == fold
@@ -121,9 +141,24 @@ def powered(probs: Tensor, inverse_temperature: float | Tensor) -> Tensor:
     return torch.softmax(logs.masked_fill(probs == 0, -torch.inf), -1)
 
 
+def _apart(fitted: Mapping[str, Tensor], known: Known) -> Tensor:
+    """p_-n as it was ``fitted``."""
+    probs = taken(fitted, HELD_OUT, known.scores.shape[:2])
+    if bool(((probs < 0) | (probs > 1)).any()):
+        raise ValueError(f"{HELD_OUT} are no probabilities")
+    return probs
+
+
 def mixed(probs: Tensor, weights: Tensor) -> Tensor:
     """q of p (..., C) under the weights (T,) of the values of a."""
-    return torch.stack([weight * powered(probs, a) for weight, a in zip(weights, INVERSE, strict=True)]).sum(0)
+    shape = (-1, *(1 for _ in probs.shape))
+    return (weights.view(shape) * powered(probs, INVERSE.view(shape))).sum(0)
+
+
+def log_likelihood(probs: Tensor, answers: Tensor) -> Tensor:
+    """(N, T): of each answer with the probabilities p_-n (N, C) under each a."""
+    index = answers.expand(len(INVERSE), -1)[..., None]
+    return powered(probs, INVERSE[:, None, None]).gather(-1, index)[..., 0].log().T.contiguous()
 
 
 def weights(log_likelihood: Tensor) -> Tensor:
