@@ -72,6 +72,11 @@ def load_for_head(theta: Path | None, place: PlaceConfig, quiet: bool) -> "Abmll
     return AbmllModel.from_base(**config, announce=narrator(quiet), quiet=quiet)
 
 
+def load_for_serving(theta: Path | None, place: PlaceConfig, quiet: bool) -> "AbmllModel":
+    """The model of a training run, or the language model as it was downloaded."""
+    return load_for_head(None, place, quiet) if theta is None else load_run(theta, place, quiet)
+
+
 def _refuse_unread(method: str, continued: ContinueConfig) -> None:
     from abmll.methods import REGISTRY
 

@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, Command] = {
     "tune": Command("choose every method's settings on validation tasks", "abmll.cli.tune:tune"),
     "export": Command("write the posterior mean as a PEFT adapter or a merged model", "abmll.cli.export:export"),
     "push": Command("put a run or a posterior on a model hub", "abmll.cli.push:push"),
+    "serve": Command("learn and answer tasks over HTTP, with a page to teach them on", "abmll.cli.serve:serve"),
     "report": Command("write one self-contained HTML page about a run", "abmll.cli.report:report"),
     "tasks": Command("list, show, check and fetch tasks", TASKS),
     "estimate": Command("memory, operations and time of a step, from a model's shape", "abmll.cli.estimate:estimate"),

@@ -122,13 +122,12 @@ async def watch_job(job: str, request: Request, service: Served, tenant: Tenant)
 async def _events(job: str, service: Service, tenant: str) -> AsyncIterator[str]:
     last = None
     while True:
-        is_live = job in service.jobs.live
         row = await run_in_threadpool(service.job_store.job, tenant, job)
         document = json.dumps(service.describe_job(row), ensure_ascii=False)
         if document != last:
             last = document
             yield f"event: progress\ndata: {document}\n\n"
-        if not is_live:
+        if row.state not in UNFINISHED:
             yield f"event: end\ndata: {document}\n\n"
             return
         await asyncio.sleep(GLANCE)
@@ -138,8 +137,12 @@ def _quality(service: Service, task: StoredTask) -> dict[str, Any]:
     row = service.store.version(task)
     found = None if row.quality is None else json.loads(row.quality)
     if found is None:
-        raise Problem(404, f"task '{task.name}': its quality is not known; it is measured soon after learning, of a head "
-                      "with enough examples", word="no-quality")
+        raise Problem(
+            404,
+            f"task '{task.name}': its quality is not known; it is measured soon after learning, of a head "
+            "with enough examples",
+            word="no-quality",
+        )
     return found
 
 

@@ -11,7 +11,8 @@ from starlette.concurrency import run_in_threadpool
 
 from abmll.model.learned_task import TaskPosterior
 from abmll.model.prediction import Prediction
-from abmll.model.together import Asked, predict_together
+from abmll.model.together import Request as Asked
+from abmll.model.together import predict_together
 from abmll.serving.engine import Engine
 from abmll.serving.fair_queue import Request, TooLate
 from abmll.serving.job_store import AnswerStore

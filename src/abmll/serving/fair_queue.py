@@ -74,8 +74,8 @@ class FairQueue:
     def take(self, tokens: int, longest: int) -> list[Taken]:
         """Rows for one pass: of one kind, of at most so many ``tokens``, and at least one row.
 
-        One row at a time: of the tenant whose turn it is, of its request whose turn it is. A row has at most ``longest``
-        tokens. Requests that are late or that nobody waits for any more leave.
+        One row at a time: of the tenant whose turn it is, of its request whose turn it is. A row has at most
+        ``longest`` tokens. Requests that are late or that nobody waits for any more leave.
         """
         self._dismiss()
         taken: dict[int, tuple[Request, int]] = {}

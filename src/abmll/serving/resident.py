@@ -17,6 +17,7 @@ from abmll.model.learned_task import TaskPosterior
 from abmll.model.meta_learner import AbmllModel
 from abmll.tasks import Example
 
+
 class Row(NamedTuple):
     """A text to be read for a head, in tokens; ``len`` is how many."""
 
@@ -59,9 +60,13 @@ class Resident:
     @property
     def belongs_to(self) -> dict[str, str]:
         """What a store of learned tasks depends on."""
-        theta = self.reader.phi
-        read_with = {"features": " ".join(map(str, self.reader.blocks)), "theta": "" if theta is None else theta.digest()}
-        return {"model": self.reading.scorer.base.fingerprint, "method": self.reading.learning.method} | read_with
+        theta, model = self.reader.phi, self.reading
+        return {
+            "model": model.scorer.base.fingerprint,
+            "method": model.learning.method,
+            "features": " ".join(map(str, self.reader.blocks)),
+            "theta": "" if theta is None else theta.digest(),
+        }
 
     @property
     def longest(self) -> int:

@@ -134,8 +134,12 @@ def summary(quality: str | None) -> Mapping[str, Any] | None:
 
 def size_of(posterior: Any) -> int:
     """About how many bytes a posterior takes in memory."""
-    tensors = [tensor for phi in posterior.members if phi is not None and posterior.head is None
-               for _, tensor in phi.named_tensors()]
+    tensors = [
+        tensor
+        for phi in posterior.members
+        if phi is not None and posterior.head is None
+        for _, tensor in phi.named_tensors()
+    ]
     head = posterior.head
     if head is not None:
         # What was fitted is in memory about twice: as it is kept, and as it is used.

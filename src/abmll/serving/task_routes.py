@@ -1,9 +1,6 @@
 """Routes that make and change tasks, and tell of them."""
 
 import asyncio
-import csv
-import io
-import json
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,6 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from abmll.common.errors import DataError
+from abmll.experiments.sheets import csv_text
 from abmll.serving.asking import CSV, Named, Patience, Repeated, Served, Tenant, pairs_of
 from abmll.serving.problems import Problem
 from abmll.serving.service import Service, moment, summary
@@ -19,7 +17,6 @@ from abmll.serving.task_store import Labelled
 from abmll.serving.wire import Examples, NewTask, Texts, check_name, labelled
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @router.get("")
@@ -31,11 +28,19 @@ def list_tasks(service: Served, tenant: Tenant, after: str = "", limit: int = 10
     return {"tasks": [service.describe(task) for task in found], "next": more}
 
 
-@router.post("", status_code=201, openapi_extra={"requestBody": {"content": {
-    "application/json": {"schema": NewTask.model_json_schema()}, CSV: {"schema": {"type": "string"}}}}})
-async def new_task(
-    request: Request, service: Served, tenant: Tenant, patience: Patience, repeat: Repeated
-) -> Response:
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra={
+        "requestBody": {
+            "content": {
+                "application/json": {"schema": NewTask.model_json_schema()},
+                CSV: {"schema": {"type": "string"}},
+            }
+        }
+    },
+)
+async def new_task(request: Request, service: Served, tenant: Tenant, patience: Patience, repeat: Repeated) -> Response:
     """Learn a task from labelled examples: JSON, or a CSV with ``?name=``."""
     body, pairs = await pairs_of(request, NewTask)
     if body is None:
@@ -90,16 +95,22 @@ def all_examples(request: Request, service: Served, task: Named) -> Response:
     if CSV not in request.headers.get("accept", ""):
         rows = [{"text": one.text, "label": one.label, "version": one.version} for one in found]
         return JSONResponse({"examples": rows})
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\r\n")
-    writer.writerow(["text", "label"])
-    writer.writerows([_cell(one.text), _cell(one.label)] for one in found)
+    text = csv_text([{"text": one.text, "label": one.label} for one in found])
     headers = {"Content-Disposition": f'attachment; filename="{task.name}.csv"'}
-    return Response(buffer.getvalue(), media_type=f"{CSV}; charset=utf-8", headers=headers)
+    return Response(text, media_type=f"{CSV}; charset=utf-8", headers=headers)
 
 
-@router.put("/{name}/examples", openapi_extra={"requestBody": {"content": {
-    "application/json": {"schema": Examples.model_json_schema()}, CSV: {"schema": {"type": "string"}}}}})
+@router.put(
+    "/{name}/examples",
+    openapi_extra={
+        "requestBody": {
+            "content": {
+                "application/json": {"schema": Examples.model_json_schema()},
+                CSV: {"schema": {"type": "string"}},
+            }
+        }
+    },
+)
 async def add_examples(
     request: Request, service: Served, task: Named, patience: Patience, repeat: Repeated
 ) -> Response:
@@ -157,8 +168,3 @@ def _refuse_unlearnable(service: Service, body: NewTask, examples: list[Labelled
         if missing or len(set(body.label_order)) < len(body.label_order) or body.how == "full":
             what = f"lacks '{missing[0]}'" if missing else "has a label twice, or the task is learned by steps"
             raise DataError(f"label_order: {what}; name every label once, from the lowest to the highest, for a head")
-
-
-def _cell(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(FORMULA) else text

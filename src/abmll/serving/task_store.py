@@ -119,7 +119,8 @@ class TaskStore:
         """How many examples of each label a version has, by label."""
         rows = examples_of(task.id, version).order_by(None).with_only_columns(EXAMPLES.c.label, func.count())
         with self.reading() as db:
-            return {label: number for label, number in sorted(map(tuple, db.execute(rows.group_by(EXAMPLES.c.label))))}
+            found = db.execute(rows.group_by(EXAMPLES.c.label)).all()
+        return {str(row[0]): int(row[1]) for row in sorted(found)}
 
     def versions(self, task: StoredTask) -> "list[Row[Any]]":
         """All versions, the newest first."""

@@ -1,0 +1,67 @@
+"""``abmll serve``: learn and answer tasks for others, over HTTP and on a page."""
+
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+from abmll.cli.console import narrator
+from abmll.common.config import PlaceConfig
+from abmll.common.errors import ConfigError
+from abmll.serving.limits import ServeConfig
+
+
+def serve(
+    theta: Path | None = None,
+    *,
+    store: Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token_file: Path | None = None,
+    database: str | None = None,
+    files: str | None = None,
+    allowed_hosts: tuple[str, ...] | None = None,
+    allowed_origins: tuple[str, ...] | None = None,
+    limits: ServeConfig,
+    place: PlaceConfig,
+    quiet: bool = False,
+) -> None:
+    """Serve many tasks over one language model: learn them from examples, answer, and show a page to teach them on.
+
+    The page is at the server's address, the interface is described at /docs.
+
+    Args:
+        theta: training run, a folder or user/name on a model hub, whose features and theta to use
+            (default: the language model as it was downloaded)
+        store: folder in which tasks, examples and what was learned of them are kept; it is made
+        host: address to listen on; any other than this computer's own needs a token file
+        port: port to listen on (0: any that is free)
+        token_file: file of lines 'TENANT TOKEN'; each tenant has tasks of its own
+        database: SQLAlchemy address of a database that several servers share (default: SQLite in the store)
+        files: fsspec address of the posteriors that several servers share (default: a folder in the store)
+        allowed_hosts: names under which the server may be asked, such as those of a proxy in front of it
+        allowed_origins: sites whose pages may ask (default: none but its own)
+    """
+    from abmll.cli.loading import load_for_serving
+    from abmll.common.locks import sole_writer
+    from abmll.serving.access import read_tokens, refuse_open
+    from abmll.serving.running import run
+
+    if not 0 <= port < 65536:
+        raise ConfigError(f"port is {port}; use a whole number from 0 to 65535")
+    refuse_open(host, token_file is not None)
+    tokens = None if token_file is None else read_tokens(token_file)
+    say = narrator(quiet)
+    store.mkdir(parents=True, exist_ok=True)
+    url = database or f"sqlite:///{store / 'store.sqlite'}"
+    with sole_writer(store) if url.startswith("sqlite") else nullcontext():  # others may share another database
+        run(
+            partial(load_for_serving, theta, place, quiet),
+            url,
+            files or str(store / "posteriors"),
+            limits,
+            (host, port),
+            tokens,
+            allowed_hosts or (),
+            allowed_origins or (),
+            say,
+        )
