@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from abmll.common.errors import DataError
 from abmll.experiments.sheets import csv_text
 from abmll.serving.asking import CSV, Named, Patience, Repeated, Served, Tenant, pairs_of
+from abmll.serving.job_store import UNFINISHED
 from abmll.serving.problems import Problem
 from abmll.serving.service import Service, moment, summary
 from abmll.serving.task_changes import Accepted, TooMany, change, create, relearn
@@ -125,7 +126,8 @@ async def add_examples(
 @router.delete("/{name}/examples")
 async def remove_examples(body: Texts, service: Served, task: Named, patience: Patience) -> Response:
     """Remove the examples with these texts."""
-    left = {one.label for one in await run_in_threadpool(service.store.examples, task) if one.text not in body.texts}
+    gone = set(body.texts)
+    left = {one.label for one in await run_in_threadpool(service.store.examples, task) if one.text not in gone}
     if len(left) < 2:
         raise DataError("texts: without these, examples of one label at most would be left; two are needed")
     accepted = await run_in_threadpool(change, service.store, task, (), body.texts)
@@ -144,13 +146,17 @@ async def _learned(service: Service, accepted: Accepted, patience: float, status
     headers = {} if job is None else {"Location": f"/v1/jobs/{job}"}
     if job is not None:
         row = await run_in_threadpool(service.job_store.job, task.tenant, job)
-        if row.state == "waiting":
+        if row.state != "done":
+            if row.state not in UNFINISHED:  # it is asked for again, and may do better now
+                await run_in_threadpool(service.job_store.set_state, job, "waiting")
             live = service.jobs.start(job, task.id, accepted.version, row.kind, task.how)
             try:
                 await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(live.finished)), patience or 0.001)
             except asyncio.TimeoutError:
                 row = await run_in_threadpool(service.job_store.job, task.tenant, job)
                 return JSONResponse(service.describe_job(row), 202, headers)
+            if live.refused is not None:
+                raise live.refused
             row = await run_in_threadpool(service.job_store.job, task.tenant, job)
         if row.state in ("failed", "cancelled"):
             raise Problem(409 if row.state == "cancelled" else 422, f"task '{task.name}': {row.error}")
