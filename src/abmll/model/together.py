@@ -41,9 +41,7 @@ class Request:
 
 
 @torch.no_grad()
-def predict_together(
-    requests: Sequence[Request], how: PredictConfig | None = None, seed: int = 0
-) -> list[Prediction]:
+def predict_together(requests: Sequence[Request], how: PredictConfig | None = None, seed: int = 0) -> list[Prediction]:
     """What ``posterior.predict(examples, how, seed=seed)`` gives for each request, up to rounding.
 
     All posteriors share a scorer. Those with adapters are answered together where a sample of the weights is one for
@@ -116,11 +114,11 @@ class _Job:
         return by_name(phi, lambda shape: space.layers(phi.stacks[shape], noise))
 
     def take(self, index: Sequence[int], probs: Sequence[Tensor]) -> None:
-        """All passes' probabilities (M, C) of the examples ``index``."""
-        width = self.tally.probs.shape[-1]
-        for member in range(len(self.members)):
-            own = torch.stack(list(probs[member * self.each : (member + 1) * self.each]))
-            self.tally.add(member, torch.tensor(index), own[..., :width])
+        """All passes' probabilities of the M examples ``index``, each (M, C) or wider with zeros."""
+        width = max(len(self.encoded[number].options) for number in index)
+        samples = torch.stack([part[:, :width] for part in probs])
+        for member, own in enumerate(samples.split(self.each)):
+            self.tally.add(member, torch.tensor(index), own)
 
 
 def _answer(jobs: Sequence[_Job]) -> None:
