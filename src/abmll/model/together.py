@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from abmll.common.config import PredictConfig
-from abmll.common.errors import ConfigError, DataError
+from abmll.common.errors import ConfigError
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch, batches_of_like_length
 from abmll.language.encoding import Encoded
