@@ -20,7 +20,8 @@ export function card(text, answer, { labels, order }, context) {
   find("summary", rest).textContent = `${rows.length - SHOWN_LABELS} more labels`;
   find("tbody", rest).append(...rows.slice(SHOWN_LABELS));
   showDoubt(find(".doubt", root), answer, labels.length);
-  if (answer.truncated) root.append(element("p", { class: "hint" }, "This text is too long: its end was not read."));
+  const cut = "This text is too long: only a part of it was read.";
+  if (answer.truncated) find(".quoted", root).after(element("p", { class: "hint" }, cut));
   corrections(find(".correct", root), text, answer, labels, context);
   return root;
 }
@@ -45,7 +46,8 @@ function showDoubt(place, answer, numLabels) {
   split.setAttribute("aria-label", `Doubt: ${numbers}`);
   const words = element("strong", {}, inWords(few, itself, most));
   find("p", place).replaceChildren(words, " ", element("span", { class: "key few" }), `${nats(few)} few examples `,
-    element("span", { class: "key itself" }), `${nats(itself)} the text itself `, element("span", { class: "of" }, `of ${nats(most)} nats`));
+    element("span", { class: "key itself" }), `${nats(itself)} the text itself `,
+    element("span", { class: "of" }, `of ${nats(most)} nats`));
 }
 
 /** What the doubt of an answer is, and whether more examples would help. */

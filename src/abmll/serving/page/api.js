@@ -14,7 +14,7 @@ export class Refused extends Error {
 export const ofTask = (name, rest = "") => `v1/tasks/${encodeURIComponent(name)}${rest}`;
 
 /** Ask the server. ``body`` becomes JSON. Raises Refused; asks for a token as often as the server wants another. */
-export async function request(method, path, { body, headers = {}, signal } = {}) {
+export async function request(method, path, { body, headers = {} } = {}) {
   const sent = { Accept: "application/json", ...headers };
   if (body !== undefined) sent["Content-Type"] = "application/json";
   for (;;) {
@@ -22,9 +22,8 @@ export async function request(method, path, { body, headers = {}, signal } = {})
     if (used) sent.Authorization = `Bearer ${used}`;
     let response;
     try {
-      response = await fetch(path, { method, headers: sent, body: JSON.stringify(body), signal, cache: "no-store" });
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
+      response = await fetch(path, { method, headers: sent, body: JSON.stringify(body), cache: "no-store" });
+    } catch {
       throw new Refused(0, "The server cannot be reached. Nothing was lost: try again when it runs.");
     }
     if (response.ok) return response;
@@ -38,10 +37,21 @@ export async function get(path) {
   return (await request("GET", path)).json();
 }
 
-/** A write that may take long: the server answers at once, and repeating it by accident does nothing. */
-export function write(method, path, body) {
-  const headers = { Prefer: "respond-async", "Idempotency-Key": key() };
-  return request(method, path, { body, headers });
+const unanswered = new Map(); // keys of writes that the server may have taken without our hearing of it
+
+/** A write that may take long: the server answers at once. Sent again after a lost answer, it is done once. */
+export async function write(method, path, body) {
+  const what = JSON.stringify([method, path, body]);
+  if (!unanswered.has(what)) unanswered.set(what, newKey());
+  const headers = { Prefer: "respond-async", "Idempotency-Key": unanswered.get(what) };
+  try {
+    const response = await request(method, path, { body, headers });
+    unanswered.delete(what);
+    return response;
+  } catch (error) {
+    if (error.status !== 0) unanswered.delete(what);
+    throw error;
+  }
 }
 
 /** Events of a stream (text/event-stream), as {event, data}. */
@@ -75,6 +85,6 @@ async function reason(response) {
   return (typeof detail === "string" ? detail : `The server answered ${response.status}.`) + again;
 }
 
-function key() {  // crypto.randomUUID is there over https and on this computer only
+function newKey() {  // crypto.randomUUID is there over https and on this computer only
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

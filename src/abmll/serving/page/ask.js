@@ -28,7 +28,9 @@ export function ask(context) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
   find("[data-part=more]", root).onclick = () => showMore(root, shown, context);
-  find("[data-part=save]", root).onclick = () => saveAs(new Blob([csvOf(shown)], { type: "text/csv" }), `${context.name}_answers.csv`);
+  find("[data-part=save]", root).onclick = () => {
+    saveAs(new Blob([csvOf(shown)], { type: "text/csv" }), `${context.name}_answers.csv`);
+  };
   return { root, update: (task) => update(root, form, shown, task) };
 }
 
@@ -46,7 +48,8 @@ function showMore(root, { texts, prediction }, context) {
   const cards = find(".cards", root);
   const from = cards.childElementCount;
   const kind = { labels: prediction.labels, order: context.task.label_order };
-  const more = texts.slice(from, from + AT_ONCE).map((text, index) => card(text, prediction.answers[from + index], kind, context));
+  const more = texts.slice(from, from + AT_ONCE)
+    .map((text, index) => card(text, prediction.answers[from + index], kind, context));
   cards.append(...more);
   find("[data-part=more]", root).hidden = cards.childElementCount === texts.length;
   if (from) find("select", more[0])?.focus();
@@ -56,18 +59,19 @@ function showMore(root, { texts, prediction }, context) {
 function update(root, form, { prediction }, task) {
   const canAnswer = ["ready", "updating"].includes(task.state);
   find(".primary", form).hidden = !canAnswer;
+  find("[data-part=not-yet]", form).hidden = canAnswer;
   if (!prediction) return;
   const line = find("[data-part=version]", root);
   const again = element("button", { type: "button", class: "small" }, "Ask again");
   again.onclick = () => form.requestSubmit();
-  const isOld = task.version > prediction.version;
-  line.replaceChildren(`Answered by version ${prediction.version}.`, ...(isOld ? [` Version ${task.version} is there. `, again] : []));
+  const newer = task.version > prediction.version ? [` Version ${task.version} is there. `, again] : [];
+  line.replaceChildren(`Answered by version ${prediction.version}.`, ...newer);
 }
 
 function csvOf({ texts, prediction }) {
   const { labels, answers } = prediction;
   const heading = ["text", "label", ...labels.map((label) => `p(${label})`), "entropy", "mutual_information"];
-  const rows = answers.map((answer, index) => [texts[index], answer.label, ...labels.map((label) => answer.probabilities[label]),
-    answer.entropy, answer.mutual_information]);
+  const rows = answers.map(({ label, probabilities, entropy, mutual_information }, index) =>
+    [texts[index], label, ...labels.map((one) => probabilities[one]), entropy, mutual_information]);
   return toCsv([heading, ...rows]);
 }

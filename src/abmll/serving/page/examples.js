@@ -13,7 +13,8 @@ export function examples(context) {
   const list = new List(root, context);
   find("[name=find]", root).addEventListener("input", () => list.show());
   find("[data-part=more]", root).onclick = () => list.show(list.number + AT_ONCE);
-  find("[data-part=undo]", root).onclick = () => list.change(() => add(context.name, [list.removed], list.place), "Undone.", false);
+  const putBack = () => add(context.name, [list.removed], list.place);
+  find("[data-part=undo]", root).onclick = () => list.change(putBack, "Undone.", false);
   find("[data-part=save]", root).onclick = (event) => attempt(event.target, async () => {
     const response = await request("GET", ofTask(context.name, "/examples"), { headers: { Accept: "text/csv" } });
     saveAs(await response.blob(), `${context.name}.csv`);
@@ -70,15 +71,17 @@ class List {
     find("tbody", this.root).replaceChildren(...found.slice(0, number).map((example) => this.#row(example)));
     find("table", this.root).hidden = !found.length;
     find("[data-part=more]", this.root).hidden = found.length <= number;
-    find("[data-part=found]", this.root).textContent = wanted ? `${found.length} of ${plural(this.rows.length, "example")}`
-      : plural(this.rows.length, "example");
+    const all = plural(this.rows.length, "example");
+    find("[data-part=found]", this.root).textContent = wanted ? `${found.length} of ${all}` : all;
   }
 
   #row(example) {
-    const button = element("button", { type: "button", class: "small", "aria-label": `Remove: ${example.text.slice(0, 200)}` }, "Remove");
+    const name = `Remove: ${example.text.slice(0, 200)}`;
+    const button = element("button", { type: "button", class: "small", "aria-label": name }, "Remove");
     button.onclick = () => {
       this.removed = { text: example.text, label: example.label };
-      this.change(() => remove(this.context.name, [example.text], this.place), `Removed “${example.text.slice(0, 80)}”.`, true);
+      const work = () => remove(this.context.name, [example.text], this.place);
+      this.change(work, `Removed “${example.text.slice(0, 80)}”.`, true);
     };
     return element("tr", {}, element("td", { class: "text" }, example.text), element("td", {}, example.label),
       element("td", { class: "number" }, `v${example.version}`), element("td", {}, button));
@@ -87,8 +90,8 @@ class List {
   /** Add or remove an example, say so, and offer to undo it or not. */
   async change(work, done, canUndo) {
     const undo = find("[data-part=undo]", this.root);
-    const went = await attempt(find("table", this.root), async () => this.context.changed(await work()), find(".notice", this.root));
-    if (!went) return;
+    const learn = async () => this.context.changed(await work());
+    if (!(await attempt(find("table", this.root), learn, find(".notice", this.root)))) return;
     undo.hidden = !canUndo;
     announce(done);
     (canUndo ? undo : find("[name=find]", this.root)).focus();

@@ -12,7 +12,9 @@ export class ExamplesInput {
     this.root = fromTemplate("examples-input");
     this.table = null; // of the file: names of its columns, rows
     this.fileName = "";
-    for (const radio of this.root.querySelectorAll("[name=source]")) radio.addEventListener("change", () => this.#switch());
+    for (const radio of this.root.querySelectorAll("[name=source]")) {
+      radio.addEventListener("change", () => this.#switch());
+    }
     this.lines = find("[name=lines]", this.root);
     this.lines.addEventListener("input", () => {
       clearTimeout(this.waiting);
@@ -31,7 +33,8 @@ export class ExamplesInput {
   taken() {
     const { examples, faults } = this.#read();
     if (!this.isFile && faults.length) throw new Error(faults[0]);
-    if (!examples.length) throw new Error(this.isFile ? "Choose a CSV file and its columns first." : "Paste some examples first.");
+    if (!examples.length && this.isFile) throw new Error("Choose a CSV file and its columns first.");
+    if (!examples.length) throw new Error("Paste some examples first.");
     return examples;
   }
 
@@ -47,9 +50,11 @@ export class ExamplesInput {
     const { examples, faults, missing } = this.#read();
     const counts = countLabels(examples);
     const remarks = faults.slice(0, SHOWN_FAULTS);
-    if (faults.length > SHOWN_FAULTS) remarks.push(`And ${plural(faults.length - SHOWN_FAULTS, "more line")} like these.`);
+    const hidden = faults.length - SHOWN_FAULTS;
+    if (hidden > 0) remarks.push(`And ${hidden} more like these.`);
     const torn = contradictions(examples);
-    if (torn.length) remarks.push(`“${torn[0]}” is there with two labels${torn.length > 1 ? `, as are ${torn.length - 1} other texts` : ""}.`);
+    if (torn.length) remarks.push(`“${torn[0]}” is there with two labels.`);
+    if (torn.length > 1) remarks.push(`So are ${torn.length - 1} other texts.`);
     const summary = `${plural(examples.length, "example")}, ${plural(counts.length, "label")}`;
     find(".summary", this.root).textContent = missing ?? (examples.length ? summary : "");
     find(".faults", this.root).replaceChildren(...remarks.map((remark) => element("li", {}, remark)));
@@ -62,8 +67,9 @@ export class ExamplesInput {
     const rows = counts.map(([label, count]) => {
       const bar = element("span", { class: "bar" });
       bar.style.width = `${(count / most) * 100}%`;
-      const number = element("td", {}, element("span", { class: "number" }, String(count)), element("span", { class: "track" }, bar));
-      return element("tr", {}, element("th", { scope: "row" }, label), number);
+      const number = element("span", { class: "number" }, String(count));
+      const cell = element("td", {}, number, element("span", { class: "track" }, bar));
+      return element("tr", {}, element("th", { scope: "row" }, label), cell);
     });
     const table = find(".counts", this.root);
     table.hidden = !counts.length;
@@ -76,7 +82,8 @@ export class ExamplesInput {
     if (this.fault) return { ...nothing, missing: this.fault };
     if (!this.table) return nothing;
     const [text, label] = [this.columns.text.value, this.columns.label.value];
-    if (text === "" || label === "") return { ...nothing, missing: "Choose which column has the texts and which the labels." };
+    const choose = "Choose which column has the texts and which the labels.";
+    if (text === "" || label === "") return { ...nothing, missing: choose };
     if (text === label) return { ...nothing, missing: "Texts and labels must be two columns." };
     return fromRows(this.table.rows, Number(text), Number(label));
   }
@@ -108,7 +115,8 @@ export class ExamplesInput {
     this.table = { columns, rows };
     const guessed = guessColumns(columns);
     for (const [part, select] of Object.entries(this.columns)) {
-      setOptions(select, columns.map((_, index) => String(index)), guessed[part] < 0 ? "" : String(guessed[part]), "Choose…");
+      const chosen = guessed[part] < 0 ? "" : String(guessed[part]);
+      setOptions(select, columns.map((_, index) => String(index)), chosen, "Choose…");
       columns.forEach((column, index) => { select.options[index + 1].text = column.trim() || `Column ${index + 1}`; });
     }
   }

@@ -1,14 +1,14 @@
 // Examples out of what a user pastes or uploads. Nothing here touches the document.
 
-// Usual names of columns; those of the first list are taken before those of the second. As abmll.tasks.columns has them.
+// Usual names of columns, as abmll.tasks.columns has them; those of a first list are taken before those of the second.
 const TEXT_NAMES = [["text", "input"], ["sentence", "question", "message", "body", "content", "review", "comment",
   "description", "document", "query"]];
-const LABEL_NAMES = [["label", "output"], ["labels", "class", "category", "categories", "target", "tag", "tags", "intent",
-  "topic", "sentiment", "answer"]];
+const LABEL_NAMES = [["label", "output"], ["labels", "class", "category", "categories", "target", "tag", "tags",
+  "intent", "topic", "sentiment", "answer"]];
 
 /** Examples of pasted lines, ``text<TAB or comma>label``, and in one sentence each what is wrong with a line. */
 export function fromLines(pasted) {
-  const separator = pasted.includes("\t") ? "\t" : ",";
+  const [separator, named] = pasted.includes("\t") ? ["\t", "tab"] : [",", "comma"];
   const examples = [];
   const faults = [];
   pasted.split(/\r?\n/).forEach((line, index) => {
@@ -16,9 +16,10 @@ export function fromLines(pasted) {
     const place = line.lastIndexOf(separator);
     const text = unquoted(line.slice(0, Math.max(place, 0)));
     const label = unquoted(line.slice(place + 1));
-    if (place < 0) faults.push(`Line ${index + 1} has no label: put ${separator === "\t" ? "a tab" : "a comma"} and the label after its text.`);
-    else if (!text) faults.push(`Line ${index + 1} has no text before its label.`);
-    else if (!label) faults.push(`Line ${index + 1} has no label after the last ${separator === "\t" ? "tab" : "comma"}.`);
+    const where = `Line ${index + 1}`;
+    if (place < 0) faults.push(`${where} has no label: put a ${named} and the label after its text.`);
+    else if (!text) faults.push(`${where} has no text before its label.`);
+    else if (!label) faults.push(`${where} has no label after the last ${named}.`);
     else if (examples.length || faults.length || !isHeading(text, label)) examples.push({ text, label });
   });
   return { examples, faults };
@@ -65,7 +66,7 @@ export function fromCsv(text) {
 function separatorOf(text) {
   const heading = text.slice(0, text.search(/[\r\n]|$/)).replace(/"[^"]*"/g, "");
   const number = (separator) => heading.split(separator).length;
-  return ["\t", ";"].reduce((best, one) => (number(one) > number(best) ? one : best), ",");
+  return [",", ";"].reduce((best, one) => (number(one) > number(best) ? one : best), "\t");
 }
 
 /** The text of a file's bytes. Raises Error where they are not UTF-8 text. */
@@ -88,7 +89,8 @@ export function guessColumns(columns) {
 
 function byName(columns, names, taken) {
   for (const group of names) {
-    const found = columns.flatMap((name, index) => (group.includes(name.trim().toLowerCase()) && index !== taken ? [index] : []));
+    const found = [...columns.keys()]
+      .filter((index) => index !== taken && group.includes(columns[index].trim().toLowerCase()));
     if (found.length) return found.length === 1 ? found[0] : -1;
   }
   return -1;

@@ -4,9 +4,9 @@ import { ofTask, request } from "./api.js";
 import { announce, attempt, element, find, fromTemplate, plural, saveAs } from "./dom.js";
 
 const FORMATS = {
-  posterior: "Posterior (zip)",
-  peft: "LoRA adapter for PEFT (zip)",
-  "vllm-ensemble": "All members for vLLM (zip)",
+  posterior: ["Posterior (zip)", "All that was learned: for abmll predict and for Python."],
+  peft: ["LoRA adapter (zip)", "The average of its members: for PEFT and all that reads its adapters."],
+  "vllm-ensemble": ["Ensemble for vLLM (zip)", "All members, and a client that mixes their answers."],
 };
 
 /** The part of a task with its downloads and its end. */
@@ -14,9 +14,9 @@ export function files(context) {
   const root = fromTemplate("files");
   const formats = context.task.how === "full" ? Object.keys(FORMATS) : ["posterior"];
   find(".downloads", root).append(...formats.map((format) => {
-    const button = element("button", { type: "button", "data-format": format }, FORMATS[format]);
+    const button = element("button", { type: "button" }, FORMATS[format][0]);
     button.onclick = () => attempt(button, () => download(root, context.name, format), find(".notice", root));
-    return element("li", {}, button);
+    return element("li", {}, button, element("p", { class: "hint" }, FORMATS[format][1]));
   }));
   const dialog = find("dialog", root);
   let task = context.task;
@@ -38,7 +38,8 @@ async function download(root, name, format) {
   const outcome = find(".outcome", root);
   outcome.textContent = "Preparing the file.";
   try {
-    const response = await request("POST", ofTask(name, "/export"), { body: { format }, headers: { Accept: "application/zip" } });
+    const headers = { Accept: "application/zip" };
+    const response = await request("POST", ofTask(name, "/export"), { body: { format }, headers });
     saveAs(await response.blob(), `${name}_${format}.zip`);
     outcome.textContent = "Downloaded.";
   } catch (error) {

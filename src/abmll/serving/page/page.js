@@ -5,84 +5,61 @@
 //   #task/NAME/PART      a task, and one of its parts (task.js)
 
 import { get } from "./api.js";
-import { attempt, element, find, focusOn, fromTemplate } from "./dom.js";
+import { attempt, find, focusOn, fromTemplate } from "./dom.js";
 import { newTask } from "./new_task.js";
 import { SECTIONS, TaskView } from "./task.js";
+import { addressOf, TaskList } from "./task_list.js";
 
+const list = new TaskList(find(".tasks"));
 const views = new Map(); // of tasks by their names: what was typed into them stays
 let server = { adapters: false };
 let draft = null; // the view of a new task, until it is learned
-let listing = 0; // lists of tasks that were asked for
 let shown = null; // the view that is on the page
 
 async function start() {
   window.addEventListener("hashchange", route);
-  const list = find(".tasks");
-  await attempt(list, async () => {
+  await attempt(find(".tasks"), async () => {
     server = await get("v1/server");
-    find("#server-facts").textContent = [server.model, server.device, server.tenant === "default" ? "" : server.tenant].filter(Boolean).join(" · ");
-    await listTasks();
+    const facts = [server.model, server.device, server.tenant === "default" ? "" : server.tenant];
+    find("#server-facts").textContent = facts.filter(Boolean).join(" · ");
+    await list.load();
   });
   route();
 }
 
-async function listTasks() {
-  const mine = ++listing;
-  const tasks = [];
-  for (let after = ""; after !== null;) {
-    const page = await get(`v1/tasks?limit=100${after && `&after=${encodeURIComponent(after)}`}`);
-    tasks.push(...page.tasks);
-    after = page.next;
-  }
-  if (mine !== listing) return; // a newer list is on its way
-  const items = tasks.map((task) => {
-    const state = element("span", { class: "state", "data-state": task.state }, task.state);
-    const link = element("a", { href: `#task/${encodeURIComponent(task.name)}/ask` }, element("span", { class: "name" }, task.name), state);
-    return element("li", { "data-name": task.name }, link);
-  });
-  find("#task-list").replaceChildren(...(items.length ? items : [element("li", { class: "none" }, "None yet.")]));
-  markCurrent();
-}
-
-async function refresh() {
-  const notice = find("#tasks-notice");
-  notice.textContent = "";
-  await listTasks().catch((error) => { notice.textContent = error.message; });
-}
-
 function route() {
-  if (location.hash === "#main") return;
+  if (location.hash === "#main") return; // the link that skips the list
   const [kind, name = "", part = ""] = location.hash.slice(1).split("/").map(decoded);
-  if (kind === "task" && name) openTask(name, Object.hasOwn(SECTIONS, part) ? part : "ask");
-  else if (kind === "new") open(draft ??= newTask(server, { begun: refresh, learned }), "New task");
+  const isTask = kind === "task" && name !== "";
+  if (isTask) openTask(name, Object.hasOwn(SECTIONS, part) ? part : "ask");
+  else if (kind === "new") open(draft ??= newTask(server, { begun: () => list.load(), learned }), "New task · ABMLL");
   else open(fromTemplate("home"), "ABMLL");
-  document.body.dataset.view = kind || "home";
-  markCurrent();
+  document.body.dataset.view = isTask || kind === "new" ? kind : "home";
+  list.mark(isTask ? name : null);
 }
 
 function decoded(word) {
   try {
     return decodeURIComponent(word);
   } catch {
-    return word;
+    return word; // typed by hand, with a % of its own
   }
 }
 
+/** Put a view on the page, with the focus on its heading unless it is the first one. */
 function open(view, title) {
-  document.title = title === "ABMLL" ? title : `${title} · ABMLL`;
-  const isNew = view !== shown;
-  const isFirst = shown === null;
+  document.title = title;
+  if (view === shown) return;
+  find("#main").replaceChildren(view);
+  if (shown) focusOn(find("h1", view));
   shown = view;
-  if (isNew) find("#main").replaceChildren(view);
-  if (isNew && !isFirst) focusOn(find("h1", view));
-  return isNew && !isFirst;
 }
 
 function openTask(name, part) {
-  if (!views.has(name)) views.set(name, new TaskView(name, { changed: showState, deleted: () => forget(name) }));
-  const view = views.get(name);
-  const isNew = open(view.root, name);
-  view.open(part, isNew);
+  const hooks = { changed: (task) => list.update(task), deleted: () => forget(name) };
+  if (!views.has(name)) views.set(name, new TaskView(name, hooks));
+  open(views.get(name).root, `${name} · ABMLL`);
+  views.get(name).open(part);
 }
 
 /** A task was learned: its form has done its work, and its view is shown unless the user went elsewhere. */
@@ -90,31 +67,14 @@ function learned(task) {
   const wasShown = shown === draft;
   draft = null;
   views.delete(task.name);
-  refresh();
-  if (wasShown) location.hash = `#task/${encodeURIComponent(task.name)}/ask`;
+  list.load();
+  if (wasShown) location.hash = addressOf(task.name);
 }
 
 function forget(name) {
   views.delete(name);
-  refresh();
-  location.hash = "#";
-}
-
-/** Show in the list how a task stands. */
-function showState(task) {
-  const state = find(`#task-list [data-name="${CSS.escape(task.name)}"] .state`);
-  if (!state) return;
-  state.textContent = task.state;
-  state.dataset.state = task.state;
-}
-
-function markCurrent() {
-  const [kind, name = ""] = location.hash.slice(1).split("/").map(decoded);
-  for (const item of document.querySelectorAll("#task-list [data-name]")) {
-    const link = find("a", item);
-    if (kind === "task" && item.dataset.name === name) link.setAttribute("aria-current", "true");
-    else link.removeAttribute("aria-current");
-  }
+  list.load();
+  location.hash = "";
 }
 
 start();

@@ -43,7 +43,8 @@ async function show(root, name, task) {
 }
 
 function metrics({ accuracy, nll, ece }) {
-  const one = (name, value, meaning) => element("div", {}, element("dt", {}, name), element("dd", {}, element("strong", {}, value), element("span", {}, meaning)));
+  const one = (name, value, meaning) => element("div", {}, element("dt", {}, name),
+    element("dd", {}, element("strong", {}, value), element("span", {}, meaning)));
   return [
     one("Accuracy", percent(accuracy, 0), "of answers were right"),
     one("NLL", nll.toFixed(3), "nats of surprise at the right label; less is better"),
@@ -55,7 +56,7 @@ const filled = ({ bins }) => bins.filter(({ count }) => count > 0);
 
 function row({ low, high, confidence, accuracy, count }) {
   const cells = [percent(confidence, 0), percent(accuracy, 0), String(count)];
-  return element("tr", {}, element("th", { scope: "row" }, `${percent(low, 0)} to ${percent(high, 0)}`), ...cells.map((cell) => element("td", {}, cell)));
+  return tableRow(`${percent(low, 0)} to ${percent(high, 0)}`, cells);
 }
 
 /** The figure in words, for who does not see it. */
@@ -67,6 +68,9 @@ function inWords(measured) {
 
 function versionRow({ version, created, num_examples, quality: measured }) {
   const made = element("time", { datetime: created }, new Date(created).toLocaleString());
-  return element("tr", {}, element("th", { scope: "row" }, String(version)), element("td", {}, made), element("td", {}, String(num_examples)),
-    element("td", {}, measured ? percent(measured.accuracy, 0) : "not known"));
+  return tableRow(String(version), [made, String(num_examples), measured ? percent(measured.accuracy, 0) : "not known"]);
+}
+
+function tableRow(heading, cells) {
+  return element("tr", {}, element("th", { scope: "row" }, heading), ...cells.map((cell) => element("td", {}, cell)));
 }

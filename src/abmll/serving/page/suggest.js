@@ -1,7 +1,9 @@
 // Which of many unlabelled texts are worth a label, and a place to give them one.
 
 import { ofTask, request } from "./api.js";
-import { announce, attempt, element, find, focusOn, fromTemplate, lines, nats, plural, setOptions, tieLabels } from "./dom.js";
+import {
+  announce, attempt, element, find, focusOn, fromTemplate, lines, nats, plural, setOptions, tieLabels,
+} from "./dom.js";
 import { add } from "./teach.js";
 
 /** The part of a task that suggests what to label next. */
@@ -27,7 +29,8 @@ async function order(pool, form, context) {
   announce("Looking for the texts that are worth a label.");
   const response = await request("POST", ofTask(context.name, "/suggest"), { body: { texts, number } });
   const found = await response.json();
-  const rows = found.order.slice(0, number).map((index, rank) => item(texts[index], found.mutual_information[rank], context.task.labels));
+  const rows = found.order.slice(0, number)
+    .map((index, rank) => item(texts[index], found.mutual_information[rank], context.task.labels));
   find(".cards", form).replaceChildren(...rows);
   find(".outcome", form).textContent = "";
   form.hidden = false;

@@ -2,12 +2,13 @@
 
 import { get, ofTask, write } from "./api.js";
 import { ask } from "./ask.js";
-import { announce, attempt, element, find, focusOn, fromTemplate, plural } from "./dom.js";
+import { announce, attempt, element, find, fromTemplate, plural } from "./dom.js";
 import { examples } from "./examples.js";
 import { files } from "./files.js";
 import { follow, isFollowed, taskAfter } from "./job.js";
 import { quality } from "./quality.js";
 import { suggest } from "./suggest.js";
+import { addressOf } from "./task_list.js";
 
 export const SECTIONS = { ask, suggest, examples, quality, files };
 const FIRST_LOOK_MS = 2000; // until one looks again at what the server still measures; doubled every time
@@ -23,23 +24,23 @@ export class TaskView {
     this.task = null;
     find("h1", this.root).textContent = name;
     for (const link of this.root.querySelectorAll("[data-to]")) {
-      link.href = `#task/${encodeURIComponent(name)}/${link.dataset.to}`;
+      link.href = addressOf(name, link.dataset.to);
     }
     const relearn = find("[data-part=relearn]", this.root);
     find("button", relearn).onclick = () => attempt(relearn, async () => {
-      this.apply(await taskAfter(await write("POST", ofTask(name, "/relearn"), {}), find("[data-slot=job]", this.root)));
+      const response = await write("POST", ofTask(name, "/relearn"), {});
+      this.apply(await taskAfter(response, find("[data-slot=job]", this.root)));
     }, find("[data-part=trouble]", this.root));
   }
 
   /** Show a part, of the task as it is now. */
-  async open(section, isNew) {
+  async open(section) {
     this.section = section;
     this.pause = FIRST_LOOK_MS;
     for (const link of this.root.querySelectorAll("[data-to]")) {
       if (link.dataset.to === section) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    if (isNew) focusOn(find("h1", this.root));
     await this.load();
   }
 
@@ -68,7 +69,8 @@ export class TaskView {
   /** What the parts need of the task. */
   #context() {
     const view = this;
-    return { name: this.name, get task() { return view.task; }, changed: (now) => this.apply(now), deleted: this.hooks.deleted };
+    const { deleted } = this.hooks;
+    return { name: this.name, get task() { return view.task; }, changed: (now) => this.apply(now), deleted };
   }
 
   #head(task) {
@@ -78,8 +80,8 @@ export class TaskView {
     const facts = [plural(task.num_examples, "example"), task.version ? `version ${task.version}` : null,
       task.how === "full" ? "adapters" : "head"];
     find("[data-part=facts]", this.root).textContent = facts.filter(Boolean).join(" · ");
-    const counts = task.labels.map((label) => element("li", {}, label, " ", element("b", {}, String(task.counts[label] ?? 0))));
-    find("[data-part=counts]", this.root).replaceChildren(...counts);
+    const count = (label) => element("li", {}, label, " ", element("b", {}, String(task.counts[label] ?? 0)));
+    find("[data-part=counts]", this.root).replaceChildren(...task.labels.map(count));
     find("[data-part=trouble]", this.root).textContent = troubleOf(task);
     find("[data-part=relearn]", this.root).hidden = !["failed", "damaged"].includes(task.state);
   }

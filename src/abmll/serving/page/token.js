@@ -1,8 +1,10 @@
 // The token that a server may ask for. It stays in this tab and goes with it.
 
-import { find } from "./dom.js";
+import { find, tieLabels } from "./dom.js";
 
 const KEY = "abmll-token";
+const dialog = find("#token-dialog");
+tieLabels(dialog);
 let asked = null; // one question for all requests that need the token at once
 
 /** The token, or null. */
@@ -16,7 +18,6 @@ export function askToken(used, detail) {
 }
 
 function question(detail) {
-  const dialog = find("#token-dialog");
   const field = find("input", dialog);
   find(".notice", dialog).textContent = detail;
   field.value = "";
