@@ -28,14 +28,18 @@ class StandIn:
     adapters: bool = False
     step_seconds: float = 0.002  # of a job, which has STEPS of them
     refuse: dict[str, str] = field(default_factory=dict)  # by the last word of a path: the detail of a 503, once
+    fail: str = ""  # the error of the next job
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
 
     def put(self, name: str, examples: list[tuple[str, str]], how: str = "head") -> None:
         """A task that is there already."""
-        self.tasks[name] = {"how": how, "order": None, "version": 0, "examples": {}, "job": None}
+        self.create(name, how, None)
         self.learn(name, dict(examples))
+
+    def create(self, name: str, how: str, order: list[str] | None) -> None:
+        self.tasks[name] = {"how": how, "order": order, "version": 0, "examples": {}, "job": None, "damage": None}
 
     def learn(self, name: str, new: dict[str, str]) -> None:
         task = self.tasks[name]
@@ -48,10 +52,11 @@ class StandIn:
         task = self.tasks[name]
         counts = dict(sorted(Counter(one["label"] for one in task["examples"].values()).items()))
         state = "ready" if task["job"] is None else "updating" if task["version"] else "learning"
+        state = "damaged" if task["damage"] else state
         return {
             "name": name, "state": state, "how": task["how"], "version": task["version"], "labels": list(counts),
             "counts": counts, "num_examples": len(task["examples"]), "label_order": task["order"], "created": NOW,
-            "updated": NOW, "quality": self.quality(name, bins=False), "job": task["job"], "error": None,
+            "updated": NOW, "quality": self.quality(name, bins=False), "job": task["job"], "error": task["damage"],
         }  # fmt: skip
 
     def quality(self, name: str, bins: bool = True) -> dict[str, Any] | None:
@@ -163,6 +168,9 @@ def _write(app: FastAPI, state: StandIn) -> None:
                 await asyncio.sleep(state.step_seconds)
                 job["done"] += 1
             state.tasks[name]["job"] = None
+            if state.fail:
+                job.update(state="failed", error=state.fail)
+                state.fail = ""
             if job["state"] == "running":
                 state.learn(name, new)
                 job.update(state="done", version=state.tasks[name]["version"])
@@ -176,14 +184,19 @@ def _write(app: FastAPI, state: StandIn) -> None:
         body = await request.json()
         if body["name"] in state.tasks:
             return problem(409, f"There is a task '{body['name']}' already; choose another name.")
-        how, order = body.get("how", "head"), body.get("label_order")
-        state.tasks[body["name"]] = {"how": how, "order": order, "version": 0, "examples": {}, "job": None}
+        state.create(body["name"], body.get("how", "head"), body.get("label_order"))
         return begin("learn", body["name"], {one["text"]: one["label"] for one in body["examples"]})
 
     @app.put("/v1/tasks/{name}/examples")
     async def add(name: str, request: Request) -> Response:
         body = await request.json()
         return begin("update", name, {one["text"]: one["label"] for one in body["examples"]})
+
+    @app.post("/v1/tasks/{name}/relearn")
+    def relearn(name: str) -> Any:
+        state.tasks[name]["damage"] = None
+        state.learn(name, {})
+        return state.shown(name)
 
     @app.delete("/v1/tasks/{name}/examples")
     async def remove(name: str, request: Request) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -57,9 +58,8 @@ class Site:
     def expect(self, words: str) -> None:
         self.page.get_by_text(words).first.wait_for()
 
-    def forgive(self, status: int) -> None:
-        """Chromium complains of every refused request; that one was asked for."""
-        expected = f"the server responded with a status of {status}"
+    def forgive(self, expected: str) -> None:
+        """Chromium complains of every request that fails; this one was meant to."""
         assert any(expected in complaint for complaint in self.complaints)
         self.complaints[:] = [complaint for complaint in self.complaints if expected not in complaint]
 
@@ -173,7 +173,7 @@ def test_an_error_is_said_beside_what_was_done_and_what_was_typed_stays(site: Si
     site.field("One example a line").fill(LINES)
     site.button("Learn").click()
     site.expect("There is a task 'tickets' already; choose another name.")
-    site.forgive(409)
+    site.forgive("a status of 409")
     assert site.field("One example a line").input_value() == LINES
     site.open("task/tickets/ask")
     site.state.refuse["predict"] = "The queue is full."
@@ -181,7 +181,7 @@ def test_an_error_is_said_beside_what_was_done_and_what_was_typed_stays(site: Si
     site.button("Ask").click()
     alert = site.page.get_by_role("alert").filter(has_text="The queue is full.")
     assert alert.evaluate("node => node.closest('form').querySelector('textarea').value") == "anything"
-    site.forgive(503)
+    site.forgive("a status of 503")
     site.button("Ask").click()
     site.expect("1 answer")
     assert alert.count() == 0
@@ -211,19 +211,17 @@ def test_answers_tell_two_kinds_of_doubt_apart(site: Site) -> None:
     assert "only a part of it was read" in cards.nth(2).inner_text()
 
 
-@pytest.mark.parametrize(
-    ("few", "itself", "words"),
-    [
-        (0.05, 0.05, "Little doubt."),
-        (0.25, 0.15, "Some doubt, mostly for want of examples"),
-        (0.10, 0.25, "Some doubt, partly for want of examples"),
-        (0.05, 0.85, "Much doubt, which lies in the text itself"),
-    ],
-)
-def test_doubt_is_said_in_words(site: Site, few: float, itself: float, words: str) -> None:
+def test_doubt_is_said_in_words(site: Site) -> None:
     site.open()
-    said = site.page.evaluate("async (doubt) => (await import('/page/answer.js')).inWords(...doubt)", [few, itself, 1])
-    assert said.startswith(words)
+    expected = {
+        (0.05, 0.05): "Little doubt.",
+        (0.25, 0.15): "Some doubt, mostly for want of examples: label more texts like this.",
+        (0.10, 0.25): "Some doubt, partly for want of examples: more texts like this would help.",
+        (0.05, 0.85): "Much doubt, which lies in the text itself: more examples would hardly help.",
+    }
+    for (few, itself), words in expected.items():
+        script = "async (doubt) => (await import('/page/answer.js')).inWords(...doubt)"
+        assert site.page.evaluate(script, [few, itself, 1]) == words
 
 
 def test_many_answers_are_shown_in_parts_and_saved_whole(site: Site) -> None:
@@ -250,7 +248,7 @@ def test_a_correction_becomes_an_example(site: Site) -> None:
     site.open("task/tickets/ask")
     site.field("Texts to ask about").fill("The app crashes, twice\nRefund the invoice")
     site.button("Ask").click()
-    first, second = site.page.locator(".card").all()[:2] if site.page.locator(".card").nth(1).wait_for() is None else []
+    first, second = site.page.locator(".card").nth(0), site.page.locator(".card").nth(1)
     first.get_by_role("button", name="Correct it").click()
     first.get_by_text("Choose the label that is right first.").wait_for()
     first.get_by_label("or it should be").select_option("billing")
@@ -328,14 +326,14 @@ def test_a_task_is_taken_away_as_files_and_deleted(site: Site) -> None:
     site.state.put("full", EXAMPLES, how="full")
     site.state.put("tickets", EXAMPLES)
     site.open("task/full/files")
-    for name, format in (("Posterior (zip)", "posterior"), ("LoRA adapter for PEFT (zip)", "peft")):
+    for name, format in (("Posterior (zip)", "posterior"), ("LoRA adapter (zip)", "peft")):
         with site.page.expect_download() as download:
             site.button(name).click()
         assert download.value.suggested_filename == f"full_{format}.zip"
         assert json.loads(Path(download.value.path()).read_bytes()[2:]) == {"format": format}
     site.open("task/tickets/files")
     site.button("Posterior (zip)").wait_for()
-    assert site.button("LoRA adapter for PEFT (zip)").count() == 0
+    assert site.button("LoRA adapter (zip)").count() == 0
     site.button("Delete this task").click()
     site.expect("Delete tickets?")
     site.button("Keep it").click()
@@ -360,11 +358,11 @@ def test_a_token_is_asked_for_and_stays_in_its_tab(site: Site) -> None:
     site.page.get_by_role("img", name="Reliability figure").wait_for()
     site.page.reload()
     site.page.get_by_role("link", name="tickets").wait_for()
-    assert not site.page.get_by_label("Token").is_visible()
-    site.forgive(401)
+    assert not site.field("Token").is_visible()
+    site.forgive("a status of 401")
     other = site.page.context.new_page()
     other.goto(site.url)
-    other.get_by_label("Token").wait_for()
+    other.get_by_label("Token", exact=True).wait_for()
     other.close()
 
 
@@ -391,7 +389,7 @@ def test_what_users_wrote_is_shown_as_text(site: Site) -> None:
         assert site.page.locator("#main img:not(figure img), #main script, #main b b").count() == 0
     site.open(f"task/{MARKUP.replace('/', '')}/ask")
     site.page.get_by_role("heading", name=MARKUP).wait_for()
-    site.forgive(404)
+    site.forgive("a status of 404")
 
 
 def test_the_keyboard_alone_learns_and_asks(site: Site) -> None:
@@ -401,7 +399,9 @@ def test_the_keyboard_alone_learns_and_asks(site: Site) -> None:
     def tab_to(name: str) -> None:
         for _ in range(30):
             keyboard.press("Tab")
-            focused = site.page.evaluate("[document.activeElement.labels?.[0] ?? document.activeElement][0].textContent")
+            focused = site.page.evaluate(
+                "[document.activeElement.labels?.[0] ?? document.activeElement][0].textContent"
+            )
             if focused.strip() == name:
                 style = site.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
                 assert style != "none", f"no visible focus on {name}"
@@ -466,15 +466,96 @@ def test_a_narrow_screen_never_scrolls_sideways(site: Site) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(site: Site, scheme: str) -> None:
     site.page.emulate_media(color_scheme=scheme)
-    paper = site.page.evaluate("getComputedStyle(document.documentElement).colorScheme")
-    assert paper == "normal"  # of the empty page before
+
+    def check(view: str) -> None:
+        found = axe.Axe().run(site.page).response["violations"]
+        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+        assert serious == [], view
+
     for view in views(site):
         site.open(view)
         site.page.wait_for_load_state("networkidle")
-        found = axe.Axe().run(site.page).response["violations"]
-        assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == [], view
+        check(view)
+    site.open("task/tickets/files")
+    site.button("Delete this task").click()
+    check("the question before a task is deleted")
+    site.state.token = "a token"
+    site.page.reload()
+    site.field("Token").wait_for()
+    check("the question for a token")
+    site.forgive("a status of 401")
     ink = site.page.evaluate("getComputedStyle(document.body).color")
     assert (sum(map(int, ink[4:-1].split(","))) > 384) == (scheme == "dark")
+
+
+def test_a_task_that_cannot_answer_says_why_and_is_learned_anew(site: Site) -> None:
+    site.state.put("tickets", EXAMPLES)
+    site.state.tasks["tickets"]["damage"] = "A file of this task is damaged."
+    site.open("task/tickets/ask")
+    site.expect("A file of this task is damaged.")
+    site.expect("No version of this task can answer yet.")
+    assert not site.button("Ask").is_visible()
+    site.button("Learn it anew").click()
+    site.expect("version 2")
+    assert site.button("Ask").is_visible()
+    assert site.page.get_by_text("A file of this task is damaged.").count() == 0
+
+
+def test_a_job_is_asked_after_where_its_events_do_not_come_and_may_fail(site: Site) -> None:
+    site.state.adapters = True
+    site.state.refuse["events"] = "No events through this proxy."
+    site.state.fail = "Learning came to no end: give fewer steps."
+    site.open("new")
+    site.field("Name").fill("tickets")
+    site.field("One example a line").fill(LINES)
+    site.page.get_by_text("More options").click()
+    site.page.get_by_label("Adapters, by gradient steps").check()
+    site.button("Learn").click()
+    site.expect("Learning came to no end: give fewer steps.")
+    site.forgive("a status of 503")
+    site.button("Learn").click()
+    site.expect("5 examples · version 1 · adapters")
+
+
+def test_a_write_whose_answer_was_lost_is_sent_again_as_the_same(site: Site) -> None:
+    keys = []
+
+    def lose(route: Any) -> None:
+        if route.request.method != "POST":
+            return route.continue_()
+        keys.append(route.request.headers["idempotency-key"])
+        return route.abort() if len(keys) == 1 else route.continue_()
+
+    site.page.route("**/v1/tasks", lose)
+    site.open("new")
+    site.field("Name").fill("tickets")
+    site.field("One example a line").fill(LINES)
+    site.button("Learn").click()
+    site.expect("The server cannot be reached. Nothing was lost: try again when it runs.")
+    site.forgive("net::ERR_FAILED")
+    site.button("Learn").click()
+    site.expect("5 examples · version 1")
+    assert len(keys) == 2
+    assert keys[0] == keys[1]
+    assert len(keys[0]) == 32
+
+
+def test_many_tasks_are_listed_a_hundred_at_a_time(site: Site) -> None:
+    for number in range(250):
+        site.state.put(f"task{number:03}", EXAMPLES[:2])
+    site.open()
+    names = site.page.locator("#task-list a")
+    names.nth(99).wait_for()
+    assert names.count() == 100
+    site.button("Show more tasks").click()
+    names.nth(199).wait_for()
+    site.field("Open a task by its name").fill("task249")
+    site.page.keyboard.press("Enter")
+    site.page.get_by_role("heading", name="task249").wait_for()
+    site.button("Show more tasks").click()
+    names.nth(249).wait_for()
+    assert not site.button("Show more tasks").is_visible()
+    assert site.page.locator("#task-list a[aria-current]").inner_text().split() == ["task249", "ready"]
 
 
 def test_a_job_that_is_under_way_is_shown_to_who_comes_later(site: Site) -> None:
@@ -514,7 +595,7 @@ def test_pasted_lines_and_tables_are_read_as_they_are_meant(site: Site) -> None:
     assert read("guessColumns", ["id", " Text", "LABEL"]) == {"text": 1, "label": 2}
     assert read("guessColumns", ["words", "label"]) == {"text": 0, "label": 1}
     assert read("guessColumns", ["input", "tag", "category"]) == {"text": 0, "label": -1}
-    assert read("toCsv", [["=a", 'b"c', -1.5, "-x"]]) == "'=a,\"b\"\"c\",-1.5,'-x\r\n"
+    assert read("toCsv", [["=a", 'b"c', -1.5, "-x"]]) == '\'=a,"b""c",-1.5,\'-x\r\n'
 
 
 def test_the_files_of_the_page_and_no_others_are_served() -> None:
@@ -523,13 +604,11 @@ def test_the_files_of_the_page_and_no_others_are_served() -> None:
     assert front.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'self'" in front.headers["content-security-policy"]
     assert "unsafe" not in front.headers["content-security-policy"]
-    assert client.get("/", headers={"If-None-Match": front.headers["etag"]}).status_code in (200, 304)
     assert client.get("/page/page.js").headers["content-type"] == "text/javascript; charset=utf-8"
     for name in ("page_files.py", "..%2Flimits.py", "%2e%2e/limits.py", "", "."):
         assert client.get(f"/page/{name}").status_code == 404, name
     for name, path in FILES.items():
         text = path.read_text(encoding="utf-8")
         assert client.get(f"/page/{name}").text == text
-        assert "innerHTML" not in text
-        assert "style=" not in text
-        assert "http" not in text.replace("http://www.w3.org/2000/svg", "").replace("https and", "").replace("https and on", "") or name == "api.js"
+        assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|style=", text), name
+        assert set(re.findall(r"\w+://[^\s\"'`]*", text)) <= {"http://www.w3.org/2000/svg"}, name

@@ -68,7 +68,8 @@ function inWords(measured) {
 
 function versionRow({ version, created, num_examples, quality: measured }) {
   const made = element("time", { datetime: created }, new Date(created).toLocaleString());
-  return tableRow(String(version), [made, String(num_examples), measured ? percent(measured.accuracy, 0) : "not known"]);
+  const accuracy = measured ? percent(measured.accuracy, 0) : "not known";
+  return tableRow(String(version), [made, String(num_examples), accuracy]);
 }
 
 function tableRow(heading, cells) {
