@@ -9,6 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from abmll.common.errors import AbmllError
 from abmll.serving.tables import ANSWERS, JOBS, TASKS, reading, writing
+from abmll.serving.task_store import find_task
 
 UNFINISHED = ("waiting", "running")
 AT_ONCE = 500  # texts in one statement
@@ -79,13 +80,14 @@ class AnswerStore:
         return found
 
     def keep(self, task: int, version: int, answers: Mapping[str, str]) -> None:
-        """Keep answers by text; where there is one already, that stays."""
+        """Keep answers by text; where there is one already, that stays. Raises ``NoSuchTask`` for a deleted task."""
         if not self.limit:
             return
         build = sqlite.insert if self.engine.dialect.name == "sqlite" else postgresql.insert
         of = {"task": task, "version": version}
         rows = [of | {"digest": digest(text), "answer": answer} for text, answer in answers.items()]
         with writing(self.engine, self.where) as db:
+            find_task(db, task)
             db.execute(build(ANSWERS).on_conflict_do_nothing(), rows)
             self.since += len(rows)
             if self.since > SPARE:
