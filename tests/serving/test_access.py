@@ -14,10 +14,10 @@ from abmll.serving.access import (
     Authentication,
     RateLimit,
     Tokens,
-    is_loopback,
     read_tokens,
     refuse_open,
 )
+from abmll.serving.hosts import is_loopback
 
 ANNA, BEN = "a" * 20 + "._~+/=-", "b" * 16
 

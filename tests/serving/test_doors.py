@@ -13,7 +13,8 @@ from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 
 from abmll.serving.bodies import WholeBody
-from abmll.serving.doors import guard, host_name
+from abmll.serving.doors import guard
+from abmll.serving.hosts import host_name
 from abmll.serving.limits import ServeConfig
 from abmll.serving.problems import install
 

@@ -6,7 +6,6 @@ one tenant and no token is needed, and then the server listens on this computer 
 
 import hashlib
 import hmac
-import ipaddress
 import math
 import os
 import re
@@ -20,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from abmll.common.errors import ConfigError
 from abmll.common.files import read_regular
+from abmll.serving.hosts import is_loopback
 from abmll.serving.problems import Problem
 
 DEFAULT_TENANT = "default"
@@ -91,14 +91,6 @@ def _entry(words: list[str], where: str) -> tuple[str, str]:
     if len(token) < SHORTEST:
         raise ConfigError(f"{where}: the token has fewer than {SHORTEST} characters; take one from: {_NEW}")
     return tenant, token
-
-
-def is_loopback(host: str) -> bool:
-    """Whether what listens there can be reached from this computer alone."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"
 
 
 def refuse_open(host: str, has_tokens: bool) -> None:
