@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from abmll.common.errors import ConfigError
 from abmll.common.files import read_regular
+from abmll.serving.bodies import READING
 from abmll.serving.hosts import is_loopback
 from abmll.serving.problems import Problem
 
@@ -111,7 +112,7 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_FOLDERS):
+        if scope["type"] != "http" or _is_open(scope["method"], scope["path"]):
             return await self.app(scope, receive, send)
         try:
             tenant = DEFAULT_TENANT if self.tokens is None else _tenant(self.tokens, Headers(scope=scope))
@@ -119,6 +120,11 @@ class Authentication:
             return await problem.response()(scope, receive, send)
         scope.setdefault("state", {})["tenant"] = tenant
         await self.app(scope, receive, send)
+
+
+def _is_open(method: str, path: str) -> bool:
+    """Whether whoever reaches the server may read this."""
+    return method in READING and (path in OPEN_PATHS or path.startswith(OPEN_FOLDERS))
 
 
 def _tenant(tokens: Tokens, headers: Headers) -> str:
