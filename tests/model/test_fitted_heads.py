@@ -2,9 +2,9 @@
 
 import random
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import torch
@@ -192,20 +192,19 @@ def test_a_head_of_several_labels_works_with_features_too(model: AbmllModel) -> 
 
 
 def test_heads_may_be_learned_and_asked_side_by_side(model: AbmllModel) -> None:
+    """And threads that start later have as many threads of torch as before."""
     asked, before = examples(2, seed=1), torch.get_num_threads()
     features = read(model, asked)
     tasks = [examples(4, seed=10 + n) for n in range(3)]
     wanted = [learn(model, rows).answer(asked, features) for rows in tasks]
-    heads, found = [learn(model, rows) for rows in tasks], dict[int, Prediction]()
-
-    def work(number: int) -> None:
-        found[number] = heads[number].answer(asked, features)
-
-    threads = [Thread(target=work, args=(number,)) for number in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for number, right in enumerate(wanted):
-        assert_same(found[number], right)
-    assert torch.get_num_threads() == before
+    heads = [learn(model, rows) for rows in tasks]
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(lambda one: one.answer(asked, features), heads))
+        with ThreadPoolExecutor(1) as later:
+            assert (torch.get_num_threads(), later.submit(torch.get_num_threads).result()) == (2, 2)
+    finally:
+        torch.set_num_threads(before)
+    for one, right in zip(found, wanted, strict=True):
+        assert_same(one, right)
