@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from benchmarks import data, floors, peaks, predicting, scaling, starting, training
+from benchmarks import data, floors, kept_heads, peaks, predicting, scaling, starting, training
 from benchmarks.bench import Bench
 from benchmarks.contenders import ALL, QV, Setting
 from benchmarks.rows import Row
@@ -41,13 +41,14 @@ CELLS: dict[str, Cell] = {
     "first-step": starting.first_step,
 }
 
-# Measured only when named: minutes a step where the processor lacks the other precision, hardly another answer, or no
-# language model in it.
+# Measured only when named: minutes a step where the processor lacks the other precision, hardly another answer, no
+# language model in it, or what only a server does.
 EXTRA: dict[str, Cell] = {
     "steps-qv-other": lambda bench: training.other_precision(bench, _small(bench, QV)),
     "steps-all-other": lambda bench: training.other_precision(bench, _small(bench, ALL)),
     "episodes-all": lambda bench: training.episodes(bench, Setting(ALL, batch_size=2)),
     "heads": predicting.heads,
+    "kept-heads": kept_heads.kept_heads,
 }
 
 
