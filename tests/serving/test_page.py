@@ -598,6 +598,32 @@ def test_pasted_lines_and_tables_are_read_as_they_are_meant(site: Site) -> None:
     assert read("toCsv", [["=a", 'b"c', -1.5, "-x"]]) == '\'=a,"b""c",-1.5,\'-x\r\n'
 
 
+def test_the_interface_is_described_without_anything_from_elsewhere(site: Site) -> None:
+    site.page.goto(f"{site.url}/docs")
+    site.page.get_by_role("heading", name="POST /v1/tasks/{name}/predict").wait_for()
+    assert site.page.get_by_text("after (query, string); limit (query, integer)").count() == 1
+    found = axe.Axe().run(site.page).response["violations"]
+    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+    schema = {
+        "type": "object",
+        "required": ["name", "examples"],
+        "properties": {
+            "name": {"type": "string"},
+            "examples": {"type": "array", "items": {"$ref": "#/$defs/Pair"}},
+            "how": {"enum": ["head", "full"]},
+            "steps": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        },
+    }
+    pair = {"properties": {"text": {"type": "string"}}, "required": ["text"]}
+    written = site.page.evaluate(
+        "async (given) => (await import('/page/docs.js')).form(...given)", [schema, {"Pair": pair}]
+    )
+    assert written == (
+        '{\n  "name": string,\n  "examples": [{\n    "text": string\n  }, …],\n'
+        '  "how"?: "head" | "full",\n  "steps"?: integer | null\n}'
+    )
+
+
 def test_the_files_of_the_page_and_no_others_are_served() -> None:
     client = TestClient(stand_in_app(StandIn()))
     front = client.get("/")
