@@ -28,7 +28,7 @@ export function form(schema, definitions, indent = "", depth = 0) {
 /** One operation: its address, what it does, its parameters, the form of its body. */
 function operation(method, path, described, common) {
   const heading = element("h2", {}, element("code", {}, `${method.toUpperCase()} ${path}`));
-  const parts = [heading, element("p", {}, described.description ?? described.summary ?? "")];
+  const parts = [heading, element("p", {}, ...prose(described.description ?? described.summary ?? ""))];
   const parameters = described.parameters ?? [];
   if (parameters.length) parts.push(element("p", {}, "Parameters: ", ...parameters.flatMap(parameter)));
   for (const [type, { schema }] of Object.entries(described.requestBody?.content ?? {})) {
@@ -37,6 +37,11 @@ function operation(method, path, described, common) {
     parts.push(element("pre", { tabindex: "0" }, form(schema ?? {}, definitions)));
   }
   return element("section", {}, ...parts);
+}
+
+/** Text in which ``code`` stands between double backticks. */
+function prose(text) {
+  return text.split("``").map((part, index) => (index % 2 ? element("code", {}, part) : part));
 }
 
 function parameter({ name, in: where, required, schema }, index) {
