@@ -34,7 +34,7 @@ RUN = """---
     abmll adapt new_task.jsonl --theta {name} --output-dir adapted
     abmll predict adapted --input questions.jsonl --output answers.jsonl
 
-The adapter fits only the base model named above ({fingerprint:.12}...){note}.
+The adapter fits only the base model named above ({fingerprint:.19}...){note}.
 """
 
 TRAINING = """Negative log-likelihood per training example over the last {last} episodes: {nll:.3f} nats, accuracy
@@ -54,7 +54,7 @@ What abmll {version} ({label}) has learned of one text task from {examples} labe
 
 Labels: {labels}
 
-It fits only the base model {base} ({fingerprint:.12}...){note}.
+It fits only the base model {base} ({fingerprint:.19}...){note}.
 """
 
 
