@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-from benchmarks import data, floors, kept_heads, peaks, predicting, scaling, starting, training
-from benchmarks import data, floors, mixed, peaks, predicting, scaling, starting, training
+from benchmarks import data, floors, kept_heads, mixed, peaks, predicting, scaling, starting, training
 from benchmarks.bench import Bench
 from benchmarks.contenders import ALL, QV, Setting
 from benchmarks.rows import Row
@@ -45,7 +44,6 @@ CELLS: dict[str, Cell] = {
 
 # Measured only when named: minutes a step where the processor lacks the other precision, hardly another answer, no
 # language model in it, or what only a server does.
-# language model in it, or of interest to a server alone.
 EXTRA: dict[str, Cell] = {
     "steps-qv-other": lambda bench: training.other_precision(bench, _small(bench, QV)),
     "steps-all-other": lambda bench: training.other_precision(bench, _small(bench, ALL)),

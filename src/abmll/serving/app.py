@@ -16,12 +16,13 @@ from abmll.serving.access import Tokens
 from abmll.serving.asking import Served, Tenant
 from abmll.serving.completions import completions_router
 from abmll.serving.doors import guard
+from abmll.serving.engine import NoMemory
 from abmll.serving.fair_queue import QueueFull, TooLate
 from abmll.serving.gauges import Gauges
 from abmll.serving.job_store import NoSuchJob
 from abmll.serving.problems import Problem, install
 from abmll.serving.service import Service
-from abmll.serving.tables import StorageFull
+from abmll.serving.tables import StorageError, StorageFull
 from abmll.serving.task_changes import NameTaken, OtherRequest, TooMany
 from abmll.serving.task_store import NoSuchTask
 
@@ -33,8 +34,10 @@ STATUS: dict[type[AbmllError], tuple[int, str]] = {
     OtherRequest: (422, "other-request"),
     TooMany: (422, "too-many"),
     QueueFull: (429, "queue-full"),
+    NoMemory: (503, "no-memory"),
     TooLate: (504, "too-late"),
     StorageFull: (507, "storage-full"),
+    StorageError: (503, "storage"),
     CheckpointError: (503, "damaged"),
 }
 
@@ -113,7 +116,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     kind = next(kind for kind in type(error).__mro__ if kind in STATUS)
     status, word = STATUS[kind]
     headers = {"Retry-After": str(round(error.seconds))} if isinstance(error, QueueFull) else {}
-    if kind is StorageFull or kind is CheckpointError:
+    if kind in (StorageError, StorageFull, CheckpointError):
         LOG.error("%s %s: %s", request.method, request.url.path, error)
     return Problem(status, str(error), word=word, headers=headers).response()
 

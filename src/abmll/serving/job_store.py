@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Engine, Row, and_, delete, func, select, update
+from sqlalchemy import Connection, Engine, Row, and_, delete, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from abmll.common.errors import AbmllError
-from abmll.serving.tables import ANSWERS, JOBS, TASKS, reading, writing
-from abmll.serving.task_store import find_task
+from abmll.serving.tables import ANSWERS, JOBS, TASKS, VERSIONS, reading, writing
+from abmll.serving.task_store import NoSuchTask, find_task, newest_job
 
 UNFINISHED = ("waiting", "running")
 AT_ONCE = 500  # texts in one statement
@@ -43,15 +43,21 @@ class JobStore:
             return list(db.execute(chosen if task is None else chosen.where(JOBS.c.task == task)))
 
     def newest(self, task: int) -> "Row[Any]":
-        """The job that a task was last changed by."""
-        chosen = select(JOBS).where(JOBS.c.task == task).order_by(JOBS.c.version.desc()).limit(1)
+        """The job that a task was last changed by. Raises ``NoSuchTask``."""
         with reading(self.engine, self.where) as db:
-            return db.execute(chosen).one()
+            row = db.execute(newest_job(task)).first()
+        if row is None:
+            raise NoSuchTask("this task has been deleted")
+        return row
 
     def set_state(self, job: str, state: str, error: str | None = None) -> None:
-        """Note how far a job is."""
+        """Note how far a job is, and that its version was not learned where it was not."""
         with writing(self.engine, self.where) as db:
             db.execute(update(JOBS).where(JOBS.c.id == job).values(state=state, error=error))
+            own = select(JOBS.c.task, JOBS.c.version).where(JOBS.c.id == job)
+            of_job = tuple_(VERSIONS.c.task, VERSIONS.c.version).in_(own)
+            of_version = "waiting" if state in UNFINISHED else "failed"
+            db.execute(update(VERSIONS).where(of_job, VERSIONS.c.document.is_(None)).values(state=of_version))
 
 
 class AnswerStore:
@@ -68,21 +74,16 @@ class AnswerStore:
 
     def given(self, task: int, version: int, texts: Sequence[str]) -> dict[str, str]:
         """The answers to those of the texts that have one, by text."""
-        digests = {digest(text): text for text in texts}
-        found: dict[str, str] = {}
-        wanted = list(digests)
         with reading(self.engine, self.where) as db:
-            for start in range(0, len(wanted), AT_ONCE):
-                chosen = ANSWERS.c.digest.in_(wanted[start : start + AT_ONCE])
-                key = and_(ANSWERS.c.task == task, ANSWERS.c.version == version, chosen)
-                rows = db.execute(select(ANSWERS.c.digest, ANSWERS.c.answer).where(key))
-                found |= {digests[row.digest]: row.answer for row in rows}
-        return found
+            return _given(db, task, version, texts)
 
-    def keep(self, task: int, version: int, answers: Mapping[str, str]) -> None:
-        """Keep answers by text; where there is one already, that stays. Raises ``NoSuchTask`` for a deleted task."""
+    def keep(self, task: int, version: int, answers: Mapping[str, str]) -> dict[str, str]:
+        """Keep answers by text, and tell what is kept: where there was one already, that stays.
+
+        Raises ``NoSuchTask`` where the task was deleted meanwhile.
+        """
         if not self.limit:
-            return
+            return dict(answers)
         build = sqlite.insert if self.engine.dialect.name == "sqlite" else postgresql.insert
         of = {"task": task, "version": version}
         rows = [of | {"digest": digest(text), "answer": answer} for text, answer in answers.items()]
@@ -94,6 +95,19 @@ class AnswerStore:
                 self.since = 0
                 newest = db.execute(select(func.max(ANSWERS.c.number))).scalar_one()
                 db.execute(delete(ANSWERS).where(ANSWERS.c.number <= newest - self.limit))
+            return dict(answers) | _given(db, task, version, list(answers))
+
+
+def _given(db: Connection, task: int, version: int, texts: Sequence[str]) -> dict[str, str]:
+    digests = {digest(text): text for text in texts}
+    found: dict[str, str] = {}
+    wanted = list(digests)
+    for start in range(0, len(wanted), AT_ONCE):
+        chosen = ANSWERS.c.digest.in_(wanted[start : start + AT_ONCE])
+        key = and_(ANSWERS.c.task == task, ANSWERS.c.version == version, chosen)
+        rows = db.execute(select(ANSWERS.c.digest, ANSWERS.c.answer).where(key))
+        found |= {digests[row.digest]: row.answer for row in rows}
+    return found
 
 
 def digest(text: str) -> str:

@@ -9,8 +9,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from abmll.common.errors import AbmllError
+from abmll.serving.engine import NoMemory
 from abmll.serving.job_store import JobStore
+from abmll.serving.tables import StorageError
 
+LAST_STEP = 60.0  # seconds in which a job ends that is told to
 LOG = logging.getLogger("abmll.serving")
 
 
@@ -30,6 +33,7 @@ class Live:
     done: int = 0
     total: int = 0
     is_running: bool = False
+    refused: AbmllError | None = None  # by a disk or a memory that was full, which it need not be the next time
     cancelled: threading.Event = field(default_factory=threading.Event)
     finished: "Future[None]" = field(default_factory=Future)
 
@@ -53,6 +57,7 @@ class Jobs:
     def __init__(self, store: JobStore, lanes: Mapping[str, Callable[[Live], None]]) -> None:
         self.store = store
         self.live: dict[str, Live] = {}
+        self.is_stopped = False
         self.waiting: Counter[int] = Counter()  # jobs of each task
         self.queues: dict[str, queue.SimpleQueue[Live | None]] = {lane: queue.SimpleQueue() for lane in lanes}
         for row in store.unfinished():
@@ -86,12 +91,17 @@ class Jobs:
                 live.cancelled.set()
 
     def stop(self) -> None:
-        """End after the jobs that run; those that wait are done after the next start."""
+        """End as soon as may be; jobs that are not finished are done after the next start."""
+        self.is_stopped = True
+        for live in list(self.live.values()):
+            live.cancelled.set()
         for waiting in self.queues.values():
             waiting.put(None)
+        for thread in self.threads:
+            thread.join(LAST_STEP)
 
     def _work(self, lane: str, act: Callable[[Live], None]) -> None:
-        while (live := self.queues[lane].get()) is not None:
+        while (live := self.queues[lane].get()) is not None and not self.is_stopped:
             state, error = "done", None
             try:
                 live.check()
@@ -101,9 +111,12 @@ class Jobs:
                 state, error = "cancelled", "it was cancelled"
             except AbmllError as problem:
                 state, error = "failed", str(problem)
+                live.refused = problem if isinstance(problem, StorageError | NoMemory) else None
             except Exception as problem:  # a job's defect must not end the jobs behind it
                 LOG.exception("a job failed")
                 state, error = "failed", f"the server failed at it ({type(problem).__name__}); its log says more"
+            if self.is_stopped and state != "done":
+                return
             try:
                 self.store.set_state(live.id, state, error)
             except AbmllError as problem:  # it is done again after the next start

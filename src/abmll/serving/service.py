@@ -60,7 +60,7 @@ class Service:
 
     def close(self) -> None:
         """Let what runs come to its end. What waits is done after the next start."""
-        self.jobs.stop()
+        self.jobs.stop()  # while the engine reads for them
         self.engine.stop()
         self.executor.shutdown(wait=True, cancel_futures=True)
 

@@ -160,8 +160,12 @@ def writing(engine: Engine, where: str) -> Iterator[Connection]:
         yield db
 
 
-class StorageFull(AbmllError):
-    """The disk takes no more; what was asked for has not happened."""
+class StorageError(AbmllError):
+    """The database refuses, for a reason that is not the asker's; what was asked for has not happened."""
+
+
+class StorageFull(StorageError):
+    """The disk takes no more."""
 
 
 @contextmanager
@@ -173,4 +177,4 @@ def database_errors(where: str) -> Iterator[None]:
         reason = str(error.orig) if isinstance(error, DatabaseError) else str(error).splitlines()[0]
         if "full" in reason or "disk I/O" in reason:
             raise StorageFull(f"{where}: {reason}; free some space, then ask again") from error
-        raise AbmllError(f"{where}: the database says: {reason}") from error
+        raise StorageError(f"{where}: the database says: {reason}") from error

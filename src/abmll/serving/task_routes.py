@@ -129,7 +129,8 @@ async def add_examples(
 @router.delete("/{name}/examples")
 async def remove_examples(body: Texts, service: Served, task: Named, patience: Patience) -> Response:
     """Remove the examples with these texts."""
-    left = {one.label for one in await run_in_threadpool(service.store.examples, task) if one.text not in body.texts}
+    gone = set(body.texts)
+    left = {one.label for one in await run_in_threadpool(service.store.examples, task) if one.text not in gone}
     if len(left) < 2:
         raise DataError("texts: without these, examples of one label at most would be left; two are needed")
     return await _learned(service, partial(change, service.store, task, (), body.texts), patience, 200)
@@ -152,6 +153,8 @@ async def _learned(service: Service, accept: Callable[[], Accepted], patience: f
         except asyncio.TimeoutError:
             row = await run_in_threadpool(service.job_store.job, task.tenant, live.id)
             return JSONResponse(service.describe_job(row), 202, headers)
+        if live.refused is not None:
+            raise live.refused
     if job is not None:
         row = await run_in_threadpool(service.job_store.job, task.tenant, job)
         if row.state in ("failed", "cancelled"):
@@ -165,8 +168,10 @@ def _begun(service: Service, accept: Callable[[], Accepted]) -> tuple[Accepted, 
     if accepted.job is None:
         return accepted, None
     row = service.job_store.job(accepted.task.tenant, accepted.job)
-    if row.state not in UNFINISHED:
+    if row.state == "done":
         return accepted, None
+    if row.state not in UNFINISHED:  # it is asked for again, and may do better now
+        service.job_store.set_state(row.id, "waiting")
     return accepted, service.jobs.start(row.id, row.task, row.version, row.kind, row.how)
 
 

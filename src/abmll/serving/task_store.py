@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_, select, update
 
 from abmll.common.errors import AbmllError
-from abmll.serving.tables import ABOUT, EXAMPLES, TASKS, VERSIONS, reading, writing
+from abmll.serving.tables import ABOUT, EXAMPLES, JOBS, TASKS, VERSIONS, reading, writing
 
 FORMAT = "abmll-store-1"
 
@@ -123,10 +123,13 @@ class TaskStore:
         return dict(sorted(found))
 
     def versions(self, task: StoredTask) -> "list[Row[Any]]":
-        """All versions, the newest first."""
+        """All versions, the newest first. Raises ``NoSuchTask``."""
         chosen = select(VERSIONS).where(VERSIONS.c.task == task.id).order_by(VERSIONS.c.version.desc())
         with self.reading() as db:
-            return list(db.execute(chosen))
+            found = list(db.execute(chosen))
+        if not found:
+            raise NoSuchTask(f"there is no task '{task.name}'")
+        return found
 
     def version(self, task: StoredTask, version: int | None = None) -> "Row[Any]":
         """One version, None: the newest that was learned. Raises ``NoSuchTask``."""
@@ -141,6 +144,12 @@ class TaskStore:
             what = "has not been learned yet" if version is None else f"has no learned version {version}"
             raise NoSuchTask(f"task '{task.name}' {what}")
         return row
+
+    def is_learned(self, task: StoredTask, version: int) -> bool:
+        """Whether a version has been learned, and was not found to be damaged since."""
+        key = and_(VERSIONS.c.task == task.id, VERSIONS.c.version == version, VERSIONS.c.state == "ready")
+        with self.reading() as db:
+            return db.execute(select(VERSIONS.c.version).where(key)).first() is not None
 
     def set_version(self, task: StoredTask, version: int, **values: Any) -> None:
         """Change columns of a version."""
@@ -163,6 +172,11 @@ def newest_version(db: Connection, task: StoredTask) -> int:
     if found is None:
         raise NoSuchTask(f"there is no task '{task.name}'")
     return found
+
+
+def newest_job(task_id: int) -> Any:
+    """The query of the job that a task was last changed by."""
+    return select(JOBS).where(JOBS.c.task == task_id).order_by(JOBS.c.version.desc()).limit(1)
 
 
 def examples_of(task_id: int, version: int) -> Any:

@@ -46,6 +46,8 @@ class Teacher:
     def learn_head(self, live: Live) -> None:
         """Learn the version of a job with a head. It is ready once its features are read; the fit comes after."""
         task = self.store.by_id(live.task)
+        if self.store.is_learned(task, live.version):  # the process ended before it could note that
+            return
         labelled = self.store.examples(task, live.version)
         order = task.settings.get("label_order")
         examples = as_examples(labelled, order)
@@ -66,6 +68,8 @@ class Teacher:
         task, model = self.store.by_id(live.task), self.resident.stepping
         if model is None:
             raise ConfigError("how 'full': this server has no theta to take gradient steps from")
+        if self.store.is_learned(task, live.version):
+            return
         examples = as_examples(self.store.examples(task, live.version), None)
 
         def on_step(total: int) -> None:
@@ -119,6 +123,10 @@ class Teacher:
     def _save(self, task: StoredTask, version: int, posterior: TaskPosterior) -> None:
         """Keep a version. Raises ``NoSuchTask`` where the task was deleted meanwhile; nothing is left of it then."""
         self.files.save(task, version, posterior)
+        self._forget_deleted(task)
+
+    def _forget_deleted(self, task: StoredTask) -> None:
+        """Raises ``NoSuchTask`` where the task was deleted meanwhile; nothing is left of it then."""
         try:
             self.store.by_id(task.id)
         except NoSuchTask:
@@ -164,8 +172,9 @@ class Teacher:
         measured = quality(head, examples)
         _ = head.posterior  # fitted when it is first asked for
         try:
-            self.files.save_fitted(task, version, posterior)
             self.store.set_version(task, version, quality=json.dumps(measured))
+            self.files.save_fitted(task, version, posterior)  # last: what was kept is not measured again
+            self._forget_deleted(task)
         except AbmllError as error:  # it answers all the same; that it could not be kept costs another fit
             LOG.warning("what was fitted of task %d could not be kept: %s", task.id, error)
         return posterior
