@@ -11,9 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from abmll._version import __version__
 from abmll.common.errors import AbmllError, CheckpointError
-from abmll.serving import answer_routes, task_routes
+from abmll.serving import answer_routes, page_files, task_routes
 from abmll.serving.access import Tokens
 from abmll.serving.asking import Served, Tenant
+from abmll.serving.completions import completions_router
 from abmll.serving.doors import guard
 from abmll.serving.engine import NoMemory
 from abmll.serving.fair_queue import QueueFull, TooLate
@@ -69,8 +70,9 @@ def make_app(
     app.add_api_route("/readyz", ready, methods=["GET"], tags=["server"])
     app.add_api_route("/metrics", metrics, methods=["GET"], tags=["server"])
     app.add_api_route("/v1/server", about, methods=["GET"], tags=["server"])
-    for router in (task_routes.router, answer_routes.router):
+    for router in (task_routes.router, answer_routes.router, page_files.router):
         app.include_router(router)
+    app.include_router(completions_router(service.scored, service.limits))
     return app
 
 

@@ -1,6 +1,8 @@
 """Routes that make and change tasks, and tell of them."""
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,6 +13,7 @@ from abmll.common.errors import DataError
 from abmll.experiments.sheets import csv_text
 from abmll.serving.asking import CSV, Named, Patience, Repeated, Served, Tenant, pairs_of
 from abmll.serving.job_store import UNFINISHED
+from abmll.serving.jobs import Live
 from abmll.serving.problems import Problem
 from abmll.serving.service import Service, moment, summary
 from abmll.serving.task_changes import Accepted, TooMany, change, create, relearn
@@ -46,7 +49,8 @@ async def new_task(request: Request, service: Served, tenant: Tenant, patience: 
     body, pairs = await pairs_of(request, NewTask)
     if body is None:
         query = request.query_params
-        body = NewTask(name=query.get("name", ""), examples=[], how="full" if query.get("how") == "full" else "head")
+        how = "full" if query.get("how") == "full" else "head"
+        body = NewTask(name=check_name(query.get("name", "")), examples=[], how=how)
     name, examples = check_name(body.name), labelled(pairs, service.limits)
     _refuse_unlearnable(service, body, examples)
     settings = {"label_order": body.label_order, "steps": body.steps}
@@ -56,7 +60,7 @@ async def new_task(request: Request, service: Served, tenant: Tenant, patience: 
             raise TooMany(f"there are {service.limits.max_tasks:,} tasks already; delete some first")
         return create(service.store, tenant, name, body.how, settings, examples, repeat)
 
-    return await _learned(service, await run_in_threadpool(act), patience, 201)
+    return await _learned(service, act, patience, 201)
 
 
 @router.get("/{name}")
@@ -119,8 +123,7 @@ async def add_examples(
     _, pairs = await pairs_of(request, Examples)
     examples = labelled(pairs, service.limits)
     limit = service.limits.max_examples
-    accepted = await run_in_threadpool(change, service.store, task, examples, (), repeat, limit)
-    return await _learned(service, accepted, patience, 200)
+    return await _learned(service, partial(change, service.store, task, examples, (), repeat, limit), patience, 200)
 
 
 @router.delete("/{name}/examples")
@@ -130,37 +133,46 @@ async def remove_examples(body: Texts, service: Served, task: Named, patience: P
     left = {one.label for one in await run_in_threadpool(service.store.examples, task) if one.text not in gone}
     if len(left) < 2:
         raise DataError("texts: without these, examples of one label at most would be left; two are needed")
-    accepted = await run_in_threadpool(change, service.store, task, (), body.texts)
-    return await _learned(service, accepted, patience, 200)
+    return await _learned(service, partial(change, service.store, task, (), body.texts), patience, 200)
 
 
 @router.post("/{name}/relearn")
 async def learn_again(service: Served, task: Named, patience: Patience, repeat: Repeated) -> Response:
     """Learn the newest examples anew, as a new version."""
-    return await _learned(service, await run_in_threadpool(relearn, service.store, task, repeat), patience, 200)
+    return await _learned(service, partial(relearn, service.store, task, repeat), patience, 200)
 
 
-async def _learned(service: Service, accepted: Accepted, patience: float, status: int) -> Response:
-    """The task once its job is done, or the job where that takes longer than the client waits."""
+async def _learned(service: Service, accept: Callable[[], Accepted], patience: float, status: int) -> Response:
+    """The task once the job of what is accepted is done, or the job where that takes longer than the client waits."""
+    accepted, live = await run_in_threadpool(_begun, service, accept)
     task, job = accepted.task, accepted.job
     headers = {} if job is None else {"Location": f"/v1/jobs/{job}"}
+    if live is not None:
+        try:
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(live.finished)), patience or 0.001)
+        except asyncio.TimeoutError:
+            row = await run_in_threadpool(service.job_store.job, task.tenant, live.id)
+            return JSONResponse(service.describe_job(row), 202, headers)
+        if live.refused is not None:
+            raise live.refused
     if job is not None:
         row = await run_in_threadpool(service.job_store.job, task.tenant, job)
-        if row.state != "done":
-            if row.state not in UNFINISHED:  # it is asked for again, and may do better now
-                await run_in_threadpool(service.job_store.set_state, job, "waiting")
-            live = service.jobs.start(job, task.id, accepted.version, row.kind, task.how)
-            try:
-                await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(live.finished)), patience or 0.001)
-            except asyncio.TimeoutError:
-                row = await run_in_threadpool(service.job_store.job, task.tenant, job)
-                return JSONResponse(service.describe_job(row), 202, headers)
-            if live.refused is not None:
-                raise live.refused
-            row = await run_in_threadpool(service.job_store.job, task.tenant, job)
         if row.state in ("failed", "cancelled"):
             raise Problem(409 if row.state == "cancelled" else 422, f"task '{task.name}': {row.error}")
     return JSONResponse(await run_in_threadpool(service.describe, task), status, headers)
+
+
+def _begun(service: Service, accept: Callable[[], Accepted]) -> tuple[Accepted, Live | None]:
+    """What is accepted, and its job where it is not finished: begun at once, whether or not the client stays."""
+    accepted = accept()
+    if accepted.job is None:
+        return accepted, None
+    row = service.job_store.job(accepted.task.tenant, accepted.job)
+    if row.state == "done":
+        return accepted, None
+    if row.state not in UNFINISHED:  # it is asked for again, and may do better now
+        service.job_store.set_state(row.id, "waiting")
+    return accepted, service.jobs.start(row.id, row.task, row.version, row.kind, row.how)
 
 
 def _refuse_unlearnable(service: Service, body: NewTask, examples: list[Labelled]) -> None:
