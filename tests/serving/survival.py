@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import pytest
 from fastapi.testclient import TestClient
 
 from abmll import AbmllModel
+from abmll.posterior import head
 from abmll.serving.access import Tokens
 from abmll.serving.app import make_app
 from abmll.serving.limits import ServeConfig
@@ -33,6 +35,12 @@ class Served(NamedTuple):
 
     service: Service
     client: TestClient
+
+
+def few_chains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads are fitted quickly, and roughly."""
+    monkeypatch.setattr(head, "CHAINS", 16)
+    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
 
 
 def load(folder: Path) -> AbmllModel:
