@@ -92,18 +92,21 @@ def one_client(bench: Bench) -> list[Row]:
             model.scorer.scores(batch, None)
         return time.perf_counter() - started
 
-    with tempfile.TemporaryDirectory() as folder, served(bench, Path(folder)) as (url, _, _):
-        with httpx.Client(base_url=url, timeout=120) as client:
-            learn(client, "tickets", 0, texts)
-            plain(texts())
-            found: dict[str, list[float]] = {"plain": [], "request": [], "update": [], "first": []}
-            for _ in range(2 if bench.quick else 25):
-                text = texts()
-                found["plain"].append(plain(text))
-                found["request"].append(_posted(client, "post", "tickets/predict", {"texts": [text]}))
-                example = {"text": texts(), "label": NAMES[0]}
-                found["update"].append(_posted(client, "put", "tickets/examples", {"examples": [example]}))
-                found["first"].append(_posted(client, "post", "tickets/predict", {"texts": [texts()]}))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(bench, Path(folder)) as (url, _, _),
+        httpx.Client(base_url=url, timeout=120) as client,
+    ):
+        learn(client, "tickets", 0, texts)
+        plain(texts())
+        found: dict[str, list[float]] = {"plain": [], "request": [], "update": [], "first": []}
+        for _ in range(2 if bench.quick else 25):
+            text = texts()
+            found["plain"].append(plain(text))
+            found["request"].append(_posted(client, "post", "tickets/predict", {"texts": [text]}))
+            example = {"text": texts(), "label": NAMES[0]}
+            found["update"].append(_posted(client, "put", "tickets/examples", {"examples": [example]}))
+            found["first"].append(_posted(client, "post", "tickets/predict", {"texts": [texts()]}))
     rows = []
     about = (
         ("request", "a request", 1.25),
