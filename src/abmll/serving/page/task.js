@@ -11,8 +11,9 @@ import { suggest } from "./suggest.js";
 import { addressOf } from "./task_list.js";
 
 export const SECTIONS = { ask, suggest, examples, quality, files };
-const FIRST_LOOK_MS = 2000; // until one looks again at what the server still measures; doubled every time
-const LAST_LOOK_MS = 60_000;
+const FIRST_LOOK_MS = 2000; // until one looks again at what the server still measures, and how that grows
+const LAST_LOOK_MS = 30_000;
+const GROWTH = 1.3;
 
 /** A task's view. Its parts stay as they are while another view is shown, with all that was typed into them. */
 export class TaskView {
@@ -90,10 +91,10 @@ export class TaskView {
   #wait(task) {
     clearTimeout(this.timer);
     if (task.job && task.job !== this.ended && !isFollowed(task.job)) this.#follow(task.job);
-    else if (task.job || task.quality || !this.root.isConnected) this.pause = FIRST_LOOK_MS;
+    else if (task.job || task.quality || task.how === "full" || !this.root.isConnected) this.pause = FIRST_LOOK_MS;
     else {
       this.timer = setTimeout(() => this.root.isConnected && this.load(), this.pause);
-      this.pause = Math.min(2 * this.pause, LAST_LOOK_MS);
+      this.pause = Math.min(GROWTH * this.pause, LAST_LOOK_MS);
     }
   }
 
