@@ -110,12 +110,31 @@ def test_learning_is_cancelled_and_what_was_typed_stays(site: Site, state: Stand
     site.expect("Learning: 1 of 20")
     assert state.tasks["tickets"]["order"] == ["bug", "account", "billing"]
     site.button("Cancel").click()
-    site.expect("Cancelled. Nothing was changed.")
+    site.expect("Cancelled. Nothing was learned.")
     site.expect("None yet.")
     assert site.field("One example a line").input_value() == LINES
     state.step_seconds = 0.002
     site.button("Learn").click()  # the same name is free again
     site.expect("5 examples · version 1")
+
+
+def test_a_change_that_is_cancelled_leaves_the_task_as_it_was_until_it_is_learned_anew(
+    site: Site, state: StandIn
+) -> None:
+    state.put("tickets", EXAMPLES)
+    state.step_seconds = 0.5
+    site.open("task/tickets/examples")
+    site.field("One example a line").fill("Hello, greeting")
+    site.button("Add").click()
+    site.button("Cancel").click()
+    site.expect("Cancelled. The task answers as before.")
+    site.expect("The last change is not learned: it was cancelled")
+    site.expect("6 examples · version 1")
+    assert "greeting 1" in site.page.locator(".chips").inner_text()
+    assert site.field("One example a line").input_value() == "Hello, greeting"
+    site.button("Learn it anew").click()
+    site.expect("6 examples · version 2")
+    assert not site.button("Learn it anew").is_visible()
 
 
 def test_an_error_is_said_beside_what_was_done_and_what_was_typed_stays(site: Site, state: StandIn) -> None:

@@ -70,8 +70,13 @@ export class TaskView {
   /** What the parts need of the task. */
   #context() {
     const view = this;
-    const { deleted } = this.hooks;
-    return { name: this.name, get task() { return view.task; }, changed: (now) => this.apply(now), deleted };
+    return {
+      name: this.name,
+      get task() { return view.task; },
+      changed: (task) => this.apply(task),
+      reload: () => this.load(),
+      deleted: this.hooks.deleted,
+    };
   }
 
   #head(task) {
@@ -81,10 +86,11 @@ export class TaskView {
     const facts = [plural(task.num_examples, "example"), task.version ? `version ${task.version}` : null,
       task.how === "full" ? "adapters" : "head"];
     find("[data-part=facts]", this.root).textContent = facts.filter(Boolean).join(" · ");
+    const labels = [...new Set([...task.labels, ...Object.keys(task.counts)])]; // those not learned yet too
     const count = (label) => element("li", {}, label, " ", element("b", {}, String(task.counts[label] ?? 0)));
-    find("[data-part=counts]", this.root).replaceChildren(...task.labels.map(count));
+    find("[data-part=counts]", this.root).replaceChildren(...labels.map(count));
     find("[data-part=trouble]", this.root).textContent = troubleOf(task);
-    find("[data-part=relearn]", this.root).hidden = !["failed", "damaged"].includes(task.state);
+    find("[data-part=relearn]", this.root).hidden = !troubleOf(task);
   }
 
   /** Follow the task's job, or look again after a while at what is not known yet. */
@@ -115,5 +121,6 @@ export class TaskView {
 function troubleOf({ state, error }) {
   if (state === "failed") return error ?? "Learning failed.";
   if (state === "damaged") return error ?? "A file of this task is damaged. Learn it anew from its examples.";
+  if (state === "ready" && error) return `The last change is not learned: ${error}`;
   return "";
 }
