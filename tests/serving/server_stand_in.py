@@ -56,11 +56,20 @@ class StandIn:
         state = "ready" if task["job"] is None else "updating" if task["version"] else "learning"
         state = "damaged" if task["damage"] else state
         return {
-            "name": name, "state": state, "how": task["how"], "version": task["version"] or None,
-            "labels": list(counts), "counts": counts, "num_examples": len(task["examples"]), "label_order": task["order"], "created": NOW,
-            "updated": NOW, "quality": self.quality(name, bins=False), "job": task["job"],
+            "name": name,
+            "state": state,
+            "how": task["how"],
+            "version": task["version"] or None,
+            "labels": list(counts),
+            "counts": counts,
+            "num_examples": len(task["examples"]),
+            "label_order": task["order"],
+            "created": NOW,
+            "updated": NOW,
+            "quality": self.quality(name, bins=False),
+            "job": task["job"],
             "error": task["damage"] or task["error"],
-        }  # fmt: skip
+        }
 
     def quality(self, name: str, bins: bool = True) -> dict[str, Any] | None:
         number = len(self.tasks[name]["examples"])

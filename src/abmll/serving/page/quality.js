@@ -72,7 +72,8 @@ function inWords(measured) {
 }
 
 function versionRow({ version, created, num_examples, quality: measured }) {
-  const made = element("time", { datetime: created }, new Date(created).toLocaleString());
+  const shown = new Date(created).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const made = element("time", { datetime: created }, shown);
   const accuracy = measured ? percent(measured.accuracy, 0) : "not known";
   return tableRow(String(version), [made, String(num_examples), accuracy]);
 }
