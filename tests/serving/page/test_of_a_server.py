@@ -14,18 +14,12 @@ from abmll.serving.access import read_tokens
 from abmll.serving.app import make_app
 from abmll.serving.limits import ServeConfig
 from abmll.serving.service import Service
-from tests.serving.browser import Site, chromium_running, needs_browser, visiting
+from tests.serving.browser import Site, needs_browser, visiting
 from tests.serving.live_server import running
 
 pytestmark = needs_browser
 TOKEN = "a-token-of-some-length"
 LINES = "\n".join(f"{'ab'[n % 2] * 3} {n}, {'xy'[n % 2]}" for n in range(12))
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with chromium_running() as browser:
-        yield browser
 
 
 @pytest.fixture
