@@ -82,7 +82,8 @@ class Client:
             examples: a DataFrame, dicts, (text, label) pairs or Examples.
             how: ``full`` learns by gradient steps, where the server has a meta-trained run.
             label_order: all labels from the least to the greatest, where they have an order.
-            text, label: names of the columns.
+            text: name of the column of texts.
+            label: name of the column of labels.
             on_progress: called with the job whenever it has got further.
         """
         wanted = {"name": name, "examples": _labelled(examples, text, label), "how": how}
