@@ -139,7 +139,7 @@ class Client:
         return self._server.read(Examples, f"{_path(name)}/examples").examples
 
     def quality(self, name: str) -> Quality:
-        """How good its answers are, with the bins of a reliability diagram."""
+        """How good its answers are, with the bins of a reliability diagram; ``Refused`` (404) while that is not known."""
         return self._server.read(Quality, f"{_path(name)}/quality")
 
     def predict(self, name: str, texts: Data, version: int | None = None) -> list[Answer]:
@@ -184,7 +184,7 @@ class Client:
         self, method: str, path: str, name: str, wanted: Any, on_progress: Callable[[Job], None] | None
     ) -> ServedTask:
         """Ask for something that changes a task, and wait until it is done."""
-        patience = "respond-async" if on_progress else f"wait={min(30.0, self._server.timeout):g}"
+        patience = "respond-async" if on_progress else f"wait={int(min(30.0, self._server.timeout))}"
         headers = {"Idempotency-Key": str(uuid.uuid4()), "Prefer": patience}
         return self._settled(self._server.ask(method, path, wanted, headers), name, on_progress)
 
