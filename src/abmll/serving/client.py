@@ -139,7 +139,7 @@ class Client:
         return self._server.read(Examples, f"{_path(name)}/examples").examples
 
     def quality(self, name: str) -> Quality:
-        """How good its answers are, with the bins of a reliability diagram; ``Refused`` (404) while that is not known."""
+        """How good its answers are, and a reliability diagram's bins. ``Refused`` (404) while that is not known."""
         return self._server.read(Quality, f"{_path(name)}/quality")
 
     def predict(self, name: str, texts: Data, version: int | None = None) -> list[Answer]:
