@@ -107,7 +107,7 @@ def last_of_each(words: list[str]) -> list[str]:
     kept, rest = [], list(words)
     while rest:
         word = rest.pop(0)
-        if word.startswith("--") and word in rest and rest[0][:2] != "--":
+        if word.startswith(("--", "-o")) and word in rest and not rest[0].startswith("--"):
             rest.pop(0)
         else:
             kept.append(word)
