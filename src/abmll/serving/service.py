@@ -41,8 +41,9 @@ class Service:
         self.limits = limits
         self.gauges = Gauges()
         engine = connect(database)
-        self.store = TaskStore(engine, database)
-        self.job_store = JobStore(engine, database)
+        where = engine.url.render_as_string(hide_password=True)
+        self.store = TaskStore(engine, where)
+        self.job_store = JobStore(engine, where)
         self.resident = Resident(model)
         self.store.claim(self.resident.belongs_to)
         self.files = PosteriorFiles(self.store, Objects(files), self.resident)
@@ -51,7 +52,7 @@ class Service:
         self.executor = ThreadPoolExecutor(FITTERS, "abmll-fit", self.resident.begin)
         self.memory = Memory(limits.memory_mb * 1e6, size_of, self.executor)
         self.teacher = Teacher(self.store, self.files, self.resident, self.engine, self.memory)
-        answers = AnswerStore(connect(database, durable=False), database, limits.kept_answers)
+        answers = AnswerStore(connect(database, durable=False), where, limits.kept_answers)
         self.answerer = Answerer(self.resident, self.engine, self.teacher, self.memory, answers)
         self.scored = ScoredTokens(self.store, self.resident, self.engine, self.teacher, self.memory)
         lanes = {"head": self.teacher.learn_head, "full": self.teacher.learn_by_steps}

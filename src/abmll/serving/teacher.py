@@ -87,11 +87,12 @@ class Teacher:
     def load(self, task: StoredTask, row: Any) -> TaskPosterior:
         """A version that was learned before, ready to answer.
 
-        Raises ``CheckpointError`` where its file is damaged, which is noted.
+        Raises ``CheckpointError`` where its file is damaged, which is noted, and ``NoSuchTask``.
         """
         try:
             posterior = self.files.load(task, row)
         except CheckpointError as error:
+            self.store.by_id(task.id)  # a task that has been deleted is not damaged
             self.store.set_version(task, row.version, state="damaged", error=str(error))
             raise
         if posterior.head is None:
