@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from benchmarks import data, floors, kept_heads, mixed, peaks, predicting, scaling, starting, training
+from benchmarks import data, floors, kept_heads, mixed, peaks, predicting, scaling, serving, starting, training
 from benchmarks.bench import Bench
 from benchmarks.contenders import ALL, QV, Setting
 from benchmarks.rows import Row
@@ -54,6 +54,9 @@ EXTRA: dict[str, Cell] = {
     "mixed-qv-instruction": lambda bench: mixed.adapters(bench, Setting(layers=THIRD), instruction=True),
     "mixed-all": lambda bench: mixed.adapters(bench, Setting(ALL, layers=THIRD), instruction=False),
     "mixed-heads": mixed.heads,
+    "server-one": serving.one_client,
+    "server-many": serving.many_clients,
+    "server-tasks": serving.many_tasks,
 }
 
 

@@ -16,7 +16,7 @@ EXAMPLES, HEADS = 20, 32
 def kept_heads(bench: Bench) -> list[Row]:
     """A head put back / learned, from features; a question to each of 32 heads / all of them to one, with their pass.
 
-    The heads are of one task, and differ in their seeds alone, so that both read the same questions.
+    The heads are of one task, so that both read the same questions, but each has its tensors for itself.
     """
     model = AbmllModel(bench.base(), Setting(layers="top-6").adapter(), bench.workload.prompt)
     model.learning = LearningConfig(method="head")
@@ -25,11 +25,14 @@ def kept_heads(bench: Bench) -> list[Row]:
     encoded, reader = model.scorer.encode(asked, task.name), model.reader()
     features = reader.read(model.scorer.encode(support, task.name))
 
-    def fresh(seed: int) -> TaskHead:
-        return TaskHead.of_features(reader, "head", model.head_prior, support, features, seed)
+    def fresh() -> TaskHead:
+        return TaskHead.of_features(reader, "head", model.head_prior, support, features)
 
-    heads = [fresh(seed) for seed in range(2 if bench.quick else HEADS)]
-    kept = [head.fitted() for head in heads if head.posterior]
+    first = fresh()
+    first.classifier(is_labelled=True)
+    kept = first.fitted()
+    copies = [{name: one.clone() for name, one in kept.items()} for _ in range(HEADS)]
+    heads = [fresh().with_fitted(own, "kept") for own in copies]
 
     def read() -> Features:
         reader.kept.clear()
@@ -37,13 +40,12 @@ def kept_heads(bench: Bench) -> list[Row]:
 
     def each(number: int) -> None:
         found = read()
-        for at in range(HEADS):
-            one = Features(*(part[at : at + 1] for part in found))
-            heads[at % len(heads)].answer(asked[at : at + 1], one)
+        for at, head in enumerate(heads):
+            head.answer(asked[at : at + 1], Features(*(part[at : at + 1] for part in found)))
 
     contenders: dict[str, Callable[[int], object]] = {
-        "learned": lambda number: fresh(number % len(heads)).posterior,
-        "put back": lambda number: fresh(number % len(heads)).with_fitted(kept[number % len(heads)], "kept"),
+        "learned": lambda number: fresh().posterior,
+        "put back": lambda number: fresh().with_fitted(kept, "kept"),
         "many": each,
         "one": lambda number: heads[0].answer(asked, read()),
     }

@@ -30,7 +30,7 @@ class Engine:
     """Reads requests' rows, each kind with its reader, and gives each request what its ``finish`` makes of them.
 
     ``longest`` is the number of tokens that a row has at most; ``on_pass`` is told the rows, requests and seconds of
-    every pass. ``finish`` is called in the same thread, as it reads with the same model.
+    every pass. ``begin`` is called first in the thread; ``finish`` is called there as well, as it reads with the model.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Engine:
         limits: ServeConfig,
         longest: int,
         on_pass: Callable[[int, int, float], object] = lambda rows, requests, seconds: None,
+        begin: Callable[[], object] = lambda: None,
     ) -> None:
         self.readers = readers
         self.window = limits.batch_window_ms / 1000
@@ -47,6 +48,7 @@ class Engine:
         self.queue = FairQueue(limits.max_queue)
         self.changed = threading.Condition()
         self.rate = FIRST_RATE
+        self.begin = begin
         self.is_stopped = False
         self.thread = threading.Thread(target=self._run, name="abmll-engine", daemon=True)
         self.thread.start()
@@ -70,6 +72,7 @@ class Engine:
         self.thread.join(timeout=60)
 
     def _run(self) -> None:
+        self.begin()
         while not self.is_stopped:
             with self.changed:
                 self.changed.wait_for(lambda: self.queue.waiting or self.is_stopped)

@@ -48,8 +48,8 @@ class Service:
         self.store.claim(self.resident.belongs_to)
         self.files = PosteriorFiles(self.store, Objects(files), self.resident)
         readers = {FEATURES: self.resident.read, ANSWERS: read_with_adapters, TOKENS: score_tokens}
-        self.engine = Engine(readers, limits, self.resident.longest, self.gauges.passed)
-        self.executor = ThreadPoolExecutor(FITTERS, "abmll-fit")
+        self.engine = Engine(readers, limits, self.resident.longest, self.gauges.passed, self.resident.begin)
+        self.executor = ThreadPoolExecutor(FITTERS, "abmll-fit", self.resident.begin)
         self.memory = Memory(limits.memory_mb * 1e6, size_of, self.executor)
         self.teacher = Teacher(self.store, self.files, self.resident, self.engine, self.memory)
         answers = AnswerStore(connect(database, durable=False), where, limits.kept_answers)

@@ -65,6 +65,7 @@ class Teacher:
 
     def learn_by_steps(self, live: Live) -> None:
         """Learn the version of a job by gradient steps from theta."""
+        self.resident.begin()
         task, model = self.store.by_id(live.task), self.resident.stepping
         if model is None:
             raise ConfigError("how 'full': this server has no theta to take gradient steps from")
