@@ -55,7 +55,8 @@ test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 fuzz: install
-	ABMLL_FUZZ=1 ABMLL_SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/reliability tests/common/test_killed_saves.py
+	ABMLL_FUZZ=1 ABMLL_SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/reliability tests/common/test_killed_saves.py \
+		tests/serving/test_kills.py tests/serving/test_sequences.py
 
 lint: install
 	$(BIN)/ruff check

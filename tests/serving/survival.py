@@ -120,6 +120,7 @@ def _serve(arguments: list[str], log: str) -> None:
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
+    head.CHAINS = head.FEWEST_CHAINS = 16  # as few_chains has it
     sys.exit(entry(arguments))
 
 
