@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from abmll.experiments.html.figure import standalone
 from abmll.experiments.html.plots import reliability
 from abmll.experiments.html.reading import Method
 from abmll.experiments.metrics import Outcomes, reliability_bins
@@ -80,7 +81,8 @@ def figure(service: Served, task: Named) -> Response:
     nothing = np.zeros(len(each))
     outcomes = Outcomes(each[:, 0], each[:, 1], nothing, nothing, nothing)
     tallest = int(reliability_bins(each[:, 0], each[:, 1]).size.max())
-    return Response(str(reliability(Method(task.name, outcomes=outcomes), tallest)), media_type="image/svg+xml")
+    drawn = standalone(reliability(Method(task.name, outcomes=outcomes), tallest))
+    return Response(drawn, media_type="image/svg+xml")
 
 
 @router.post("/tasks/{name}/export")
