@@ -18,7 +18,7 @@ from abmll.experiments.html.plots import reliability
 from abmll.experiments.html.reading import Method
 from abmll.experiments.metrics import Outcomes, reliability_bins
 from abmll.model.learned_task import TaskPosterior
-from abmll.serving.asking import Named, Seconds, Served, Tenant
+from abmll.serving.asking import GLANCE, Named, Seconds, Served, Tenant
 from abmll.serving.job_store import UNFINISHED
 from abmll.serving.problems import Problem
 from abmll.serving.service import Service, summary
@@ -26,7 +26,6 @@ from abmll.serving.task_store import StoredTask
 from abmll.serving.wire import Exported, Pool, Question, check_texts
 
 router = APIRouter(prefix="/v1", tags=["answers"])
-GLANCE = 0.2  # seconds between looks at a job
 BINS = 10
 
 

@@ -75,8 +75,7 @@ class Answerer:
                 text: _document(posterior.labels, one, cut)
                 for text, one, cut in zip(missing, answered, truncated, strict=True)
             }
-            await run_in_threadpool(self.answers.keep, task.id, row.version, new)
-            given |= new
+            given |= await run_in_threadpool(self.answers.keep, task.id, row.version, new)
         return [given[text] for text in texts]
 
     def _request(

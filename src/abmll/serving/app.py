@@ -19,8 +19,8 @@ from abmll.serving.fair_queue import QueueFull, TooLate
 from abmll.serving.gauges import Gauges
 from abmll.serving.job_store import NoSuchJob
 from abmll.serving.problems import Problem, install
+from abmll.serving.refusals import StorageFull, Unreachable
 from abmll.serving.service import Service
-from abmll.serving.tables import StorageFull
 from abmll.serving.task_changes import NameTaken, OtherRequest, TooMany
 from abmll.serving.task_store import NoSuchTask
 
@@ -34,6 +34,7 @@ STATUS: dict[type[AbmllError], tuple[int, str]] = {
     QueueFull: (429, "queue-full"),
     TooLate: (504, "too-late"),
     StorageFull: (507, "storage-full"),
+    Unreachable: (503, "database"),
     CheckpointError: (503, "damaged"),
 }
 
@@ -111,7 +112,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     kind = next(kind for kind in type(error).__mro__ if kind in STATUS)
     status, word = STATUS[kind]
     headers = {"Retry-After": str(round(error.seconds))} if isinstance(error, QueueFull) else {}
-    if kind is StorageFull or kind is CheckpointError:
+    if kind in (StorageFull, Unreachable, CheckpointError):
         LOG.error("%s %s: %s", request.method, request.url.path, error)
     return Problem(status, str(error), word=word, headers=headers).response()
 

@@ -21,6 +21,7 @@ from abmll.tasks.columns import find_columns, read_table
 WAIT, LONGEST_WAIT = 30.0, 600.0  # seconds
 CSV = "text/csv"
 LONGEST_KEY = 200  # characters
+GLANCE = 0.2  # seconds between looks at a job
 
 
 def _service(request: Request) -> Service:

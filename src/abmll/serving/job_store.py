@@ -4,13 +4,17 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Engine, Row, and_, delete, func, select, update
+from sqlalchemy import Connection, Engine, Row, and_, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from abmll.common.errors import AbmllError
-from abmll.serving.tables import ANSWERS, JOBS, TASKS, reading, writing
+from abmll.serving.refusals import Conflict
+from abmll.serving.tables import ABOUT, ANSWERS, JOBS, SERVERS, TASKS, clock, reading, writing
+from abmll.serving.task_store import NoSuchTask
 
 UNFINISHED = ("waiting", "running")
+CANCELLED = "it was cancelled"
+LEASE = 20.0  # seconds without a word of a server, after which others do its jobs
 AT_ONCE = 500  # texts in one statement
 SPARE = 1000  # answers above the limit before the oldest are deleted
 
@@ -20,11 +24,12 @@ class NoSuchJob(AbmllError):
 
 
 class JobStore:
-    """What was to be learned, and what became of it."""
+    """What was to be learned, which ``server`` does it, and what became of it."""
 
-    def __init__(self, engine: Engine, where: str) -> None:
+    def __init__(self, engine: Engine, where: str, server: str = "") -> None:
         self.engine = engine
         self.where = where
+        self.server = server
 
     def job(self, tenant: str, job: str) -> "Row[Any]":
         """A job of a tenant's, with the name of its task. Raises ``NoSuchJob``."""
@@ -35,22 +40,48 @@ class JobStore:
             raise NoSuchJob(f"there is no job '{job[:40]}'")
         return row
 
-    def unfinished(self, task: int | None = None) -> "list[Row[Any]]":
-        """Jobs that are to be done, of one task or of all, in the order in which they were asked for."""
-        chosen = select(JOBS, TASKS.c.how).join(TASKS).where(JOBS.c.state.in_(UNFINISHED)).order_by(JOBS.c.created)
-        with reading(self.engine, self.where) as db:
-            return list(db.execute(chosen if task is None else chosen.where(JOBS.c.task == task)))
-
     def newest(self, task: int) -> "Row[Any]":
-        """The job that a task was last changed by."""
+        """The job that a task was last changed by. Raises ``NoSuchTask``."""
         chosen = select(JOBS).where(JOBS.c.task == task).order_by(JOBS.c.version.desc()).limit(1)
         with reading(self.engine, self.where) as db:
-            return db.execute(chosen).one()
+            row = db.execute(chosen).first()
+        if row is None:
+            raise NoSuchTask("this task has been deleted")
+        return row
 
-    def set_state(self, job: str, state: str, error: str | None = None) -> None:
-        """Note how far a job is."""
+    def take(self) -> "list[Row[Any]]":
+        """Make this server's the unfinished jobs that none does which lives, in the order in which they were asked for.
+
+        With SQLite there is one server alone: what it does not know is of one that has ended.
+        """
         with writing(self.engine, self.where) as db:
-            db.execute(update(JOBS).where(JOBS.c.id == job).values(state=state, error=error))
+            db.execute(select(ABOUT.c.name).with_for_update())  # one server at a time
+            living = select(SERVERS.c.id).where(SERVERS.c.seen > clock(db) - LEASE)
+            is_left = or_(JOBS.c.owner.is_(None), JOBS.c.owner.not_in(living))
+            chosen = update(JOBS).where(JOBS.c.state.in_(UNFINISHED), is_left).values(owner=self.server)
+            taken = set(db.execute(chosen.returning(JOBS.c.id)).scalars())
+            own = select(JOBS, TASKS.c.how).join(TASKS).where(self._is_own()).order_by(JOBS.c.created)
+            return [row for row in db.execute(own) if row.id in taken]
+
+    def wanted(self, jobs: Sequence[str]) -> set[str]:
+        """Those of the jobs that are this server's to do: no other has taken them, and nobody has cancelled them."""
+        chosen = select(JOBS.c.id).where(JOBS.c.id.in_(jobs), self._is_own())
+        with reading(self.engine, self.where) as db:
+            return set(db.execute(chosen).scalars())
+
+    def cancel(self, job: str) -> bool:
+        """Note that a job is not wanted any more, whichever server does it; False where it has ended."""
+        chosen = update(JOBS).where(JOBS.c.id == job, JOBS.c.state.in_(UNFINISHED))
+        with writing(self.engine, self.where) as db:
+            return db.execute(chosen.values(state="cancelled", error=CANCELLED)).rowcount > 0
+
+    def end(self, job: str, state: str, error: str | None = None) -> None:
+        """Note what became of a job, where it is still this server's."""
+        with writing(self.engine, self.where) as db:
+            db.execute(update(JOBS).where(JOBS.c.id == job, self._is_own()).values(state=state, error=error))
+
+    def _is_own(self) -> Any:
+        return and_(JOBS.c.state.in_(UNFINISHED), JOBS.c.owner == self.server)
 
 
 class AnswerStore:
@@ -67,31 +98,46 @@ class AnswerStore:
 
     def given(self, task: int, version: int, texts: Sequence[str]) -> dict[str, str]:
         """The answers to those of the texts that have one, by text."""
-        digests = {digest(text): text for text in texts}
-        found: dict[str, str] = {}
-        wanted = list(digests)
         with reading(self.engine, self.where) as db:
-            for start in range(0, len(wanted), AT_ONCE):
-                chosen = ANSWERS.c.digest.in_(wanted[start : start + AT_ONCE])
-                key = and_(ANSWERS.c.task == task, ANSWERS.c.version == version, chosen)
-                rows = db.execute(select(ANSWERS.c.digest, ANSWERS.c.answer).where(key))
-                found |= {digests[row.digest]: row.answer for row in rows}
-        return found
+            return _given(db, task, version, texts)
 
-    def keep(self, task: int, version: int, answers: Mapping[str, str]) -> None:
-        """Keep answers by text; where there is one already, that stays."""
+    def keep(self, task: int, version: int, answers: Mapping[str, str]) -> Mapping[str, str]:
+        """Keep answers by text; where there is one already, that stays. Gives those that are kept."""
         if not self.limit:
-            return
-        build = sqlite.insert if self.engine.dialect.name == "sqlite" else postgresql.insert
+            return answers
         of = {"task": task, "version": version}
         rows = [of | {"digest": digest(text), "answer": answer} for text, answer in answers.items()]
+        try:
+            return self._kept(task, version, answers, sorted(rows, key=lambda row: row["digest"]))
+        except Conflict:  # the task has been deleted meanwhile
+            return answers
+
+    def _kept(
+        self, task: int, version: int, answers: Mapping[str, str], rows: list[dict[str, Any]]
+    ) -> Mapping[str, str]:
+        """``rows`` are in an order, so that of two servers one waits for the other and not each for the other."""
+        build = sqlite.insert if self.engine.dialect.name == "sqlite" else postgresql.insert
         with writing(self.engine, self.where) as db:
-            db.execute(build(ANSWERS).on_conflict_do_nothing(), rows)
+            written = db.execute(build(ANSWERS).on_conflict_do_nothing(), rows).rowcount
+            kept = answers if written == len(rows) else _given(db, task, version, list(answers))
             self.since += len(rows)
             if self.since > SPARE:
                 self.since = 0
                 newest = db.execute(select(func.max(ANSWERS.c.number))).scalar_one()
                 db.execute(delete(ANSWERS).where(ANSWERS.c.number <= newest - self.limit))
+        return {**answers, **kept}
+
+
+def _given(db: Connection, task: int, version: int, texts: Sequence[str]) -> dict[str, str]:
+    digests = {digest(text): text for text in texts}
+    found: dict[str, str] = {}
+    wanted = list(digests)
+    for start in range(0, len(wanted), AT_ONCE):
+        chosen = ANSWERS.c.digest.in_(wanted[start : start + AT_ONCE])
+        key = and_(ANSWERS.c.task == task, ANSWERS.c.version == version, chosen)
+        rows = db.execute(select(ANSWERS.c.digest, ANSWERS.c.answer).where(key))
+        found |= {digests[row.digest]: row.answer for row in rows}
+    return found
 
 
 def digest(text: str) -> str:

@@ -1,19 +1,25 @@
 """Routes that make and change tasks, and tell of them."""
 
 import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from sqlalchemy import Row
 from starlette.concurrency import run_in_threadpool
 
 from abmll.common.errors import DataError
 from abmll.experiments.sheets import csv_text
-from abmll.serving.asking import CSV, Named, Patience, Repeated, Served, Tenant, pairs_of
+from abmll.serving.asking import CSV, GLANCE, Named, Patience, Repeated, Served, Tenant, pairs_of
+from abmll.serving.job_store import UNFINISHED
 from abmll.serving.problems import Problem
 from abmll.serving.service import Service, moment, summary
 from abmll.serving.task_changes import Accepted, TooMany, change, create, relearn
-from abmll.serving.task_store import Labelled
+from abmll.serving.task_store import Labelled, NoSuchTask, StoredTask
 from abmll.serving.wire import Examples, NewTask, Texts, check_name, labelled
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
@@ -25,7 +31,7 @@ def list_tasks(service: Served, tenant: Tenant, after: str = "", limit: int = 10
     limit = max(1, min(limit, 1000))
     found = service.store.tasks(tenant, after, limit)
     more = found[-1].name if len(found) == limit else None
-    return {"tasks": [service.describe(task) for task in found], "next": more}
+    return {"tasks": list(described(service, found)), "next": more}
 
 
 @router.post(
@@ -138,23 +144,39 @@ async def learn_again(service: Served, task: Named, patience: Patience, repeat: 
     return await _learned(service, await run_in_threadpool(relearn, service.store, task, repeat), patience, 200)
 
 
+def described(service: Service, tasks: list[StoredTask]) -> Iterator[dict[str, Any]]:
+    """Tasks as clients see them, but for those that are deleted meanwhile."""
+    for task in tasks:
+        with suppress(NoSuchTask):
+            yield service.describe(task)
+
+
 async def _learned(service: Service, accepted: Accepted, patience: float, status: int) -> Response:
     """The task once its job is done, or the job where that takes longer than the client waits."""
     task, job = accepted.task, accepted.job
     headers = {} if job is None else {"Location": f"/v1/jobs/{job}"}
     if job is not None:
-        row = await run_in_threadpool(service.job_store.job, task.tenant, job)
-        if row.state == "waiting":
-            live = service.jobs.start(job, task.id, accepted.version, row.kind, task.how)
-            try:
-                await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(live.finished)), patience or 0.001)
-            except asyncio.TimeoutError:
-                row = await run_in_threadpool(service.job_store.job, task.tenant, job)
-                return JSONResponse(service.describe_job(row), 202, headers)
-            row = await run_in_threadpool(service.job_store.job, task.tenant, job)
+        row = await _finished(service, task, job, patience)
+        if row.state in UNFINISHED:
+            return JSONResponse(service.describe_job(row), 202, headers)
         if row.state in ("failed", "cancelled"):
             raise Problem(409 if row.state == "cancelled" else 422, f"task '{task.name}': {row.error}")
     return JSONResponse(await run_in_threadpool(service.describe, task), status, headers)
+
+
+async def _finished(service: Service, task: StoredTask, job: str, patience: float) -> "Row[Any]":
+    """The job once it is finished, here or by another server, or as it is when the client waits no longer."""
+    deadline = time.monotonic() + patience
+    look = partial(run_in_threadpool, service.job_store.job, task.tenant, job)
+    row = await look()
+    if row.state in UNFINISHED and row.owner == service.server:
+        live = service.jobs.start(job, task.id, row.version, row.kind, task.how)
+        await asyncio.wait([asyncio.wrap_future(live.finished)], timeout=patience or 0.001)
+        return await look()
+    while row.state in UNFINISHED and time.monotonic() < deadline:
+        await asyncio.sleep(GLANCE)
+        row = await look()
+    return row
 
 
 def _refuse_unlearnable(service: Service, body: NewTask, examples: list[Labelled]) -> None:

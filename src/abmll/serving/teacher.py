@@ -46,6 +46,8 @@ class Teacher:
     def learn_head(self, live: Live) -> None:
         """Learn the version of a job with a head. It is ready once its features are read; the fit comes after."""
         task = self.store.by_id(live.task)
+        if self._is_learned(task, live):
+            return
         labelled = self.store.examples(task, live.version)
         order = task.settings.get("label_order")
         examples = as_examples(labelled, order)
@@ -57,7 +59,8 @@ class Teacher:
         model = self.resident.reading
         posterior = model.posterior_of(head, examples[0].options, task.name, 0)
         live.check()
-        self._save(task, live.version, posterior)
+        if not self.files.save(task, live.version, posterior):
+            return
         if self.jobs is None or self.jobs.waiting[task.id] <= 1:  # else the next job's version is asked for
             self.memory.made((task.id, live.version), lambda: self._fitted(task, live.version, posterior, examples))
 
@@ -66,6 +69,8 @@ class Teacher:
         task, model = self.store.by_id(live.task), self.resident.stepping
         if model is None:
             raise ConfigError("how 'full': this server has no theta to take gradient steps from")
+        if self._is_learned(task, live):
+            return
         examples = as_examples(self.store.examples(task, live.version), None)
 
         def on_step(total: int) -> None:
@@ -76,8 +81,8 @@ class Teacher:
         posterior = model.adapt(examples, task_name=task.name, steps=steps, how="full", on_step=on_step)
         assert self.resident.answering is not None
         posterior = replace(posterior, scorer=self.resident.answering)
-        self._save(task, live.version, posterior)
-        self.memory.put((task.id, live.version), posterior)
+        if self.files.save(task, live.version, posterior):
+            self.memory.put((task.id, live.version), posterior)
 
     def load(self, task: StoredTask, row: Any) -> TaskPosterior:
         """A version that was learned before, ready to answer.
@@ -116,14 +121,9 @@ class Teacher:
                 live.check()
                 raise
 
-    def _save(self, task: StoredTask, version: int, posterior: TaskPosterior) -> None:
-        """Keep a version. Raises ``NoSuchTask`` where the task was deleted meanwhile; nothing is left of it then."""
-        self.files.save(task, version, posterior)
-        try:
-            self.store.by_id(task.id)
-        except NoSuchTask:
-            self.files.delete(task)
-            raise
+    def _is_learned(self, task: StoredTask, live: Live) -> bool:
+        """Whether the version is there: the process that learned it was ended before it could say so."""
+        return any(row.version == live.version and row.document is not None for row in self.store.versions(task))
 
     def _anew(self, task: StoredTask, live: Live, examples: list[Example], order: Sequence[str] | None) -> TaskHead:
         model = self.resident.reading
@@ -166,6 +166,9 @@ class Teacher:
         try:
             self.files.save_fitted(task, version, posterior)
             self.store.set_version(task, version, quality=json.dumps(measured))
+            self.store.by_id(task.id)
+        except NoSuchTask:  # it was deleted meanwhile
+            self.files.delete(task)
         except AbmllError as error:  # it answers all the same; that it could not be kept costs another fit
             LOG.warning("what was fitted of task %d could not be kept: %s", task.id, error)
         return posterior
