@@ -167,15 +167,15 @@ async def _learned(service: Service, accepted: Accepted, patience: float, status
 async def _finished(service: Service, task: StoredTask, job: str, patience: float) -> "Row[Any]":
     """The job once it is finished, here or by another server, or as it is when the client waits no longer."""
     deadline = time.monotonic() + patience
-    look = partial(run_in_threadpool, service.job_store.job, task.tenant, job)
-    row = await look()
+    look = partial(service.job_store.job, task.tenant, job)
+    row = await run_in_threadpool(look)
     if row.state in UNFINISHED and row.owner == service.server:
         live = service.jobs.start(job, task.id, row.version, row.kind, task.how)
         await asyncio.wait([asyncio.wrap_future(live.finished)], timeout=patience or 0.001)
-        return await look()
+        return await run_in_threadpool(look)
     while row.state in UNFINISHED and time.monotonic() < deadline:
         await asyncio.sleep(GLANCE)
-        row = await look()
+        row = await run_in_threadpool(look)
     return row
 
 
