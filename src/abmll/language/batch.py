@@ -8,6 +8,7 @@ scores all its options.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -61,6 +62,22 @@ class Batch:
         values: dict[str, Any] = vars(self)
         moved = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor | Packing)}
         return replace(self, **moved)
+
+    def runs(self, counts: Sequence[int]) -> dict[int, list[int]]:
+        """How its positions are shared out among groups of so many examples each, one group behind the other.
+
+        A list of how many each group has: of all flat positions, and of those alone that are scored (which is all that
+        a last MLP sees of a packed row). The key is how many there are together. No prefix may be shared.
+        """
+        rows, length = self.input_ids.shape
+        if self.packing is None:
+            positions = [count * length for count in counts]
+        else:
+            lengths = iter((~self.packing.unread).sum(1).tolist())
+            positions = [sum(islice(lengths, count)) for count in counts]
+        stops = torch.tensor(positions, device=self.rows.device).cumsum(0)
+        scored = torch.bincount(torch.bucketize(self.rows, stops, right=True), minlength=len(counts)).tolist()
+        return {len(self.rows): scored, rows * length: positions}
 
     def with_lower(self, rows: Sequence[Tensor]) -> "Batch":
         """The batch with the lower blocks' output for each of its examples, (T_n, d)."""

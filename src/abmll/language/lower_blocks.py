@@ -80,19 +80,22 @@ class LowerBlocks:
         return batch if batch.lower is not None or not self.blocks else replace(batch, lower=self.output(batch))
 
     def fill_together(self, batches: list[Batch], groups: Sequence[Sequence[Encoded]]) -> list[Batch]:
-        """The batches of these groups of examples with their ``lower``.
+        """The batches of these groups of examples with their ``lower``, read as in ``read_together``."""
+        if not self.blocks:
+            return batches
+        rows = iter(self.read_together(list(chain(*groups))))
+        return [batch.with_lower(list(islice(rows, len(group)))) for batch, group in zip(batches, groups, strict=True)]
+
+    def read_together(self, examples: Sequence[Encoded]) -> list[Tensor]:
+        """The output (T, d) for each example; there are such blocks.
 
         What all prompts begin with is not read again for every batch, but for every ``READ_AT_ONCE`` tokens behind it.
         """
-        if not self.blocks:
-            return batches
-        examples = list(chain(*groups))
         prefix = shared_prefix([example.prompt for example in examples]) if self.packed else 0
         found: dict[int, Tensor] = {}
         for chosen in batches_of_like_length(examples, prefix + READ_AT_ONCE, prefix):
             found |= zip(chosen, self._in_one_pass([examples[index] for index in chosen], True), strict=True)
-        rows = (found[index] for index in range(len(examples)))
-        return [batch.with_lower(list(islice(rows, len(group)))) for batch, group in zip(batches, groups, strict=True)]
+        return [found[index] for index in range(len(examples))]
 
     def rows(self, examples: Sequence[Encoded]) -> list[Tensor]:
         """The output (T, d) for each example, to the bit what it is alone, so that a resumed run sees the same.

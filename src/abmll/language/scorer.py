@@ -1,6 +1,6 @@
 """The scorer: a frozen causal language model with Gaussian LoRA layers, which scores the options of a batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -25,7 +25,7 @@ from abmll.language.packing import install_packing, remove_packing
 from abmll.language.recomputed import Scene, recomputed
 from abmll.language.targets import decoder_blocks
 from abmll.language.wiring import ActivationTerms, Trace, Wiring, adapt_linears
-from abmll.posterior import Noise, build_space
+from abmll.posterior import LayerUpdate, Noise, build_space
 from abmll.tasks import Example
 
 TOGETHER = 16_384  # positions, padding included, of the batches whose lower blocks are read together
@@ -49,6 +49,7 @@ class Pass:
     theta: Adapter | None = None
     trace: Trace | None = None
     hidden: dict[int, Tensor] | None = None  # by number of blocks: filled with the hidden states (R, L, d) behind them
+    updates: Mapping[str, LayerUpdate] | None = None  # by layer, in the place of an adapter's own: noise is in them
 
 
 class OptionScorer:
@@ -107,7 +108,10 @@ class OptionScorer:
         """Score every option of a batch with adapter ``phi`` (None: the bare model)."""
         how = how or Pass()
         with ExitStack() as bound:
-            terms = bound.enter_context(self.wiring.use(phi, batch, how.noise, how.theta, how.trace))
+            if how.updates is not None:
+                terms = bound.enter_context(self.wiring.use_updates(how.updates))
+            else:
+                terms = bound.enter_context(self.wiring.use(phi, batch, how.noise, how.theta, how.trace))
             if batch.lower is not None:
                 bound.enter_context(self.lower_blocks.skipped(batch.lower))
             if how.hidden is not None:

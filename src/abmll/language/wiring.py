@@ -5,7 +5,7 @@ quantised bases work. Which Gaussian it uses is not stored in it: the model's ``
 of one forward pass, and thousands of task posteriors can share one base.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -66,7 +66,7 @@ class ActivationTerms:
 class Bound:
     """What the wrapped layers compute at this moment: their updates by name, and what to collect."""
 
-    updates: dict[str, LayerUpdate]
+    updates: Mapping[str, LayerUpdate]
     terms: ActivationTerms | None
     trace: Trace | None = None
 
@@ -107,7 +107,7 @@ class Wiring:
             yield terms
 
     @contextmanager
-    def use_updates(self, updates: dict[str, LayerUpdate]) -> Iterator[None]:
+    def use_updates(self, updates: Mapping[str, LayerUpdate]) -> Iterator[None]:
         """Bind these updates, by the layers' names, for whatever passes happen inside."""
         with self.bind(Bound(updates, None)):
             yield

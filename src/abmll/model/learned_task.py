@@ -24,7 +24,7 @@ from abmll.model.generation import WRITTEN, WrittenAnswer, write_answers
 from abmll.model.hub import OnHub, find_folder
 from abmll.model.interchange import average_update, export_merged, export_peft
 from abmll.model.lm_eval_export import harness_files
-from abmll.model.prediction import Prediction, batch_calibrated, predict
+from abmll.model.prediction import Calibrate, Prediction, batch_calibrated, predict
 from abmll.model.prequential import TaskCalibration
 from abmll.model.saved_posterior import fields_of, saved
 from abmll.model.task_head import TaskHead
@@ -151,19 +151,23 @@ class TaskPosterior(OnHub):
         """``predict`` of examples whose prompts are ``encoded`` already; only the options of ``examples`` are read."""
         if self.head is not None:
             return self.head.predict(examples, encoded, quiet)
-        at_mean = how.predictive == "samples" and how.num_samples == 0
-        if not self.is_posterior:
-            how = replace(how, num_samples=0, predictive="samples")
-        how = replace(how, num_samples=self.share(how.num_samples))
-        calibrate = None
-        if self.calibration is not None and how.use_calibration:
-            calibrate = partial(self.calibration.calibrate, examples, at_mean)
+        how, calibrate = self.settled(examples, how)
         prediction = predict(
             self.scorer, self.members, encoded, how, seed=seed, cache=cache, quiet=quiet, calibrate=calibrate
         )
         if "method" in self.settings and find_rule(self.settings["method"]).batch_calibrated:
             prediction = batch_calibrated(prediction)
         return prediction
+
+    def settled(self, examples: Sequence[Example], how: PredictConfig) -> tuple[PredictConfig, Calibrate | None]:
+        """``how`` as it is for each member, and what becomes of the members' answers to ``examples``."""
+        at_mean = how.predictive == "samples" and how.num_samples == 0
+        if not self.is_posterior:
+            how = replace(how, num_samples=0, predictive="samples")
+        how = replace(how, num_samples=self.share(how.num_samples))
+        if self.calibration is None or not how.use_calibration:
+            return how, None
+        return how, partial(self.calibration.calibrate, examples, at_mean)
 
     def generate(
         self,

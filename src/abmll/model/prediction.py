@@ -86,10 +86,7 @@ def predict(
         raise DataError("there are no examples to predict")
     how = how or PredictConfig(num_samples=0)
     linearized = how.predictive == "linearized" and any(phi is not None for phi in members)
-    seeds = [sample_seed(seed, "member", number) if number else seed for number in range(len(members))]
-    width = max(len(example.options) for example in examples)
-    probs = torch.zeros(len(members), len(examples), width, dtype=torch.float64)
-    expected_entropy = torch.zeros(len(members), len(examples), dtype=torch.float64)
+    seeds, tally = member_seeds(seed, len(members)), Tally(len(members), examples, calibrate)
     is_read_once = scorer.packed and cache is None and not linearized  # a cache keeps every example by itself
     prefix = shared_prefix([one.prompt for one in examples]) if is_read_once else 0
     with progress(len(members) * len(examples), "predicting", "example", quiet=quiet) as bar:
@@ -102,18 +99,47 @@ def predict(
                     sampled = _linearized_probs(scorer, phi, batch)
                 else:
                     sampled = _sampled_probs(scorer, phi, batch, how, own)
-                sampled = sampled if calibrate is None else calibrate(sampled, index)
-                probs[number, index, : sampled.shape[-1]] = sampled.mean(0)
-                expected_entropy[number, index] = entropy(sampled).mean(0)
+                tally.add(number, index, sampled)
                 bar.update(len(chosen))
-    if not bool(torch.isfinite(probs).all()):
-        raise DataError(
-            "some probabilities are not numbers: the adapter's values are too large; adapt with lower rates"
-        )
-    counts = torch.tensor([len(example.options) for example in examples])
-    truncated = sum(example.truncated > 0 for example in examples)
-    mixed = probs.mean(0)
-    return Prediction(mixed, counts, entropy(mixed), expected_entropy.mean(0), truncated)
+    return tally.prediction()
+
+
+class Tally:
+    """The answers to N ``examples`` as they come in, by member and batch, and what they come to."""
+
+    def __init__(self, num_members: int, examples: Sequence[Encoded], calibrate: Calibrate | None) -> None:
+        self.calibrate = calibrate
+        self.counts = torch.tensor([len(example.options) for example in examples])
+        self.truncated = sum(example.truncated > 0 for example in examples)
+        shape = num_members, len(examples), int(self.counts.max())
+        self.probs = torch.zeros(shape, dtype=torch.float64)
+        self.expected_entropy = torch.zeros(shape[:2], dtype=torch.float64)
+
+    def add(self, number: int, index: Tensor, sampled: Tensor) -> None:
+        """Member ``number``'s samples (S, M, C) of the options' probabilities, for the examples ``index`` (M,)."""
+        sampled = sampled if self.calibrate is None else self.calibrate(sampled, index)
+        self.probs[number, index, : sampled.shape[-1]] = sampled.mean(0)
+        self.expected_entropy[number, index] = entropy(sampled).mean(0)
+
+    def prediction(self) -> Prediction:
+        """The equal mixture of all members. Raises ``DataError`` where probabilities are not numbers."""
+        if not bool(torch.isfinite(self.probs).all()):
+            raise DataError(
+                "some probabilities are not numbers: the adapter's values are too large; adapt with lower rates"
+            )
+        mixed = self.probs.mean(0)
+        return Prediction(mixed, self.counts, entropy(mixed), self.expected_entropy.mean(0), self.truncated)
+
+
+def member_seeds(seed: int, count: int) -> list[int]:
+    """The seeds of each member's noise."""
+    return [sample_seed(seed, "member", number) if number else seed for number in range(count)]
+
+
+def sample_noise(how: PredictConfig, seed: int, number: int, device: torch.device, mask: Tensor | None) -> Noise:
+    """The noise of a member's sample ``number``, for the member's ``seed`` and inputs on ``device``."""
+    generator = torch.Generator(device).manual_seed(sample_seed(seed, "prediction", number))
+    return Noise(how.prediction_noise, generator, mask, how.prediction_noise_rank)
 
 
 def batch_calibrated(prediction: Prediction) -> Prediction:
@@ -131,13 +157,12 @@ def batch_calibrated(prediction: Prediction) -> Prediction:
 def _sampled_probs(scorer: OptionScorer, phi: Adapter | None, batch: Batch, how: PredictConfig, seed: int) -> Tensor:
     """Option probabilities (S, N, C) of one batch; the lower blocks are computed once."""
     if how.num_samples == 0 or phi is None:
-        return _probs(scorer.scores(batch, phi).options)[None]
+        return probabilities(scorer.scores(batch, phi).options)[None]
     batch = scorer.lower_blocks.fill(batch)
     sampled = []
     for number in range(how.num_samples):
-        generator = torch.Generator(scorer.device).manual_seed(sample_seed(seed, "prediction", number))
-        noise = Noise(how.prediction_noise, generator, batch.mask, how.prediction_noise_rank)
-        sampled.append(_probs(scorer.scores(batch, phi, Pass(noise)).options))
+        noise = sample_noise(how, seed, number, scorer.device, batch.mask)
+        sampled.append(probabilities(scorer.scores(batch, phi, Pass(noise)).options))
     return torch.stack(sampled)
 
 
@@ -148,10 +173,11 @@ def _linearized_probs(scorer: OptionScorer, phi: Adapter, batch: Batch) -> Tenso
     root = vectors * values.clamp(min=0.0).sqrt()[:, None, :]
     leads = normal_points(covariance.shape[-1], POINTS).to(root) @ root.mT
     first = leads.new_zeros(*leads.shape[:2], 1)
-    return _probs(scores + torch.cat([first, leads], dim=-1).transpose(0, 1))
+    return probabilities(scores + torch.cat([first, leads], dim=-1).transpose(0, 1))
 
 
-def _probs(scores: Tensor) -> Tensor:
+def probabilities(scores: Tensor) -> Tensor:
+    """Of the options' log-probabilities (..., C), in float64 on the CPU."""
     return torch.softmax(scores.double(), -1).cpu()
 
 

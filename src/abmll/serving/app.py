@@ -14,6 +14,7 @@ from abmll.common.errors import AbmllError, CheckpointError
 from abmll.serving import answer_routes, task_routes
 from abmll.serving.access import Tokens
 from abmll.serving.asking import Served, Tenant
+from abmll.serving.completions import completions_router
 from abmll.serving.doors import guard
 from abmll.serving.fair_queue import QueueFull, TooLate
 from abmll.serving.gauges import Gauges
@@ -69,6 +70,7 @@ def make_app(
     app.add_api_route("/v1/server", about, methods=["GET"], tags=["server"])
     for router in (task_routes.router, answer_routes.router):
         app.include_router(router)
+    app.include_router(completions_router(service.scored, service.limits))
     return app
 
 

@@ -21,6 +21,7 @@ from abmll.serving.objects import Objects
 from abmll.serving.peers import Peers
 from abmll.serving.posterior_files import PosteriorFiles
 from abmll.serving.resident import Resident
+from abmll.serving.scored import TOKENS, ScoredTokens, score_tokens
 from abmll.serving.tables import connect, shown
 from abmll.serving.task_store import StoredTask, TaskStore
 from abmll.serving.teacher import ANSWERS, FEATURES, Teacher
@@ -48,13 +49,14 @@ class Service:
         self.resident = Resident(model)
         self.store.claim(self.resident.belongs_to)
         self.files = PosteriorFiles(self.store, Objects(files), self.resident)
-        readers = {FEATURES: self.resident.read, ANSWERS: read_with_adapters}
+        readers = {FEATURES: self.resident.read, ANSWERS: read_with_adapters, TOKENS: score_tokens}
         self.engine = Engine(readers, limits, self.resident.longest, self.gauges.passed)
         self.executor = ThreadPoolExecutor(FITTERS, "abmll-fit")
         self.memory = Memory(limits.memory_mb * 1e6, size_of, self.executor)
         self.teacher = Teacher(self.store, self.files, self.resident, self.engine, self.memory)
         answers = AnswerStore(connect(database, durable=False), where, limits.kept_answers)
         self.answerer = Answerer(self.resident, self.engine, self.teacher, self.memory, answers)
+        self.scored = ScoredTokens(self.store, self.resident, self.engine, self.teacher, self.memory)
         lanes = {"head": self.teacher.learn_head, "full": self.teacher.learn_by_steps}
         self.peers = Peers(engine, where, self.server)  # it is known as living before it takes jobs
         self.jobs = self.teacher.jobs = Jobs(self.job_store, lanes)

@@ -125,8 +125,8 @@ class TaskStore:
         """How many examples of each label a version has, by label."""
         rows = examples_of(task.id, version).order_by(None).with_only_columns(EXAMPLES.c.label, func.count())
         with self.reading() as db:
-            found = db.execute(rows.group_by(EXAMPLES.c.label)).all()
-        return {str(row[0]): int(row[1]) for row in sorted(found)}
+            found = [tuple(row) for row in db.execute(rows.group_by(EXAMPLES.c.label))]
+        return dict(sorted(found))
 
     def versions(self, task: StoredTask) -> "list[Row[Any]]":
         """All versions, the newest first. Raises ``NoSuchTask``."""
