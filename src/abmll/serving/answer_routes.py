@@ -107,7 +107,7 @@ def cancel_job(job: str, service: Served, tenant: Tenant) -> dict[str, Any]:
     row = service.job_store.job(tenant, job)
     if row.state not in UNFINISHED or not service.jobs.cancel(job):
         raise Problem(409, f"this job is {row.state} already")
-    return service.describe_job(row)
+    return service.describe_job(service.job_store.job(tenant, job))
 
 
 @router.get("/jobs/{job}/events")

@@ -54,8 +54,10 @@ class Service:
         self.executor = ThreadPoolExecutor(FITTERS, "abmll-fit")
         self.memory = Memory(limits.memory_mb * 1e6, size_of, self.executor)
         self.teacher = Teacher(self.store, self.files, self.resident, self.engine, self.memory)
-        answers = AnswerStore(connect(database, durable=False), where, limits.kept_answers)
+        quick = connect(database, durable=False)
+        answers = AnswerStore(quick, where, limits.kept_answers)
         self.answerer = Answerer(self.resident, self.engine, self.teacher, self.memory, answers)
+        self.databases = [engine, quick]
         self.scored = ScoredTokens(self.store, self.resident, self.engine, self.teacher, self.memory)
         lanes = {"head": self.teacher.learn_head, "full": self.teacher.learn_by_steps}
         self.peers = Peers(engine, where, self.server)  # it is known as living before it takes jobs
@@ -69,6 +71,8 @@ class Service:
         self.engine.stop()
         self.executor.shutdown(wait=True, cancel_futures=True)
         self.peers.leave()
+        for database in self.databases:
+            database.dispose()
 
     def describe(self, task: StoredTask) -> dict[str, Any]:
         """A task as clients see it."""
