@@ -125,7 +125,7 @@ def test_the_job_of_a_server_that_died_is_done_by_another(
     accepted = create(dead, "default", "left", "head", {"label_order": None, "steps": None}, examples)
     engine.dispose()
     until(lambda: client.get(f"/v1/jobs/{accepted.job}").json()["state"] == "done")
-    assert [answer["label"] for answer in ask(client, name="left").json()["answers"]] == ["x", "y", "x"]
+    assert [answer["label"] for answer in ask(client, ASKED[:2], "left").json()["answers"]] == ["x", "y"]
 
 
 def test_the_job_of_a_server_that_lives_is_left_to_it(start: Callable[..., TestClient]) -> None:

@@ -70,9 +70,11 @@ def _created(
     repeat: Repeat | None,
 ) -> Accepted:
     with store.writing() as db:
+        # In this order: who sees the name that the same request has taken at another server sees its key too.
+        named = db.execute(select(TASKS.c.id).where(TASKS.c.tenant == tenant, TASKS.c.name == name)).first()
         if (before := _repeated(db, tenant, repeat)) is not None:
             return before
-        if db.execute(select(TASKS.c.id).where(TASKS.c.tenant == tenant, TASKS.c.name == name)).first() is not None:
+        if named is not None:
             raise NameTaken(f"there is a task '{name}' already; add examples to it, or choose another name")
         values = {"tenant": tenant, "name": name, "how": how, "settings": json.dumps(settings)}
         db.execute(insert(TASKS).values(**values, created=time.time()))
@@ -107,9 +109,9 @@ def _changed(
     limit: int | None,
 ) -> Accepted:
     with store.writing() as db:
+        version = _next_version(db, task)
         if (before := _repeated(db, task.tenant, repeat)) is not None:
             return before
-        version = _next_version(db, task)
         present = {row.text: row for row in db.execute(examples_of(task.id, version - 1))}
         wanted = {one.text: one.label for one in added}
         new = {text: label for text, label in wanted.items() if text not in present or present[text].label != label}
@@ -131,8 +133,9 @@ def relearn(store: TaskStore, task: StoredTask, repeat: Repeat | None = None) ->
 
     def act() -> Accepted:
         with store.writing() as db:
+            version = _next_version(db, task)
             before = _repeated(db, task.tenant, repeat)
-            return before or _accept(db, store.server, task, _next_version(db, task), "relearn", repeat)
+            return before or _accept(db, store.server, task, version, "relearn", repeat)
 
     return once_more(act)
 
