@@ -1,5 +1,6 @@
 """Files of tensors by name: in a folder of this machine, or wherever fsspec reaches (``s3://``, ``gs://``, ...)."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -50,10 +51,8 @@ class Objects:
         """Delete a file, or a folder with all its files; nothing happens where there is none."""
         if self.is_local:
             return remove(self._path(name))
-        try:
+        with disk_errors(f"{self.place}/{name}"), suppress(FileNotFoundError):
             self.system.rm(f"{self.root}/{name}", recursive=True)
-        except FileNotFoundError:
-            return
 
     def _path(self, name: str) -> Path:
         return Path(self.root) / name
