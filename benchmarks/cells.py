@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
-from benchmarks import data, floors, peaks, predicting, scaling, starting, training
+from benchmarks import data, floors, kept_heads, mixed, peaks, predicting, scaling, serving, starting, training
 from benchmarks.bench import Bench
 from benchmarks.contenders import ALL, QV, Setting
 from benchmarks.rows import Row
 
 Cell = Callable[[Bench], list[Row]]
 
+THIRD = "top-third"
 TOP = "top-12"  # 40 % of SmolLM2-135M's 30 layers
 # 64 samples of all layers take minutes a round, and are four times 16.
 FULL_WAYS = [way for way in predicting.WAYS if way != "64 samples"]
@@ -41,13 +42,21 @@ CELLS: dict[str, Cell] = {
     "first-step": starting.first_step,
 }
 
-# Measured only when named: minutes a step where the processor lacks the other precision, hardly another answer, or no
-# language model in it.
+# Measured only when named: minutes a step where the processor lacks the other precision, hardly another answer, no
+# language model in it, or what only a server does.
 EXTRA: dict[str, Cell] = {
     "steps-qv-other": lambda bench: training.other_precision(bench, _small(bench, QV)),
     "steps-all-other": lambda bench: training.other_precision(bench, _small(bench, ALL)),
     "episodes-all": lambda bench: training.episodes(bench, Setting(ALL, batch_size=2)),
     "heads": predicting.heads,
+    "kept-heads": kept_heads.kept_heads,
+    "mixed-qv": lambda bench: mixed.adapters(bench, Setting(layers=THIRD), instruction=False),
+    "mixed-qv-instruction": lambda bench: mixed.adapters(bench, Setting(layers=THIRD), instruction=True),
+    "mixed-all": lambda bench: mixed.adapters(bench, Setting(ALL, layers=THIRD), instruction=False),
+    "mixed-heads": mixed.heads,
+    "server-one": serving.one_client,
+    "server-many": serving.many_clients,
+    "server-tasks": serving.many_tasks,
 }
 
 

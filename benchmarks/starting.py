@@ -43,12 +43,13 @@ def first_step(bench: Bench) -> list[Row]:
         rendered = [(render(example, task.name, bench.workload.prompt), example.answer) for example in task.train[:4]]
         pairs = [(one.prefix + one.input + one.suffix, one.continuations[answer or 0]) for one, answer in rendered]
         texts.write_text(json.dumps(pairs), encoding="utf-8")
-        plain = [sys.executable, "-m", "benchmarks.plain_script", _model_folder(bench), bench.device, str(texts)]
+        plain = [sys.executable, "-m", "benchmarks.plain_script", model_folder(bench), bench.device, str(texts)]
         rounds = bench.rounds({"abmll": lambda number: _train(bench), "plain": lambda number: _until_line(plain)})
     return [timed("command to first step: abmll train / PEFT LoRA + Trainer", rounds, "abmll", "plain")]
 
 
-def _model_folder(bench: Bench) -> str:
+def model_folder(bench: Bench) -> str:
+    """Where the run's model lies on the disk."""
     return str(embedded.embedded_model(announce)) if bench.model == embedded.NAME else bench.model
 
 

@@ -10,13 +10,12 @@ import httpx
 from pydantic import BaseModel
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import Response
 
 TASK = re.compile(r"/v1/tasks/([^/]+)")
-BY_NAME = RequestRouterConfig(request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter")
+BY_NAME = {"request_router_class": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"}
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 
@@ -74,7 +73,7 @@ class Server:
         self.service.close()
 
 
-@serve.deployment
+@serve.deployment()
 class Door:
     """Gives each request to the replica that the name of its task belongs to."""
 

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from abmll.model.learned_task import TaskPosterior
     from abmll.model.meta_learner import AbmllModel
     from abmll.model.prediction import Prediction
+    from abmll.serving.client import Client
     from abmll.tasks import Example, Task, WrittenExample, load_suite, load_task, load_tasks
     from abmll.training.trainer import MetaTrainer
 
 __all__ = [
     "AbmllClassifier",
     "AbmllModel",
+    "Client",
     "Example",
     "MetaTrainer",
     "Prediction",
@@ -37,6 +39,7 @@ __all__ = [
 _HOMES = {
     "AbmllClassifier": "abmll.model.classifier",
     "AbmllModel": "abmll.model.meta_learner",
+    "Client": "abmll.serving.client",
     "Example": "abmll.tasks",
     "MetaTrainer": "abmll.training.trainer",
     "Prediction": "abmll.model.prediction",

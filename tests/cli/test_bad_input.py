@@ -134,7 +134,7 @@ SUITES: dict[str, tuple[dict[str, str], str]] = {
         "bad.yaml: prompt: answer is 'texts'; use 'letter' or 'text'",
     ),
     "no example to judge by": ({"more": "test_examples: 0\n"}, "bad.yaml: 'test_examples' is 0; it must be a whole"),
-    "malformed": ({"more": "prompt: [\n"}, "bad.yaml:5: malformed YAML"),
+    "malformed": ({"more": "prompt: [\n"}, "bad.yaml:5: not valid YAML"),
     "no evaluation tasks": ({"evaluation": "[]"}, "bad.yaml: 'evaluation' is missing; add it"),
 }
 

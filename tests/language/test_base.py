@@ -1,4 +1,4 @@
-"""Loading a language model: its fingerprint, its context, and one clear line for each thing that can be wrong."""
+"""Loading a language model: its context, and one clear line for each thing that can be wrong."""
 
 import json
 import shutil
@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import AutoConfig, LlamaConfig
+from transformers import AutoConfig
 from transformers.utils import logging
 
 from abmll.common.config import ModelConfig
 from abmll.common.errors import AbmllError, CheckpointError, ConfigError
-from abmll.language.base import Base, fingerprint, is_plain, load_base, no_progress_bars, resolve_dtype
+from abmll.language.base import Base, load_base, no_progress_bars, resolve_dtype
 
 WEIGHTS = "model.safetensors"
 
@@ -52,82 +51,6 @@ def test_a_loaded_model_is_frozen_in_evaluation_mode_and_in_the_precision_asked_
         assert not any(parameter.requires_grad for parameter in base.model.parameters())
         assert not base.model.training
         assert base.name == str(tiny_llama)
-
-
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gemma"])
-def test_the_fingerprint_is_that_of_the_weights_in_any_precision(
-    family: str, family_folder: Callable[[str], Path]
-) -> None:
-    assert load(family_folder(family), "bf16").fingerprint == load(family_folder(family), "fp32").fingerprint
-
-
-def test_families_have_different_fingerprints(family_folder: Callable[[str], Path]) -> None:
-    assert len({load(family_folder(family)).fingerprint for family in ("llama", "qwen2", "gpt2", "gemma")}) == 4
-
-
-@pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"])
-def test_a_layer_learned_anew_changes_the_fingerprint(name: str, folder: Path) -> None:
-    before = load(folder).fingerprint
-    alter(folder, lambda weights: weights[name].mul_(1.05))
-    assert load(folder).fingerprint != before
-
-
-def test_the_fingerprint_of_plain_weights_is_that_of_every_version() -> None:
-    model: Any = nn.Linear(3, 40)
-    model.config = LlamaConfig()
-    for parameter in model.parameters():
-        parameter.data = torch.arange(parameter.numel(), dtype=torch.float32).view(parameter.shape) / 7
-    model.register_buffer("mask", torch.ones(4, dtype=torch.bool))
-    model.register_buffer("frequencies", torch.ones(4))
-    assert fingerprint(model).startswith("147e9a9f79201415")
-
-
-class Int8(torch.Tensor):
-    """A weight of codes and scales that knows no operation but ``detach``, as quantisation libraries have them."""
-
-    codes: torch.Tensor
-    scales: torch.Tensor
-
-    @staticmethod
-    def __new__(cls, codes: torch.Tensor, scales: torch.Tensor) -> "Int8":
-        made: Any = torch.Tensor._make_wrapper_subclass
-        return made(cls, codes.shape, dtype=torch.float32)
-
-    def __init__(self, codes: torch.Tensor, scales: torch.Tensor) -> None:
-        self.codes, self.scales = codes, scales
-
-    def __tensor_flatten__(self) -> tuple[list[str], None]:
-        return ["codes", "scales"], None
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> "Int8":
-        if func is torch.ops.aten.detach.default:
-            return Int8(args[0].codes, args[0].scales)
-        raise NotImplementedError(f"{func}")
-
-
-@pytest.mark.parametrize("kind", ["subclass", "parameter", "buffer"])
-def test_quantised_weights_count_in_the_fingerprint(kind: str, tiny_llama: Path) -> None:
-    base = load(tiny_llama)
-    layer: Any = base.model.get_submodule("model.layers.0.self_attn.q_proj")
-
-    def quantised(value: int, scale: float) -> str:
-        codes, scales = torch.full((32, 32), value, dtype=torch.int8), torch.full((32,), scale)
-        if kind == "subclass":
-            layer.weight = nn.Parameter(Int8(codes, scales), requires_grad=False)
-            with pytest.raises(NotImplementedError, match=r"aten\.view"):
-                layer.weight.flatten()
-        elif kind == "parameter":
-            layer.weight, layer.bias = (nn.Parameter(part, requires_grad=False) for part in (codes, scales))
-        else:
-            layer.register_buffer("codes", codes)
-            layer.bias = nn.Parameter(scales, requires_grad=False)
-        assert is_plain(layer.weight) == (kind == "buffer")
-        return fingerprint(base.model)
-
-    different = {base.fingerprint, quantised(3, 0.1), quantised(4, 0.1), quantised(4, 0.2)}
-    assert len(different) == 4
-    assert quantised(4, 0.2) in different
 
 
 def test_the_context_is_that_of_the_narrowest_layer(folder: Path) -> None:

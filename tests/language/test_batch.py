@@ -1,8 +1,9 @@
-"""Which examples share a batch."""
+"""Which examples share a batch, and where they lie in it."""
 
+import pytest
 import torch
 
-from abmll.language.batch import MAX_BATCH, batches_of_like_length
+from abmll.language.batch import MAX_BATCH, batches_of_like_length, collate
 from abmll.language.encoding import Encoded
 
 
@@ -28,3 +29,17 @@ def test_a_prefix_counts_once_a_batch_and_a_batch_is_no_more_than_four_times_as_
     assert batches(60, 0) == [5] * 6 + [1]
     assert batches(60, 40) == [13, 13, 5]  # 40 + 13 * 20 tokens
     assert batches(100, 95) == [12, 12, 7]  # 4 * 300 tokens for attention
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_runs_are_the_groups_share_of_positions_and_of_scored_ones(packed: bool) -> None:
+    lengths = [(4, 2), (7, 1), (5, 3), (4, 2)]  # of prompts, and of two options
+    examples = [Encoded(tuple(range(10, 10 + n)), (tuple(range(m)), (9, 8)), 0) for n, m in lengths]
+    batch = collate(examples, 0, packed, share_prefix=False)
+    tokens = [len(one) for one in examples]
+    scored = [m + 1 for _, m in lengths]  # the prompt's last token, and all but the last of each option
+    positions = tokens if packed else [max(tokens)] * 4
+    wanted = {sum(values): [values[0], sum(values[1:3]), values[3]] for values in (scored, positions)}
+    assert batch.runs([1, 2, 1]) == wanted
+    assert len(batch.rows) in wanted
+    assert batch.input_ids.numel() in wanted

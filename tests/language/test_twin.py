@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from abmll.common.config import AdapterConfig, ModelConfig, PromptConfig
-from abmll.language.base import Wrapper, fingerprint, load_base
+from abmll.language.base import Wrapper, load_base
 from abmll.language.encoding import Encoded
+from abmll.language.fingerprint import fingerprint
 from abmll.language.scorer import OptionScorer
 
 SHORT = PromptConfig(instruction=False, list_options=False, length_normalize=False)

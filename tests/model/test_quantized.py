@@ -14,7 +14,8 @@ from abmll import AbmllModel, MetaTrainer, TaskPosterior, TrainConfig
 from abmll.common.config import QUANTIZATIONS, LearningConfig, ModelConfig, PlaceConfig, PromptConfig
 from abmll.common.errors import CheckpointError, ConfigError
 from abmll.language import quantized
-from abmll.language.base import Base, fingerprint, is_plain, load_base
+from abmll.language.base import Base, is_plain, load_base
+from abmll.language.fingerprint import fingerprint
 from abmll.tasks import Task
 
 SHORT = PromptConfig(instruction=False, list_options=False, answer="text")

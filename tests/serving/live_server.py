@@ -17,7 +17,14 @@ def running(app: Any, **settings: Any) -> Iterator[str]:
 
     ``settings`` are uvicorn's. Raises ``RuntimeError`` where it does not start.
     """
-    settings = {"host": "127.0.0.1", "port": 0, "log_level": "warning", "timeout_graceful_shutdown": 1, **settings}
+    settings = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "log_level": "warning",
+        "timeout_graceful_shutdown": 1,
+        "ws": "none",
+        **settings,
+    }
     server = uvicorn.Server(uvicorn.Config(app, **settings))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

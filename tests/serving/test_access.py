@@ -14,10 +14,10 @@ from abmll.serving.access import (
     Authentication,
     RateLimit,
     Tokens,
-    is_loopback,
     read_tokens,
     refuse_open,
 )
+from abmll.serving.hosts import is_loopback
 
 ANNA, BEN = "a" * 20 + "._~+/=-", "b" * 16
 
@@ -108,6 +108,7 @@ def test_whose_request_it_is(tmp_path: Path) -> None:
         response = client.get("/v1/me", headers={"Authorization": value.encode("latin-1")})  # pyright: ignore
         assert response.status_code == 401, value
         assert ANNA[:-1] not in response.text
+    assert client.post("/page/page.js").status_code == client.delete("/").status_code == 401  # open to readers alone
     assert served(None).get("/v1/me").json() == "default"
 
 

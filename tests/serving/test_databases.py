@@ -12,7 +12,7 @@ from sqlalchemy import Engine, insert, select, update
 from abmll.common.errors import AbmllError
 from abmll.serving import tables
 from abmll.serving.job_store import AnswerStore, JobStore, NoSuchJob
-from abmll.serving.refusals import Unreachable
+from abmll.serving.refusals import StorageError
 from abmll.serving.tables import ANSWERS, EXAMPLES, JOBS, REPEATS, SERVERS, VERSIONS, connect, reading, shown, writing
 from abmll.serving.task_changes import Accepted, NameTaken, OtherRequest, Repeat, TooMany, change, create, relearn
 from abmll.serving.task_store import Labelled, NoSuchTask, TaskStore
@@ -44,7 +44,7 @@ def made(store: TaskStore, name: str = "t", tenant: str = "default", repeat: Rep
 
 
 def pairs(store: TaskStore, accepted: Accepted, version: int | None = None) -> list[tuple[str, str, int]]:
-    return [tuple(one) for one in store.examples(accepted.task, version)]
+    return [(one.text, one.label, one.version) for one in store.examples(accepted.task, version)]
 
 
 def test_a_store_belongs_to_one_model(store: TaskStore) -> None:
@@ -122,7 +122,7 @@ def test_a_version_is_learned_once(store: TaskStore) -> None:
     with pytest.raises(NoSuchTask):
         store.version(accepted.task)
     for document in ("first", "second"):
-        is_first = store.learned(accepted.task, 1, lambda: written.append(1), state="ready", document=document)
+        is_first = store.learned(accepted.task, 1, lambda: written.append(1), document=document)
         assert is_first is (document == "first")
     assert (store.version(accepted.task).document, written) == ("first", [1])
 
@@ -156,6 +156,11 @@ def test_jobs(store: TaskStore, job_store: JobStore) -> None:
     second = relearn(store, accepted.task).job or ""
     assert other.cancel(second)
     assert (job_store.job("default", second).state, job_store.wanted([second])) == ("cancelled", set())
+    assert store.versions(accepted.task)[0].state == "failed"
+    assert other.again(second)
+    assert not job_store.again(second)
+    assert (job_store.job("default", second).state, other.wanted([second])) == ("waiting", {second})
+    assert store.versions(accepted.task)[0].state == "waiting"
 
 
 def test_the_jobs_of_the_dead_are_taken_once_and_in_their_order(store: TaskStore, engine: Engine) -> None:
@@ -182,7 +187,8 @@ def test_the_first_answer_stays(store: TaskStore, engine: Engine) -> None:
     assert answers.keep(task, 1, {"c": "3", "b": "another"}) == {"c": "3", "b": "2"}
     assert answers.given(task, 1, ["a", "b", "c", "d"]) == {"a": "1", "b": "2", "c": "3"}
     assert answers.given(task, 2, ["a"]) == answers.given(task + 1, 1, ["a"]) == {}
-    assert answers.keep(task + 1, 1, {"a": "of no task"}) == {"a": "of no task"}
+    with pytest.raises(NoSuchTask):
+        answers.keep(task + 1, 1, {"a": "of no task"})
     assert AnswerStore(engine, "", 0).keep(task, 1, {"a": "not kept"}) == {"a": "not kept"}
 
 
@@ -198,7 +204,8 @@ def test_the_newest_answers_are_kept(store: TaskStore, engine: Engine, monkeypat
 
 def together(acts: list[Callable[[], Any]]) -> list[Any]:
     """What each gives or raises, all begun at the same moment."""
-    barrier, found = threading.Barrier(len(acts)), [None] * len(acts)
+    barrier = threading.Barrier(len(acts))
+    found: list[Any] = [None] * len(acts)
 
     def run(number: int) -> None:
         barrier.wait()
@@ -290,7 +297,7 @@ def test_tables_are_made_by_servers_that_start_together(shared_database: str) ->
 
 
 def test_a_database_that_does_not_answer(shared_database: str) -> None:
-    with pytest.raises(Unreachable, match="the database says") as caught:
+    with pytest.raises(StorageError, match="the database says") as caught:
         connect("postgresql+psycopg://someone:secret@127.0.0.1:9/none")
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -13,7 +13,8 @@ from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 
 from abmll.serving.bodies import WholeBody
-from abmll.serving.doors import guard, host_name
+from abmll.serving.doors import guard
+from abmll.serving.hosts import host_name
 from abmll.serving.limits import ServeConfig
 from abmll.serving.problems import install
 
@@ -139,6 +140,7 @@ def test_large_bodies() -> None:
         response = client.post("/v1/tasks", content=content, headers=JSON)
         assert (response.status_code, response.headers["connection"]) == (413, "close")
         assert "1,000 bytes" in response.json()["detail"]
+    assert client.request("GET", "/v1/tasks", content=b"x" * 1001).status_code == 413
     for length, status in (("9" * 4000, 413), ("-1", 400), ("x", 400), ("\u00b2".encode("latin-1"), 400)):
         response = client.post("/v1/tasks", content=b"", headers={**JSON, "Content-Length": length})  # pyright: ignore
         assert response.status_code == status

@@ -3,9 +3,7 @@
 import json
 import math
 import re
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from abmll.serving.page_files import FILES
+from tests.serving.browser import Site, chromium_running, needs_browser, visiting
 from tests.serving.live_server import running
 from tests.serving.server_stand_in import StandIn, stand_in_app
 
-sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on this computer"),
-]
+pytestmark = needs_browser
 MARKUP = "<img src=x onerror=alert(1)>"
 EXAMPLES = [
     ("My card was charged twice", "billing"),
@@ -35,61 +29,25 @@ LINES = "\n".join(f"{text}, {label}" for text, label in EXAMPLES)
 PARTS = ["ask", "suggest", "examples", "quality", "files"]
 
 
-@dataclass
-class Site:
-    """A page in a browser, the server it talks to, and what the browser complained of."""
-
-    page: Any
-    state: StandIn
-    url: str
-    complaints: list[str] = field(default_factory=list)
-    hosts: set[str] = field(default_factory=set)
-
-    def open(self, view: str = "") -> None:
-        self.page.goto(f"{self.url}/#{view}")
-        self.page.locator("#main h1").wait_for()
-
-    def button(self, name: str) -> Any:
-        return self.page.get_by_role("button", name=name, exact=True)
-
-    def field(self, label: str) -> Any:
-        return self.page.get_by_label(label, exact=True)
-
-    def expect(self, words: str) -> None:
-        self.page.get_by_text(words).first.wait_for()
-
-    def forgive(self, expected: str) -> None:
-        """Chromium complains of every request that fails; this one was meant to."""
-        assert any(expected in complaint for complaint in self.complaints)
-        self.complaints[:] = [complaint for complaint in self.complaints if expected not in complaint]
-
-
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium_running() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
-def site(chromium: Any) -> Iterator[Site]:
-    """A page of a server without tasks. Fails where the browser complains, or asks another host for anything."""
-    state = StandIn()
-    with running(stand_in_app(state)) as url:
-        context = chromium.new_context(viewport={"width": 1200, "height": 900}, reduced_motion="reduce")
-        context.set_default_timeout(10_000)
-        site = Site(context.new_page(), state, url)
-        site.page.on("console", lambda line: site.complaints.append(line.text) if line.type == "error" else None)
-        site.page.on("pageerror", lambda error: site.complaints.append(str(error)))
-        site.page.on("request", lambda request: site.hosts.add(request.url.removeprefix("blob:")[: len(url)]))
+def state() -> StandIn:
+    """What the server knows; nothing at first."""
+    return StandIn()
+
+
+@pytest.fixture
+def site(chromium: Any, state: StandIn) -> Iterator[Site]:
+    with running(stand_in_app(state)) as url, visiting(chromium, url) as site:
         yield site
-        context.close()
-        assert site.complaints == []
-        assert site.hosts <= {url}
 
 
-def test_a_task_is_learned_from_pasted_lines(site: Site) -> None:
+def test_a_task_is_learned_from_pasted_lines(site: Site, state: StandIn) -> None:
     site.open()
     site.expect("None yet.")
     site.page.get_by_role("link", name="New task").click()
@@ -99,18 +57,18 @@ def test_a_task_is_learned_from_pasted_lines(site: Site) -> None:
     site.expect("Line 7 has no label: put a comma and the label after its text.")
     counted = site.page.locator(".counts tbody tr").all_inner_texts()
     assert [row.split() for row in counted] == [["billing", "2"], ["bug", "2"], ["account", "1"]]
-    assert site.state.tasks == {}  # nothing is learned before the user says so
+    assert state.tasks == {}  # nothing is learned before the user says so
     site.field("One example a line").fill(LINES)
     site.button("Learn").click()
     site.page.get_by_role("heading", name="tickets", exact=True).wait_for()
     site.expect("5 examples · version 1 · head")
     assert site.page.url.endswith("#task/tickets/ask")
-    assert {text: one["label"] for text, one in site.state.tasks["tickets"]["examples"].items()} == dict(EXAMPLES)
+    assert {text: one["label"] for text, one in state.tasks["tickets"]["examples"].items()} == dict(EXAMPLES)
     assert site.page.locator("#task-list a[aria-current]").inner_text().split() == ["tickets", "ready"]
-    assert "GET /v1/jobs/j0/events" in site.state.requests
+    assert "GET /v1/jobs/j0/events" in state.requests
 
 
-def test_a_csv_is_read_and_its_columns_are_chosen(site: Site, tmp_path: Path) -> None:
+def test_a_csv_is_read_and_its_columns_are_chosen(site: Site, state: StandIn, tmp_path: Path) -> None:
     table = tmp_path / "my tickets.csv"
     rows = [("first, line\nsecond", "x", "a"), ('a "word"', "y", "b"), ("third", "z", "")]
     quoted = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in rows]
@@ -126,7 +84,7 @@ def test_a_csv_is_read_and_its_columns_are_chosen(site: Site, tmp_path: Path) ->
     assert site.field("Name").input_value() == "my-tickets"
     site.button("Learn").click()
     site.expect("2 examples · version 1")
-    assert list(site.state.tasks["my-tickets"]["examples"]) == ["first, line\nsecond", 'a "word"']
+    assert list(state.tasks["my-tickets"]["examples"]) == ["first, line\nsecond", 'a "word"']
 
 
 def test_columns_with_usual_names_are_guessed_and_a_file_that_is_no_text_is_refused(site: Site, tmp_path: Path) -> None:
@@ -140,8 +98,8 @@ def test_columns_with_usual_names_are_guessed_and_a_file_that_is_no_text_is_refu
     site.expect("This file is not text in UTF-8.")
 
 
-def test_learning_is_cancelled_and_what_was_typed_stays(site: Site) -> None:
-    site.state.step_seconds = 0.5
+def test_learning_is_cancelled_and_what_was_typed_stays(site: Site, state: StandIn) -> None:
+    state.step_seconds = 0.5
     site.open("new")
     site.field("Name").fill("tickets")
     site.field("One example a line").fill(LINES)
@@ -150,18 +108,18 @@ def test_learning_is_cancelled_and_what_was_typed_stays(site: Site) -> None:
     site.field("Labels in their order, one a line").fill("bug\naccount\nbilling")
     site.button("Learn").click()
     site.expect("Learning: 1 of 20")
-    assert site.state.tasks["tickets"]["order"] == ["bug", "account", "billing"]
+    assert state.tasks["tickets"]["order"] == ["bug", "account", "billing"]
     site.button("Cancel").click()
     site.expect("Cancelled. Nothing was changed.")
     site.expect("None yet.")
     assert site.field("One example a line").input_value() == LINES
-    site.state.step_seconds = 0.002
+    state.step_seconds = 0.002
     site.button("Learn").click()  # the same name is free again
     site.expect("5 examples · version 1")
 
 
-def test_an_error_is_said_beside_what_was_done_and_what_was_typed_stays(site: Site) -> None:
-    site.state.put("tickets", EXAMPLES)
+def test_an_error_is_said_beside_what_was_done_and_what_was_typed_stays(site: Site, state: StandIn) -> None:
+    state.put("tickets", EXAMPLES)
     site.open("new")
     site.field("Name").fill("no name")
     site.button("Learn").click()
@@ -176,7 +134,7 @@ def test_an_error_is_said_beside_what_was_done_and_what_was_typed_stays(site: Si
     site.forgive("a status of 409")
     assert site.field("One example a line").input_value() == LINES
     site.open("task/tickets/ask")
-    site.state.refuse["predict"] = "The queue is full."
+    state.refuse["predict"] = "The queue is full."
     site.field("Texts to ask about").fill("anything")
     site.button("Ask").click()
     alert = site.page.get_by_role("alert").filter(has_text="The queue is full.")
@@ -187,8 +145,8 @@ def test_an_error_is_said_beside_what_was_done_and_what_was_typed_stays(site: Si
     assert alert.count() == 0
 
 
-def test_answers_tell_two_kinds_of_doubt_apart(site: Site) -> None:
-    site.state.put("tickets", EXAMPLES)
+def test_answers_tell_two_kinds_of_doubt_apart(site: Site, state: StandIn) -> None:
+    state.put("tickets", EXAMPLES)
     site.open("task/tickets/ask")
     texts = ["The app crashes when it opens the login page", "Hello", "x" * 500]
     site.field("Texts to ask about").fill("\n".join(texts))
@@ -196,7 +154,7 @@ def test_answers_tell_two_kinds_of_doubt_apart(site: Site) -> None:
     cards = site.page.locator(".card")
     cards.nth(2).wait_for()
     for index, text in enumerate(texts):
-        answer, card = site.state.answer("tickets", text), cards.nth(index)
+        answer, card = state.answer("tickets", text), cards.nth(index)
         assert card.locator(".quoted").inner_text() == text
         assert card.locator(".verdict strong").inner_text() == answer["label"]
         assert f"{answer['probabilities'][answer['label']] * 100:.1f} %" in card.locator(".verdict").inner_text()
@@ -224,8 +182,8 @@ def test_doubt_is_said_in_words(site: Site) -> None:
         assert site.page.evaluate(script, [few, itself, 1]) == words
 
 
-def test_many_answers_are_shown_in_parts_and_saved_whole(site: Site) -> None:
-    site.state.put("tickets", EXAMPLES)
+def test_many_answers_are_shown_in_parts_and_saved_whole(site: Site, state: StandIn) -> None:
+    state.put("tickets", EXAMPLES)
     site.open("task/tickets/ask")
     site.field("Texts to ask about").fill("\n".join(["=1+1", *map(str, range(49))]))
     site.button("Ask").click()
@@ -243,8 +201,8 @@ def test_many_answers_are_shown_in_parts_and_saved_whole(site: Site) -> None:
     assert rows[1].startswith("'=1+1,")  # no formula for a spreadsheet
 
 
-def test_a_correction_becomes_an_example(site: Site) -> None:
-    site.state.put("tickets", EXAMPLES)
+def test_a_correction_becomes_an_example(site: Site, state: StandIn) -> None:
+    state.put("tickets", EXAMPLES)
     site.open("task/tickets/ask")
     site.field("Texts to ask about").fill("The app crashes, twice\nRefund the invoice")
     site.button("Ask").click()
@@ -258,34 +216,34 @@ def test_a_correction_becomes_an_example(site: Site) -> None:
     assert site.page.locator(".chips").inner_text().split() == ["account", "1", "billing", "3", "bug", "2"]
     second.get_by_role("button", name="Yes, it is billing").click()
     second.get_by_text("Version 3 has learned it.").wait_for()
-    assert site.state.tasks["tickets"]["examples"]["Refund the invoice"]["label"] == "billing"
+    assert state.tasks["tickets"]["examples"]["Refund the invoice"]["label"] == "billing"
     site.expect("Version 3 is there.")
     site.button("Ask again").click()
     site.expect("Answered by version 3.")
 
 
-def test_suggestions_are_labelled_where_they_stand(site: Site) -> None:
-    site.state.put("tickets", EXAMPLES)
+def test_suggestions_are_labelled_where_they_stand(site: Site, state: StandIn) -> None:
+    state.put("tickets", EXAMPLES)
     site.open("task/tickets/suggest")
     texts = ["The app crashes when I open settings again", "Hello", "Refund my card"]
     site.field("Texts without labels, one a line").fill("\n".join([*texts, "Hello"]))
     site.field("How many to suggest").fill("2")
     site.button("Suggest").click()
     site.page.locator(".to-label").nth(1).wait_for()
-    by_doubt = sorted(texts, key=lambda text: -site.state.answer("tickets", text)["mutual_information"])
+    by_doubt = sorted(texts, key=lambda text: -state.answer("tickets", text)["mutual_information"])
     assert site.page.locator(".to-label .quoted").all_inner_texts() == by_doubt[:2]
     site.button("Add these labels").click()
     site.expect("Choose a label for at least one text first.")
     site.field(f"Label of: {by_doubt[0]}").select_option("account")
     site.button("Add these labels").click()
     site.expect("1 example added. Version 2 has learned them.")
-    assert site.state.tasks["tickets"]["examples"][by_doubt[0]]["label"] == "account"
+    assert state.tasks["tickets"]["examples"][by_doubt[0]]["label"] == "account"
     left = [text for text in texts if text != by_doubt[0]]
     assert site.field("Texts without labels, one a line").input_value().splitlines()[:2] == left
 
 
-def test_examples_are_found_removed_put_back_added_and_downloaded(site: Site) -> None:
-    site.state.put("tickets", EXAMPLES)
+def test_examples_are_found_removed_put_back_added_and_downloaded(site: Site, state: StandIn) -> None:
+    state.put("tickets", EXAMPLES)
     site.open("task/tickets/examples")
     rows = site.page.locator(".list tbody tr")
     rows.nth(4).wait_for()
@@ -293,7 +251,7 @@ def test_examples_are_found_removed_put_back_added_and_downloaded(site: Site) ->
     site.expect("2 of 5 examples")
     site.button("Remove: Blank page after the login").click()
     site.expect("4 examples · version 2")
-    assert "Blank page after the login" not in site.state.tasks["tickets"]["examples"]
+    assert "Blank page after the login" not in state.tasks["tickets"]["examples"]
     site.button("Undo").click()
     site.expect("5 examples · version 3")
     site.expect("2 of 5 examples")
@@ -309,9 +267,9 @@ def test_examples_are_found_removed_put_back_added_and_downloaded(site: Site) ->
     assert "Charged again,billing" in Path(download.value.path()).read_text(encoding="utf-8")
 
 
-def test_quality_is_said_in_numbers_a_figure_and_its_words(site: Site) -> None:
-    site.state.put("tickets", EXAMPLES)
-    site.state.put("small", EXAMPLES[:3])
+def test_quality_is_said_in_numbers_a_figure_and_its_words(site: Site, state: StandIn) -> None:
+    state.put("tickets", EXAMPLES)
+    state.put("small", EXAMPLES[:3])
     site.open("task/tickets/quality")
     site.expect("Each of 5 examples was answered by what is learned from the others.")
     assert site.page.locator(".metrics strong").all_inner_texts() == ["75 %", "0.410", "6.0 %"]
@@ -322,9 +280,9 @@ def test_quality_is_said_in_numbers_a_figure_and_its_words(site: Site) -> None:
     site.expect("Not known yet.")
 
 
-def test_a_task_is_taken_away_as_files_and_deleted(site: Site) -> None:
-    site.state.put("full", EXAMPLES, how="full")
-    site.state.put("tickets", EXAMPLES)
+def test_a_task_is_taken_away_as_files_and_deleted(site: Site, state: StandIn) -> None:
+    state.put("full", EXAMPLES, how="full")
+    state.put("tickets", EXAMPLES)
     site.open("task/full/files")
     for name, format in (("Posterior (zip)", "posterior"), ("LoRA adapter (zip)", "peft")):
         with site.page.expect_download() as download:
@@ -337,21 +295,21 @@ def test_a_task_is_taken_away_as_files_and_deleted(site: Site) -> None:
     site.button("Delete this task").click()
     site.expect("Delete tickets?")
     site.button("Keep it").click()
-    assert "tickets" in site.state.tasks
+    assert "tickets" in state.tasks
     site.button("Delete this task").click()
     site.button("Delete").click()
     site.page.get_by_role("link", name="tickets").wait_for(state="detached")
-    assert list(site.state.tasks) == ["full"]
+    assert list(state.tasks) == ["full"]
 
 
-def test_a_token_is_asked_for_and_stays_in_its_tab(site: Site) -> None:
-    site.state.put("tickets", EXAMPLES)
-    site.state.token = "a-token-of-some-length"
+def test_a_token_is_asked_for_and_stays_in_its_tab(site: Site, state: StandIn) -> None:
+    state.put("tickets", EXAMPLES)
+    state.token = "a-token-of-some-length"
     site.page.goto(site.url)
     site.field("Token").fill("wrong")
     site.button("Use this token").click()
     site.expect("This token is not known.")
-    site.field("Token").fill(site.state.token)
+    site.field("Token").fill(state.token)
     site.page.keyboard.press("Enter")
     site.page.get_by_role("link", name="tickets").click()
     site.page.get_by_role("link", name="Quality").click()
@@ -366,9 +324,9 @@ def test_a_token_is_asked_for_and_stays_in_its_tab(site: Site) -> None:
     other.close()
 
 
-def test_what_users_wrote_is_shown_as_text(site: Site) -> None:
+def test_what_users_wrote_is_shown_as_text(site: Site, state: StandIn) -> None:
     label, text = f"a{MARKUP}", f"<script>alert(1)</script> {MARKUP}"
-    site.state.put("tickets", [(text, label), ("other words", "b"), ("third", "b"), ("fourth", label)])
+    state.put("tickets", [(text, label), ("other words", "b"), ("third", "b"), ("fourth", label)])
     site.open("new")
     site.field("One example a line").fill(f"{text}, {label}\n{text}, <b>b</b>")
     site.page.locator(".counts").get_by_text("<b>b</b>").wait_for()
@@ -428,11 +386,11 @@ def test_the_keyboard_alone_learns_and_asks(site: Site) -> None:
     site.expect("Version 2 has learned it.")
 
 
-def views(site: Site) -> Iterator[str]:
+def views(site: Site, state: StandIn) -> Iterator[str]:
     """Every view in turn, with something in it."""
     long = "Donaudampfschifffahrtsgesellschaft" * 4
-    site.state.put("tickets", [*EXAMPLES, (long, "a label of " + "very " * 20 + "many words")], how="full")
-    site.state.put(long[:100], EXAMPLES)
+    state.put("tickets", [*EXAMPLES, (long, "a label of " + "very " * 20 + "many words")], how="full")
+    state.put(long[:100], EXAMPLES)
     yield from ("", "new")
     site.field("One example a line").fill(f"{LINES}\n{long},{long}\n{long}")
     site.page.locator(".counts tr").nth(3).wait_for()
@@ -451,9 +409,9 @@ def views(site: Site) -> Iterator[str]:
     yield f"task/{long[:100]}/ask"
 
 
-def test_a_narrow_screen_never_scrolls_sideways(site: Site) -> None:
+def test_a_narrow_screen_never_scrolls_sideways(site: Site, state: StandIn) -> None:
     site.page.set_viewport_size({"width": 360, "height": 740})
-    for view in views(site):
+    for view in views(site, state):
         site.open(view)
         site.page.wait_for_load_state("networkidle")
         assert site.page.evaluate("document.documentElement.scrollWidth") == 360, view
@@ -464,7 +422,7 @@ def test_a_narrow_screen_never_scrolls_sideways(site: Site) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(site: Site, scheme: str) -> None:
+def test_axe_finds_nothing_serious(site: Site, state: StandIn, scheme: str) -> None:
     site.page.emulate_media(color_scheme=scheme)
 
     def check(view: str) -> None:
@@ -472,14 +430,14 @@ def test_axe_finds_nothing_serious(site: Site, scheme: str) -> None:
         serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
         assert serious == [], view
 
-    for view in views(site):
+    for view in views(site, state):
         site.open(view)
         site.page.wait_for_load_state("networkidle")
         check(view)
     site.open("task/tickets/files")
     site.button("Delete this task").click()
     check("the question before a task is deleted")
-    site.state.token = "a token"
+    state.token = "a token"
     site.page.reload()
     site.field("Token").wait_for()
     check("the question for a token")
@@ -488,9 +446,9 @@ def test_axe_finds_nothing_serious(site: Site, scheme: str) -> None:
     assert (sum(map(int, ink[4:-1].split(","))) > 384) == (scheme == "dark")
 
 
-def test_a_task_that_cannot_answer_says_why_and_is_learned_anew(site: Site) -> None:
-    site.state.put("tickets", EXAMPLES)
-    site.state.tasks["tickets"]["damage"] = "A file of this task is damaged."
+def test_a_task_that_cannot_answer_says_why_and_is_learned_anew(site: Site, state: StandIn) -> None:
+    state.put("tickets", EXAMPLES)
+    state.tasks["tickets"]["damage"] = "A file of this task is damaged."
     site.open("task/tickets/ask")
     site.expect("A file of this task is damaged.")
     site.expect("No version of this task can answer yet.")
@@ -501,10 +459,10 @@ def test_a_task_that_cannot_answer_says_why_and_is_learned_anew(site: Site) -> N
     assert site.page.get_by_text("A file of this task is damaged.").count() == 0
 
 
-def test_a_job_is_asked_after_where_its_events_do_not_come_and_may_fail(site: Site) -> None:
-    site.state.adapters = True
-    site.state.refuse["events"] = "No events through this proxy."
-    site.state.fail = "Learning came to no end: give fewer steps."
+def test_a_job_is_asked_after_where_its_events_do_not_come_and_may_fail(site: Site, state: StandIn) -> None:
+    state.adapters = True
+    state.refuse["events"] = "No events through this proxy."
+    state.fail = "Learning came to no end: give fewer steps."
     site.open("new")
     site.field("Name").fill("tickets")
     site.field("One example a line").fill(LINES)
@@ -540,9 +498,9 @@ def test_a_write_whose_answer_was_lost_is_sent_again_as_the_same(site: Site) -> 
     assert len(keys[0]) == 32
 
 
-def test_many_tasks_are_listed_a_hundred_at_a_time(site: Site) -> None:
+def test_many_tasks_are_listed_a_hundred_at_a_time(site: Site, state: StandIn) -> None:
     for number in range(250):
-        site.state.put(f"task{number:03}", EXAMPLES[:2])
+        state.put(f"task{number:03}", EXAMPLES[:2])
     site.open()
     names = site.page.locator("#task-list a")
     names.nth(99).wait_for()
@@ -558,9 +516,9 @@ def test_many_tasks_are_listed_a_hundred_at_a_time(site: Site) -> None:
     assert site.page.locator("#task-list a[aria-current]").inner_text().split() == ["task249", "ready"]
 
 
-def test_a_job_that_is_under_way_is_shown_to_who_comes_later(site: Site) -> None:
-    site.state.put("tickets", EXAMPLES)
-    site.state.step_seconds = 0.3
+def test_a_job_that_is_under_way_is_shown_to_who_comes_later(site: Site, state: StandIn) -> None:
+    state.put("tickets", EXAMPLES)
+    state.step_seconds = 0.3
     site.open("task/tickets/ask")
     site.field("Texts to ask about").fill("The app crashes")
     site.button("Ask").click()
@@ -569,7 +527,7 @@ def test_a_job_that_is_under_way_is_shown_to_who_comes_later(site: Site) -> None
     other = site.page.context.new_page()
     other.goto(f"{site.url}/#task/tickets/ask")
     other.get_by_text("Updating: ").wait_for()
-    site.state.step_seconds = 0
+    state.step_seconds = 0
     other.get_by_text("6 examples · version 2").wait_for()
     other.close()
     site.expect("Version 2 has learned it.")
@@ -596,6 +554,32 @@ def test_pasted_lines_and_tables_are_read_as_they_are_meant(site: Site) -> None:
     assert read("guessColumns", ["words", "label"]) == {"text": 0, "label": 1}
     assert read("guessColumns", ["input", "tag", "category"]) == {"text": 0, "label": -1}
     assert read("toCsv", [["=a", 'b"c', -1.5, "-x"]]) == '\'=a,"b""c",-1.5,\'-x\r\n'
+
+
+def test_the_interface_is_described_without_anything_from_elsewhere(site: Site) -> None:
+    site.page.goto(f"{site.url}/docs")
+    site.page.get_by_role("heading", name="POST /v1/tasks/{name}/predict").wait_for()
+    assert site.page.get_by_text("after (query, string); limit (query, integer)").count() == 1
+    found = axe.Axe().run(site.page).response["violations"]
+    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+    schema = {
+        "type": "object",
+        "required": ["name", "examples"],
+        "properties": {
+            "name": {"type": "string"},
+            "examples": {"type": "array", "items": {"$ref": "#/$defs/Pair"}},
+            "how": {"enum": ["head", "full"]},
+            "steps": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        },
+    }
+    pair = {"properties": {"text": {"type": "string"}}, "required": ["text"]}
+    written = site.page.evaluate(
+        "async (given) => (await import('/page/docs.js')).form(...given)", [schema, {"Pair": pair}]
+    )
+    assert written == (
+        '{\n  "name": string,\n  "examples": [{\n    "text": string\n  }, …],\n'
+        '  "how"?: "head" | "full",\n  "steps"?: integer | null\n}'
+    )
 
 
 def test_the_files_of_the_page_and_no_others_are_served() -> None:

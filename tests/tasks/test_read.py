@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from abmll.common.errors import DataError
 from abmll.tasks.read import load_task, load_tasks
+from abmll.tasks.unpacking import Unpacking
 
 Write = Callable[..., Path]
 Question = Callable[..., dict[str, Any]]
@@ -278,6 +280,51 @@ def test_an_endless_line_stops_early(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(gzip.compress(content, 1) if name.endswith(".gz") else content)
     with pytest.raises(DataError, match=r":1: line longer than 10 MB"):
         load_task(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["t.jsonl.gz", "t.csv.gz", "t.tsv.gz", "t.json.gz"])
+def test_a_small_file_that_unpacks_to_gigabytes_stops_early(name: str, tmp_path: Path) -> None:
+    piece = gzip.compress((b" " * 99_999 + b"\n") * 100)
+    (tmp_path / name).write_bytes(piece * 11)
+    with pytest.raises(DataError, match=r"unpacks to more than 100 MB, out of [\d,]+ bytes; where that is meant"):
+        load_task(tmp_path / name)
+
+
+def test_what_is_large_already_may_unpack_to_more(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl.gz"
+    path.write_bytes(b"x" * 1_000_000)
+    unpacking = Unpacking(path, "unpack it")
+    unpacking.add(150_000_000)
+    unpacking.add(50_000_000)
+    with pytest.raises(DataError, match="more than 200 MB, out of 1,000,000 bytes; unpack it"):
+        unpacking.add(1)
+
+
+def test_a_sheet_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
+    pytest.importorskip("openpyxl")
+    with zipfile.ZipFile(tmp_path / "t.xlsx", "w", zipfile.ZIP_DEFLATED) as parts:
+        parts.writestr("xl/worksheets/sheet1.xml", b" " * 100_000_001)
+    with pytest.raises(DataError, match=r"unpacks to more than 100 MB, out of [\d,]+ bytes; save it again"):
+        load_task(tmp_path / "t.xlsx")
+
+
+def test_parquet_that_no_python_value_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    def refusal(column: Any) -> str:
+        parquet.write_table(pyarrow.table({"input": column}), tmp_path / "t.parquet")
+        with pytest.raises(DataError) as caught:
+            load_task(tmp_path / "t.parquet")
+        assert "\n" not in str(caught.value)
+        return str(caught.value).removeprefix(f"{tmp_path / 't.parquet'}: ")
+
+    ends = pyarrow.py_buffer(b"".join(end.to_bytes(4, "little") for end in (0, 2, 4)))
+    text = pyarrow.Array.from_buffers(pyarrow.utf8(), 2, [None, ends, pyarrow.py_buffer(b"ok\xff\xfe")])
+    assert refusal(text).startswith("one of the rows from 1 on holds a text that is not UTF-8; write")
+    assert refusal(pyarrow.array([2**30], pyarrow.date32())).startswith("not a readable Parquet file (days=107")
+    monkeypatch.setattr("abmll.tasks.rows.MAX_PARQUET_ROWS", 2)
+    assert refusal(pyarrow.array(["a"] * 3)) == "has 3 rows; at most 2 are read. Take a part of it"
 
 
 def test_a_csv_field_that_is_too_long(tmp_path: Path) -> None:

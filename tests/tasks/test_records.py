@@ -9,7 +9,7 @@ import pytest
 
 from abmll.common.errors import DataError
 from abmll.tasks import Example
-from abmll.tasks.records import examples_of, is_missing, listed, texts_of
+from abmll.tasks.records import examples_of, is_missing, listed, pairs_of, texts_of
 
 TEXTS, LABELS = ["charged twice", "it crashes", "refund?"], ["billing", "bug", "billing"]
 OPTIONS = ("billing", "bug")
@@ -38,6 +38,27 @@ LABELLED: list[Any] = [
 @pytest.mark.parametrize("data", LABELLED, ids=range(len(LABELLED)))
 def test_every_form_gives_the_same_examples(data: Any) -> None:
     assert examples_of(data, require_answer=True) == WANTED
+
+
+@pytest.mark.parametrize("data", LABELLED, ids=range(len(LABELLED)))
+def test_every_form_gives_the_same_pairs(data: Any) -> None:
+    if not isinstance(data, zip):  # an iterator has been read by the test above
+        assert pairs_of(data) == list(zip(TEXTS, LABELS, strict=True))
+
+
+def test_pairs_need_a_label_each_and_no_second_one() -> None:
+    assert pairs_of([("a", "x"), ("b", "x")]) == [("a", "x"), ("b", "x")]
+    assert pairs_of([]) == []
+    assert pairs_of([{"title": "a", "kind": 3}], text="title", label="kind") == [("a", "3")]
+    assert pairs_of([{"text": "a", "options": ["x", "y"], "answer": 1}]) == [("a", "y")]
+    for data, words in (
+        ([("a", "x"), ("b", None)], r"^examples\[1\]: has no label to learn from"),
+        ([{"text": "a"}], r"^examples: no column 'label' or 'output'"),
+        (QUESTIONS, r"^examples\[0\]: has no label to learn from"),
+        (["a"], r"^examples\[0\]: has no label to learn from"),
+    ):
+        with pytest.raises(DataError, match=words):
+            pairs_of(data)
 
 
 class Polars:

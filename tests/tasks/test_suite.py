@@ -115,7 +115,7 @@ def test_an_unknown_task_names_the_nearest(
         load_suite(suite_file(evaluation=["animal"]))
 
 
-@pytest.mark.parametrize(("text", "message"), [("train: [", ":2: malformed YAML"), ("- a", "expected keys such as")])
+@pytest.mark.parametrize(("text", "message"), [("train: [", ":2: not valid YAML"), ("- a", "expected keys such as")])
 def test_what_is_no_suite_at_all(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(text + "\n")
@@ -126,7 +126,7 @@ def test_what_is_no_suite_at_all(text: str, message: str, tmp_path: Path) -> Non
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_bytes(b"name: caf\xe9")
-    with pytest.raises(DataError, match=r"s.yaml: cannot be read"):
+    with pytest.raises(DataError, match=r"s.yaml: not UTF-8 text \(byte 9\)"):
         load_suite(path)
 
 

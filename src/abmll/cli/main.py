@@ -10,9 +10,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from abmll.cli.console import complain, quiet_libraries
-from abmll.common.errors import AbmllError, ConfigError, nearest
-
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # as torch says it
+from abmll.common.errors import AbmllError, ConfigError, is_out_of_memory, nearest
 
 
 class Command(NamedTuple):
@@ -66,7 +64,7 @@ def entry(argv: Sequence[str] | None = None) -> int:
         complain(f"interrupted{': ' if interrupt.args else ''}{interrupt}")
         return 130
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(word in str(error) for word in OUT_OF_MEMORY):
+        if not is_out_of_memory(error):
             raise
         complain("error: not enough memory; choose smaller sizes, such as batch size, rank or length, or another model")
         return 2

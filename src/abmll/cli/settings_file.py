@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from abmll.common.bounded_yaml import read_yaml_text, yaml_node
 from abmll.common.errors import ConfigError, nearest
 from abmll.common.settings import Kind
 
@@ -65,15 +66,7 @@ def _value(kind: Kind, node: yaml.Node) -> Any:
 
 
 def _parse(path: Path) -> yaml.Node | None:
-    try:
-        return yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
+    if not path.exists():
         hint = nearest(path.name, [sibling.name for sibling in path.parent.glob("*") if sibling != path])
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).{hint}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)  # A control character has no line.
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from error
+        raise ConfigError(f"{path}: cannot be read (No such file or directory).{hint}")
+    return yaml_node(read_yaml_text(path, ConfigError), str(path), ConfigError)

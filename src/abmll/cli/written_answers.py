@@ -15,11 +15,12 @@ from abmll.common.settings import flatten
 from abmll.experiments.written_metrics import METRICS, exact_match, token_f1
 from abmll.experiments.written_tasks import answer_row, answer_rows, evaluate_written, save_written
 from abmll.language.activation_cache import ActivationCache
-from abmll.model.generation import WRITTEN, WrittenAnswer
+from abmll.model.generation import WrittenAnswer
 from abmll.tasks import Suite
 from abmll.tasks.columns import Table, find_text, is_task_file, read_table
 from abmll.tasks.hub_name import task_name as name_of
 from abmll.tasks.read import task_of
+from abmll.tasks.written import WRITTEN
 
 if TYPE_CHECKING:
     from abmll.model.learned_task import TaskPosterior

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,12 +118,12 @@ def _tensors(path: Path, data: bytes, remedy: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: cannot be read ({error}); {remedy}") from error
 
 
-def refuse_other_base(document: Mapping[str, Any], fingerprint: str, name: str, where: Path) -> None:
+def refuse_other_base(document: Mapping[str, Any], fingerprints: Collection[str], name: str, where: Path) -> None:
     """Raise ``CheckpointError`` where what was saved with ``document`` belongs to other weights than the loaded ones.
 
-    ``fingerprint`` and ``name`` are those of the base model that is loaded.
+    ``name`` is that of the base model that is loaded, and ``fingerprints`` are what its weights may be known by.
     """
-    if document["base_fingerprint"] != fingerprint:
+    if document["base_fingerprint"] not in fingerprints:
         raise CheckpointError(
             f"{where}: was learned on {document['settings']['model']}, but the model loaded from {name} has other "
             "weights; name the right one with --model"

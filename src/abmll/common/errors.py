@@ -35,6 +35,16 @@ class TrainingError(AbmllError):
     """Training cannot go on honestly: a loss term is not finite, or nothing that should move moves."""
 
 
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # as torch says it
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception, torch's included, says that there is not enough memory."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
 def one_line(text: str) -> str:
     """The text on one line: other white space as a space, what a terminal would obey or hide as its escape."""
     return "".join(map(_shown, text))

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from abmll.common.errors import AbmllError
 from abmll.common.locks import sole_writer
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a disk, a share of it, or a file
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -40,7 +40,7 @@ def disk_errors(path: Path | str) -> Iterator[None]:
 
 
 def _explained(path: Path | str, error: OSError) -> AbmllError:
-    if error.errno in _FULL:
+    if error.errno in FULL:
         remedy = "free some space or choose another folder"
     elif error.errno in _FORBIDDEN:
         remedy = "choose a folder you may write to"
@@ -120,7 +120,7 @@ def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
         try:
             yield temporary
         except OSError as error:
-            if error.errno not in _FULL | _FORBIDDEN:
+            if error.errno not in FULL | _FORBIDDEN:
                 raise  # the block's own affair, such as a file that it reads and that is not there
             raise _explained(path, error) from error
         with disk_errors(path):

@@ -14,6 +14,7 @@ from abmll.common import config
 from abmll.common.settings import Checked, Kind, kinds_of
 
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Fingerprint = Annotated[str, StringConstraints(pattern=r"^(sha256:)?[0-9a-f]{64}$")]  # 0.2.0 wrote one of samples
 Short = Annotated[str, StringConstraints(max_length=10_000)]
 Long = Annotated[str, StringConstraints(max_length=10_000_000)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -80,7 +81,7 @@ class Checkpoint(Strict):
     tasks: list[Short]
     data_sha256: Hash | None  # None: theta alone was saved, and no training goes on from it
     validation_sha256: Hash | None = None  # an earlier checkpoint has none
-    base_fingerprint: Hash
+    base_fingerprint: Fingerprint
     settings: Settings
     head_prior: dict[Short, Any] | None = None
 
@@ -119,7 +120,7 @@ class Posterior(Strict):
     head: Head | None
     labels: Annotated[list[Long], Field(max_length=200)] = []  # 0.2.0 did not write them yet
     measured: Numbers = {}
-    base_fingerprint: Hash
+    base_fingerprint: Fingerprint
     settings: Settings
 
 
@@ -218,7 +219,7 @@ class Cell(Measured):
     command: Long
     missing: list[Short]
     known_leaks: list[Short]
-    base_fingerprint: Hash
+    base_fingerprint: Fingerprint
     cost: Cost
     calibration: dict[Short, Any] | None
     predictions: Name
@@ -298,6 +299,12 @@ class Peak(Sealed):
     peak_memory_mb: NotNegative | None
 
 
+class OfBase(Sealed):
+    """The fingerprint of a base model whose files have not changed."""
+
+    base_fingerprint: Fingerprint
+
+
 class Converted(Strict):
     """The embedded model's folder."""
 
@@ -323,6 +330,7 @@ SCHEMAS: Mapping[str, type[Strict]] = {
     "bigbench": Collection,
     "size": Size,
     "peak": Peak,
+    "fingerprint": OfBase,
 }
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from abmll.common.documents import Document
 from abmll.common.files import write_text
+from abmll.common.markdown_text import as_text
 from abmll.experiments.sheets import csv_text, method_rows, task_rows
 from abmll.experiments.tables import COLUMNS, Cell, Column, Row, Table, best_of, number
 
@@ -23,7 +24,7 @@ MANY = 4  # methods, of which a note names no more
 
 def write_tables(comparison: Document, folder: Path) -> list[Path]:
     """Write ``table.md``, ``table.csv`` and ``tasks.csv`` into the folder; returns their paths."""
-    parts = [f"# {comparison['suite']}", "\n".join(f"- {line}" for line in notes(comparison))]
+    parts = [f"# {as_text(comparison['suite'])}", "\n".join(f"- {as_text(line)}" for line in notes(comparison))]
     for table in filter(None, [headline(comparison), against_reference(comparison), cost(comparison)]):
         parts += [f"## {table.title}", table.markdown()]
     texts = {

@@ -1,7 +1,6 @@
 """Loading a frozen causal language model: the embedded one, a folder, or a Hugging Face name."""
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,11 +16,11 @@ from transformers.utils import logging as transformers_logging
 from abmll.common.config import ModelConfig
 from abmll.common.errors import CheckpointError, ConfigError, nearest
 from abmll.language import embedded, quantized
+from abmll.language.fingerprint import kept_fingerprint, sampled_fingerprint
 from abmll.language.hub_model import only_cached
 from abmll.language.packing import PREFIX, remove_packing
 
 PLAIN = (torch.float32, torch.bfloat16, torch.float16)
-PACKED = (torch.int8, torch.uint8, torch.int16, torch.int32)  # in which codes of quantised weights lie
 
 
 class Wrapper(nn.Module):
@@ -48,6 +47,7 @@ class Base:
     """A frozen model, its tokenizer, the name it was asked for by, and the fingerprint of its weights.
 
     ``quantization`` is the setting that quantised it while it was loaded (``load_in_4bit``), if one did.
+    ``sampled_fingerprint`` is what folders of 0.2.0 and caches know the weights by.
     """
 
     model: PreTrainedModel
@@ -55,6 +55,12 @@ class Base:
     name: str
     fingerprint: str
     quantization: str | None = None
+    sampled_fingerprint: str = ""
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """By which of them a saved folder may name these weights."""
+        return self.fingerprint, self.sampled_fingerprint
 
     @property
     def context(self) -> int:
@@ -121,7 +127,8 @@ def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool 
         raise CheckpointError(f"model: {name} lacks weights: {', '.join(sorted(loaded['missing_keys'])[:3])}")
     model = (model if extra else model.to(device)).eval().requires_grad_(False)
     quantized.settle(model)
-    return Base(model, tokenizer, name, fingerprint(model), config.quantization)
+    whole = kept_fingerprint(model, source, config.quantization)
+    return Base(model, tokenizer, name, whole, config.quantization, sampled_fingerprint(model))
 
 
 def resolve_device(name: str) -> torch.device:
@@ -147,38 +154,9 @@ def resolve_dtype(name: str, device: torch.device) -> str:
     return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
 
 
-def fingerprint(model: PreTrainedModel) -> str:
-    """A hash of the architecture and of 16 numbers out of every weight, the same for fp32 and bf16.
-
-    Of a quantised weight its parts are hashed. Names and order of the weights play no part: they differ between
-    versions of transformers.
-    """
-    config = model.config.get_text_config()
-    shape = (config.model_type, config.vocab_size, config.hidden_size, config.num_hidden_layers)
-    packed = [buffer for buffer in model.buffers() if buffer.dtype in PACKED]  # unpacked buffers follow from the config
-    weights = [*model.parameters(), *packed, *quantized.side_tensors(model)]
-    parts = [part for weight in weights for part in _parts(weight)]
-    return hashlib.sha256(repr(shape).encode() + b"".join(sorted(map(_digest, parts)))).hexdigest()
-
-
 def is_plain(weight: object) -> TypeGuard[Tensor]:
     """Whether what a layer has for a weight is a tensor of fp32, bf16 or fp16 numbers, and not quantised."""
     return isinstance(weight, Tensor) and weight.dtype in PLAIN and not hasattr(weight, "__tensor_flatten__")
-
-
-def _parts(weight: Tensor) -> list[Tensor]:
-    """The plain tensors that a weight consists of: those inside of a subclass, such as codes and scales."""
-    flatten = getattr(weight, "__tensor_flatten__", None)
-    return [weight] if flatten is None else [part for name in flatten()[0] for part in _parts(getattr(weight, name))]
-
-
-def _digest(weight: Tensor) -> bytes:
-    """A hash of a tensor's shape and of 16 of its numbers: as bfloat16, or the integers that they are."""
-    flat = weight.detach().flatten()
-    picked = flat[:: max(1, flat.numel() // 16)][:16]
-    if weight.is_floating_point():
-        picked = picked.to(torch.bfloat16).view(torch.int16)
-    return hashlib.sha256(repr(tuple(weight.shape)).encode() + picked.cpu().numpy().tobytes()).digest()
 
 
 def _located(name: str) -> str:

@@ -17,9 +17,12 @@ from huggingface_hub.utils import validate_repo_id
 
 from abmll.common.checkpoint import DOCUMENT, STATE, load_bundle, model_checkpoint
 from abmll.common.documents import Document, is_of, read_json
+from abmll.common.errors import one_line
+from abmll.common.markdown_text import as_text, span
 from abmll.language import embedded
 from abmll.methods import find_rule
 from abmll.model.run_folder import EVALUATED, RunFolder
+from abmll.tasks.written import WRITTEN
 
 NAMES = {"accuracy": "Accuracy", "nll": "NLL", "brier": "Brier score", "ece": "ECE", "auroc": "AUROC"}
 
@@ -34,7 +37,7 @@ RUN = """---
     abmll adapt new_task.jsonl --theta {name} --output-dir adapted
     abmll predict adapted --input questions.jsonl --output answers.jsonl
 
-The adapter fits only the base model named above ({fingerprint:.12}...){note}.
+The adapter fits only the base model named above ({fingerprint:.19}...){note}.
 """
 
 TRAINING = """Negative log-likelihood per training example over the last {last} episodes: {nll:.3f} nats, accuracy
@@ -50,12 +53,24 @@ POSTERIOR = """---
 
 What abmll {version} ({label}) has learned of one text task from {examples} labelled examples.
 
-    abmll predict {name} --input new.csv --output answers.csv
+{use}
 
-Labels: {labels}
-
-It fits only the base model {base} ({fingerprint:.12}...){note}.
+It fits only the base model {base} ({fingerprint:.19}...){note}.
 """
+
+
+CHOSEN = """    abmll predict {name} --input new.csv --output answers.csv
+
+Labels: {labels}"""
+
+WRITTEN_ANSWERS = """    abmll predict {name} --input new.csv --output answers.jsonl
+
+Its answers are written, not chosen:
+
+    from abmll import TaskPosterior
+
+    posterior = TaskPosterior.from_pretrained({quoted})
+    print(posterior.generate(["a new text"])[0].output)"""
 
 
 @dataclass(frozen=True)
@@ -164,10 +179,10 @@ def run_card(
     return RUN.format(
         front_matter=front_matter(base.hub_name, "abmll", tags, options, _short(name), results),
         label=rule.label,
-        base=base.name,
+        base=as_text(base.name),
         origin=_origin(tasks, episodes),
         training=training,
-        name=name,
+        name=one_line(name),
         fingerprint=fingerprint,
         note=_note(base),
     )
@@ -177,18 +192,21 @@ def posterior_card(document: Document, name: str, options: CardOptions = NOTHING
     """The card of a posterior with this ``document``."""
     settings, labels = document["settings"], document["labels"]
     base, method = base_name(settings["model"]), settings.get("method")
-    task = " ".join(document["task_name"].split())
+    is_written, task = bool(settings.get(WRITTEN)), one_line(document["task_name"])
+    use, known = CHOSEN, span(json.dumps(labels, ensure_ascii=False)) if labels else "those of each question"
+    kind = "text-classification"
+    if is_written:
+        use, kind = WRITTEN_ANSWERS, "text-generation"
     results = _results("task", task, "cross-validated", document.get("measured", {}))
-    tags = ["abmll", "text-classification", "few-shot", "bayesian", *([method] if method else [])]
+    tags = ["abmll", kind, "few-shot", "bayesian", *([method] if method else [])]
     return POSTERIOR.format(
         front_matter=front_matter(base.hub_name, "abmll", tags, options, _short(name), results),
-        task=task,
+        task=as_text(task),
         version=version("abmll"),
         label=find_rule(method).label if method else "a method of its own",
         examples=settings.get("adapt_examples", "no"),
-        name=name,
-        labels=json.dumps(labels, ensure_ascii=False) if labels else "those of each question",
-        base=base.name,
+        use=use.format(name=one_line(name), quoted=json.dumps(name, ensure_ascii=False), labels=known),
+        base=as_text(base.name),
         fingerprint=document["base_fingerprint"],
         note=_note(base),
     )
@@ -216,7 +234,7 @@ def _evaluated(folder: Path) -> list[EvalResult]:
 def _origin(tasks: Sequence[str], episodes: int) -> str:
     if not episodes:
         return f"The language model as it was downloaded, for abmll {version('abmll')}."
-    named = f"\n({', '.join(tasks)})" if tasks else ""
+    named = f"\n({', '.join(map(as_text, tasks))})" if tasks else ""
     return f"Meta-trained with abmll {version('abmll')}: {episodes} episodes over {len(tasks)} tasks{named}."
 
 

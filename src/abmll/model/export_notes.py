@@ -1,13 +1,13 @@
 """What an export needs beside its weights: prompt, labels, tokens of the answers, calibration; JSON and a card."""
 
 import json
-import re
 import string
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abmll.common.documents import FORMATS, Document
 from abmll.common.files import json_text
+from abmll.common.markdown_text import as_text, block
 from abmll.language.base import Base
 from abmll.methods import find_rule
 from abmll.model.card import base_name, front_matter
@@ -80,12 +80,12 @@ def card(notes: Document, format: str) -> str:
     lines = [
         *front,
         "",
-        f"# {' '.join(notes['task_name'].split())}",
+        f"# {as_text(notes['task_name'])}",
         "",
         f"{'A LoRA adapter' if format == 'peft' else 'A language model'} for one text task, exported from ABMLL. "
         "It has the mean of what was learned.",
         "",
-        f"Base model: {base['name']}" + (f" ({base['base_note']})" if base["base_note"] else ""),
+        f"Base model: {as_text(base['name'])}" + (f" ({base['base_note']})" if base["base_note"] else ""),
         "",
         "Labels, in their order:",
         "",
@@ -158,9 +158,3 @@ def named_base(base: Base) -> Document:
         "fingerprint": base.fingerprint,
         "base_note": named.note,
     }
-
-
-def block(text: str, language: str = "") -> str:
-    """A block of code whose fence is longer than any in the text."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{text}\n{fence}"

@@ -32,7 +32,6 @@ from abmll.tasks.written import same_answer
 if TYPE_CHECKING:
     from abmll.model.learned_task import TaskPosterior
 
-WRITTEN = "written"  # in a posterior's settings: its task's answers are written
 MAX_TOKENS = 4096  # of a batch's prompts, padding included
 Updates = dict[str, LayerUpdate]
 

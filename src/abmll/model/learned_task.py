@@ -20,7 +20,7 @@ from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import find_rule
 from abmll.model.export_notes import export_notes
-from abmll.model.generation import WRITTEN, WrittenAnswer, write_answers
+from abmll.model.generation import WrittenAnswer, write_answers
 from abmll.model.hub import OnHub, find_folder
 from abmll.model.interchange import average_update, export_merged, export_peft
 from abmll.model.lm_eval_export import harness_files
@@ -33,6 +33,7 @@ from abmll.posterior.calibration import Evidence
 from abmll.tasks import Example
 from abmll.tasks.records import Data, examples_of
 from abmll.tasks.types import are_written
+from abmll.tasks.written import WRITTEN
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from abmll.language.features import FeatureReader
 from abmll.language.scorer import OptionScorer
 from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule, refuse_written
 from abmll.methods.bayesian_head import Head
-from abmll.model.generation import WRITTEN
 from abmll.model.hub import OnHub, find_folder
 from abmll.model.learned_task import TaskPosterior, refuse_unlabelled
 from abmll.model.multi_label import MultiLabelHead
@@ -40,6 +39,7 @@ from abmll.tasks import Example
 from abmll.tasks.order import demonstrations, sample_seed
 from abmll.tasks.records import Data, examples_of
 from abmll.tasks.types import are_written
+from abmll.tasks.written import WRITTEN
 
 LONGEST = 2048
 

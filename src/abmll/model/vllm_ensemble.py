@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerFast
 from abmll.common.documents import FORMATS, Document
 from abmll.common.errors import ConfigError
 from abmll.common.files import atomic_folder, json_text
+from abmll.common.markdown_text import as_text, block
 from abmll.language.adapter import Adapter
 from abmll.model.card import front_matter
-from abmll.model.export_notes import CARD, block, export_notes
+from abmll.model.export_notes import CARD, export_notes
 from abmll.model.interchange import write_adapter
 from abmll.posterior import Factors
 from abmll.tasks.order import sample_seed
@@ -194,12 +195,12 @@ def _card(document: Document, ensemble: Ensemble) -> str:
         front_matter(model, "peft", ["abmll", "text-classification", "lora", "vllm"]),
         "---",
         "",
-        f"# {' '.join(document['task_name'].split())}",
+        f"# {as_text(document['task_name'])}",
         "",
         f"LoRA adapters for one text task, exported from ABMLL: {ensemble.what}. Their calibrated probabilities are "
         "averaged.",
         "",
-        f"Base model: {base['name']}" + (f" ({base['base_note']})" if base["base_note"] else ""),
+        f"Base model: {as_text(base['name'])}" + (f" ({base['base_note']})" if base["base_note"] else ""),
         "",
         "Labels, in their order:",
         "",

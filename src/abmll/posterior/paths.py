@@ -1,6 +1,6 @@
 """Samples of a ``Latent``, many for each of few hypotheses: rows that share their hypothesis's matrices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -22,30 +22,35 @@ class Rows:
         numbers, counts = index.unique_consecutive(return_counts=True)
         self.numbers, self.counts = numbers.tolist(), counts.tolist()
 
-    def each(self, act: Callable[[int, Tensor], Tensor], value: Tensor) -> Tensor:
-        """``act`` on every hypothesis and its rows of ``value`` (P, ...), put together again."""
-        return torch.cat(list(map(act, self.numbers, value.split(self.counts))))
+    def parts(self, value: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Every hypothesis with its rows of ``value`` (P, ...)."""
+        return zip(self.numbers, value.split_with_sizes(self.counts), strict=True)
+
+    def each(self, act: Callable[[Tensor, Tensor], Tensor], of: Tensor, value: Tensor) -> Tensor:
+        """``act`` on what every hypothesis has in ``of`` (H, ...) and its rows of ``value`` (P, ...), put together."""
+        own = of.unbind()
+        return torch.cat([act(own[number], part) for number, part in self.parts(value)])
 
     def times(self, matrices: Tensor, value: Tensor) -> Tensor:
         """(P, M, C): ``matrices`` (H, M, N) of the rows' hypotheses times ``value`` (P, N, C)."""
-        return self.each(lambda number, part: _apart(matrices[number] @ _beside(part), part), value)
+        return self.each(lambda matrix, part: _apart(matrix @ _beside(part), part), matrices, value)
 
     def solve_root(self, factors: Tensor, value: Tensor) -> Tensor:
         """(P, N, C): F^-T ``value`` (P, N, C) for lower triangular ``factors`` F (H, N, N)."""
 
-        def solve(number: int, part: Tensor) -> Tensor:
-            return _apart(torch.linalg.solve_triangular(factors[number].mT, _beside(part), upper=True), part)
+        def solve(factor: Tensor, part: Tensor) -> Tensor:
+            return _apart(torch.linalg.solve_triangular(factor, _beside(part), upper=True), part)
 
-        return self.each(solve, value)
+        return self.each(solve, factors.mT, value)
 
     def along(self, designs: Tensor, weights: Tensor) -> Tensor:
         """(P, N, C): ``designs`` (H, N, C, S) times ``weights`` (P, S)."""
-        shape = designs.shape[1:3]
-        return self.each(lambda number, part: (part @ designs[number].flatten(0, 1).mT).unflatten(1, shape), weights)
+        found = self.each(lambda design, part: part @ design, designs.flatten(1, 2).mT, weights)
+        return found.view(-1, *designs.shape[1:3])
 
     def onto(self, designs: Tensor, dual: Tensor) -> Tensor:
         """The transpose of ``along``: (P, S) of (P, N, C)."""
-        return self.each(lambda number, part: part.flatten(1) @ designs[number].flatten(0, 1), dual)
+        return self.each(lambda design, part: part @ design, designs.flatten(1, 2), dual.flatten(1))
 
     def mixed(self, order: Order | None, values: Tensor) -> Tensor:
         """(P, N, C) ``values``, of which every label has its own, as those of labels with that ``order``."""
@@ -54,12 +59,12 @@ class Rows:
 
 def _beside(rows: Tensor) -> Tensor:
     """(N, P C) of (P, N, C)."""
-    return rows.movedim(1, 0).flatten(1)
+    return rows.transpose(0, 1).flatten(1)
 
 
 def _apart(beside: Tensor, like: Tensor) -> Tensor:
     """(P, M, C) of (M, P C), for rows as many as ``like`` has."""
-    return beside.unflatten(1, (like.shape[0], like.shape[2])).movedim(0, 1)
+    return beside.view(-1, like.shape[0], like.shape[2]).transpose(0, 1)
 
 
 class Paths(NamedTuple):
@@ -91,9 +96,9 @@ def _solved(latent: Latent, mode: Mode, index: Tensor, value: Tensor) -> Tensor:
     """(I + W K)^-1 ``value`` (P, N, C) at the mode."""
     used, place = index.unique(return_inverse=True)
     picked, probs, found = latent.pick(used), mode.probs[used], []
-    for part in portions(picked):
-        solver, chosen = Solver(picked.pick(part), probs[part]), range(len(used))[part]
+    for portion in portions(picked):
+        solver, chosen = Solver(picked.pick(portion), probs[portion]), range(len(used))[portion]
         own = (place >= chosen.start) & (place < chosen.stop)
         rows = Rows(place[own] - chosen.start)
-        found.append(rows.each(lambda number, part, solver=solver: solver(part, slice(number, number + 1)), value[own]))
+        found += [solver(part, slice(number, number + 1)) for number, part in rows.parts(value[own])]
     return torch.cat(found)

@@ -6,7 +6,6 @@ one tenant and no token is needed, and then the server listens on this computer 
 
 import hashlib
 import hmac
-import ipaddress
 import math
 import os
 import re
@@ -20,6 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from abmll.common.errors import ConfigError
 from abmll.common.files import read_regular
+from abmll.serving.bodies import READING
+from abmll.serving.hosts import is_loopback
 from abmll.serving.problems import Problem
 
 DEFAULT_TENANT = "default"
@@ -93,14 +94,6 @@ def _entry(words: list[str], where: str) -> tuple[str, str]:
     return tenant, token
 
 
-def is_loopback(host: str) -> bool:
-    """Whether what listens there can be reached from this computer alone."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"
-
-
 def refuse_open(host: str, has_tokens: bool) -> None:
     """Raise ``ConfigError`` where anybody in the network could ask, and no token is needed."""
     if not has_tokens and not is_loopback(host):
@@ -119,7 +112,7 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_FOLDERS):
+        if scope["type"] != "http" or _is_open(scope["method"], scope["path"]):
             return await self.app(scope, receive, send)
         try:
             tenant = DEFAULT_TENANT if self.tokens is None else _tenant(self.tokens, Headers(scope=scope))
@@ -127,6 +120,11 @@ class Authentication:
             return await problem.response()(scope, receive, send)
         scope.setdefault("state", {})["tenant"] = tenant
         await self.app(scope, receive, send)
+
+
+def _is_open(method: str, path: str) -> bool:
+    """Whether whoever reaches the server may read this."""
+    return method in READING and (path in OPEN_PATHS or path.startswith(OPEN_FOLDERS))
 
 
 def _tenant(tokens: Tokens, headers: Headers) -> str:

@@ -18,8 +18,8 @@ from abmll.experiments.html.plots import reliability
 from abmll.experiments.html.reading import Method
 from abmll.experiments.metrics import Outcomes, reliability_bins
 from abmll.model.learned_task import TaskPosterior
-from abmll.serving.asking import GLANCE, Named, Seconds, Served, Tenant
-from abmll.serving.job_store import UNFINISHED
+from abmll.serving.asking import GLANCE, Named, Seconds, Served, Tenant, while_connected
+from abmll.serving.job_store import UNFINISHED, NoSuchJob
 from abmll.serving.problems import Problem
 from abmll.serving.service import Service, summary
 from abmll.serving.task_store import StoredTask
@@ -30,14 +30,14 @@ BINS = 10
 
 
 @router.post("/tasks/{name}/predict")
-async def predict(body: Question, service: Served, task: Named, seconds: Seconds) -> Response:
+async def predict(body: Question, request: Request, service: Served, task: Named, seconds: Seconds) -> Response:
     """Labels and probabilities of texts, and how much is in doubt.
 
     The same request to the same version is answered with the same bytes.
     """
     check_texts(body.texts, service.limits)
     row = await run_in_threadpool(service.store.version, task, body.version)
-    answers = await service.answerer.predict(task, row, body.texts, seconds)
+    answers = await while_connected(request, service.answerer.predict(task, row, body.texts, seconds))
     labels = json.dumps(_labels(task, row.labels), ensure_ascii=False)
     head = f'{{"task": {json.dumps(task.name)}, "version": {row.version}, "labels": {labels}, "answers": ['
     headers = {"X-Abmll-Version": str(row.version)}
@@ -45,13 +45,13 @@ async def predict(body: Question, service: Served, task: Named, seconds: Seconds
 
 
 @router.post("/tasks/{name}/suggest")
-async def suggest(body: Pool, service: Served, task: Named, seconds: Seconds) -> dict[str, Any]:
+async def suggest(body: Pool, request: Request, service: Served, task: Named, seconds: Seconds) -> dict[str, Any]:
     """Which of unlabelled texts to label next: those first whose label would teach most."""
     check_texts(body.texts, service.limits)
     if task.how != "head":
         raise Problem(422, "only a task that was learned with a head can suggest what to label")
     row = await run_in_threadpool(service.store.version, task)
-    answers = await service.answerer.predict(task, row, body.texts, seconds)
+    answers = await while_connected(request, service.answerer.predict(task, row, body.texts, seconds))
     information = [json.loads(answer)["mutual_information"] for answer in answers]
     order = sorted(range(len(information)), key=lambda n: (-information[n], n))[: body.number]
     return {"order": order, "mutual_information": [information[n] for n in order]}
@@ -121,7 +121,11 @@ async def watch_job(job: str, request: Request, service: Served, tenant: Tenant)
 async def _events(job: str, service: Service, tenant: str) -> AsyncIterator[str]:
     last = None
     while True:
-        row = await run_in_threadpool(service.job_store.job, tenant, job)
+        try:
+            row = await run_in_threadpool(service.job_store.job, tenant, job)
+        except NoSuchJob:  # its task was deleted
+            yield f"event: end\ndata: {last or '{}'}\n\n"
+            return
         document = json.dumps(service.describe_job(row), ensure_ascii=False)
         if document != last:
             last = document

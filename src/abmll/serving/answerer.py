@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,11 +17,13 @@ from abmll.model.together import predict_together
 from abmll.serving.engine import Engine
 from abmll.serving.fair_queue import Request, TooLate
 from abmll.serving.job_store import AnswerStore
+from abmll.serving.refusals import StorageFull
 from abmll.serving.resident import Resident, together
 from abmll.serving.task_store import StoredTask
 from abmll.serving.teacher import ANSWERS, FEATURES, Known, Teacher
 from abmll.tasks import Example
 
+LOG = logging.getLogger("abmll.serving")
 DIGITS = 8  # of a number in an answer, behind the point
 
 
@@ -75,8 +78,16 @@ class Answerer:
                 text: _document(posterior.labels, one, cut)
                 for text, one, cut in zip(missing, answered, truncated, strict=True)
             }
-            given |= await run_in_threadpool(self.answers.keep, task.id, row.version, new)
+            given |= await run_in_threadpool(self._kept, task, row.version, new)
         return [given[text] for text in texts]
+
+    def _kept(self, task: StoredTask, version: int, new: Mapping[str, str]) -> Mapping[str, str]:
+        """The answers as they were kept; where the disk takes no more, as they are."""
+        try:
+            return self.answers.keep(task.id, version, new)
+        except StorageFull as error:
+            LOG.warning("answers could not be kept: %s", error)
+            return new
 
     def _request(
         self, task: StoredTask, posterior: TaskPosterior, texts: Sequence[str], deadline: float

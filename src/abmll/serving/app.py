@@ -11,16 +11,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from abmll._version import __version__
 from abmll.common.errors import AbmllError, CheckpointError
-from abmll.serving import answer_routes, task_routes
+from abmll.serving import answer_routes, page_files, task_routes
 from abmll.serving.access import Tokens
 from abmll.serving.asking import Served, Tenant
 from abmll.serving.completions import completions_router
 from abmll.serving.doors import guard
+from abmll.serving.engine import NoMemory
 from abmll.serving.fair_queue import QueueFull, TooLate
 from abmll.serving.gauges import Gauges
 from abmll.serving.job_store import NoSuchJob
 from abmll.serving.problems import Problem, install
-from abmll.serving.refusals import StorageFull, Unreachable
+from abmll.serving.refusals import StorageError, StorageFull
 from abmll.serving.service import Service
 from abmll.serving.task_changes import NameTaken, OtherRequest, TooMany
 from abmll.serving.task_store import NoSuchTask
@@ -33,9 +34,10 @@ STATUS: dict[type[AbmllError], tuple[int, str]] = {
     OtherRequest: (422, "other-request"),
     TooMany: (422, "too-many"),
     QueueFull: (429, "queue-full"),
+    NoMemory: (503, "no-memory"),
     TooLate: (504, "too-late"),
     StorageFull: (507, "storage-full"),
-    Unreachable: (503, "database"),
+    StorageError: (503, "storage"),
     CheckpointError: (503, "damaged"),
 }
 
@@ -68,7 +70,7 @@ def make_app(
     app.add_api_route("/readyz", ready, methods=["GET"], tags=["server"])
     app.add_api_route("/metrics", metrics, methods=["GET"], tags=["server"])
     app.add_api_route("/v1/server", about, methods=["GET"], tags=["server"])
-    for router in (task_routes.router, answer_routes.router):
+    for router in (task_routes.router, answer_routes.router, page_files.router):
         app.include_router(router)
     app.include_router(completions_router(service.scored, service.limits))
     return app
@@ -114,7 +116,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     kind = next(kind for kind in type(error).__mro__ if kind in STATUS)
     status, word = STATUS[kind]
     headers = {"Retry-After": str(round(error.seconds))} if isinstance(error, QueueFull) else {}
-    if kind in (StorageFull, Unreachable, CheckpointError):
+    if kind in (StorageError, StorageFull, CheckpointError):
         LOG.error("%s %s: %s", request.method, request.url.path, error)
     return Problem(status, str(error), word=word, headers=headers).response()
 

@@ -1,14 +1,17 @@
 """What routes share: the service, the tenant, the task that an address names, how long to wait, what a body holds."""
 
+import asyncio
 import hashlib
 import re
 import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from abmll.common.errors import DataError
 from abmll.serving.problems import Problem
@@ -18,6 +21,7 @@ from abmll.serving.task_store import StoredTask
 from abmll.serving.wire import Body, LabelledText
 from abmll.tasks.columns import find_columns, read_table
 
+Result = TypeVar("Result")
 WAIT, LONGEST_WAIT = 30.0, 600.0  # seconds
 CSV = "text/csv"
 LONGEST_KEY = 200  # characters
@@ -84,6 +88,25 @@ async def _repeat(request: Request) -> Repeat | None:
 
 
 Repeated = Annotated[Repeat | None, Depends(_repeat)]
+
+
+async def while_connected(request: Request, asked: Coroutine[Any, Any, Result]) -> Result:
+    """What is asked, given up when the client goes away. Raises ``ClientDisconnect`` then."""
+    work, gone = asyncio.ensure_future(asked), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
+        return work.result()
+    finally:
+        for one in (work, gone):
+            one.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def pairs_of(request: Request, form: type[Any]) -> tuple[Any, list[tuple[str, str]]]:

@@ -13,6 +13,7 @@ from abmll.serving.problems import Problem
 READING = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
 CSV_PATHS = re.compile(r"/v1/tasks(/[^/]+/examples)?")  # the routes that read a table
 DIGITS = 18  # of a length, at most
+WITHOUT_USE = 1_000  # bytes of a body where a method changes nothing, and needs none
 
 
 class ContentTypes:
@@ -67,7 +68,8 @@ class WholeBody:
             return await self.app(scope, receive, send)
         try:
             with anyio.fail_after(self.seconds):
-                body = await self._read(Headers(scope=scope), receive)
+                limit = WITHOUT_USE if scope["method"] in READING else self.limit
+                body = await _read(Headers(scope=scope), receive, limit)
         except TimeoutError:
             detail = f"the body has not come within {self.seconds:g} seconds; send less at once"
             return await _closing(408, detail).response()(scope, receive, send)
@@ -82,26 +84,28 @@ class WholeBody:
 
         await self.app(scope, replayed, send)
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        """The body. Raises ``Problem`` before or while it is read, and ``ClientDisconnect``."""
-        length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()):
-            raise _closing(400, "Content-Length is no whole number; send the number of bytes of the body")
-        self._refuse_large(int(length[:DIGITS]))
-        pieces: list[bytes] = []
-        size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            pieces.append(message.get("body", b""))
-            size, more = size + len(pieces[-1]), message.get("more_body", False)
-            self._refuse_large(size)
-        return b"".join(pieces)
 
-    def _refuse_large(self, size: int) -> None:
-        if size > self.limit:
-            raise _closing(413, f"the body has more than {self.limit:,} bytes; send it in several requests")
+async def _read(headers: Headers, receive: Receive, limit: int) -> bytes:
+    """The body. Raises ``Problem`` before or while it is read, and ``ClientDisconnect``."""
+    length = headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit()):
+        raise _closing(400, "Content-Length is no whole number; send the number of bytes of the body")
+    _refuse_large(int(length[:DIGITS]), limit)
+    pieces: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        size, more = size + len(pieces[-1]), message.get("more_body", False)
+        _refuse_large(size, limit)
+    return b"".join(pieces)
+
+
+def _refuse_large(size: int, limit: int) -> None:
+    if size > limit:
+        raise _closing(413, f"the body has more than {limit:,} bytes; send it in several requests")
 
 
 def _closing(status: int, detail: str) -> Problem:

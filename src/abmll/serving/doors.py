@@ -4,7 +4,6 @@ A page of another site that a user has open can send requests to a server on the
 ``Host``, ``Origin`` and ``Sec-Fetch-Site`` that browsers set, and stopped at content types that no form can send.
 """
 
-import ipaddress
 import re
 import socket
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from abmll.serving.access import Authentication, RateLimit, Tokens
 from abmll.serving.bodies import READING, ContentTypes, WholeBody
+from abmll.serving.hosts import host_name, is_address
 from abmll.serving.limits import ServeConfig
 from abmll.serving.problems import Problem
 
@@ -111,7 +111,7 @@ class KnownHost:
 
     def _is_known(self, hosts: list[str]) -> bool:
         name = host_name(hosts[0]) if len(hosts) == 1 else ""
-        return name in self.names or (self.any_address and _is_address(name))
+        return name in self.names or (self.any_address and is_address(name))
 
 
 class OwnOrigin:
@@ -136,20 +136,6 @@ class OwnOrigin:
             return headers.get("sec-fetch-site", "none") in ("same-origin", "none")
         [*others, origin] = origins
         return not others and (origin in self.allowed or _authority(origin) == headers.get("host", "").lower())
-
-
-def host_name(host: str) -> str:
-    """The name or address in a ``Host`` header, without port, brackets and last dot, in lower case; "" for none."""
-    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]/@\s]+)(:\d*)?", host.strip().lower())
-    return match[1].strip("[]").rstrip(".") if match else ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _origin(text: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import InvalidStateError
 from typing import Any
 
+from abmll.common.errors import AbmllError, is_out_of_memory
 from abmll.serving.fair_queue import FairQueue, Request, Taken
 from abmll.serving.limits import ServeConfig
 
@@ -21,11 +22,15 @@ FULL = 32  # rows that wait for no others
 FIRST_RATE = 10.0  # rows a second, before any was measured
 
 
+class NoMemory(AbmllError):
+    """A pass needs more memory than there is."""
+
+
 class Engine:
     """Reads requests' rows, each kind with its reader, and gives each request what its ``finish`` makes of them.
 
     ``longest`` is the number of tokens that a row has at most; ``on_pass`` is told the rows, requests and seconds of
-    every pass. ``finish`` is called in the same thread, as it reads with the same model.
+    every pass, ``begin`` is called first in the thread. ``finish`` is called there too, as it reads with the same model.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class Engine:
         limits: ServeConfig,
         longest: int,
         on_pass: Callable[[int, int, float], object] = lambda rows, requests, seconds: None,
+        begin: Callable[[], object] = lambda: None,
     ) -> None:
         self.readers = readers
         self.window = limits.batch_window_ms / 1000
@@ -42,6 +48,7 @@ class Engine:
         self.queue = FairQueue(limits.max_queue)
         self.changed = threading.Condition()
         self.rate = FIRST_RATE
+        self.begin = begin
         self.is_stopped = False
         self.thread = threading.Thread(target=self._run, name="abmll-engine", daemon=True)
         self.thread.start()
@@ -65,6 +72,7 @@ class Engine:
         self.thread.join(timeout=60)
 
     def _run(self) -> None:
+        self.begin()
         while not self.is_stopped:
             with self.changed:
                 self.changed.wait_for(lambda: self.queue.waiting or self.is_stopped)
@@ -84,7 +92,7 @@ class Engine:
                     self._pass([one])
                 return
             LOG.warning("a request could not be read: %s: %s", type(error).__name__, error)
-            _fail(taken[0][0], error)
+            taken[0][0].fail(_named(error))
         rows, seconds = sum(len(part) for _, part in taken), time.monotonic() - started
         self.rate += 0.2 * (rows / max(seconds, 1e-6) - self.rate)
         self.on_pass(rows, len(taken), seconds)
@@ -107,15 +115,17 @@ class Engine:
         try:
             result = request.finish([request.read[row] for row in range(len(request.rows))])
         except Exception as error:  # the request's own affair; who waits for it is told
-            return _fail(request, error)
+            return request.fail(_named(error))
         try:
             request.future.set_result(result)
         except InvalidStateError:  # nobody waits any more
             return
 
 
-def _fail(request: Request, error: Exception) -> None:
-    try:
-        request.future.set_exception(error)
-    except InvalidStateError:
-        return
+def _named(error: Exception) -> Exception:
+    """The error as whoever asked can use it: torch has no type of its own for want of memory on every device."""
+    if is_out_of_memory(error):
+        found = NoMemory("there is not enough memory to read these texts; ask for fewer or shorter ones at once")
+        found.__cause__ = error
+        return found
+    return error

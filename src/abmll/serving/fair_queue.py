@@ -1,9 +1,10 @@
 """What waits for the model: many rows of few, or few of many, in turn between tenants and between their requests."""
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +32,7 @@ class Request:
         kind: rows of one kind can share a pass.
         rows: what is read; ``len`` of a row is its tokens.
         finish: makes the result of what was read of the rows, in their order.
-        deadline: of ``time.monotonic``.
+        deadline: of ``time.monotonic``; infinite for a job, which was accepted and is always let in.
     """
 
     tenant: str
@@ -48,6 +49,13 @@ class Request:
     def waiting(self) -> int:
         """Rows that no pass has taken yet."""
         return len(self.rows) - self.taken
+
+    def fail(self, error: Exception) -> None:
+        """Tell who waits of an error; nothing happens where nobody waits any more."""
+        try:
+            self.future.set_exception(error)
+        except InvalidStateError:
+            return
 
 
 Taken = tuple[Request, range]  # rows of a request
@@ -66,7 +74,7 @@ class FairQueue:
 
         Raises ``QueueFull`` where more than the limit would be waiting.
         """
-        if self.waiting + len(request.rows) > self.limit:
+        if self.waiting + len(request.rows) > self.limit and request.deadline < math.inf:
             raise QueueFull(max(1.0, self.waiting / max(rate, 1e-3)))
         self.waiting += len(request.rows)
         self.tenants.setdefault(request.tenant, OrderedDict())[id(request)] = request
@@ -122,5 +130,4 @@ class FairQueue:
                 if request.future.done() or request.deadline < now:
                     self.waiting -= request.waiting
                     self._remove(request)
-                    if not request.future.done():
-                        request.future.set_exception(TooLate("the time for this request is over; ask for less at once"))
+                    request.fail(TooLate("the time for this request is over; ask for less at once"))

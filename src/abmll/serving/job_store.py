@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, delete, func, or_, select, update
+from sqlalchemy import Connection, Engine, Row, and_, delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from abmll.common.errors import AbmllError
 from abmll.serving.refusals import Conflict
-from abmll.serving.tables import ABOUT, ANSWERS, JOBS, SERVERS, TASKS, clock, reading, writing
-from abmll.serving.task_store import NoSuchTask
+from abmll.serving.tables import ABOUT, ANSWERS, JOBS, SERVERS, TASKS, VERSIONS, clock, reading, writing
+from abmll.serving.task_store import NoSuchTask, newest_job
 
 UNFINISHED = ("waiting", "running")
 CANCELLED = "it was cancelled"
@@ -42,9 +42,8 @@ class JobStore:
 
     def newest(self, task: int) -> "Row[Any]":
         """The job that a task was last changed by. Raises ``NoSuchTask``."""
-        chosen = select(JOBS).where(JOBS.c.task == task).order_by(JOBS.c.version.desc()).limit(1)
         with reading(self.engine, self.where) as db:
-            row = db.execute(chosen).first()
+            row = db.execute(newest_job(task)).first()
         if row is None:
             raise NoSuchTask("this task has been deleted")
         return row
@@ -71,14 +70,27 @@ class JobStore:
 
     def cancel(self, job: str) -> bool:
         """Note that a job is not wanted any more, whichever server does it; False where it has ended."""
-        chosen = update(JOBS).where(JOBS.c.id == job, JOBS.c.state.in_(UNFINISHED))
-        with writing(self.engine, self.where) as db:
-            return db.execute(chosen.values(state="cancelled", error=CANCELLED)).rowcount > 0
+        return self._change(job, JOBS.c.state.in_(UNFINISHED), state="cancelled", error=CANCELLED)
 
-    def end(self, job: str, state: str, error: str | None = None) -> None:
+    def again(self, job: str) -> bool:
+        """Make a job that has failed or was cancelled this server's to do."""
+        chosen = JOBS.c.state.in_(("failed", "cancelled"))
+        return self._change(job, chosen, state="waiting", error=None, owner=self.server)
+
+    def end(self, job: str, state: str, error: str | None = None) -> bool:
         """Note what became of a job, where it is still this server's."""
+        return self._change(job, self._is_own(), state=state, error=error)
+
+    def _change(self, job: str, chosen: Any, **values: Any) -> bool:
+        """Change a job, and note that its version was not learned where it was not; False for one not so chosen."""
+        own = select(JOBS.c.task, JOBS.c.version).where(JOBS.c.id == job)
+        of_version = and_(tuple_(VERSIONS.c.task, VERSIONS.c.version).in_(own), VERSIONS.c.document.is_(None))
+        state = "waiting" if values["state"] in UNFINISHED else "failed"
         with writing(self.engine, self.where) as db:
-            db.execute(update(JOBS).where(JOBS.c.id == job, self._is_own()).values(state=state, error=error))
+            if db.execute(update(JOBS).where(JOBS.c.id == job, chosen).values(**values)).rowcount == 0:
+                return False
+            db.execute(update(VERSIONS).where(of_version).values(state=state))
+        return True
 
     def _is_own(self) -> Any:
         return and_(JOBS.c.state.in_(UNFINISHED), JOBS.c.owner == self.server)
@@ -102,15 +114,18 @@ class AnswerStore:
             return _given(db, task, version, texts)
 
     def keep(self, task: int, version: int, answers: Mapping[str, str]) -> Mapping[str, str]:
-        """Keep answers by text; where there is one already, that stays. Gives those that are kept."""
+        """Keep answers by text; where there is one already, that stays. Gives those that are kept.
+
+        Raises ``NoSuchTask`` where the task was deleted meanwhile.
+        """
         if not self.limit:
             return answers
         of = {"task": task, "version": version}
         rows = [of | {"digest": digest(text), "answer": answer} for text, answer in answers.items()]
         try:
             return self._kept(task, version, answers, sorted(rows, key=lambda row: row["digest"]))
-        except Conflict:  # the task has been deleted meanwhile
-            return answers
+        except Conflict as error:
+            raise NoSuchTask("this task has been deleted") from error
 
     def _kept(
         self, task: int, version: int, answers: Mapping[str, str], rows: list[dict[str, Any]]

@@ -9,8 +9,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from abmll.common.errors import AbmllError
+from abmll.serving.engine import NoMemory
 from abmll.serving.job_store import CANCELLED, JobStore
+from abmll.serving.refusals import StorageError
 
+LAST_STEP = 60.0  # seconds in which a job ends that is told to
 LOG = logging.getLogger("abmll.serving")
 
 
@@ -30,6 +33,7 @@ class Live:
     done: int = 0
     total: int = 0
     is_running: bool = False
+    refused: AbmllError | None = None  # by a disk or a memory that was full, which it need not be the next time
     cancelled: threading.Event = field(default_factory=threading.Event)
     finished: "Future[None]" = field(default_factory=Future)
 
@@ -55,6 +59,7 @@ class Jobs:
         self.store = store
         self.lock = threading.Lock()
         self.live: dict[str, Live] = {}
+        self.is_stopped = False
         self.waiting: Counter[int] = Counter()  # jobs of each task
         self.queues: dict[str, queue.SimpleQueue[Live | None]] = {lane: queue.SimpleQueue() for lane in lanes}
         self.take()
@@ -102,12 +107,17 @@ class Jobs:
                 live.cancelled.set()
 
     def stop(self) -> None:
-        """End after the jobs that run; those that wait are done after the next start."""
+        """End as soon as may be; jobs that are not finished are done after the next start."""
+        self.is_stopped = True
+        for live in list(self.live.values()):
+            live.cancelled.set()
         for waiting in self.queues.values():
             waiting.put(None)
+        for thread in self.threads:
+            thread.join(LAST_STEP)
 
     def _work(self, lane: str, act: Callable[[Live], None]) -> None:
-        while (live := self.queues[lane].get()) is not None:
+        while (live := self.queues[lane].get()) is not None and not self.is_stopped:
             state, error = "done", None
             try:
                 live.check()
@@ -119,9 +129,12 @@ class Jobs:
                 state, error = "cancelled", CANCELLED
             except AbmllError as problem:
                 state, error = "failed", str(problem)
+                live.refused = problem if isinstance(problem, StorageError | NoMemory) else None
             except Exception as problem:  # a job's defect must not end the jobs behind it
                 LOG.exception("a job failed")
                 state, error = "failed", f"the server failed at it ({type(problem).__name__}); its log says more"
+            if self.is_stopped and state != "done":
+                return
             try:
                 self.store.end(live.id, state, error)
             except AbmllError as problem:  # it is done again after the next start

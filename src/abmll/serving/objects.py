@@ -1,13 +1,15 @@
 """Files of tensors by name: in a folder of this machine, or wherever fsspec reaches (``s3://``, ``gs://``, ...)."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from abmll.common.errors import AbmllError, CheckpointError
-from abmll.common.files import atomic_file, disk_errors, read_regular, remove
+from abmll.common.files import FULL, atomic_file, disk_errors, read_regular, remove
+from abmll.serving.refusals import StorageError, StorageFull
 
 LARGEST = 4 << 30  # bytes of a file
 
@@ -27,12 +29,15 @@ class Objects:
         self.is_local = isinstance(self.system, LocalFileSystem)
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all, on the disk before the call returns."""
+        """Write a file, whole or not at all, on the disk before the call returns.
+
+        Raises ``StorageFull``, and ``StorageError`` for what else the place refuses.
+        """
         if self.is_local:
-            with atomic_file(self._path(name)) as file:
+            with _storing(), atomic_file(self._path(name)) as file:
                 file.write(data)
             return
-        with disk_errors(f"{self.place}/{name}"):
+        with _storing(), disk_errors(f"{self.place}/{name}"):
             self.system.pipe_file(f"{self.root}/{name}", data)
 
     def get(self, name: str) -> bytes | None:
@@ -56,3 +61,13 @@ class Objects:
 
     def _path(self, name: str) -> Path:
         return Path(self.root) / name
+
+
+@contextmanager
+def _storing() -> Iterator[None]:
+    """Tell a disk that is full from whatever else is wrong with it."""
+    try:
+        yield
+    except AbmllError as error:
+        kind = StorageFull if getattr(error.__cause__, "errno", None) in FULL else StorageError
+        raise kind(str(error)) from error

@@ -29,6 +29,12 @@ def page() -> FileResponse:
     return file("index.html")
 
 
+@router.api_route("/docs", methods=["GET", "HEAD"])
+def interface() -> FileResponse:
+    """What programs can ask, from the server's own description. FastAPI's page would load scripts from elsewhere."""
+    return file("docs.html")
+
+
 @router.api_route("/page/{name}", methods=["GET", "HEAD"])
 def file(name: str) -> FileResponse:
     """A file of the page. Raises ``HTTPException`` (404) for any other name."""

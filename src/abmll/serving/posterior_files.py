@@ -41,9 +41,9 @@ class PosteriorFiles:
         groups = {name: own for name, own in bundle.tensors.items() if posterior.head is None or name == "head"}
         data = _packed(groups)
         document = json.dumps(bundle.document, allow_nan=False)
-        values = {"document": document, "sha256": _digest(document, data), "error": None}
+        values = {"document": document, "sha256": _digest(document, data)}
         put = partial(self.objects.put, _name(task, version), data)
-        return self.store.learned(task, version, put, state="ready", **values)
+        return self.store.learned(task, version, put, **values)
 
     def load(self, task: StoredTask, row: "Row[Any]") -> TaskPosterior:
         """The version of a row of the table, as it is asked. Raises ``CheckpointError`` where it is damaged."""

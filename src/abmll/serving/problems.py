@@ -1,6 +1,5 @@
 """What a server refuses, as RFC 9457 has it: a JSON object with a type, a title, a status and one line of detail."""
 
-import errno
 import json
 import logging
 import uuid
@@ -16,11 +15,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from abmll.common.errors import AbmllError, CheckpointError, ConfigError, DataError, one_line
+from abmll.common.files import FULL
 
 MEDIA_TYPE = "application/problem+json"
 LONGEST = 1_000  # characters of a detail; what a user sent is never given back whole
 SHOWN = 60  # characters of one name in a detail
-FULL = {errno.ENOSPC, errno.EDQUOT}
 
 logger = logging.getLogger(__name__)
 

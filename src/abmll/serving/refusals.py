@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as NoConnection
+from sqlalchemy.exc import DatabaseError, IntegrityError, SQLAlchemyError
 
 from abmll.common.errors import AbmllError
 
@@ -13,16 +12,16 @@ Result = TypeVar("Result")
 FULL = ("full", "disk I/O", "No space left")  # words of a disk that takes no more
 
 
-class StorageFull(AbmllError):
-    """The disk takes no more; what was asked for has not happened."""
+class StorageError(AbmllError):
+    """The database refuses, for a reason that is not the asker's; what was asked for has not happened."""
 
 
-class Unreachable(AbmllError):
-    """The database does not answer."""
+class StorageFull(StorageError):
+    """The disk takes no more."""
 
 
-class Conflict(AbmllError):
-    """Another server has written what this transaction would have; nothing of it has happened."""
+class Conflict(StorageError):
+    """Another server has written what this transaction would have."""
 
 
 def once_more(act: Callable[[], Result]) -> Result:
@@ -44,9 +43,7 @@ def database_errors(where: str) -> Iterator[None]:
             raise StorageFull(f"{where}: {reason}; free some space, then ask again") from error
         if isinstance(error, IntegrityError):
             raise Conflict(f"{where}: the database says: {reason}") from error
-        if isinstance(error, OperationalError | NoConnection):
-            raise Unreachable(f"{where}: the database says: {reason}") from error
-        raise AbmllError(f"{where}: the database says: {reason}") from error
+        raise StorageError(f"{where}: the database says: {reason}") from error
 
 
 def reason_of(error: SQLAlchemyError) -> str:

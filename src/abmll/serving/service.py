@@ -5,8 +5,10 @@ import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
+import torch
 from sqlalchemy import Row
 
 from abmll.model.meta_learner import AbmllModel
@@ -49,9 +51,11 @@ class Service:
         self.resident = Resident(model)
         self.store.claim(self.resident.belongs_to)
         self.files = PosteriorFiles(self.store, Objects(files), self.resident)
+        # A thread that begins while another computes alone (``one_thread``) would do so for good.
+        threads = partial(torch.set_num_threads, torch.get_num_threads())
         readers = {FEATURES: self.resident.read, ANSWERS: read_with_adapters, TOKENS: score_tokens}
-        self.engine = Engine(readers, limits, self.resident.longest, self.gauges.passed)
-        self.executor = ThreadPoolExecutor(FITTERS, "abmll-fit")
+        self.engine = Engine(readers, limits, self.resident.longest, self.gauges.passed, threads)
+        self.executor = ThreadPoolExecutor(FITTERS, "abmll-fit", threads)
         self.memory = Memory(limits.memory_mb * 1e6, size_of, self.executor)
         self.teacher = Teacher(self.store, self.files, self.resident, self.engine, self.memory)
         quick = connect(database, durable=False)
@@ -67,7 +71,7 @@ class Service:
 
     def close(self) -> None:
         """Let what runs come to its end. What waits is done after the next start, or by another server."""
-        self.jobs.stop()
+        self.jobs.stop()  # while the engine reads for them
         self.engine.stop()
         self.executor.shutdown(wait=True, cancel_futures=True)
         self.peers.leave()

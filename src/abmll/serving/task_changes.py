@@ -15,7 +15,7 @@ from sqlalchemy import Connection, and_, insert, select, update
 from abmll.common.errors import AbmllError
 from abmll.serving.refusals import once_more
 from abmll.serving.tables import EXAMPLES, JOBS, REPEATS, TASKS, VERSIONS
-from abmll.serving.task_store import Labelled, StoredTask, TaskStore, examples_of, find_task, newest_version
+from abmll.serving.task_store import Labelled, StoredTask, TaskStore, examples_of, find_task, newest_job, newest_version
 
 AT_ONCE = 500  # numbers in one statement
 
@@ -94,7 +94,8 @@ def change(
 ) -> Accepted:
     """A new version with these examples more, or those with such texts less.
 
-    A text that is there already with another label gets the new one. Where nothing changes there is no version.
+    A text that is there already with another label gets the new one. Where nothing changes there is no new version;
+    the job of the newest is told where it has not done its work, so that who asks again is not left without it.
     Raises ``TooMany`` where more than ``limit`` examples would be left, ``OtherRequest``, ``NoSuchTask``.
     """
     return once_more(lambda: _changed(store, task, added, removed, repeat, limit))
@@ -117,7 +118,8 @@ def _changed(
         new = {text: label for text, label in wanted.items() if text not in present or present[text].label != label}
         gone = [present[text].id for text in {*new, *removed} if text in present]
         if not new and not gone:
-            return Accepted(task, None, version - 1)
+            newest = db.execute(newest_job(task.id)).one()
+            return Accepted(task, None if newest.state == "done" else newest.id, version - 1)
         number = len(present) - len(gone) + len(new)
         if limit is not None and number > limit:
             raise TooMany(f"a task has at most {limit:,} examples, and this would make {number:,}; remove some first")

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from abmll.common.errors import DataError
 from abmll.experiments.sheets import csv_text
 from abmll.serving.asking import CSV, GLANCE, Named, Patience, Repeated, Served, Tenant, pairs_of
 from abmll.serving.job_store import UNFINISHED
+from abmll.serving.jobs import Live
 from abmll.serving.problems import Problem
 from abmll.serving.service import Service, moment, summary
 from abmll.serving.task_changes import Accepted, TooMany, change, create, relearn
@@ -51,7 +52,8 @@ async def new_task(request: Request, service: Served, tenant: Tenant, patience: 
     body, pairs = await pairs_of(request, NewTask)
     if body is None:
         query = request.query_params
-        body = NewTask(name=query.get("name", ""), examples=[], how="full" if query.get("how") == "full" else "head")
+        how = "full" if query.get("how") == "full" else "head"
+        body = NewTask(name=check_name(query.get("name", "")), examples=[], how=how)
     name, examples = check_name(body.name), labelled(pairs, service.limits)
     _refuse_unlearnable(service, body, examples)
     settings = {"label_order": body.label_order, "steps": body.steps}
@@ -61,7 +63,7 @@ async def new_task(request: Request, service: Served, tenant: Tenant, patience: 
             raise TooMany(f"there are {service.limits.max_tasks:,} tasks already; delete some first")
         return create(service.store, tenant, name, body.how, settings, examples, repeat)
 
-    return await _learned(service, await run_in_threadpool(act), patience, 201)
+    return await _learned(service, act, patience, 201)
 
 
 @router.get("/{name}")
@@ -124,24 +126,23 @@ async def add_examples(
     _, pairs = await pairs_of(request, Examples)
     examples = labelled(pairs, service.limits)
     limit = service.limits.max_examples
-    accepted = await run_in_threadpool(change, service.store, task, examples, (), repeat, limit)
-    return await _learned(service, accepted, patience, 200)
+    return await _learned(service, partial(change, service.store, task, examples, (), repeat, limit), patience, 200)
 
 
 @router.delete("/{name}/examples")
 async def remove_examples(body: Texts, service: Served, task: Named, patience: Patience) -> Response:
     """Remove the examples with these texts."""
-    left = {one.label for one in await run_in_threadpool(service.store.examples, task) if one.text not in body.texts}
+    gone = set(body.texts)
+    left = {one.label for one in await run_in_threadpool(service.store.examples, task) if one.text not in gone}
     if len(left) < 2:
         raise DataError("texts: without these, examples of one label at most would be left; two are needed")
-    accepted = await run_in_threadpool(change, service.store, task, (), body.texts)
-    return await _learned(service, accepted, patience, 200)
+    return await _learned(service, partial(change, service.store, task, (), body.texts), patience, 200)
 
 
 @router.post("/{name}/relearn")
 async def learn_again(service: Served, task: Named, patience: Patience, repeat: Repeated) -> Response:
     """Learn the newest examples anew, as a new version."""
-    return await _learned(service, await run_in_threadpool(relearn, service.store, task, repeat), patience, 200)
+    return await _learned(service, partial(relearn, service.store, task, repeat), patience, 200)
 
 
 def described(service: Service, tasks: list[StoredTask]) -> Iterator[dict[str, Any]]:
@@ -151,12 +152,22 @@ def described(service: Service, tasks: list[StoredTask]) -> Iterator[dict[str, A
             yield service.describe(task)
 
 
-async def _learned(service: Service, accepted: Accepted, patience: float, status: int) -> Response:
-    """The task once its job is done, or the job where that takes longer than the client waits."""
+async def _learned(service: Service, accept: Callable[[], Accepted], patience: float, status: int) -> Response:
+    """The task once the job of what is accepted is done, or the job where that takes longer than the client waits."""
+    deadline = time.monotonic() + patience
+    accepted, live = await run_in_threadpool(_begun, service, accept)
     task, job = accepted.task, accepted.job
     headers = {} if job is None else {"Location": f"/v1/jobs/{job}"}
+    if live is not None:
+        try:
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(live.finished)), patience or 0.001)
+        except asyncio.TimeoutError:
+            row = await run_in_threadpool(service.job_store.job, task.tenant, live.id)
+            return JSONResponse(service.describe_job(row), 202, headers)
+        if live.refused is not None:
+            raise live.refused
     if job is not None:
-        row = await _finished(service, task, job, patience)
+        row = await _settled(service, task, job, deadline)
         if row.state in UNFINISHED:
             return JSONResponse(service.describe_job(row), 202, headers)
         if row.state in ("failed", "cancelled"):
@@ -164,19 +175,28 @@ async def _learned(service: Service, accepted: Accepted, patience: float, status
     return JSONResponse(await run_in_threadpool(service.describe, task), status, headers)
 
 
-async def _finished(service: Service, task: StoredTask, job: str, patience: float) -> "Row[Any]":
-    """The job once it is finished, here or by another server, or as it is when the client waits no longer."""
-    deadline = time.monotonic() + patience
+async def _settled(service: Service, task: StoredTask, job: str, deadline: float) -> "Row[Any]":
+    """The row of a job, as it is once another server has done it or the client waits no longer."""
     look = partial(service.job_store.job, task.tenant, job)
     row = await run_in_threadpool(look)
-    if row.state in UNFINISHED and row.owner == service.server:
-        live = service.jobs.start(job, task.id, row.version, row.kind, task.how)
-        await asyncio.wait([asyncio.wrap_future(live.finished)], timeout=patience or 0.001)
-        return await run_in_threadpool(look)
-    while row.state in UNFINISHED and time.monotonic() < deadline:
+    while row.state in UNFINISHED and row.owner != service.server and time.monotonic() < deadline:
         await asyncio.sleep(GLANCE)
         row = await run_in_threadpool(look)
     return row
+
+
+def _begun(service: Service, accept: Callable[[], Accepted]) -> tuple[Accepted, Live | None]:
+    """What is accepted, and its job where it is this server's to do: begun at once, whether or not the client stays."""
+    accepted = accept()
+    if accepted.job is None:
+        return accepted, None
+    row = service.job_store.job(accepted.task.tenant, accepted.job)
+    if row.state in ("failed", "cancelled"):  # it is asked for again, and may do better now
+        service.job_store.again(row.id)
+        row = service.job_store.job(accepted.task.tenant, accepted.job)
+    if row.state == "done" or row.owner != service.server:
+        return accepted, None
+    return accepted, service.jobs.start(row.id, row.task, row.version, row.kind, row.how)
 
 
 def _refuse_unlearnable(service: Service, body: NewTask, examples: list[Labelled]) -> None:

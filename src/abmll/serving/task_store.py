@@ -13,9 +13,10 @@ from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_,
 
 from abmll.common.errors import AbmllError
 from abmll.serving.refusals import once_more
-from abmll.serving.tables import ABOUT, EXAMPLES, TASKS, VERSIONS, reading, writing
+from abmll.serving.tables import ABOUT, EXAMPLES, JOBS, TASKS, VERSIONS, reading, writing
 
 FORMAT = "abmll-store-1"
+READY = "ready"  # of a version
 
 
 class NoSuchTask(AbmllError):
@@ -132,10 +133,10 @@ class TaskStore:
         """All versions, the newest first. Raises ``NoSuchTask``."""
         chosen = select(VERSIONS).where(VERSIONS.c.task == task.id).order_by(VERSIONS.c.version.desc())
         with self.reading() as db:
-            rows = list(db.execute(chosen))
-        if not rows:
+            found = list(db.execute(chosen))
+        if not found:
             raise NoSuchTask(f"there is no task '{task.name}'")
-        return rows
+        return found
 
     def version(self, task: StoredTask, version: int | None = None) -> "Row[Any]":
         """One version, None: the newest that was learned. Raises ``NoSuchTask``."""
@@ -159,14 +160,20 @@ class TaskStore:
         """
         key = and_(VERSIONS.c.task == task.id, VERSIONS.c.version == version)
         with self.writing() as db:
-            row = db.execute(select(VERSIONS.c.document).where(key).with_for_update()).first()
+            row = db.execute(select(VERSIONS.c.state).where(key).with_for_update()).first()
             if row is None:
                 raise NoSuchTask(f"there is no task '{task.name}'")
-            if row.document is not None:
+            if row.state == READY:
                 return False
             write()
-            db.execute(update(VERSIONS).where(key).values(**values))
+            db.execute(update(VERSIONS).where(key).values(**values, state=READY, error=None))
         return True
+
+    def is_learned(self, task: StoredTask, version: int) -> bool:
+        """Whether a version has been learned, and was not found to be damaged since."""
+        key = and_(VERSIONS.c.task == task.id, VERSIONS.c.version == version, VERSIONS.c.state == READY)
+        with self.reading() as db:
+            return db.execute(select(VERSIONS.c.version).where(key)).first() is not None
 
     def set_version(self, task: StoredTask, version: int, **values: Any) -> None:
         """Change columns of a version."""
@@ -189,6 +196,11 @@ def newest_version(db: Connection, task: StoredTask) -> int:
     if found is None:
         raise NoSuchTask(f"there is no task '{task.name}'")
     return found
+
+
+def newest_job(task_id: int) -> Any:
+    """The query of the job that a task was last changed by."""
+    return select(JOBS).where(JOBS.c.task == task_id).order_by(JOBS.c.version.desc()).limit(1)
 
 
 def examples_of(task_id: int, version: int) -> Any:

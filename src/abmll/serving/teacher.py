@@ -46,7 +46,7 @@ class Teacher:
     def learn_head(self, live: Live) -> None:
         """Learn the version of a job with a head. It is ready once its features are read; the fit comes after."""
         task = self.store.by_id(live.task)
-        if self._is_learned(task, live):
+        if self.store.is_learned(task, live.version):  # the process ended before it could note that
             return
         labelled = self.store.examples(task, live.version)
         order = task.settings.get("label_order")
@@ -69,7 +69,7 @@ class Teacher:
         task, model = self.store.by_id(live.task), self.resident.stepping
         if model is None:
             raise ConfigError("how 'full': this server has no theta to take gradient steps from")
-        if self._is_learned(task, live):
+        if self.store.is_learned(task, live.version):
             return
         examples = as_examples(self.store.examples(task, live.version), None)
 
@@ -121,9 +121,13 @@ class Teacher:
                 live.check()
                 raise
 
-    def _is_learned(self, task: StoredTask, live: Live) -> bool:
-        """Whether the version is there: the process that learned it was ended before it could say so."""
-        return any(row.version == live.version and row.document is not None for row in self.store.versions(task))
+    def _forget_deleted(self, task: StoredTask) -> None:
+        """Raises ``NoSuchTask`` where the task was deleted meanwhile; nothing is left of it then."""
+        try:
+            self.store.by_id(task.id)
+        except NoSuchTask:
+            self.files.delete(task)
+            raise
 
     def _anew(self, task: StoredTask, live: Live, examples: list[Example], order: Sequence[str] | None) -> TaskHead:
         model = self.resident.reading
@@ -164,11 +168,9 @@ class Teacher:
         measured = quality(head, examples)
         _ = head.posterior  # fitted when it is first asked for
         try:
-            self.files.save_fitted(task, version, posterior)
             self.store.set_version(task, version, quality=json.dumps(measured))
-            self.store.by_id(task.id)
-        except NoSuchTask:  # it was deleted meanwhile
-            self.files.delete(task)
+            self.files.save_fitted(task, version, posterior)  # last: what was kept is not measured again
+            self._forget_deleted(task)
         except AbmllError as error:  # it answers all the same; that it could not be kept costs another fit
             LOG.warning("what was fitted of task %d could not be kept: %s", task.id, error)
         return posterior

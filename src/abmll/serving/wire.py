@@ -12,6 +12,7 @@ from abmll.serving.task_store import Labelled
 from abmll.tasks.types import MAX_OPTIONS
 
 LABEL_CHARACTERS = 200
+MOST = 2**31 - 1  # of a whole number, as databases have them
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Text = Annotated[str, Field(min_length=1)]
 
@@ -55,14 +56,14 @@ class Question(Body):
     """Texts to be answered."""
 
     texts: list[Text]
-    version: int | None = Field(default=None, ge=1)
+    version: int | None = Field(default=None, ge=1, le=MOST)
 
 
 class Pool(Body):
     """Unlabelled texts to choose from."""
 
     texts: list[Text]
-    number: int = Field(default=10, ge=1)
+    number: int = Field(default=10, ge=1, le=MOST)
 
 
 class Exported(Body):
@@ -126,5 +127,10 @@ def _checked_label(label: str, where: str) -> str:
 
 def _refuse_odd(text: str, where: str) -> None:
     """Raise ``DataError`` for characters that no database keeps and no model reads."""
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+    try:
+        text.encode("utf-8")
+        is_odd = "\0" in text
+    except UnicodeEncodeError:
+        is_odd = True
+    if is_odd:
         raise DataError(f"{where}: has a character that is none (a zero byte, or half of a pair)")

@@ -19,8 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from abmll.common.bounded_yaml import read_yaml_text, yaml_value
 from abmll.common.config import PromptConfig
 from abmll.common.errors import ConfigError, DataError, nearest
 
@@ -71,12 +70,7 @@ def read_suite(name_or_path: str | Path) -> SuiteFile:
     Raises ``DataError`` where there is none, ``ConfigError`` for unknown or malformed keys.
     """
     text, where, folder = _find(str(name_or_path).removeprefix("suite:"))
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}: malformed YAML ({getattr(error, 'problem', None) or 'not text'})") from error
+    values = yaml_value(text, where, ConfigError)
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected keys such as name, train and evaluation")
     values = {key: value for key, value in values.items() if value is not None}
@@ -95,10 +89,7 @@ def _find(name: str) -> tuple[str, str, Path | None]:
         return (files("abmll.tasks") / "suites" / f"{name}.yaml").read_text(encoding="utf-8"), f"suite '{name}'", None
     path = Path(name)
     if path.is_file() and path.suffix in (".yaml", ".yml"):
-        try:
-            return path.read_text(encoding="utf-8"), str(path), path.parent
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); it must be a YAML file in UTF-8") from error
+        return read_yaml_text(path, DataError), str(path), path.parent
     beside = [file.name for file in path.parent.glob("*.y*ml")]
     hint = nearest(name, shipped_suites()) or nearest(path.name, beside)
     raise DataError(f"no suite '{name}': give a YAML file or one of {', '.join(shipped_suites())}.{hint}")

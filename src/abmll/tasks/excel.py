@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from abmll.common.errors import DataError
+from abmll.tasks.unpacking import Unpacking
 
 
 def sheet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -19,7 +20,10 @@ def sheet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except ImportError as error:
         remedy = 'run: pip install "abmll[excel]", or save it as CSV'
         raise DataError(f"{path}: Excel files need pandas and openpyxl; {remedy}") from error
+    unpacking = Unpacking(path, "save it again, or as CSV")
     try:
+        with zipfile.ZipFile(path) as parts:
+            unpacking.add(sum(part.file_size for part in parts.infolist()))
         frame = pandas.read_excel(path, dtype=object, engine="openpyxl")
     except (zipfile.BadZipFile, openpyxl.utils.exceptions.InvalidFileException, ValueError, KeyError) as error:
         raise DataError(f"{path}: not a readable Excel file ({error}); save it again, or as CSV") from error

@@ -58,18 +58,34 @@ def examples_of(
     columns = _Columns.of(rows, text, label, name) if form == "a dict" else None
     if columns is not None and columns.has_options:
         return [columns.example(row, number, require_answer, name) for number, row in enumerate(rows)]
-    pairs: Iterable[tuple[Any, Any]] = ((row, None) for row in rows)
-    if columns is not None:
-        pairs = (columns.pair(row, f"{name}[{number}]") for number, row in enumerate(rows))
-    elif form == "a pair":
-        pairs = rows
-    entries = [_entry(*pair, f"{name}[{number}]") for number, pair in enumerate(pairs)]
+    entries = _entries(rows, form, columns, name)
     if require_answer:
         _refuse_unlabelled(entries, columns, name)
     elif not known:
         raise DataError(f"{name}: nothing says what the labels are; give Examples, or dicts with 'options'")
     options = tuple(known) or _distinct_labels(entries, name)
     return [_example(entry, number, options) for number, entry in enumerate(entries)]
+
+
+def pairs_of(
+    data: Data, *, text: str | None = None, label: str | None = None, name: str = "examples"
+) -> list[tuple[str, str]]:
+    """Each text of ``data`` with its label, for what knows the other labels itself: one alone is enough here.
+
+    Arguments are those of ``examples_of``. Raises ``DataError`` as it does, and for a row without a label.
+    """
+    rows = listed(data, name)
+    form = _form(rows, name)
+    columns = _Columns.of(rows, text, label, name) if form == "a dict" else None
+    if form == "an Example" or (columns is not None and columns.has_options):
+        examples = examples_of(rows, text=text, label=label, require_answer=True, name=name)
+        answers = [None if one.answer is None else one.options[one.answer].strip() for one in examples]
+        entries = [Entry(f"{name}[{n}]", examples[n].input, answer) for n, answer in enumerate(answers)]
+        columns = None
+    else:
+        entries = _entries(rows, form, columns, name)
+    _refuse_unlabelled(entries, columns, name)
+    return [(entry.text, entry.label) for entry in entries if entry.label is not None]
 
 
 def texts_of(data: Data, name: str = "X") -> list[str]:
@@ -183,6 +199,16 @@ def _form_of(row: Any, where: str) -> str:
     if isinstance(row, str):
         return "a text"
     raise DataError(f"{where}: is {_described(row)}; give {FORMS}")
+
+
+def _entries(rows: Sequence[Any], form: str, columns: _Columns | None, name: str) -> list[Entry]:
+    """The rows of a form that has no options of its own."""
+    pairs: Iterable[tuple[Any, Any]] = ((row, None) for row in rows)
+    if columns is not None:
+        pairs = (columns.pair(row, f"{name}[{number}]") for number, row in enumerate(rows))
+    elif form == "a pair":
+        pairs = rows
+    return [_entry(*pair, f"{name}[{number}]") for number, pair in enumerate(pairs)]
 
 
 def _entry(text: Any, label: Any, where: str) -> Entry:

@@ -16,9 +16,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 from abmll.common.errors import DataError, nearest
 from abmll.tasks.excel import as_text, sheet
+from abmll.tasks.unpacking import Unpacking
 
 MAX_LINE_BYTES = 10 * 10**6
 MAX_JSON_BYTES = 200 * 10**6
+MAX_PARQUET_ROWS = 10 * 10**6  # a file of a few bytes can claim any number
 TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 SUFFIXES = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES), ".parquet", ".xlsx")
 STDIN = Path("<stdin>")  # what "-" is called in messages
@@ -109,12 +111,19 @@ def _open(path: Path) -> BinaryIO | gzip.GzipFile:
     return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
 
 
+def _unpacking(path: Path) -> Unpacking | None:
+    """What counts the bytes of a compressed file."""
+    return Unpacking(path, "where that is meant, unpack it first") if path.suffix == ".gz" else None
+
+
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number, text) of every line, in memory that one line bounds. A UTF-8 byte-order mark is dropped."""
     with _open(path) as file:
-        number = 0
+        number, counted = 0, _unpacking(path)
         while raw := file.readline(MAX_LINE_BYTES + 1):
             number += 1
+            if counted is not None:
+                counted.add(len(raw))
             if len(raw) > MAX_LINE_BYTES:
                 raise DataError(f"{path}:{number}: line longer than {MAX_LINE_BYTES // 10**6} MB; shorten or split it")
             if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -162,6 +171,8 @@ def _read_json(path: Path) -> Iterator[Row]:
         raw = file.read(MAX_JSON_BYTES + 1)
     if len(raw) > MAX_JSON_BYTES:
         raise DataError(f"{path}: larger than {MAX_JSON_BYTES // 10**6} MB; use JSONL, which is read line by line")
+    if (counted := _unpacking(path)) is not None:
+        counted.add(len(raw))
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -236,11 +247,16 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            if (found := file.metadata.num_rows) > MAX_PARQUET_ROWS:
+                raise DataError(f"{path}: has {found:,} rows; at most {MAX_PARQUET_ROWS:,} are read. Take a part of it")
             for batch in file.iter_batches(batch_size=1024):
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(f"{path}: row {number}", values)
-    except pyarrow.ArrowException as error:
+    except UnicodeDecodeError as error:
+        which = f"one of the rows from {number + 1} on"
+        raise DataError(f"{path}: {which} holds a text that is not UTF-8; write the file again as UTF-8") from error
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:  # the latter two: dates that Python has not
         raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
 
 

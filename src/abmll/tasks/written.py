@@ -15,6 +15,7 @@ from abmll.tasks.fields import OPTION_COLUMN, identity_of, split_of, text_of
 from abmll.tasks.rows import Row
 from abmll.tasks.types import WrittenExample
 
+WRITTEN = "written"  # in a posterior's settings: its task's answers are written
 SEVERAL = 10  # different numbers above which outputs are taken for the values of a regression
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -183,7 +183,7 @@ class MetaTrainer:
         document, episode = bundle.document, bundle.document["episode"]
         refuse_other_run(document["settings"], self.settings(), self.folder.path)
         base = self.model.scorer.base
-        refuse_other_base(document, base.fingerprint, base.name, path)
+        refuse_other_base(document, base.fingerprints, base.name, path)
         if document["data_sha256"] != self.data_sha256:
             raise CheckpointError(f"{path}: the training tasks are not those the run began with; give the same --tasks")
         if document.get("validation_sha256") not in (None, self.validation.fingerprint):

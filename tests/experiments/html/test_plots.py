@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from abmll.experiments.html import plots
-from abmll.experiments.html.figure import NUM_COLORS, color_of, shorten, spread
+from abmll.experiments.html.figure import NUM_COLORS, color_of, shorten, spread, standalone
 from abmll.experiments.html.reading import Method
 from abmll.experiments.metrics import Outcomes
 
@@ -55,6 +55,17 @@ def test_figures_have_the_pages_colours_only_and_a_title(each):
     named = {e.attrib["id"]: e.text for e in root if e.tag in (f"{SVG}title", f"{SVG}desc")}
     assert list(named) == root.attrib["aria-labelledby"].split()
     assert all(named.values())
+
+
+def test_a_figure_that_stands_alone_brings_its_colours_for_light_and_dark(each):
+    svg = plots.reliability(Method("ABMLL", outcomes=each), 60)
+    root = ElementTree.fromstring(standalone(svg))
+    [style] = root.findall(f"{SVG}style")
+    light, dark = (style.text or "").split("@media screen and (prefers-color-scheme: dark)")
+    for variable in set(re.findall(r"var\((--\w+)\)", svg)):
+        assert f"{variable}: #" in light
+        assert f"{variable}: #" in dark
+    assert texts(standalone(svg)) == texts(svg)
 
 
 def test_untrusted_names_are_text_and_not_markup_or_mathematics():

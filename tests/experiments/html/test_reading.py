@@ -91,8 +91,11 @@ def test_damaged_predictions_are_named_with_their_line(tmp_path, make, line, mes
 
 def test_damaged_curves_and_config_are_named(tmp_path, make):
     make.run(tmp_path, episodes=2)
+    (tmp_path / "config.yaml").write_text("- a", encoding="utf-8")
+    with pytest.raises(DataError, match=r"config\.yaml: must be a mapping"):
+        read_report(tmp_path)
     (tmp_path / "config.yaml").write_text("a: [", encoding="utf-8")
-    with pytest.raises(DataError, match=r"config\.yaml: not valid YAML"):
+    with pytest.raises(DataError, match=r"config\.yaml:1: not valid YAML"):
         read_report(tmp_path)
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"episode": 1, "nll": "low"}) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"metrics\.jsonl:1: 'nll' is 'low'"):

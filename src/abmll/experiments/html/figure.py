@@ -95,6 +95,16 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> Marku
     )
 
 
+def standalone(svg: Markup) -> str:
+    """A figure of ``inline_svg`` as an image of its own: with the colours and the font that the page would give it."""
+    css = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    palette = css[: css.index("* {")]  # the variables, of light and of dark
+    font = re.search(r"system-ui[^;]*", css)
+    assert font is not None
+    style = f"{palette}svg {{ background: var(--paper); font-family: {font[0]}; }}"
+    return str(svg).replace(">", f"><style>{style}</style>", 1)
+
+
 def _adopt(tag: str, name: str) -> str:
     """One tag of matplotlib's: the page's font, the page's colours, and ids that are unique on the page."""
     tag = re.sub(r'^<g id="[^"]*"', "<g", tag)  # nothing refers to a group

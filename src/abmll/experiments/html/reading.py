@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
+from abmll.common.bounded_yaml import read_yaml_text, yaml_value
 from abmll.common.checkpoint import best_episode
 from abmll.common.documents import Document, is_of, read_json, read_json_lines
 from abmll.common.errors import DataError
@@ -108,10 +108,9 @@ def _read_run(folder: Path) -> Report:
     curves = {"curves": _read_curves(folder), "evaluations": evaluations}
     method = replace(method, **curves, cost=cost, best_episode=best_episode(folder))
     config = folder / CONFIG
-    try:
-        settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{config}: not valid YAML ({' '.join(str(error).split())}); restore or remove it") from error
+    settings = yaml_value(read_yaml_text(config, DataError), str(config), DataError) if config.is_file() else {}
+    if not isinstance(settings or {}, dict):
+        raise DataError(f"{config}: must be a mapping: 'name: value', one a line; restore or remove it")
     return replace(report, kind="run", name=name, methods={key: method}, settings=settings or {})
 
 

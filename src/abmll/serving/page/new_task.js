@@ -60,12 +60,11 @@ function wanted(form, input) {
     field.focus();
     throw new Error("Give the task a name of letters, digits, dots, dashes and underscores; for example: tickets.");
   }
-  const body = { name, examples: input.taken() };
+  const body = { name, examples: input.taken(), how: find("[name=how]:checked", form).value };
   if (new Set(body.examples.map(({ label }) => label)).size < 2) {
     throw new Error("All examples have the same label. Give some of at least two labels.");
   }
-  const how = find("[name=how]:checked", form).value;
-  return how ? { ...body, how } : body;
+  return body;
 }
 
 /** A task's name out of a file's. */

@@ -39,7 +39,8 @@ async function show(root, name, task) {
     image.alt = inWords(measured);
   }
   const { versions } = await get(ofTask(name, "/versions"));
-  find("[data-part=versions] tbody", root).replaceChildren(...[...versions].reverse().map(versionRow));
+  versions.sort((one, other) => other.version - one.version);
+  find("[data-part=versions] tbody", root).replaceChildren(...versions.map(versionRow));
 }
 
 function metrics({ accuracy, nll, ece }) {
