@@ -89,3 +89,18 @@ def test_the_version_of_torch_is_that_of_the_tests() -> None:
 def test_the_linter_of_dockerfiles_finds_nothing() -> None:
     done = subprocess.run(["hadolint", str(ROOT / "Dockerfile")], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_settings_of_the_page_for_ray_are_the_examples() -> None:
+    page = (ROOT / "docs" / "howto" / "serve-many.md").read_text(encoding="utf-8")
+    code = (ROOT / "examples" / "ray_serve.py").read_text(encoding="utf-8")
+    fields = set(re.findall(r"^    (\w+): [^#]+(?:#|=|$)", code.partition("class Settings")[2], flags=re.MULTILINE))
+    named = set(re.findall(r"\b([a-z_]+)=\S", page.partition("## Ray Serve")[2].partition("## ")[0]))
+    assert {"model", "database", "theta", "gpus"} <= named <= fields
+
+
+def test_the_page_shows_the_proxy_as_it_is() -> None:
+    page = (ROOT / "docs" / "howto" / "serve-many.md").read_text(encoding="utf-8")
+    [shown] = re.findall(r"```nginx\n(.*?)```", page, flags=re.DOTALL)
+    lines = [line.strip() for line in shown.splitlines() if line.strip()]
+    assert set(lines) <= {line.strip() for line in NGINX.splitlines()}
