@@ -12,7 +12,7 @@ from sqlalchemy import Engine, insert, select, update
 from abmll.common.errors import AbmllError
 from abmll.serving import tables
 from abmll.serving.job_store import AnswerStore, JobStore, NoSuchJob
-from abmll.serving.refusals import StorageError
+from abmll.serving.storage_errors import StorageError
 from abmll.serving.tables import ANSWERS, EXAMPLES, JOBS, REPEATS, SERVERS, VERSIONS, connect, reading, shown, writing
 from abmll.serving.task_changes import Accepted, NameTaken, OtherRequest, Repeat, TooMany, change, create, relearn
 from abmll.serving.task_store import Labelled, NoSuchTask, TaskStore

@@ -17,8 +17,8 @@ from abmll.model.together import predict_together
 from abmll.serving.engine import Engine
 from abmll.serving.fair_queue import Request, TooLate
 from abmll.serving.job_store import AnswerStore
-from abmll.serving.refusals import StorageFull
 from abmll.serving.resident import Resident, together
+from abmll.serving.storage_errors import StorageFull
 from abmll.serving.task_store import StoredTask
 from abmll.serving.teacher import ANSWERS, FEATURES, Known, Teacher
 from abmll.tasks import Example

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from abmll.common.errors import AbmllError
 from abmll.serving.engine import NoMemory
 from abmll.serving.job_store import CANCELLED, JobStore
-from abmll.serving.refusals import StorageError
+from abmll.serving.storage_errors import StorageError
 
 LAST_STEP = 60.0  # seconds in which a job ends that is told to
 LOG = logging.getLogger("abmll.serving")

@@ -9,7 +9,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from abmll.common.errors import AbmllError, CheckpointError
 from abmll.common.files import FULL, atomic_file, disk_errors, read_regular, remove
-from abmll.serving.refusals import StorageError, StorageFull
+from abmll.serving.storage_errors import StorageError, StorageFull
 
 LARGEST = 4 << 30  # bytes of a file
 

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from abmll.common.errors import AbmllError
-from abmll.serving.refusals import database_errors, reason_of
+from abmll.serving.storage_errors import database_errors, reason_of
 
 METADATA = MetaData()
 CASCADE = "CASCADE"

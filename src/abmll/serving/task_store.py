@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_, select, update
 
 from abmll.common.errors import AbmllError
-from abmll.serving.refusals import once_more
+from abmll.serving.storage_errors import once_more
 from abmll.serving.tables import ABOUT, EXAMPLES, JOBS, TASKS, VERSIONS, reading, writing
 
 FORMAT = "abmll-store-1"
