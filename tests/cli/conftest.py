@@ -88,15 +88,30 @@ def work(made: Path, tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def abmll(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """The command line, in this process; what the libraries below print counts too. Texts are split at spaces."""
+    """The command line, in this process; what the libraries below print counts too. Texts are split at spaces.
+
+    A test says what is different in its command behind it: of a flag that takes a value the last one is given.
+    """
 
     def call(*texts: str | Path) -> Outcome:
         capfd.readouterr()
-        code = entry([word for text in texts for word in str(text).split()])
+        code = entry(last_of_each([word for text in texts for word in str(text).split()]))
         printed = capfd.readouterr()
         return Outcome(code, printed.out, printed.err)
 
     return call
+
+
+def last_of_each(words: list[str]) -> list[str]:
+    """The words without the flags, and their values, that occur again further on."""
+    kept, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith(("--", "-o")) and word in rest and not rest[0].startswith("--"):
+            rest.pop(0)
+        else:
+            kept.append(word)
+    return kept
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:

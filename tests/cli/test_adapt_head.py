@@ -48,6 +48,7 @@ def test_adapt_full_takes_steps(work: Any, abmll: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("command", "fragment"),
     [
+        ("adapt tasks --output-dir p", "tasks: is a folder; give one file of it"),
         ("adapt run --output-dir p", "is a training run, not a task; say: abmll adapt TASK --theta run"),
         ("adapt toy3.jsonl --output-dir p --steps 3", "full takes gradient steps from the theta of a training run"),
         ("adapt toy3.jsonl --theta run --adapt head --steps 3 --output-dir p", "steps: a head takes no gradient steps"),

@@ -159,6 +159,13 @@ def test_a_later_flag_wins(verbs: Recorder) -> None:
     assert run(verbs, *NEEDED, "--max-steps", "1", "--max-steps", "2")["max_steps"] == 2
 
 
+def test_what_is_named_once_is_refused_twice(verbs: Recorder) -> None:
+    assert refusal(verbs, *NEEDED, "--output-dir", "more") == (
+        "train: --output-dir is given twice, but takes one value; keep one"
+    )
+    assert "--config is given twice" in refusal(verbs, *NEEDED, "--config", "a.yaml", "--config=b.yaml")
+
+
 def test_several_files(verbs: Recorder) -> None:
     assert run_verb(verbs.check, ["a,1.csv", "--no-strict", "b.csv"], "check") == 0
     assert verbs.seen == {"files": (Path("a,1.csv"), Path("b.csv")), "strict": False}

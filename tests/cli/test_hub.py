@@ -99,10 +99,13 @@ def test_what_is_refused(command: str, fragment: str, work: Any, abmll: Call, hu
 
 def test_out_of_reach(work: Any, abmll: Call, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    for command in ("predict ann/new --input questions.jsonl --output a.jsonl", "push new ann/new"):
+    for command, advice in {
+        "predict ann/new --input questions.jsonl --output a.jsonl": "check the network, or give a folder",
+        "push new ann/new": "check the network and HF_ENDPOINT, and push again",
+    }.items():
         code, _, err = abmll(command)
         assert (code, err.count("\n")) == (2, 1)
-        assert "cannot be reached (ConnectError); check the network, or give a folder" in err
+        assert f"cannot be reached (ConnectError); {advice}" in err
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     code, _, err = abmll("predict ann/new --input questions.jsonl --output a.jsonl")
     assert (code, "HF_HUB_OFFLINE forbids to ask" in err) == (2, True)

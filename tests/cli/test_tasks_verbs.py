@@ -50,6 +50,26 @@ def failure(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
+def test_ls_has_the_flags_that_its_errors_advise(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = tmp_path / "s.yaml"
+    suite.write_text("name: s\ntrain: [apples, plums]\nevaluation: [pears]\n")
+    assert "Add its file, or say --allow-missing" in failure(capsys, "ls", suite, "--data-dir", folder)
+    listed = result(capsys, "ls", suite, "--data-dir", folder, "--allow-missing")
+    assert [row["name"] for row in listed] == ["apples", "pears"]
+    shown = result(capsys, "show", suite, "--data-dir", folder, "--allow-missing", "--task", "pears")
+    assert shown["name"] == "pears"
+    assert "is no suite whose tasks are looked up" in failure(capsys, "ls", folder, "--data-dir", folder)
+    leaks = result(capsys, "check-leaks", suite, "--data-dir", folder, "--allow-missing")
+    assert (leaks["train"], leaks["evaluation"], leaks["leaks"]) == (1, 1, [])
+    table = tmp_path / "written.csv"
+    table.write_text("question,output\n" + "".join(f"{n},answer {n}\n" for n in range(201)))
+    assert "say --generate" in failure(capsys, "ls", table, "--column-mapping", "question=input")
+    [row] = result(capsys, "ls", table, "--column-mapping", "question=input", "--generate")
+    assert (row["train"] + row["test"], row["options"]) == (201, [0])
+
+
 def test_ls_of_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed = result(capsys, "ls", folder)
     assert [(row["name"], row["train"] + row["test"], row["options"]) for row in listed] == [

@@ -81,6 +81,16 @@ def test_what_cannot_be_evaluated_on(refused: Callable[..., str], work: Workspac
     refused(f"{work.train} --max-steps 2 --output-dir out {flags}", *fragments)
 
 
+def test_a_suite_s_folder_may_be_named_where_the_training_tasks_are_a_file(work: Workspace, abmll: Call) -> None:
+    Path("tasks/toy0.jsonl").rename("apart.jsonl")
+    Path("pool").mkdir()
+    Path("tasks/toy1.jsonl").rename("pool/toy1.jsonl")
+    Path("toy3.jsonl").rename("pool/toy3.jsonl")
+    Path("s.yaml").write_text("name: s\ntrain: [toy1]\nvalidation: [toy1]\nevaluation: [toy3]\n")
+    command = f"{work.train} --tasks apart.jsonl --eval-tasks s.yaml --data-dir pool --max-steps 2 --eval-steps 2"
+    assert abmll(command, SHORT, "--output-dir out --quiet") == (0, "", "")
+
+
 def test_a_missing_tracker_is_named_before_the_model_is_loaded(
     refused: Callable[..., str], work: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

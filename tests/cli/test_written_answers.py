@@ -2,13 +2,16 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from abmll import TaskPosterior
+from abmll.model.generation import WrittenAnswer
 from tests.cli.conftest import Outcome, Workspace, write_rows
 
 
@@ -49,6 +52,41 @@ def test_answers_come_with_their_agreement(written: Workspace, abmll: Callable[.
         table = list(csv.DictReader(file))
     assert list(table[0]) == ["task", "id", "output", "agreement", "entropy", "reference"]
     assert {row["agreement"] for row in table} == {""}
+
+
+def test_empty_answers_are_counted(
+    written: Workspace, abmll: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = TaskPosterior.generate
+
+    def generate(*given: Any, **how: Any) -> list[WrittenAnswer]:
+        first, *rest = own(*given, **how)
+        return [replace(first, output=" "), *rest]
+
+    monkeypatch.setattr(TaskPosterior, "generate", generate)
+    command = "predict wnew --input pool/word2.jsonl --max-new-tokens 4 -o answers.jsonl --overwrite"
+    found = json.loads(abmll(command, "--json").out)["empty"]
+    assert found >= 1
+    assert re.search(rf"^empty +{found} answers?, of which nothing was written$", abmll(command).out, re.MULTILINE)
+
+
+def test_partly_answered_files_name_the_line_without_an_answer(
+    written: Workspace, abmll: Callable[..., Outcome], refused: Callable[..., str]
+) -> None:
+    rows = [{"input": "one", "output": "a"}, {"input": "two"}, {"input": "three", "output": "b"}]
+    write_rows(written.root / "some.jsonl", rows)
+    refused("adapt some.jsonl --theta wrun --output-dir out", "some.jsonl:2: no key 'output'. Add it.")
+    refused("tasks validate some.jsonl", "some.jsonl:2: no key 'output'. Add it.")
+    known = json.loads(abmll("predict wnew --input some.jsonl --max-new-tokens 2 -o answers.csv --json").out)
+    assert (known["examples"], known["answered"]) == (3, 2)
+
+
+def test_settings_of_choosing_are_refused_where_answers_are_written(
+    written: Workspace, refused: Callable[..., str]
+) -> None:
+    command = "evaluate wrun --suite words.yaml --data-dir pool --output-dir e"
+    refused(f"{command} --predictive linearized", "predictive: these answers are written, not chosen; leave it out")
+    refused(f"{command} --num-samples 9", "num_samples: these answers are written, not chosen; leave it out")
 
 
 def test_known_answers_are_scored_and_tables_keep_their_columns(

@@ -1,5 +1,6 @@
 """The card of a run and of a posterior: names of others are text in it, and its front matter is YAML's."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def posterior(**changes: Any) -> dict[str, Any]:
 
 def parts(card: str) -> tuple[dict[str, Any], list[Any]]:
     """The front matter, and the tokens of the rest."""
-    start, front, rest = card.split("---\n", 2)
+    start, front, rest = re.split("^---\n", card, maxsplit=2, flags=re.MULTILINE)
     assert start == ""
     return yaml.safe_load(front), READER.parse(rest)
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,17 @@ def test_merged_weights_give_our_logits_at_the_mean(
     assert changed == {f"{name}.weight" for name in model.scorer.shapes}
     tied = reloaded.get_input_embeddings().weight is reloaded.get_output_embeddings().weight
     assert tied is (family != "qwen2")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_everything_in_an_export_may_be_read_by_whom_new_files_may(tiny_llama: Path, tmp_path: Path) -> None:
+    model = AbmllModel.from_base(str(tiny_llama), target_modules=["q_proj"], dtype="fp32", device="cpu")
+    (tmp_path / "new").touch()
+    export_merged(model.scorer, model.theta, tmp_path / "merged")
+    export_peft(model.scorer, model.theta, tmp_path / "peft")
+    modes = {path.stat().st_mode for name in ("merged", "peft") for path in (tmp_path / name).iterdir()}
+    assert modes == {(tmp_path / "new").stat().st_mode}
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
 
 
 def test_the_merged_folder_is_a_base_model_of_our_own_with_its_tokenizer(tiny_llama: Path, tmp_path: Path) -> None:

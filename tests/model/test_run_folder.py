@@ -68,6 +68,23 @@ def test_what_something_else_left_is_never_deleted(tmp_path: Path, name: str, ov
     assert (tmp_path / name).read_text() == "precious"
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("text", ["lr: 1\n", "- a\n", "a: [\n", ""])
+def test_settings_of_something_else_are_no_run(tmp_path: Path, text: str, overwrite: bool) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds a config\.yaml that is no run's; choose another folder"):
+        RunFolder(tmp_path).start(SETTINGS, overwrite)
+    assert (tmp_path / "config.yaml").read_text() == text
+
+
+def test_a_run_that_was_stopped_at_once_is_one(tmp_path: Path) -> None:
+    RunFolder(tmp_path).start(SETTINGS, overwrite=False)
+    assert RunFolder(tmp_path).is_run()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        RunFolder(tmp_path).start(SETTINGS, overwrite=False)
+
+
 def test_other_files_may_lie_in_the_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     RunFolder(tmp_path).start(SETTINGS, overwrite=False)

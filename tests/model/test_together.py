@@ -209,3 +209,24 @@ def test_a_request_without_examples_is_refused(make_model: MakeModel) -> None:
     model = make_model()
     with pytest.raises(DataError, match=r"^task 'task 1': no examples to predict$"):
         predict_together([asked(model, 0), asked(model, 1, questions=0)])
+
+
+@pytest.mark.real_model
+def test_at_full_size_they_differ_by_rounding_alone() -> None:
+    """As far as a posterior's own answers do that are read in other batches: some 1e-6."""
+    model = AbmllModel.from_base(layers_to_transform="top-third", dtype="fp32", device="cpu")
+    for tensor in model.theta.mean_tensors():
+        tensor.add_(0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)))
+    scaled = [model.theta.clone() for _ in range(3)]
+    for number, phi in enumerate(scaled):
+        for tensor in phi.mean_tensors():
+            tensor.mul_(0.5 + number)
+    texts = "Charged twice", "The app closes when I open the settings", "No sound"
+    requests = [
+        Request(TaskPosterior(model.scorer, (phi,), "tickets", True, {}), [Example("0", text, LABELS[:2], None)])
+        for phi, text in zip(scaled, texts, strict=True)
+    ]
+    together, each = predict_together(requests), alone(requests)
+    for one, other in zip(together, each, strict=True):
+        torch.testing.assert_close(one.probs, other.probs, rtol=0, atol=5e-6)
+    assert not torch.allclose(each[0].probs, each[2].probs, atol=1e-3)

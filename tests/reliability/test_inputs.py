@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
@@ -63,6 +65,25 @@ def tables(draw: st.DrawFn) -> bytes:
     )
 
 
+@st.composite
+def parquets(draw: st.DrawFn) -> bytes:
+    """A Parquet file with texts of any bytes, dates of any year, and bytes changed in it."""
+    size = draw(st.integers(1, 5))
+    parts = [draw(st.binary(max_size=6) | st.just(b"a text")) for _ in range(size)]
+    ends = [sum(map(len, parts[:n])) for n in range(size + 1)]
+    buffers = [b"".join(end.to_bytes(4, "little") for end in ends), b"".join(parts)]
+    texts = pyarrow.Array.from_buffers(pyarrow.utf8(), size, [None, *map(pyarrow.py_buffer, buffers)])
+    days = pyarrow.array([draw(st.integers(-(2**31), 2**31 - 1)) for _ in range(size)], pyarrow.date32())
+    labels = days if draw(st.booleans()) else pyarrow.array([draw(st.sampled_from("ab")) for _ in range(size)])
+    names = draw(st.sampled_from([["text", "label"], ["input", "output"], ["input", "input"]]))
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays([texts, labels], names), sink)
+    raw = bytearray(sink.getvalue())
+    for place in draw(st.lists(st.integers(0, len(raw) - 1), max_size=2)):
+        raw[place] ^= draw(st.integers(0, 255))
+    return bytes(raw)
+
+
 CONTENTS = lines() | tables() | st.binary(max_size=60) | st.sampled_from(
     [
         b"[" * 5000, b'{"a":' * 3000, b"\0" * 100, b"PK\x03\x04", b"PAR1", b"PAR1" * 3, b"\x1f\x8b", 
@@ -74,7 +95,8 @@ CONTENTS = lines() | tables() | st.binary(max_size=60) | st.sampled_from(
 
 @st.composite
 def files(draw: st.DrawFn) -> tuple[str, bytes]:
-    suffix, content = draw(st.sampled_from(SUFFIXES)), draw(CONTENTS)
+    suffix = draw(st.sampled_from(SUFFIXES))
+    content = draw(CONTENTS | parquets() if suffix == ".parquet" else CONTENTS)
     if suffix.endswith(".gz") and draw(st.booleans()):
         content = gzip.compress(content)
         content = content[: draw(st.integers(0, len(content)))] if draw(st.integers(0, 3)) == 0 else content

@@ -22,6 +22,39 @@ VALUES = [
 WORDS = ["train", "adapt", "predict", "evaluate", "compare", "classify", "suggest", "export", "estimate", "tune"]
 
 
+SCALARS = [
+    "a",
+    "1",
+    "~",
+    "'x'",
+    "*a",
+    "*b",
+    "2026-02-31",
+    "!!int x",
+    "!!binary x",
+    "x" * 3000,
+    "é",
+    "",
+    "?",
+    "- -",
+    "{",
+    "}",
+]
+KEYS = ["r", "seed", "tasks", "name", "train", "evaluation", "prompt", "description", "hub", "<<", "[a]", "*a", "1"]
+
+
+def inside(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    pairs = st.lists(st.tuples(st.sampled_from(KEYS), inner), max_size=3)
+    return (
+        st.lists(inner, max_size=4).map(lambda parts: f"[{', '.join(parts)}]")
+        | pairs.map(lambda found: "{" + ", ".join(f"{key}: {value}" for key, value in found) + "}")
+        | st.tuples(st.sampled_from(["&a ", "&b ", "!!set ", "!!omap ", "[" * 30, "{a: " * 30]), inner).map("".join)
+    )
+
+
+YAML = st.recursive(st.sampled_from(SCALARS), inside, max_leaves=12)
+
+
 def flags_of(verb: str) -> list[str]:
     from importlib import import_module
 
@@ -96,6 +129,29 @@ def test_any_setting_in_a_file(
         (tmp_path / "settings.yaml").write_bytes(raw)
         code, _, err = run(capfd, [verb, "--config", "settings.yaml", "--print-config"])
         assert code in (0, 2)
+        if code == 2:
+            assert err.startswith("abmll: error: ")
+            assert err.count("\n") == 1
+
+    check()
+
+
+def test_any_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tries: Callable[[int], int]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    suite = "name: s\ntrain: [a]\nevaluation: [b]\n"
+
+    @seed(SEED)
+    @settings(max_examples=tries(400))
+    @given(st.sampled_from(KEYS), YAML, st.booleans())
+    def check(key: str, value: str, is_suite: bool) -> None:
+        kept = "".join(line for line in suite.splitlines(True) if not line.startswith(f"{key}:"))
+        Path("any.yaml").write_text((kept if is_suite else "") + f"{key}: {value}\n", encoding="utf-8")
+        argv = ["tasks", "ls", "any.yaml"] if is_suite else ["train", "--config", "any.yaml", "--print-config"]
+        code, _, err = run(capfd, argv)
+        assert code in (0, 2)
+        assert code == 2 or not is_suite
         if code == 2:
             assert err.startswith("abmll: error: ")
             assert err.count("\n") == 1

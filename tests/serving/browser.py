@@ -13,7 +13,7 @@ needs_browser = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on this computer"),
 ]
-MILLISECONDS = 10_000  # that are waited for what a test expects to see
+MILLISECONDS = 30_000  # that are waited for what a test expects to see
 
 
 @dataclass

@@ -36,16 +36,18 @@ class StandIn:
     def put(self, name: str, examples: list[tuple[str, str]], how: str = "head") -> None:
         """A task that is there already."""
         self.create(name, how, None)
-        self.learn(name, dict(examples))
+        self.keep(name, dict(examples))
+        self.tasks[name]["version"] = 1
 
     def create(self, name: str, how: str, order: list[str] | None) -> None:
         self.tasks[name] = {"how": how, "order": order, "version": 0, "examples": {}, "job": None, "damage": None}
+        self.tasks[name]["error"] = None
 
-    def learn(self, name: str, new: dict[str, str]) -> None:
+    def keep(self, name: str, new: dict[str, str]) -> None:
+        """Note examples, which the next version learns."""
         task = self.tasks[name]
-        task["version"] += 1
         for text, label in new.items():
-            version = task["examples"].get(text, {"version": task["version"]})["version"]
+            version = task["examples"].get(text, {"version": task["version"] + 1})["version"]
             task["examples"][text] = {"text": text, "label": label, "version": version}
 
     def shown(self, name: str) -> dict[str, Any]:
@@ -54,10 +56,20 @@ class StandIn:
         state = "ready" if task["job"] is None else "updating" if task["version"] else "learning"
         state = "damaged" if task["damage"] else state
         return {
-            "name": name, "state": state, "how": task["how"], "version": task["version"], "labels": list(counts),
-            "counts": counts, "num_examples": len(task["examples"]), "label_order": task["order"], "created": NOW,
-            "updated": NOW, "quality": self.quality(name, bins=False), "job": task["job"], "error": task["damage"],
-        }  # fmt: skip
+            "name": name,
+            "state": state,
+            "how": task["how"],
+            "version": task["version"] or None,
+            "labels": list(counts),
+            "counts": counts,
+            "num_examples": len(task["examples"]),
+            "label_order": task["order"],
+            "created": NOW,
+            "updated": NOW,
+            "quality": self.quality(name, bins=False),
+            "job": task["job"],
+            "error": task["damage"] or task["error"],
+        }
 
     def quality(self, name: str, bins: bool = True) -> dict[str, Any] | None:
         number = len(self.tasks[name]["examples"])
@@ -162,6 +174,7 @@ def _write(app: FastAPI, state: StandIn) -> None:
         job = {"id": f"j{len(state.jobs)}", "task": name, "kind": kind, "state": "running", "done": 0, "total": STEPS}
         job |= {"error": None, "version": None}
         state.jobs[job["id"]], state.tasks[name]["job"] = job, job["id"]
+        state.keep(name, new)
 
         async def work() -> None:
             while job["state"] == "running" and job["done"] < STEPS:
@@ -171,9 +184,10 @@ def _write(app: FastAPI, state: StandIn) -> None:
             if state.fail:
                 job.update(state="failed", error=state.fail)
                 state.fail = ""
-            if job["state"] == "running":
-                state.learn(name, new)
+            elif job["state"] == "running":
+                state.tasks[name]["version"] += 1
                 job.update(state="done", version=state.tasks[name]["version"])
+            state.tasks[name]["error"] = job["error"]
 
         running.add(worker := asyncio.create_task(work()))
         worker.add_done_callback(running.discard)
@@ -194,15 +208,14 @@ def _write(app: FastAPI, state: StandIn) -> None:
 
     @app.post("/v1/tasks/{name}/relearn")
     def relearn(name: str) -> Any:
-        state.tasks[name]["damage"] = None
-        state.learn(name, {})
+        state.tasks[name].update(damage=None, error=None, version=state.tasks[name]["version"] + 1)
         return state.shown(name)
 
     @app.delete("/v1/tasks/{name}/examples")
     async def remove(name: str, request: Request) -> Any:
         for text in (await request.json())["texts"]:
             del state.tasks[name]["examples"][text]
-        state.learn(name, {})
+        state.tasks[name]["version"] += 1
         return state.shown(name)
 
     @app.delete("/v1/tasks/{name}")
@@ -216,7 +229,7 @@ def _write(app: FastAPI, state: StandIn) -> None:
 
     @app.delete("/v1/jobs/{id}")
     def cancel(id: str) -> Response:
-        state.jobs[id]["state"] = "cancelled"
+        state.jobs[id].update(state="cancelled", error="it was cancelled")
         return Response(status_code=202)
 
     @app.get("/v1/jobs/{id}/events")

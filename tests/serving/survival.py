@@ -1,23 +1,28 @@
-"""What the tests of a server that survives share: a tiny model, a service, a client, and a process that can be killed."""
+"""What the tests of a server that survives share: a tiny model, a service, a client, a process that can be killed."""
 
 import multiprocessing
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import pytest
 from fastapi.testclient import TestClient
 
 from abmll import AbmllModel
+from abmll.posterior import head
 from abmll.serving.access import Tokens
 from abmll.serving.app import make_app
 from abmll.serving.limits import ServeConfig
 from abmll.serving.service import Service
+from abmll.tasks import Example
 
 URL = "http://127.0.0.1:8000"
 LABELS = ("bug", "billing")
@@ -30,6 +35,12 @@ class Served(NamedTuple):
 
     service: Service
     client: TestClient
+
+
+def few_chains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads are fitted quickly, and roughly."""
+    monkeypatch.setattr(head, "CHAINS", 16)
+    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
 
 
 def load(folder: Path) -> AbmllModel:
@@ -115,3 +126,15 @@ def _serve(arguments: list[str], log: str) -> None:
 def passes(service: Service) -> int:
     """How often the model has read since the service began."""
     return int(service.gauges.registry.get_sample_value("abmll_pass_rows_count") or 0)
+
+
+def example(text: str) -> Example:
+    """A text as tasks made by ``new`` ask it."""
+    return Example("0", text, tuple(sorted(LABELS)), None)
+
+
+def together(server: Served, texts: Sequence[str], name: str = "a") -> list[Any]:
+    """The responses to requests of one text each, which are all there at the same time."""
+    with ThreadPoolExecutor(len(texts)) as pool:
+        ask = partial(server.client.post, f"/v1/tasks/{name}/predict")
+        return list(pool.map(lambda text: ask(json={"texts": [text]}), texts))

@@ -157,11 +157,14 @@ def test_names(client: TestClient) -> None:
         ({"logprobs": 21}, "logprobs: should be less than or equal to 20"),
         ({"stream": True}, "stream: should be False"),
         ({"n": 2}, "n: should be 1"),
+        ({"prompt": ["a", "\ud800"]}, "prompt: should have no half of a surrogate pair"),
+        ({"model": "\ud800"}, "model: should have no half of a surrogate pair"),
         ({"model": 5}, "model: should be a valid string"),
     ],
 )
 def test_what_is_refused(client: TestClient, change: dict[str, Any], detail: str) -> None:
-    response = client.post("/v1/completions", json={"model": "base", "prompt": "a", **change})
+    asked = json.dumps({"model": "base", "prompt": "a", **change})
+    response = client.post("/v1/completions", content=asked, headers={"Content-Type": "application/json"})
     assert response.status_code == 422
     assert response.json()["detail"].startswith(detail)
 

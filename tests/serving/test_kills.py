@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 pytest.importorskip("fastapi")
+from abmll.serving.objects import Objects
 from abmll.serving.teacher import Teacher
 from tests.serving.survival import LABELS, SECONDS, Process, load, new, passes, rows, served
 
@@ -125,6 +126,13 @@ def test_kills(tiny_llama: Path, tmp_path: Path) -> None:
         process.kill()
     assert len(asker.tasks) >= 1
     assert asker.answers
+    left = list((tmp_path / "store").rglob("*.tmp"))  # at most what was being written at each kill
+    assert len(left) <= 2 * KILLS
+    for path in left:  # a later save deletes it
+        os.utime(path, (0, 0))
+    objects = Objects(str(tmp_path / "store" / "posteriors"))
+    for path in left:
+        objects.put(str(path.parent.relative_to(objects.root) / "next"), b"")
     assert list((tmp_path / "store").rglob("*.tmp")) == []
 
 

@@ -134,6 +134,8 @@ def test_invalid_bodies_and_queries(client: TestClient) -> None:
     assert found["detail"] == "the body is no JSON (character 13: Expecting value); send one JSON object"
     found = problem(client.post("/order", content=b'{"examples": "\xff"}', headers=headers))
     assert "no UTF-8" in found["detail"]
+    found = problem(client.post("/order", content=b"[" * 100_000, headers=headers))
+    assert (found["status"], found["detail"]) == (400, "the body is nested too deeply; send one JSON object")
     found = problem(client.post("/order?after=x", json={"examples": []}))
     assert found["detail"].startswith("query 'after': should be a valid integer")
 

@@ -136,7 +136,9 @@ def _read(
 
 def refuse_run_as_task(path: Path) -> None:
     """Raise ``ConfigError`` where a training run stands in the place of a task."""
-    if path.is_dir() and (path / "config.yaml").exists():
+    from abmll.model.run_folder import RunFolder
+
+    if path.is_dir() and RunFolder(path).is_run():
         raise ConfigError(
             f"{path}: is a training run, not a task; say: abmll adapt TASK --theta {path} --output-dir ..."
         )

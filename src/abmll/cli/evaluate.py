@@ -5,8 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from abmll.cli.console import count, narrator, print_json
-from abmll.common.config import ActivationCacheConfig, ContinueConfig, EvaluateConfig, PlaceConfig, WriteConfig
+from abmll.common.config import (
+    ActivationCacheConfig,
+    ContinueConfig,
+    EvaluateConfig,
+    PlaceConfig,
+    PredictConfig,
+    WriteConfig,
+)
 from abmll.common.errors import DataError
+from abmll.common.settings import flatten, pick
 
 if TYPE_CHECKING:
     from abmll.tasks import Suite
@@ -67,6 +75,7 @@ def evaluate(
     check_folder(output_dir, overwrite)
     written = are_written([task.examples[0] for task in loaded.evaluation])
     if written:
+        refuse_unread(pick(PredictConfig, flatten(settings)), "written, not chosen", explicit)
         require_rouge()
         adapt = adapt or "full"
     else:

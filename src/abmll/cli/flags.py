@@ -71,7 +71,7 @@ def with_common(signature: Signature) -> tuple[Option, ...]:
 def _split(options: Sequence[Option], argv: Sequence[str], name: str) -> dict[str, list[str]]:
     """The texts on the command line by option; a switch has "true" or "false".
 
-    Raises ``ConfigError`` for unknown flags and surplus arguments.
+    Raises ``ConfigError`` for unknown flags, surplus arguments, and what is named twice and takes one value.
     """
     known = {flag: option for option in options for flag in option.flags}
     given: dict[str, list[str]] = {}
@@ -95,7 +95,11 @@ def _split(options: Sequence[Option], argv: Sequence[str], name: str) -> dict[st
                 wrong = not equals and text.startswith("--")
             if wrong:
                 raise ConfigError(f"{name}: {flag} takes {'no' if equals else 'a'} value")
-            given.setdefault(known[flag].name, []).append(text)
+            option = known[flag]
+            # A later flag overrules a default, and so an earlier flag; of what has none, the earlier would be lost.
+            if option.name in given and not option.kind.many and option.default in (REQUIRED, None):
+                raise ConfigError(f"{name}: {option.shown} is given twice, but takes one value; keep one")
+            given.setdefault(option.name, []).append(text)
     for option in options:
         if not option.is_flag and rest:
             count = len(rest) if option.kind.many else 1

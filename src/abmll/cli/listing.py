@@ -14,14 +14,27 @@ if TYPE_CHECKING:
     from abmll.tasks import Task
 
 
-def ls(where: str | None = None, *, json: bool = False) -> None:
+def ls(
+    where: str | None = None,
+    *,
+    data_dir: Path | None = None,
+    allow_missing: bool = False,
+    column_mapping: tuple[str, ...] | None = None,
+    generate: bool = False,
+    json: bool = False,
+) -> None:
     """List the tasks of a file, folder, collection or suite.
 
     Args:
         where: a file, a folder, hf:NAME, 'bigbench' once it is fetched, or a suite (name or YAML file);
             without it, the suites and collections at hand
+        allow_missing: leave out tasks of a suite that are not found
+        generate: the outputs are texts to be written, not chosen, whatever the files' form
     """
-    rows = _at_hand() if where is None else [_numbers(task) for task in read_tasks(where)]
+    from abmll.tasks.mapping import parse_mapping
+
+    how = Reading(parse_mapping(column_mapping), generate=generate)
+    rows = _at_hand() if where is None else [_numbers(one) for one in read_tasks(where, how, data_dir, allow_missing)]
     if json:
         print_json(rows)
     elif where is None:
@@ -36,6 +49,9 @@ def show(
     *,
     task: str | None = None,
     limit: int = 2,
+    data_dir: Path | None = None,
+    allow_missing: bool = False,
+    column_mapping: tuple[str, ...] | None = None,
     generate: bool = False,
     prompt: PromptConfig,
     json: bool = False,
@@ -46,13 +62,16 @@ def show(
         where: a file, a folder, hf:NAME, 'bigbench', the name of one of its tasks, or a suite
         task: which one, where there are several
         limit: how many examples to show
+        allow_missing: leave out tasks of a suite that are not found
         generate: the outputs are texts to be written, not chosen, whatever the file's form
     """
     from abmll.tasks import render
+    from abmll.tasks.mapping import parse_mapping
 
     if limit < 0:
         raise ConfigError(f"limit must not be negative, but is {limit}")
-    chosen = choose(read_tasks(where, Reading(generate=generate)), task, where)
+    how = Reading(parse_mapping(column_mapping), generate=generate)
+    chosen = choose(read_tasks(where, how, data_dir, allow_missing), task, where)
     shown = [(example, render(example, chosen.name, prompt)) for example in chosen.examples[:limit]]
     if json:
         examples = [
@@ -111,21 +130,33 @@ def fetch(
     print_result(result, {"collection": f"{collection}, {count(tasks, 'task')}", "folder": str(folder)}, quiet, json)
 
 
-def check_leaks(training: str, evaluation: str | None = None, *, json: bool = False) -> None:
+def check_leaks(
+    training: str,
+    evaluation: str | None = None,
+    *,
+    data_dir: Path | None = None,
+    allow_missing: bool = False,
+    json: bool = False,
+) -> None:
     """Refuse an overlap of training and evaluation tasks: names, families, or examples.
 
     Args:
         training: a suite; or, with EVALUATION, the training tasks (file, folder, collection)
         evaluation: the evaluation tasks (file, folder, collection)
+        data_dir: folder in which the tasks of a suite, given without EVALUATION, are looked up
+        allow_missing: leave out tasks of a suite that are not found
     """
     from abmll.tasks import check_leaks as find_leaks
     from abmll.tasks import load_suite
 
     if evaluation is None:
-        suite = load_suite(training)
+        suite = load_suite(training, data_dir, allow_missing=allow_missing)
         sides: tuple[Sequence[Task], Sequence[Task]] = suite.train, suite.evaluation
+    elif data_dir is not None:
+        raise ConfigError("data_dir: is for a suite without EVALUATION; name the folder itself")
     else:
-        sides = read_tasks(training), read_tasks(evaluation)
+        how: Any = {"allow_missing": allow_missing}
+        sides = read_tasks(training, **how), read_tasks(evaluation, **how)
     findings = find_leaks(*sides)
     counts = f"{count(len(sides[0]), 'training task')} and {count(len(sides[1]), 'evaluation task')}"
     if json:

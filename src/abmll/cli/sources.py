@@ -42,8 +42,12 @@ class Reading(NamedTuple):
         return {name: value for name, value in self._asdict().items() if name != "generate"}
 
 
-def read_tasks(where: str, how: Reading | None = None) -> "list[Task]":
+def read_tasks(
+    where: str, how: Reading | None = None, data_dir: Path | None = None, allow_missing: bool = False
+) -> "list[Task]":
     """The tasks that `where` stands for; of a suite the training tasks, then the evaluation tasks.
+
+    ``data_dir`` and ``allow_missing`` are for a suite's tasks; ConfigError where there is a folder and no suite.
 
     It is looked up in this order: a suite's YAML file, a dataset (``hf:NAME``), a file or folder, a shipped suite, the
     fetched collection (``bigbench``), one of its tasks by name. DataError where it is none of these, or cannot be read.
@@ -53,8 +57,10 @@ def read_tasks(where: str, how: Reading | None = None) -> "list[Task]":
 
     how = how or Reading()
     if is_suite(where):
-        suite = load_suite(where, **how.of_suite())
+        suite = load_suite(where, data_dir, allow_missing=allow_missing, **how.of_suite())
         return [*suite.train, *suite.evaluation]
+    if data_dir is not None:
+        raise ConfigError(f"data_dir is {data_dir}, but '{where}' is no suite whose tasks are looked up; leave it out")
     fetched = bigbench_dir()
     if _is_place(where):
         return load_tasks(where, **how._asdict())
@@ -75,11 +81,7 @@ def training_tasks(where: str, data_dir: Path | None, allow_missing: bool, how: 
     from abmll.tasks import load_suite
 
     if not is_suite(where):
-        if data_dir is not None:
-            raise ConfigError(
-                f"data_dir is {data_dir}, but '{where}' is no suite whose tasks are looked up; leave it out"
-            )
-        return read_tasks(where, how)
+        return read_tasks(where, how, data_dir)
     suite = load_suite(where, data_dir, allow_missing=allow_missing, **how.of_suite())
     suite.refuse_leaks()
     return list(suite.train)

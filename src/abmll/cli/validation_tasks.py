@@ -36,7 +36,8 @@ def tasks_of_training(
         suite.refuse_leaks()
         chosen = suite.for_tuning()
         return list(chosen.train), list(chosen.evaluation)
-    train = training_tasks(where, data_dir, allow_missing, how)
+    of_training = data_dir if is_suite(where) or not is_suite(eval_where) else None  # a file's tasks are not looked up
+    train = training_tasks(where, of_training, allow_missing, how)
     if is_suite(eval_where):
         suite = load_suite(eval_where, data_dir, allow_missing=allow_missing, **how.of_suite())
         held_out = list(suite.for_tuning().evaluation)

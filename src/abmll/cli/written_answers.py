@@ -1,5 +1,6 @@
 """``abmll predict`` and ``abmll evaluate`` where answers are written."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +36,14 @@ def learned_to_write(folder: Path) -> bool:
     return has_document and bool(load_bundle(folder, DOCUMENT).document["settings"].get(WRITTEN))
 
 
-def refuse_unread(how: WriteConfig | PredictConfig, answers: str) -> None:
-    """Raise ``ConfigError`` for settings other than the usual ones, which such ``answers`` do not read."""
+def refuse_unread(how: WriteConfig | PredictConfig, answers: str, given: Collection[str] | None = None) -> None:
+    """Raise ``ConfigError`` for settings other than the usual ones, which such ``answers`` do not read.
+
+    ``given`` are those that the user has set; others are a preset's, and may be anything.
+    """
     usual = flatten(type(how)())
     for name, value in flatten(how).items():
-        if value != usual[name]:
+        if value != usual[name] and (given is None or name in given):
             raise ConfigError(f"{name}: these answers are {answers}; leave it out")
 
 
@@ -99,6 +103,7 @@ def _summary(answers: list[WrittenAnswer], known: list[tuple[str, str]], how: Wr
     return {
         "examples": len(answers),
         "num_answers": how.num_answers,
+        "empty": sum(not answer.output.strip() for answer in answers),
         "truncated": sum(answer.truncated > 0 for answer in answers),
         "agreement": sum(answer.agreement for answer in answers) / len(answers) if sampled else None,
         "entropy": sum(answer.entropy for answer in answers) / len(answers) if sampled else None,
@@ -115,6 +120,8 @@ def _facts(summary: dict[str, Any]) -> dict[str, str]:
     else:
         facts["agreement"] = f"{summary['agreement']:.3f} on average, of {summary['num_answers']} answers each"
         facts["entropy"] = f"{summary['entropy']:.3f} nats on average"
+    if summary["empty"]:
+        facts["empty"] = f"{count(summary['empty'], 'answer')}, of which nothing was written"
     if summary["exact_match"] is not None:
         facts["exact match"] = f"{summary['exact_match']:.3f}, of {count(summary['answered'], 'known answer')}"
         facts["token F1"] = f"{summary['token_f1']:.3f}"

@@ -177,6 +177,17 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+def give_usual_modes(folder: Path) -> None:
+    """Give the files of a folder the mode of new ones: some libraries write theirs for their owner alone."""
+    probe = temporary_sibling(folder / "mode")
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.iterdir():
+        if path.is_file():
+            path.chmod(mode)
+
+
 def read_regular(path: Path, limit: int, remedy: str, error: type[AbmllError]) -> bytes:
     """The bytes of a file. Raises ``error``, with the ``remedy`` at its end, where it cannot be read, is longer than
     ``limit``, or is none of the regular files: a pipe or a device may never end.

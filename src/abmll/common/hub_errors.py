@@ -36,8 +36,8 @@ def out_of_reach(hub: str, error: Exception) -> str:
 
 
 @contextmanager
-def explained(hub: str, name: str, revision: str | None) -> Iterator[None]:
-    """Turn what the hub's library raises into one line of ``CheckpointError``."""
+def explained(hub: str, name: str, revision: str | None, is_push: bool = False) -> Iterator[None]:
+    """Turn what the hub's library raises into one line of ``CheckpointError``; its advice is for reading or a push."""
     try:
         yield
     except RevisionNotFoundError as error:
@@ -47,11 +47,17 @@ def explained(hub: str, name: str, revision: str | None) -> Iterator[None]:
     except GatedRepoError as error:
         raise CheckpointError(f"{name}: its owner must let you in; ask at {hub}/{name}, and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
+        if is_push:
+            raise CheckpointError(
+                f"{name}: {hub} has no such name that this token may write to; check the name, and whose token it is"
+            ) from error
         raise CheckpointError(
             f"{name}: no such folder, and {hub} has no such name.{sibling(Path(name))} Is it private? Then run "
             "'hf auth login' or set HF_TOKEN"
         ) from error
     except OfflineModeIsEnabled as error:
+        if is_push:
+            raise CheckpointError(f"{name}: HF_HUB_OFFLINE forbids to ask {hub}; unset it to push") from error
         raise CheckpointError(
             f"{name}: no such folder, and HF_HUB_OFFLINE forbids to ask {hub}; give a folder, or fetch it while online"
         ) from error
@@ -63,10 +69,9 @@ def explained(hub: str, name: str, revision: str | None) -> Iterator[None]:
         said = " ".join((error.server_message or "").split())[:200]
         raise CheckpointError(f"{name}: {hub} answered {status}{f' ({said})' * bool(said)}; {remedy}") from error
     except TransportError as error:
-        raise CheckpointError(
-            f"{name}: {hub} cannot be reached ({type(error).__name__}); check the network, or give a folder; with "
-            "HF_HUB_OFFLINE=1 only what was fetched before is used"
-        ) from error
+        read = "check the network, or give a folder; with HF_HUB_OFFLINE=1 only what was fetched before is used"
+        remedy = "check the network and HF_ENDPOINT, and push again" if is_push else read
+        raise CheckpointError(f"{name}: {hub} cannot be reached ({type(error).__name__}); {remedy}") from error
     except (RuntimeError, OSError) as error:  # as the parts of the library that move large files have it
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise CheckpointError(f"{name}: the transfer to or from {hub} broke off ({why}); try again") from error

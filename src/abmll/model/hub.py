@@ -98,7 +98,7 @@ def push_folder(
     if token is None:
         raise ConfigError(f"{name}: no token to push with; run 'hf auth login', or set HF_TOKEN to one that may write")
     api = hub_api(token)
-    with explained(api.endpoint, name, revision):
+    with explained(api.endpoint, name, revision, is_push=True):
         url = _made(api, name, private, revision)
         info = api.model_info(name, revision=revision, timeout=SECONDS)
         old = [one.rfilename for one in info.siblings or []]

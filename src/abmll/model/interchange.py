@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from abmll.common.documents import Document
 from abmll.common.errors import AbmllError, ConfigError
-from abmll.common.files import atomic_folder
+from abmll.common.files import atomic_folder, give_usual_modes
 from abmll.language.adapter import Adapter
 from abmll.language.base import is_plain, no_progress_bars
 from abmll.language.scorer import OptionScorer
@@ -126,5 +126,6 @@ def export_merged(
         except SafetensorError as error:  # its word for a disk that takes no more
             raise AbmllError(f"cannot write {folder}: {error}; free some space or choose another folder") from error
         scorer.base.tokenizer.save_pretrained(target)
+        give_usual_modes(target)
         if notes is not None:
             write_notes(target, notes, "merged")

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from abmll.common.bounded_yaml import read_yaml_text, yaml_value
 from abmll.common.checkpoint import BEST, PREFIX, best_episode, checkpoints
 from abmll.common.config import LATER, RunConfig, ValidationConfig
 from abmll.common.documents import Document, json_lines, read_json, read_json_lines, write_document, write_json_lines
@@ -24,6 +25,7 @@ SHARED = (CONFIG, METRICS, TIMING, CALIBRATION, EVALUATED)  # what is pushed to 
 EVALUATION = ("metrics.json", "predictions.jsonl", "report.html")
 # What else a run replaced by another must not leave behind: it would be taken for the new run's.
 RESULTS = (CARD, CALIBRATION, BEST, TENSORBOARD, "report.html", *(f"evaluation/{name}" for name in EVALUATION))
+OF_EVERY_RUN = {"method", "output_dir", "max_steps"}  # settings
 # Settings that may change between the parts of one run: they decide how long, where and what is shown, not what is
 # computed. What the validation tasks are evaluated with is in the checkpoint's ``validation_sha256``.
 FREE = {"output_dir", "calibration_tasks", "calibration_examples"} | {
@@ -63,14 +65,27 @@ class RunFolder:
 
     def refuse_taken(self, overwrite: bool) -> None:
         """Raise ``ConfigError`` where the folder holds another run, or something that looks like one."""
-        holds_run = (self.path / CONFIG).exists()
+        holds_run = self.is_run()
+        if not holds_run and (self.path / CONFIG).exists():
+            raise ConfigError(f"{self.path}: holds a {CONFIG} that is no run's; choose another folder")
         if holds_run and not overwrite:
             raise ConfigError(
                 f"{self.path}: holds a run already; continue it with --resume or replace it with --overwrite"
             )
         for path in self._of_a_run():
-            if path.exists() and not holds_run:
+            if not holds_run:
                 raise ConfigError(f"{self.path}: holds {path.name}, but no {CONFIG} of a run; choose another folder")
+
+    def is_run(self) -> bool:
+        """Whether a run has begun here: its settings lie here, with checkpoints or metrics if they are damaged."""
+        path = self.path / CONFIG
+        if not path.is_file() or (self.path / METRICS).is_file() or checkpoints(self.path):
+            return path.is_file()
+        try:
+            settings = yaml_value(read_yaml_text(path, CheckpointError), str(path), CheckpointError)
+        except CheckpointError:
+            return False
+        return isinstance(settings, dict) and settings.keys() >= OF_EVERY_RUN
 
     def start(self, settings: Mapping[str, Any], overwrite: bool) -> None:
         """Claim the folder for a new run. Raises ``ConfigError`` as ``refuse_taken``."""
@@ -82,7 +97,8 @@ class RunFolder:
 
     def _of_a_run(self) -> list[Path]:
         """What a run leaves behind and another one must not find."""
-        return [*checkpoints(self.path).values(), *(self.path / name for name in (*LINES, *RESULTS))]
+        found = [*checkpoints(self.path).values(), *(self.path / name for name in (*LINES, *RESULTS))]
+        return [path for path in found if path.exists()]
 
     def resume(self, settings: Mapping[str, Any], episode: int) -> None:
         """Go on after ``episode``: drop the lines of later episodes, and what was chosen at an earlier end."""

@@ -118,7 +118,8 @@ async def _refused(request: Request, error: Exception) -> Response:
     headers = {"Retry-After": str(round(error.seconds))} if isinstance(error, QueueFull) else {}
     if kind in (StorageError, StorageFull, CheckpointError):
         LOG.error("%s %s: %s", request.method, request.url.path, error)
-    return Problem(status, str(error), word=word, headers=headers).response()
+    told = error.told if isinstance(error, StorageError) else str(error)
+    return Problem(status, told, word=word, headers=headers).response()
 
 
 class Counted:

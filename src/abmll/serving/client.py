@@ -82,7 +82,8 @@ class Client:
             examples: a DataFrame, dicts, (text, label) pairs or Examples.
             how: ``full`` learns by gradient steps, where the server has a meta-trained run.
             label_order: all labels from the least to the greatest, where they have an order.
-            text, label: names of the columns.
+            text: name of the column of texts.
+            label: name of the column of labels.
             on_progress: called with the job whenever it has got further.
         """
         wanted = {"name": name, "examples": _labelled(examples, text, label), "how": how}
@@ -138,7 +139,7 @@ class Client:
         return self._server.read(Examples, f"{_path(name)}/examples").examples
 
     def quality(self, name: str) -> Quality:
-        """How good its answers are, with the bins of a reliability diagram."""
+        """How good its answers are, and a reliability diagram's bins. ``Refused`` (404) while that is not known."""
         return self._server.read(Quality, f"{_path(name)}/quality")
 
     def predict(self, name: str, texts: Data, version: int | None = None) -> list[Answer]:
@@ -183,7 +184,7 @@ class Client:
         self, method: str, path: str, name: str, wanted: Any, on_progress: Callable[[Job], None] | None
     ) -> ServedTask:
         """Ask for something that changes a task, and wait until it is done."""
-        patience = "respond-async" if on_progress else f"wait={min(30.0, self._server.timeout):g}"
+        patience = "respond-async" if on_progress else f"wait={int(min(30.0, self._server.timeout))}"
         headers = {"Idempotency-Key": str(uuid.uuid4()), "Prefer": patience}
         return self._settled(self._server.ask(method, path, wanted, headers), name, on_progress)
 

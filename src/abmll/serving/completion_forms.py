@@ -10,15 +10,24 @@ from abmll.language.token_scores import Wanted
 def _prompts(value: Any) -> list[str] | list[list[int]]:
     """A prompt in any of its four forms as a list of prompts."""
     if isinstance(value, str):
-        return [value]
+        return [_whole(value)]
     if isinstance(value, list) and value:
         if all(isinstance(one, str) for one in value):
-            return value
+            return [_whole(one) for one in value]
         if _are_ids(value):
             return [value]
         if all(isinstance(one, list) and _are_ids(one) for one in value):
             return value
     raise ValueError("should be a text, a list of token ids, or a list of either")
+
+
+def _whole(text: str) -> str:
+    """A text without half a surrogate pair, which JSON can have and UTF-8 has not."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError("should have no half of a surrogate pair") from error
+    return text
 
 
 def _are_ids(value: list[Any]) -> bool:
@@ -33,7 +42,7 @@ _FORMS = {"anyOf": [{"type": "string"}, _TEXTS, _IDS, {"type": "array", "items":
 class CompletionRequest(BaseModel):
     """OpenAI's request, with vLLM's two additions. Sampling settings are ignored: the next token is the likeliest."""
 
-    model: str = Field(description="base, TASK or TASK/MEMBER")
+    model: Annotated[str, AfterValidator(_whole)] = Field(description="base, TASK or TASK/MEMBER")
     prompt: Annotated[Any, AfterValidator(_prompts), WithJsonSchema(_FORMS)]
     max_tokens: Annotated[int, Field(ge=0, le=1, strict=True)] = 1
     logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None

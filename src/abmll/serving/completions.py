@@ -63,7 +63,7 @@ def completions_router(scored: Scored, config: ServeConfig) -> APIRouter:
     async def completions(
         asked: CompletionRequest,
         request: Request,
-        seconds: Annotated[float, Header(alias="Request-Timeout", gt=0, le=3600)] = 30.0,
+        seconds: Annotated[float, Header(alias="Request-Timeout", gt=0, le=600)] = 30.0,
     ) -> Completion:
         """Log-probabilities of prompts' tokens, and the likeliest next one."""
         if len(asked.prompt) > config.max_texts:

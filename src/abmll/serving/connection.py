@@ -21,7 +21,7 @@ Reply = TypeVar("Reply")
 ATTEMPTS = 5
 BACKOFF = 0.2  # seconds before the second attempt where the server names none; twice as long before each further one
 LONGEST_WAIT = 60.0  # seconds between two attempts, whatever the server says
-LONGEST_TIMEOUT = 3_600.0  # that a server is told
+LONGEST_TIMEOUT = 600.0  # that a server takes
 GRACE = 5.0  # seconds that the network may take beside the server
 
 

@@ -30,7 +30,7 @@ class Engine:
     """Reads requests' rows, each kind with its reader, and gives each request what its ``finish`` makes of them.
 
     ``longest`` is the number of tokens that a row has at most; ``on_pass`` is told the rows, requests and seconds of
-    every pass, ``begin`` is called first in the thread. ``finish`` is called there too, as it reads with the same model.
+    every pass. ``begin`` is called first in the thread; ``finish`` is called there as well, as it reads with the model.
     """
 
     def __init__(

@@ -127,9 +127,12 @@ class Jobs:
                 act(live)
             except Cancelled:
                 state, error = "cancelled", CANCELLED
+            except StorageError as problem:
+                LOG.error("a job could not keep what it had learned: %s", problem)
+                state, error, live.refused = "failed", problem.told, problem
             except AbmllError as problem:
                 state, error = "failed", str(problem)
-                live.refused = problem if isinstance(problem, StorageError | NoMemory) else None
+                live.refused = problem if isinstance(problem, NoMemory) else None
             except Exception as problem:  # a job's defect must not end the jobs behind it
                 LOG.exception("a job failed")
                 state, error = "failed", f"the server failed at it ({type(problem).__name__}); its log says more"

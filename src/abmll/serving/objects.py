@@ -1,5 +1,6 @@
 """Files of tensors by name: in a folder of this machine, or wherever fsspec reaches (``s3://``, ``gs://``, ...)."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from abmll.common.errors import AbmllError, CheckpointError
 from abmll.common.files import FULL, atomic_file, disk_errors, read_regular, remove
 from abmll.serving.storage_errors import StorageError, StorageFull
 
+LONGEST_WRITE = 3600.0  # seconds that a file takes at most
 LARGEST = 4 << 30  # bytes of a file
 
 
@@ -36,7 +38,7 @@ class Objects:
         if self.is_local:
             with _storing(), atomic_file(self._path(name)) as file:
                 file.write(data)
-            return
+            return _clear(self._path(name).parent)
         with _storing(), disk_errors(f"{self.place}/{name}"):
             self.system.pipe_file(f"{self.root}/{name}", data)
 
@@ -61,6 +63,14 @@ class Objects:
 
     def _path(self, name: str) -> Path:
         return Path(self.root) / name
+
+
+def _clear(folder: Path) -> None:
+    """Delete what processes that were killed while they wrote have left; what is younger may still be written."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - LONGEST_WRITE:
+                remove(path)
 
 
 @contextmanager

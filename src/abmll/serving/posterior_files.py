@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from abmll.serving.objects import Objects
 from abmll.serving.resident import Resident
 from abmll.serving.task_store import StoredTask, TaskStore
 
+LOG = logging.getLogger("abmll.serving")
 MOST_FITTED = 16_000_000  # bytes; what has more is fitted anew
 REMEDY = "learn the task again (POST .../relearn); its examples are all there"
 
@@ -48,7 +50,7 @@ class PosteriorFiles:
     def load(self, task: StoredTask, row: "Row[Any]") -> TaskPosterior:
         """The version of a row of the table, as it is asked. Raises ``CheckpointError`` where it is damaged."""
         where = f"task '{task.name}', version {row.version}"
-        data = self.objects.get(_name(task, row.version))
+        data = self._read(_name(task, row.version), where)
         if data is None:
             raise CheckpointError(f"{where}: its file is missing; {REMEDY}")
         if _digest(row.document, data) != row.sha256:
@@ -70,14 +72,21 @@ class PosteriorFiles:
 
     def with_fitted(self, task: StoredTask, version: int, posterior: TaskPosterior) -> TaskPosterior | None:
         """The posterior with what its head has been fitted before; None where that was not kept or is damaged."""
-        data = self.objects.get(_name(task, version, "fitted"))
-        if data is None or posterior.head is None:
-            return None
         where = f"task '{task.name}', version {version}"
         try:
+            data = self._read(_name(task, version, "fitted"), where)
+            if data is None or posterior.head is None:
+                return None
             return replace(posterior, head=posterior.head.with_fitted(_unpacked(data, where)["fitted"], Path(where)))
         except (CheckpointError, KeyError):  # it can be had anew
             return None
+
+    def _read(self, name: str, where: str) -> bytes | None:
+        try:
+            return self.objects.get(name)
+        except CheckpointError as error:  # which says where it lies; that is not for clients
+            LOG.error("%s: %s", where, error)
+            raise CheckpointError(f"{where}: its file cannot be read; {REMEDY}") from error
 
     def delete(self, task: StoredTask) -> None:
         """Delete all files of a task."""

@@ -133,6 +133,8 @@ def _of_http(error: HTTPException, request: Request) -> Problem:
     detail, path = str(error.detail), _shortened(request.url.path, SHOWN)
     if isinstance(error.__cause__, UnicodeDecodeError):
         detail = "the body is no UTF-8; send JSON in UTF-8"
+    elif isinstance(error.__cause__, RecursionError):
+        detail = "the body is nested too deeply; send one JSON object"
     elif detail == "Not Found":
         detail = f"there is nothing at {path}; /docs lists what there is"
     elif detail == "Method Not Allowed":
@@ -145,8 +147,8 @@ def _validation_detail(errors: Sequence[Any]) -> str:
     """The first thing that is wrong with a request, where it is in the user's own words, and how many more are."""
     first = errors[0]
     if first["type"] == "json_invalid":
-        place = first["loc"][-1]
-        return f"the body is no JSON (character {place}: {first['ctx']['error']}); send one JSON object"
+        place = f"character {first['loc'][-1]}: " if isinstance(first["loc"][-1], int) else ""
+        return f"the body is no JSON ({place}{first['ctx']['error']}); send one JSON object"
     message = str(first["msg"]).removeprefix("Value error, ").replace("Input should be", "should be")
     message = message[:1].lower() + message[1:] if message[1:2].islower() else message
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""

@@ -44,6 +44,7 @@ class Resident:
     """
 
     def __init__(self, model: AbmllModel) -> None:
+        self.threads = torch.get_num_threads()
         self.reading = model.with_head()
         self.reader: FeatureReader = self.reading.reader()
         self.stepping = _stepping(model)
@@ -51,6 +52,11 @@ class Resident:
         if self.stepping is not None:
             own = self.stepping.scorer
             self.answering = OptionScorer(own.base.twin(), own.adapter_config, own.prompt)
+
+    def begin(self) -> None:
+        """Called first in every thread that computes: one that began while another computes alone
+        (``posterior.threads``) would do so for good."""
+        torch.set_num_threads(self.threads)
 
     @property
     def name(self) -> str:

@@ -5,10 +5,8 @@ import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from functools import partial
 from typing import Any
 
-import torch
 from sqlalchemy import Row
 
 from abmll.model.meta_learner import AbmllModel
@@ -51,11 +49,9 @@ class Service:
         self.resident = Resident(model)
         self.store.claim(self.resident.belongs_to)
         self.files = PosteriorFiles(self.store, Objects(files), self.resident)
-        # A thread that begins while another computes alone (``one_thread``) would do so for good.
-        threads = partial(torch.set_num_threads, torch.get_num_threads())
         readers = {FEATURES: self.resident.read, ANSWERS: read_with_adapters, TOKENS: score_tokens}
-        self.engine = Engine(readers, limits, self.resident.longest, self.gauges.passed, threads)
-        self.executor = ThreadPoolExecutor(FITTERS, "abmll-fit", threads)
+        self.engine = Engine(readers, limits, self.resident.longest, self.gauges.passed, self.resident.begin)
+        self.executor = ThreadPoolExecutor(FITTERS, "abmll-fit", self.resident.begin)
         self.memory = Memory(limits.memory_mb * 1e6, size_of, self.executor)
         self.teacher = Teacher(self.store, self.files, self.resident, self.engine, self.memory)
         quick = connect(database, durable=False)

@@ -13,11 +13,17 @@ FULL = ("full", "disk I/O", "No space left")  # words of a disk that takes no mo
 
 
 class StorageError(AbmllError):
-    """The database refuses, for a reason that is not the asker's; what was asked for has not happened."""
+    """The database or the files' place refuses, for a reason that is not the asker's; what was asked for has not
+    happened. Clients are ``told`` no more of where that is.
+    """
+
+    told = "the server's store cannot be used at the moment; ask again later"
 
 
 class StorageFull(StorageError):
     """The disk takes no more."""
+
+    told = "the server's disk is full; ask again when there is space on it"
 
 
 class Conflict(StorageError):

@@ -66,6 +66,7 @@ class Teacher:
 
     def learn_by_steps(self, live: Live) -> None:
         """Learn the version of a job by gradient steps from theta."""
+        self.resident.begin()
         task, model = self.store.by_id(live.task), self.resident.stepping
         if model is None:
             raise ConfigError("how 'full': this server has no theta to take gradient steps from")
@@ -87,11 +88,12 @@ class Teacher:
     def load(self, task: StoredTask, row: Any) -> TaskPosterior:
         """A version that was learned before, ready to answer.
 
-        Raises ``CheckpointError`` where its file is damaged, which is noted.
+        Raises ``CheckpointError`` where its file is damaged, which is noted, and ``NoSuchTask``.
         """
         try:
             posterior = self.files.load(task, row)
         except CheckpointError as error:
+            self.store.by_id(task.id)  # a task that has been deleted is not damaged
             self.store.set_version(task, row.version, state="damaged", error=str(error))
             raise
         if posterior.head is None:

@@ -1,7 +1,7 @@
 """Tasks whose answers are written: which rows are one, their examples, and when two answers are the same.
 
-Rows of JSON lines, JSON, Parquet or a dataset are such a task where every one has an ``output`` and none has options
-or an ``answer``. In a CSV, TSV or Excel sheet such rows have always meant a choice between all outputs of the file, and
+Rows of JSON lines, JSON, Parquet or a dataset are such a task where some have an ``output`` and none has options or an
+``answer``. In a CSV, TSV or Excel sheet such rows have always meant a choice between all outputs of the file, and
 still do: there, and where a number is to be written, the user says so (``--generate``).
 """
 
@@ -26,9 +26,10 @@ def say_written(rows: Sequence[Row], cells_are_text: bool) -> bool:
 
     Raises ``DataError`` where the outputs are numbers, and many different ones.
     """
-    written = not cells_are_text and all(_has_output_alone(row) for row in rows)
-    numbers = [str(row.values["output"]) for row in rows if _is_number(row.values["output"])] if written else []
-    if len(numbers) == len(rows) and len(set(numbers)) > SEVERAL:
+    outputs = [row.values["output"] for row in rows if "output" in row.values]
+    written = bool(outputs) and not cells_are_text and all(_may_be_written(row) for row in rows)
+    numbers = [str(output) for output in outputs if _is_number(output)] if written else []
+    if len(numbers) == len(outputs) and len(set(numbers)) > SEVERAL:
         raise DataError(
             f"{rows[0].where}: all outputs are numbers, and many different ones; regression is not offered: give "
             "ranges with names as options, or say --generate to have the numbers, as texts, written"
@@ -61,9 +62,10 @@ def same_answer(text: str) -> str:
     return normalize_answer(text) or text.strip()
 
 
-def _has_output_alone(row: Row) -> bool:
+def _may_be_written(row: Row) -> bool:
+    """Whether nothing in it speaks for a choice; one without an output is a question, or a mistake to be named."""
     others = [key for key in row.values if key in ("options", "answer") or OPTION_COLUMN.match(key)]
-    return "output" in row.values and not others
+    return ("output" in row.values or "input" in row.values) and not others
 
 
 def _is_number(value: Any) -> bool:

@@ -68,9 +68,8 @@ function corrections(form, text, answer, labels, context) {
     if (!label) throw new Error("Choose the label that is right first.");
     const outcome = find(".outcome", form);
     outcome.textContent = "";
-    const task = await add(context.name, [{ text, label }], find("[data-slot=job]", form));
+    const task = await add(context, [{ text, label }], find("[data-slot=job]", form));
     outcome.textContent = `Now an example of “${label}”. Version ${task.version} has learned it.`;
-    context.changed(task);
   });
   right.onclick = () => save(answer.label);
   form.onsubmit = (event) => {

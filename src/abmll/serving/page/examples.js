@@ -13,7 +13,7 @@ export function examples(context) {
   const list = new List(root, context);
   find("[name=find]", root).addEventListener("input", () => list.show());
   find("[data-part=more]", root).onclick = () => list.show(list.number + AT_ONCE);
-  const putBack = () => add(context.name, [list.removed], list.place);
+  const putBack = () => add(context, [list.removed], list.place);
   find("[data-part=undo]", root).onclick = () => list.change(putBack, "Undone.", false);
   find("[data-part=save]", root).onclick = (event) => attempt(event.target, async () => {
     const response = await request("GET", ofTask(context.name, "/examples"), { headers: { Accept: "text/csv" } });
@@ -32,10 +32,9 @@ function adding(form, context) {
       const taken = input.taken();
       const outcome = find(".outcome", form);
       outcome.textContent = "";
-      const task = await add(context.name, taken, find("[data-slot=job]", form));
+      const task = await add(context, taken, find("[data-slot=job]", form));
       input.clear();
       outcome.textContent = `${plural(taken.length, "example")} added. Version ${task.version} has learned them.`;
-      context.changed(task);
     });
   });
 }
@@ -80,7 +79,7 @@ class List {
     const button = element("button", { type: "button", class: "small", "aria-label": name }, "Remove");
     button.onclick = () => {
       this.removed = { text: example.text, label: example.label };
-      const work = () => remove(this.context.name, [example.text], this.place);
+      const work = () => remove(this.context, [example.text], this.place);
       this.change(work, `Removed “${example.text.slice(0, 80)}”.`, true);
     };
     return element("tr", {}, element("td", { class: "text" }, example.text), element("td", {}, example.label),
@@ -90,8 +89,7 @@ class List {
   /** Add or remove an example, say so, and offer to undo it or not. */
   async change(work, done, canUndo) {
     const undo = find("[data-part=undo]", this.root);
-    const learn = async () => this.context.changed(await work());
-    if (!(await attempt(find("table", this.root), learn, find(".notice", this.root)))) return;
+    if (!(await attempt(find("table", this.root), work, find(".notice", this.root)))) return;
     undo.hidden = !canUndo;
     announce(done);
     (canUndo ? undo : find("[name=find]", this.root)).focus();

@@ -45,7 +45,9 @@ export async function follow(job, place) {
     shown.remove();
     followed.delete(job.id);
   }
-  if (job.state === "cancelled") throw new Unfinished("Cancelled. Nothing was changed.");
+  if (job.state === "cancelled") {
+    throw new Unfinished(`Cancelled. ${job.kind === "learn" ? "Nothing was learned." : "The task answers as before."}`);
+  }
   if (job.state === "failed") throw new Unfinished(job.error ?? "It failed, and the server does not say why.");
   return job;
 }

@@ -25,9 +25,7 @@ export function quality(context) {
 async function show(root, name, task) {
   const known = find("[data-part=known]", root);
   known.hidden = !task.quality;
-  find("[data-part=lead]", root).textContent = task.quality
-    ? `Each of ${plural(task.quality.num_examples, "example")} was answered by what is learned from the others.`
-    : "Not known yet. It is being measured, or there are too few examples: five of every label are enough.";
+  find("[data-part=lead]", root).textContent = lead(task);
   if (task.quality) {
     const measured = await get(ofTask(name, "/quality"));
     find(".metrics", root).replaceChildren(...metrics(measured));
@@ -41,6 +39,12 @@ async function show(root, name, task) {
   const { versions } = await get(ofTask(name, "/versions"));
   versions.sort((one, other) => other.version - one.version);
   find("[data-part=versions] tbody", root).replaceChildren(...versions.map(versionRow));
+}
+
+function lead({ quality: known, how }) {
+  if (known) return `Each of ${plural(known.num_examples, "example")} was answered by what is learned from the others.`;
+  if (how === "full") return "Not known: only a head is cross-validated, and this task has adapters.";
+  return "Not known yet. It is being measured, or there are too few examples: five of every label are enough.";
 }
 
 function metrics({ accuracy, nll, ece }) {
@@ -68,7 +72,8 @@ function inWords(measured) {
 }
 
 function versionRow({ version, created, num_examples, quality: measured }) {
-  const made = element("time", { datetime: created }, new Date(created).toLocaleString());
+  const shown = new Date(created).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const made = element("time", { datetime: created }, shown);
   const accuracy = measured ? percent(measured.accuracy, 0) : "not known";
   return tableRow(String(version), [made, String(num_examples), accuracy]);
 }

@@ -55,12 +55,11 @@ async function learn(pool, form, context) {
   const examples = chosen.map((row) => ({ text: find(".quoted", row).textContent, label: find("select", row).value }));
   const outcome = find(".outcome", form);
   outcome.textContent = "";
-  const task = await add(context.name, examples, find("[data-slot=job]", form));
+  const task = await add(context, examples, find("[data-slot=job]", form));
   const known = new Set(examples.map(({ text }) => text));
   const field = find("textarea", pool);
   field.value = lines(field.value).filter((text) => !known.has(text)).join("\n");
   for (const row of chosen) row.remove();
   const more = field.value ? " Suggest again for an order that knows them." : "";
   outcome.textContent = `${plural(examples.length, "example")} added. Version ${task.version} has learned them.${more}`;
-  context.changed(task);
 }

@@ -11,8 +11,9 @@ import { suggest } from "./suggest.js";
 import { addressOf } from "./task_list.js";
 
 export const SECTIONS = { ask, suggest, examples, quality, files };
-const FIRST_LOOK_MS = 2000; // until one looks again at what the server still measures; doubled every time
-const LAST_LOOK_MS = 60_000;
+const FIRST_LOOK_MS = 2000; // until one looks again at what the server still measures, and how that grows
+const LAST_LOOK_MS = 30_000;
+const GROWTH = 1.3;
 
 /** A task's view. Its parts stay as they are while another view is shown, with all that was typed into them. */
 export class TaskView {
@@ -69,8 +70,13 @@ export class TaskView {
   /** What the parts need of the task. */
   #context() {
     const view = this;
-    const { deleted } = this.hooks;
-    return { name: this.name, get task() { return view.task; }, changed: (now) => this.apply(now), deleted };
+    return {
+      name: this.name,
+      get task() { return view.task; },
+      changed: (task) => this.apply(task),
+      reload: () => this.load(),
+      deleted: this.hooks.deleted,
+    };
   }
 
   #head(task) {
@@ -80,20 +86,21 @@ export class TaskView {
     const facts = [plural(task.num_examples, "example"), task.version ? `version ${task.version}` : null,
       task.how === "full" ? "adapters" : "head"];
     find("[data-part=facts]", this.root).textContent = facts.filter(Boolean).join(" · ");
+    const labels = [...new Set([...task.labels, ...Object.keys(task.counts)])]; // those not learned yet too
     const count = (label) => element("li", {}, label, " ", element("b", {}, String(task.counts[label] ?? 0)));
-    find("[data-part=counts]", this.root).replaceChildren(...task.labels.map(count));
+    find("[data-part=counts]", this.root).replaceChildren(...labels.map(count));
     find("[data-part=trouble]", this.root).textContent = troubleOf(task);
-    find("[data-part=relearn]", this.root).hidden = !["failed", "damaged"].includes(task.state);
+    find("[data-part=relearn]", this.root).hidden = !troubleOf(task);
   }
 
   /** Follow the task's job, or look again after a while at what is not known yet. */
   #wait(task) {
     clearTimeout(this.timer);
     if (task.job && task.job !== this.ended && !isFollowed(task.job)) this.#follow(task.job);
-    else if (task.job || task.quality || !this.root.isConnected) this.pause = FIRST_LOOK_MS;
+    else if (task.job || task.quality || task.how === "full" || !this.root.isConnected) this.pause = FIRST_LOOK_MS;
     else {
       this.timer = setTimeout(() => this.root.isConnected && this.load(), this.pause);
-      this.pause = Math.min(2 * this.pause, LAST_LOOK_MS);
+      this.pause = Math.min(GROWTH * this.pause, LAST_LOOK_MS);
     }
   }
 
@@ -114,5 +121,6 @@ export class TaskView {
 function troubleOf({ state, error }) {
   if (state === "failed") return error ?? "Learning failed.";
   if (state === "damaged") return error ?? "A file of this task is damaged. Learn it anew from its examples.";
+  if (state === "ready" && error) return `The last change is not learned: ${error}`;
   return "";
 }

@@ -4,11 +4,23 @@ import { ofTask, write } from "./api.js";
 import { taskAfter } from "./job.js";
 
 /** Add examples. A text that is there with another label gets the new one. Returns the task that has learned them. */
-export async function add(name, examples, place) {
-  return taskAfter(await write("PUT", ofTask(name, "/examples"), { examples }), place);
+export function add(context, examples, place) {
+  return change(context, "PUT", { examples }, place);
 }
 
 /** Remove the examples with these texts. Returns the task without them. */
-export async function remove(name, texts, place) {
-  return taskAfter(await write("DELETE", ofTask(name, "/examples"), { texts }), place);
+export function remove(context, texts, place) {
+  return change(context, "DELETE", { texts }, place);
+}
+
+async function change(context, method, body, place) {
+  const response = await write(method, ofTask(context.name, "/examples"), body);
+  try {
+    const task = await taskAfter(response, place);
+    context.changed(task);
+    return task;
+  } catch (error) {
+    context.reload(); // the examples may be there all the same, for the next version
+    throw error;
+  }
 }
