@@ -19,7 +19,7 @@ from abmll.experiments.html.plots import reliability
 from abmll.experiments.html.reading import Method
 from abmll.experiments.metrics import Outcomes, reliability_bins
 from abmll.model.learned_task import TaskPosterior
-from abmll.serving.asking import Named, Seconds, Served, Tenant, while_connected
+from abmll.serving.asking import GLANCE, Named, Seconds, Served, Tenant, while_connected
 from abmll.serving.job_store import UNFINISHED, NoSuchJob
 from abmll.serving.problems import Problem
 from abmll.serving.service import Service, summary
@@ -27,7 +27,6 @@ from abmll.serving.task_store import StoredTask
 from abmll.serving.wire import Exported, Pool, Question, check_texts
 
 router = APIRouter(prefix="/v1", tags=["answers"])
-GLANCE = 0.2  # seconds between looks at a job
 BINS = 10
 
 
@@ -110,7 +109,7 @@ def cancel_job(job: str, service: Served, tenant: Tenant) -> dict[str, Any]:
     row = service.job_store.job(tenant, job)
     if row.state not in UNFINISHED or not service.jobs.cancel(job):
         raise Problem(409, f"this job is {row.state} already")
-    return service.describe_job(row)
+    return service.describe_job(service.job_store.job(tenant, job))
 
 
 @router.get("/jobs/{job}/events")
