@@ -1,13 +1,16 @@
-"""A server of an application on a free port of this computer."""
+"""A server of an application on a free port of this computer, and databases."""
 
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.serving import postgres as postgresql
 
 
 @contextmanager
@@ -38,3 +41,28 @@ def listen() -> Iterator[Callable[[Any], str]]:
 
     with ExitStack() as stack:
         yield lambda app: stack.enter_context(listening(app))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL server."""
+    pytest.importorskip("psycopg")
+    if reason := postgresql.lacking():
+        pytest.skip(reason)
+    with postgresql.postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def shared_database(postgres: str) -> Iterator[str]:
+    """The address of an empty PostgreSQL database."""
+    with postgresql.empty_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.sqlite'}"
+    return request.getfixturevalue("shared_database")

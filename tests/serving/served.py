@@ -23,10 +23,13 @@ def rows(pairs: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 @contextmanager
-def serving(model: AbmllModel, folder: Path, limits: ServeConfig | None = None, **given: Any) -> Iterator[TestClient]:
+def serving(
+    model: AbmllModel, folder: Path, limits: ServeConfig | None = None, database: str | None = None, **given: Any
+) -> Iterator[TestClient]:
     """A client of a server whose store is in ``folder``; ``client.app.state.service`` is what it answers with."""
     folder.mkdir(exist_ok=True)
-    service = Service(model, f"sqlite:///{folder / 'store.sqlite'}", str(folder / "files"), limits or ServeConfig())
+    url = database or f"sqlite:///{folder / 'store.sqlite'}"
+    service = Service(model, url, str(folder / "files"), limits or ServeConfig())
     with TestClient(make_app(service, **given), base_url="http://127.0.0.1") as client:
         yield client
 

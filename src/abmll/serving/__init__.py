@@ -1,5 +1,10 @@
-"""A language model in memory, the posteriors of many tasks, and an interface over the network. Empty for now.
+"""A language model in memory, the learned tasks of many people, and an interface to both over the network.
 
-Not here: learning or prediction, which ``model`` does.
-Start with ``model.learned_task``, which is what will be served.
+``service`` puts the parts together: a store of tasks (``task_store``, ``task_changes``, ``job_store``), what was learned
+of them (``posterior_files``, ``memory``), one thread that reads with the model (``engine``), jobs that learn
+(``jobs``, ``teacher``), and answers (``answerer``). ``app`` is the HTTP interface around it, ``page`` the page in a
+browser, ``client`` the other end.
+
+Not here: learning or prediction itself, which ``model`` does.
+Start with ``service``, then follow a request from ``answer_routes`` through ``answerer`` into ``engine``.
 """

@@ -14,11 +14,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from abmll.experiments.html.figure import standalone
 from abmll.experiments.html.plots import reliability
 from abmll.experiments.html.reading import Method
 from abmll.experiments.metrics import Outcomes, reliability_bins
 from abmll.model.learned_task import TaskPosterior
-from abmll.serving.asking import Named, Seconds, Served, Tenant, while_connected
+from abmll.serving.asking import GLANCE, Named, Seconds, Served, Tenant, while_connected
 from abmll.serving.job_store import UNFINISHED, NoSuchJob
 from abmll.serving.problems import Problem
 from abmll.serving.service import Service, summary
@@ -26,7 +27,6 @@ from abmll.serving.task_store import StoredTask
 from abmll.serving.wire import Exported, Pool, Question, check_texts
 
 router = APIRouter(prefix="/v1", tags=["answers"])
-GLANCE = 0.2  # seconds between looks at a job
 BINS = 10
 
 
@@ -80,7 +80,8 @@ def figure(service: Served, task: Named) -> Response:
     nothing = np.zeros(len(each))
     outcomes = Outcomes(each[:, 0], each[:, 1], nothing, nothing, nothing)
     tallest = int(reliability_bins(each[:, 0], each[:, 1]).size.max())
-    return Response(str(reliability(Method(task.name, outcomes=outcomes), tallest)), media_type="image/svg+xml")
+    drawn = standalone(reliability(Method(task.name, outcomes=outcomes), tallest))
+    return Response(drawn, media_type="image/svg+xml")
 
 
 @router.post("/tasks/{name}/export")
@@ -108,7 +109,7 @@ def cancel_job(job: str, service: Served, tenant: Tenant) -> dict[str, Any]:
     row = service.job_store.job(tenant, job)
     if row.state not in UNFINISHED or not service.jobs.cancel(job):
         raise Problem(409, f"this job is {row.state} already")
-    return service.describe_job(row)
+    return service.describe_job(service.job_store.job(tenant, job))
 
 
 @router.get("/jobs/{job}/events")

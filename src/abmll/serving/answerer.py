@@ -18,7 +18,7 @@ from abmll.serving.engine import Engine
 from abmll.serving.fair_queue import Request, TooLate
 from abmll.serving.job_store import AnswerStore
 from abmll.serving.resident import Resident, together
-from abmll.serving.tables import StorageFull
+from abmll.serving.storage_errors import StorageFull
 from abmll.serving.task_store import StoredTask
 from abmll.serving.teacher import ANSWERS, FEATURES, Known, Teacher
 from abmll.tasks import Example

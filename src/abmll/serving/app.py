@@ -22,7 +22,7 @@ from abmll.serving.gauges import Gauges
 from abmll.serving.job_store import NoSuchJob
 from abmll.serving.problems import Problem, install
 from abmll.serving.service import Service
-from abmll.serving.tables import StorageError, StorageFull
+from abmll.serving.storage_errors import StorageError, StorageFull
 from abmll.serving.task_changes import NameTaken, OtherRequest, TooMany
 from abmll.serving.task_store import NoSuchTask
 

@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 WAIT, LONGEST_WAIT = 30.0, 600.0  # seconds
 CSV = "text/csv"
 LONGEST_KEY = 200  # characters
+GLANCE = 0.2  # seconds between looks at a job
 
 
 def _service(request: Request) -> Service:

@@ -9,14 +9,15 @@ import time
 import uuid
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import anyio
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from transformers import PreTrainedTokenizerBase
 
 from abmll.language.token_scores import Place, TokenScores, Wanted
+from abmll.serving.asking import Seconds, Tenant
 from abmll.serving.completion_forms import Choice, Completion, CompletionRequest, Model, Models, TokenLogs, Usage
 from abmll.serving.limits import ServeConfig
 from abmll.serving.problems import Problem
@@ -55,16 +56,12 @@ def completions_router(scored: Scored, config: ServeConfig) -> APIRouter:
     writer = Writer(copy.deepcopy(scored.tokenizer))
 
     @router.get("/v1/models")
-    async def models(request: Request) -> Models:
+    async def models(tenant: Tenant) -> Models:
         """The names that completions may be asked of."""
-        return Models(data=[Model(id=name) for name in await scored.model_names(request.state.tenant)])
+        return Models(data=[Model(id=name) for name in await scored.model_names(tenant)])
 
     @router.post("/v1/completions")
-    async def completions(
-        asked: CompletionRequest,
-        request: Request,
-        seconds: Annotated[float, Header(alias="Request-Timeout", gt=0, le=600)] = 30.0,
-    ) -> Completion:
+    async def completions(asked: CompletionRequest, tenant: Tenant, seconds: Seconds) -> Completion:
         """Log-probabilities of prompts' tokens, and the likeliest next one."""
         if len(asked.prompt) > config.max_texts:
             raise Problem(413, f"{len(asked.prompt):,} prompts; ask for {config.max_texts:,} at most at once")
@@ -72,7 +69,7 @@ def completions_router(scored: Scored, config: ServeConfig) -> APIRouter:
             with anyio.fail_after(seconds):
                 texts = await run_in_threadpool(writer.ids, asked.prompt)
                 refuse_many(texts, asked.wanted)
-                found = await scored.token_scores(request.state.tenant, asked.model, texts, asked.wanted)
+                found = await scored.token_scores(tenant, asked.model, texts, asked.wanted)
         except TimeoutError as error:
             detail = f"not answered within {seconds:g} seconds; ask for less, or set the header Request-Timeout"
             raise Problem(504, detail, word="deadline") from error

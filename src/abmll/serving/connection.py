@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Reply = TypeVar("Reply")
 
 ATTEMPTS = 5
+DAMAGED = b"/problems/damaged"  # the type of a problem that no waiting mends
 BACKOFF = 0.2  # seconds before the second attempt where the server names none; twice as long before each further one
 LONGEST_WAIT = 60.0  # seconds between two attempts, whatever the server says
 LONGEST_TIMEOUT = 600.0  # that a server takes
@@ -98,7 +99,7 @@ class Connection:
             else:
                 if response.is_success or (again_is_done and attempt > 1 and response.status_code == 404):
                     return response
-                if response.status_code not in (429, 503) or attempt == ATTEMPTS:
+                if not _passes(response) or attempt == ATTEMPTS:
                     raise self._refusal(response)
                 wait = max(wait, _retry_after(response))
             time.sleep(wait)
@@ -114,6 +115,11 @@ class Connection:
                 detail = ""
         fallback = f"{self.url} answered {response.status_code} {response.reason_phrase}; check the address"
         return Refused(response.status_code, detail or fallback)
+
+
+def _passes(response: "httpx.Response") -> bool:
+    """Whether the server may answer the same request a little later: it is busy, or out of reach behind a proxy."""
+    return response.status_code == 429 or (response.status_code == 503 and DAMAGED not in response.content)
 
 
 def _host(url: str) -> str:

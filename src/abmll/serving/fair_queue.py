@@ -1,6 +1,5 @@
 """What waits for the model: many rows of few, or few of many, in turn between tenants and between their requests."""
 
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -32,7 +31,8 @@ class Request:
         kind: rows of one kind can share a pass.
         rows: what is read; ``len`` of a row is its tokens.
         finish: makes the result of what was read of the rows, in their order.
-        deadline: of ``time.monotonic``; infinite for a job, which was accepted and is always let in.
+        deadline: of ``time.monotonic``.
+        is_accepted: it is a job's, which has been promised and is let in however much waits.
     """
 
     tenant: str
@@ -41,6 +41,7 @@ class Request:
     finish: Callable[[list[Any]], Any]
     deadline: float
     on_progress: Callable[[int], object] = lambda number: None
+    is_accepted: bool = False
     future: "Future[Any]" = field(default_factory=Future)
     taken: int = 0
     read: dict[int, Any] = field(default_factory=dict)
@@ -74,7 +75,7 @@ class FairQueue:
 
         Raises ``QueueFull`` where more than the limit would be waiting.
         """
-        if self.waiting + len(request.rows) > self.limit and request.deadline < math.inf:
+        if self.waiting + len(request.rows) > self.limit and not request.is_accepted:
             raise QueueFull(max(1.0, self.waiting / max(rate, 1e-3)))
         self.waiting += len(request.rows)
         self.tenants.setdefault(request.tenant, OrderedDict())[id(request)] = request

@@ -4,14 +4,17 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, delete, func, select, tuple_, update
+from sqlalchemy import Connection, Engine, Row, and_, delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from abmll.common.errors import AbmllError
-from abmll.serving.tables import ANSWERS, JOBS, TASKS, VERSIONS, reading, writing
-from abmll.serving.task_store import NoSuchTask, find_task, newest_job
+from abmll.serving.storage_errors import Conflict
+from abmll.serving.tables import ABOUT, ANSWERS, JOBS, SERVERS, TASKS, VERSIONS, clock, reading, writing
+from abmll.serving.task_store import NoSuchTask, newest_job
 
 UNFINISHED = ("waiting", "running")
+CANCELLED = "it was cancelled"
+LEASE = 20.0  # seconds without a word of a server, after which others do its jobs
 AT_ONCE = 500  # texts in one statement
 SPARE = 1000  # answers above the limit before the oldest are deleted
 
@@ -21,11 +24,12 @@ class NoSuchJob(AbmllError):
 
 
 class JobStore:
-    """What was to be learned, and what became of it."""
+    """What was to be learned, which ``server`` does it, and what became of it."""
 
-    def __init__(self, engine: Engine, where: str) -> None:
+    def __init__(self, engine: Engine, where: str, server: str = "") -> None:
         self.engine = engine
         self.where = where
+        self.server = server
 
     def job(self, tenant: str, job: str) -> "Row[Any]":
         """A job of a tenant's, with the name of its task. Raises ``NoSuchJob``."""
@@ -36,12 +40,6 @@ class JobStore:
             raise NoSuchJob(f"there is no job '{job[:40]}'")
         return row
 
-    def unfinished(self, task: int | None = None) -> "list[Row[Any]]":
-        """Jobs that are to be done, of one task or of all, in the order in which they were asked for."""
-        chosen = select(JOBS, TASKS.c.how).join(TASKS).where(JOBS.c.state.in_(UNFINISHED)).order_by(JOBS.c.created)
-        with reading(self.engine, self.where) as db:
-            return list(db.execute(chosen if task is None else chosen.where(JOBS.c.task == task)))
-
     def newest(self, task: int) -> "Row[Any]":
         """The job that a task was last changed by. Raises ``NoSuchTask``."""
         with reading(self.engine, self.where) as db:
@@ -50,14 +48,52 @@ class JobStore:
             raise NoSuchTask("this task has been deleted")
         return row
 
-    def set_state(self, job: str, state: str, error: str | None = None) -> None:
-        """Note how far a job is, and that its version was not learned where it was not."""
+    def take(self) -> "list[Row[Any]]":
+        """Make this server's the unfinished jobs that none does which lives, in the order in which they were asked for.
+
+        With SQLite there is one server alone: what it does not know is of one that has ended.
+        """
         with writing(self.engine, self.where) as db:
-            db.execute(update(JOBS).where(JOBS.c.id == job).values(state=state, error=error))
-            own = select(JOBS.c.task, JOBS.c.version).where(JOBS.c.id == job)
-            of_job = tuple_(VERSIONS.c.task, VERSIONS.c.version).in_(own)
-            of_version = "waiting" if state in UNFINISHED else "failed"
-            db.execute(update(VERSIONS).where(of_job, VERSIONS.c.document.is_(None)).values(state=of_version))
+            db.execute(select(ABOUT.c.name).with_for_update())  # one server at a time
+            living = select(SERVERS.c.id).where(SERVERS.c.seen > clock(db) - LEASE)
+            is_left = or_(JOBS.c.owner.is_(None), JOBS.c.owner.not_in(living))
+            chosen = update(JOBS).where(JOBS.c.state.in_(UNFINISHED), is_left).values(owner=self.server)
+            taken = set(db.execute(chosen.returning(JOBS.c.id)).scalars())
+            own = select(JOBS, TASKS.c.how).join(TASKS).where(self._is_own()).order_by(JOBS.c.created)
+            return [row for row in db.execute(own) if row.id in taken]
+
+    def wanted(self, jobs: Sequence[str]) -> set[str]:
+        """Those of the jobs that are this server's to do: no other has taken them, and nobody has cancelled them."""
+        chosen = select(JOBS.c.id).where(JOBS.c.id.in_(jobs), self._is_own())
+        with reading(self.engine, self.where) as db:
+            return set(db.execute(chosen).scalars())
+
+    def cancel(self, job: str) -> bool:
+        """Note that a job is not wanted any more, whichever server does it; False where it has ended."""
+        return self._change(job, JOBS.c.state.in_(UNFINISHED), state="cancelled", error=CANCELLED)
+
+    def again(self, job: str) -> bool:
+        """Make a job that has failed or was cancelled this server's to do."""
+        chosen = JOBS.c.state.in_(("failed", "cancelled"))
+        return self._change(job, chosen, state="waiting", error=None, owner=self.server)
+
+    def end(self, job: str, state: str, error: str | None = None) -> bool:
+        """Note what became of a job, where it is still this server's."""
+        return self._change(job, self._is_own(), state=state, error=error)
+
+    def _change(self, job: str, chosen: Any, **values: Any) -> bool:
+        """Change a job, and note that its version was not learned where it was not; False for one not so chosen."""
+        own = select(JOBS.c.task, JOBS.c.version).where(JOBS.c.id == job)
+        of_version = and_(tuple_(VERSIONS.c.task, VERSIONS.c.version).in_(own), VERSIONS.c.document.is_(None))
+        state = "waiting" if values["state"] in UNFINISHED else "failed"
+        with writing(self.engine, self.where) as db:
+            if db.execute(update(JOBS).where(JOBS.c.id == job, chosen).values(**values)).rowcount == 0:
+                return False
+            db.execute(update(VERSIONS).where(of_version).values(state=state))
+        return True
+
+    def _is_own(self) -> Any:
+        return and_(JOBS.c.state.in_(UNFINISHED), JOBS.c.owner == self.server)
 
 
 class AnswerStore:
@@ -77,25 +113,34 @@ class AnswerStore:
         with reading(self.engine, self.where) as db:
             return _given(db, task, version, texts)
 
-    def keep(self, task: int, version: int, answers: Mapping[str, str]) -> dict[str, str]:
-        """Keep answers by text, and tell what is kept: where there was one already, that stays.
+    def keep(self, task: int, version: int, answers: Mapping[str, str]) -> Mapping[str, str]:
+        """Keep answers by text; where there is one already, that stays. Gives those that are kept.
 
         Raises ``NoSuchTask`` where the task was deleted meanwhile.
         """
         if not self.limit:
-            return dict(answers)
-        build = sqlite.insert if self.engine.dialect.name == "sqlite" else postgresql.insert
+            return answers
         of = {"task": task, "version": version}
         rows = [of | {"digest": digest(text), "answer": answer} for text, answer in answers.items()]
+        try:
+            return self._kept(task, version, answers, sorted(rows, key=lambda row: row["digest"]))
+        except Conflict as error:
+            raise NoSuchTask("this task has been deleted") from error
+
+    def _kept(
+        self, task: int, version: int, answers: Mapping[str, str], rows: list[dict[str, Any]]
+    ) -> Mapping[str, str]:
+        """``rows`` are in an order, so that of two servers one waits for the other and not each for the other."""
+        build = sqlite.insert if self.engine.dialect.name == "sqlite" else postgresql.insert
         with writing(self.engine, self.where) as db:
-            find_task(db, task)
-            db.execute(build(ANSWERS).on_conflict_do_nothing(), rows)
+            written = db.execute(build(ANSWERS).on_conflict_do_nothing(), rows).rowcount
+            kept = answers if written == len(rows) else _given(db, task, version, list(answers))
             self.since += len(rows)
             if self.since > SPARE:
                 self.since = 0
                 newest = db.execute(select(func.max(ANSWERS.c.number))).scalar_one()
                 db.execute(delete(ANSWERS).where(ANSWERS.c.number <= newest - self.limit))
-            return dict(answers) | _given(db, task, version, list(answers))
+        return {**answers, **kept}
 
 
 def _given(db: Connection, task: int, version: int, texts: Sequence[str]) -> dict[str, str]:

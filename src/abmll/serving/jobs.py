@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from abmll.common.errors import AbmllError
 from abmll.serving.engine import NoMemory
-from abmll.serving.job_store import JobStore
-from abmll.serving.tables import StorageError
+from abmll.serving.job_store import CANCELLED, JobStore
+from abmll.serving.storage_errors import StorageError
 
 LAST_STEP = 60.0  # seconds in which a job ends that is told to
 LOG = logging.getLogger("abmll.serving")
@@ -51,17 +51,18 @@ class Live:
 class Jobs:
     """Does what the job store says is to be done, jobs of one lane one after the other.
 
-    ``lanes`` has what does a job of each lane. What was not finished when the process ended is done after its start.
+    ``lanes`` has what does a job of each lane. What was not finished when the process ended is done after its start, or
+    by another server of the same database.
     """
 
     def __init__(self, store: JobStore, lanes: Mapping[str, Callable[[Live], None]]) -> None:
         self.store = store
+        self.lock = threading.Lock()
         self.live: dict[str, Live] = {}
         self.is_stopped = False
         self.waiting: Counter[int] = Counter()  # jobs of each task
         self.queues: dict[str, queue.SimpleQueue[Live | None]] = {lane: queue.SimpleQueue() for lane in lanes}
-        for row in store.unfinished():
-            self.start(row.id, row.task, row.version, row.kind, row.how)
+        self.take()
         self.threads = [
             threading.Thread(target=self._work, args=(lane, act), name=f"abmll-{lane}", daemon=True)
             for lane, act in lanes.items()
@@ -71,18 +72,33 @@ class Jobs:
 
     def start(self, job: str, task: int, version: int, kind: str, lane: str) -> Live:
         """Let a job wait for its turn; the same as before where it does already."""
-        if job not in self.live:
-            self.live[job] = Live(job, task, version, kind, lane)
-            self.waiting[task] += 1
-            self.queues[lane].put(self.live[job])
-        return self.live[job]
+        with self.lock:
+            live = self.live.get(job)
+            if live is None:
+                live = self.live[job] = Live(job, task, version, kind, lane)
+                self.waiting[task] += 1
+                self.queues[lane].put(live)
+        return live
+
+    def take(self) -> None:
+        """Do the jobs that were left by a server that has ended."""
+        for row in self.store.take():
+            self.start(row.id, row.task, row.version, row.kind, row.how)
+
+    def look(self) -> None:
+        """Let those jobs end that were cancelled through another server, or whose task was deleted there."""
+        live = dict(self.live)
+        wanted = self.store.wanted(list(live))
+        for job in live.keys() - wanted:
+            live[job].cancelled.set()
 
     def cancel(self, job: str) -> bool:
         """Let a job end as soon as it can; False where it has ended already."""
         live = self.live.get(job)
-        if live is not None:
-            live.cancelled.set()
-        return live is not None
+        if live is None:
+            return self.store.cancel(job)
+        live.cancelled.set()
+        return True
 
     def cancel_all(self, task: int) -> None:
         """Cancel all jobs of a task."""
@@ -105,10 +121,12 @@ class Jobs:
             state, error = "done", None
             try:
                 live.check()
+                if not self.store.wanted([live.id]):
+                    raise Cancelled
                 live.is_running = True
                 act(live)
             except Cancelled:
-                state, error = "cancelled", "it was cancelled"
+                state, error = "cancelled", CANCELLED
             except StorageError as problem:
                 LOG.error("a job could not keep what it had learned: %s", problem)
                 state, error, live.refused = "failed", problem.told, problem
@@ -121,9 +139,10 @@ class Jobs:
             if self.is_stopped and state != "done":
                 return
             try:
-                self.store.set_state(live.id, state, error)
+                self.store.end(live.id, state, error)
             except AbmllError as problem:  # it is done again after the next start
                 LOG.error("a job's end could not be noted: %s", problem)
-            self.waiting[live.task] -= 1
-            del self.live[live.id]
+            with self.lock:
+                self.waiting[live.task] -= 1
+                del self.live[live.id]
             live.finished.set_result(None)

@@ -10,7 +10,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from abmll.common.errors import AbmllError, CheckpointError
 from abmll.common.files import FULL, atomic_file, disk_errors, read_regular, remove
-from abmll.serving.tables import StorageError, StorageFull
+from abmll.serving.storage_errors import StorageError, StorageFull
 
 LONGEST_WRITE = 3600.0  # seconds that a file takes at most
 LARGEST = 4 << 30  # bytes of a file
@@ -58,10 +58,8 @@ class Objects:
         """Delete a file, or a folder with all its files; nothing happens where there is none."""
         if self.is_local:
             return remove(self._path(name))
-        try:
+        with disk_errors(f"{self.place}/{name}"), suppress(FileNotFoundError):
             self.system.rm(f"{self.root}/{name}", recursive=True)
-        except FileNotFoundError:
-            return
 
     def _path(self, name: str) -> Path:
         return Path(self.root) / name

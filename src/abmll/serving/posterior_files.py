@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,18 @@ class PosteriorFiles:
         self.objects = objects
         self.resident = resident
 
-    def save(self, task: StoredTask, version: int, posterior: TaskPosterior) -> None:
-        """Keep a version, which is ready from then on."""
+    def save(self, task: StoredTask, version: int, posterior: TaskPosterior) -> bool:
+        """Keep a version, which is ready from then on; False where it was learned before, which stays.
+
+        Raises ``NoSuchTask`` where the task has been deleted.
+        """
         bundle = posterior.bundle()
         groups = {name: own for name, own in bundle.tensors.items() if posterior.head is None or name == "head"}
         data = _packed(groups)
         document = json.dumps(bundle.document, allow_nan=False)
-        self.objects.put(_name(task, version), data)
-        values = {"document": document, "sha256": _digest(document, data), "error": None}
-        self.store.set_version(task, version, state="ready", **values)
+        values = {"document": document, "sha256": _digest(document, data)}
+        put = partial(self.objects.put, _name(task, version), data)
+        return self.store.learned(task, version, put, **values)
 
     def load(self, task: StoredTask, row: "Row[Any]") -> TaskPosterior:
         """The version of a row of the table, as it is asked. Raises ``CheckpointError`` where it is damaged."""

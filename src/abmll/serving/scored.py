@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from abmll.language.adapter import Adapter
 from abmll.language.scorer import OptionScorer
-from abmll.language.token_scores import TokenScores, Wanted, token_scores
+from abmll.language.token_scores import TokenScores, Wanted, check_tokens, token_scores
 from abmll.model.learned_task import TaskPosterior
 from abmll.serving.engine import Engine
 from abmll.serving.fair_queue import Request
@@ -69,6 +69,7 @@ class ScoredTokens:
         Raises ``Problem`` for a model that there is not, ``QueueFull``.
         """
         scorer, phi = await self._model(tenant, model)
+        check_tokens(scorer, texts, wanted)  # here it names the text by its place in the request
         rows = [TokenRow(scorer, phi, text, wanted) for text in texts]
         request = Request(tenant, TOKENS, rows, list, inf)
         self.engine.submit(request)

@@ -1,6 +1,7 @@
 """A server without its network: the store, the model in memory, and the threads that learn and answer."""
 
 import json
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -17,10 +18,11 @@ from abmll.serving.jobs import Jobs
 from abmll.serving.limits import ServeConfig
 from abmll.serving.memory import Memory
 from abmll.serving.objects import Objects
+from abmll.serving.peers import Peers
 from abmll.serving.posterior_files import PosteriorFiles
 from abmll.serving.resident import Resident
 from abmll.serving.scored import TOKENS, ScoredTokens, score_tokens
-from abmll.serving.tables import connect
+from abmll.serving.tables import connect, shown
 from abmll.serving.task_store import StoredTask, TaskStore
 from abmll.serving.teacher import ANSWERS, FEATURES, Teacher
 
@@ -40,10 +42,10 @@ class Service:
     def __init__(self, model: AbmllModel, database: str, files: str, limits: ServeConfig) -> None:
         self.limits = limits
         self.gauges = Gauges()
-        engine = connect(database)
-        where = engine.url.render_as_string(hide_password=True)
-        self.store = TaskStore(engine, where)
-        self.job_store = JobStore(engine, where)
+        self.server = uuid.uuid4().hex
+        engine, where = connect(database), shown(database)
+        self.store = TaskStore(engine, where, self.server)
+        self.job_store = JobStore(engine, where, self.server)
         self.resident = Resident(model)
         self.store.claim(self.resident.belongs_to)
         self.files = PosteriorFiles(self.store, Objects(files), self.resident)
@@ -52,18 +54,25 @@ class Service:
         self.executor = ThreadPoolExecutor(FITTERS, "abmll-fit", self.resident.begin)
         self.memory = Memory(limits.memory_mb * 1e6, size_of, self.executor)
         self.teacher = Teacher(self.store, self.files, self.resident, self.engine, self.memory)
-        answers = AnswerStore(connect(database, durable=False), where, limits.kept_answers)
+        quick = connect(database, durable=False)
+        answers = AnswerStore(quick, where, limits.kept_answers)
         self.answerer = Answerer(self.resident, self.engine, self.teacher, self.memory, answers)
+        self.databases = [engine, quick]
         self.scored = ScoredTokens(self.store, self.resident, self.engine, self.teacher, self.memory)
         lanes = {"head": self.teacher.learn_head, "full": self.teacher.learn_by_steps}
+        self.peers = Peers(engine, where, self.server)  # it is known as living before it takes jobs
         self.jobs = self.teacher.jobs = Jobs(self.job_store, lanes)
+        self.peers.watch(self.jobs)
         self.gauges.watch(self)
 
     def close(self) -> None:
-        """Let what runs come to its end. What waits is done after the next start."""
+        """Let what runs come to its end. What waits is done after the next start, or by another server."""
         self.jobs.stop()  # while the engine reads for them
         self.engine.stop()
         self.executor.shutdown(wait=True, cancel_futures=True)
+        self.peers.leave()
+        for database in self.databases:
+            database.dispose()
 
     def describe(self, task: StoredTask) -> dict[str, Any]:
         """A task as clients see it."""
@@ -104,7 +113,7 @@ class Service:
         if live is not None:
             state = "running" if live.is_running else "waiting"
         elif state in UNFINISHED:
-            state = "waiting"  # of a process that has ended, or of another one
+            state = "waiting"  # in another server, or until one takes it
         return {
             "id": row.id,
             "task": row.task_name,

@@ -3,6 +3,7 @@
 SQLite by default, in a file of the store's folder; PostgreSQL where several servers share one store.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,14 +23,23 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    extract,
+    func,
+    make_url,
+    select,
 )
-from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from abmll.common.errors import AbmllError
+from abmll.serving.storage_errors import database_errors, reason_of
 
 METADATA = MetaData()
 CASCADE = "CASCADE"
 WRITES = "abmll_writes"  # of a connection, whether it will
+MAKING = 4_201_512_808  # the number of the lock under which the tables are made, on PostgreSQL
+
+# Names in the order of their bytes, whatever language the database is set to.
+NAME = String().with_variant(String(collation="C"), "postgresql")
 
 # What the store belongs to: its format, and the language model that its features were read with.
 ABOUT = Table("about", METADATA, Column("name", String, primary_key=True), Column("value", Text, nullable=False))
@@ -39,7 +49,7 @@ TASKS = Table(
     METADATA,
     Column("id", Integer, primary_key=True),
     Column("tenant", String, nullable=False),
-    Column("name", String, nullable=False),
+    Column("name", NAME, nullable=False),
     Column("how", String, nullable=False),  # head or full
     Column("settings", Text, nullable=False),  # JSON: the labels' order, the number of steps
     Column("created", Float, nullable=False),
@@ -85,6 +95,15 @@ JOBS = Table(
     Column("state", String, nullable=False, index=True),  # waiting, running, done, failed or cancelled
     Column("error", Text),
     Column("created", Float, nullable=False),
+    Column("owner", String),  # the server that does it
+)
+
+# The servers that share the database, but for SQLite's, which has one alone.
+SERVERS = Table(
+    "servers",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("seen", Float, nullable=False),  # when it last said that it lives, by the database's clock
 )
 
 # What was asked under a key of the client's: the same request again gets the same job.
@@ -119,12 +138,38 @@ def connect(url: str, durable: bool = True) -> Engine:
     ``durable``: what is written is on the disk before the call returns. Otherwise a loss of power, but no killed
     process, may take the last seconds' writes. Raises ``AbmllError`` where it cannot be opened.
     """
-    with database_errors(url):
+    where = shown(url)
+    try:
         engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    except ModuleNotFoundError as error:
+        raise AbmllError(f"{where}: needs a driver; run: pip install 'abmll[postgres]' ({error})") from error
+    except SQLAlchemyError as error:
+        raise AbmllError(f"{where}: no database is known by such an address: {reason_of(error)}") from error
+    with database_errors(where):
         if engine.dialect.name == "sqlite":
             _prepare(engine, "FULL" if durable else "NORMAL")
-        METADATA.create_all(engine)
+        elif not durable:
+            event.listen(engine, "connect", _write_later)
+        with engine.begin() as db:
+            if engine.dialect.name == "postgresql":  # servers that start together make them one after the other
+                db.execute(select(func.pg_advisory_xact_lock(MAKING)))
+            METADATA.create_all(db)
     return engine
+
+
+def shown(url: str) -> str:
+    """An address as it may be shown: without the password. Raises ``AbmllError`` for what is no address."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError as error:
+        raise AbmllError("database: give an address such as postgresql+psycopg://USER@HOST/NAME") from error
+
+
+def _write_later(connection: Any, _record: object) -> None:
+    """PostgreSQL without waiting for the disk."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION synchronous_commit = off")
+    connection.commit()
 
 
 def _prepare(engine: Engine, synchronous: str) -> None:
@@ -160,27 +205,8 @@ def writing(engine: Engine, where: str) -> Iterator[Connection]:
         yield db
 
 
-class StorageError(AbmllError):
-    """The database or the files' place refuses, for a reason that is not the asker's; what was asked for has not
-    happened. Clients are ``told`` no more of where that is.
-    """
-
-    told = "the server's store cannot be used at the moment; ask again later"
-
-
-class StorageFull(StorageError):
-    """The disk takes no more."""
-
-    told = "the server's disk is full; ask again when there is space on it"
-
-
-@contextmanager
-def database_errors(where: str) -> Iterator[None]:
-    """Turn what the database refuses into an ``AbmllError`` of one line."""
-    try:
-        yield
-    except SQLAlchemyError as error:
-        reason = str(error.orig) if isinstance(error, DatabaseError) else str(error).splitlines()[0]
-        if "full" in reason or "disk I/O" in reason:
-            raise StorageFull(f"{where}: {reason}; free some space, then ask again") from error
-        raise StorageError(f"{where}: the database says: {reason}") from error
+def clock(db: Connection) -> float:
+    """Seconds by the clock of the database, as those of several servers may differ."""
+    if db.dialect.name == "sqlite":
+        return time.time()
+    return float(db.execute(select(extract("epoch", func.clock_timestamp()))).scalar_one())

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, insert, select, update
 
 from abmll.common.errors import AbmllError
+from abmll.serving.storage_errors import once_more
 from abmll.serving.tables import EXAMPLES, JOBS, REPEATS, TASKS, VERSIONS
 from abmll.serving.task_store import Labelled, StoredTask, TaskStore, examples_of, find_task, newest_job, newest_version
 
@@ -56,17 +57,31 @@ def create(
     repeat: Repeat | None = None,
 ) -> Accepted:
     """A new task, whose first version is to be learned. Raises ``NameTaken``, ``OtherRequest``."""
+    return once_more(lambda: _created(store, tenant, name, how, settings, examples, repeat))
+
+
+def _created(
+    store: TaskStore,
+    tenant: str,
+    name: str,
+    how: str,
+    settings: Mapping[str, Any],
+    examples: Sequence[Labelled],
+    repeat: Repeat | None,
+) -> Accepted:
     with store.writing() as db:
+        # In this order: who sees the name that the same request has taken at another server sees its key too.
+        named = db.execute(select(TASKS.c.id).where(TASKS.c.tenant == tenant, TASKS.c.name == name)).first()
         if (before := _repeated(db, tenant, repeat)) is not None:
             return before
-        if db.execute(select(TASKS.c.id).where(TASKS.c.tenant == tenant, TASKS.c.name == name)).first() is not None:
+        if named is not None:
             raise NameTaken(f"there is a task '{name}' already; add examples to it, or choose another name")
         values = {"tenant": tenant, "name": name, "how": how, "settings": json.dumps(settings)}
         db.execute(insert(TASKS).values(**values, created=time.time()))
         found = db.execute(select(TASKS).where(TASKS.c.tenant == tenant, TASKS.c.name == name)).one()
         task = StoredTask.of(found)
         _add(db, task, 1, {one.text: one.label for one in examples})
-        return _accept(db, task, 1, "learn", repeat)
+        return _accept(db, store.server, task, 1, "learn", repeat)
 
 
 def change(
@@ -83,10 +98,21 @@ def change(
     the job of the newest is told where it has not done its work, so that who asks again is not left without it.
     Raises ``TooMany`` where more than ``limit`` examples would be left, ``OtherRequest``, ``NoSuchTask``.
     """
+    return once_more(lambda: _changed(store, task, added, removed, repeat, limit))
+
+
+def _changed(
+    store: TaskStore,
+    task: StoredTask,
+    added: Sequence[Labelled],
+    removed: Sequence[str],
+    repeat: Repeat | None,
+    limit: int | None,
+) -> Accepted:
     with store.writing() as db:
+        version = _next_version(db, task)
         if (before := _repeated(db, task.tenant, repeat)) is not None:
             return before
-        version = _next_version(db, task)
         present = {row.text: row for row in db.execute(examples_of(task.id, version - 1))}
         wanted = {one.text: one.label for one in added}
         new = {text: label for text, label in wanted.items() if text not in present or present[text].label != label}
@@ -101,19 +127,25 @@ def change(
             chosen = EXAMPLES.c.id.in_(gone[start : start + AT_ONCE])
             db.execute(update(EXAMPLES).where(chosen).values(removed=version))
         _add(db, task, version, new)
-        return _accept(db, task, version, "update", repeat)
+        return _accept(db, store.server, task, version, "update", repeat)
 
 
 def relearn(store: TaskStore, task: StoredTask, repeat: Repeat | None = None) -> Accepted:
     """A new version with the examples of the newest. Raises ``OtherRequest``, ``NoSuchTask``."""
-    with store.writing() as db:
-        before = _repeated(db, task.tenant, repeat)
-        return before or _accept(db, task, _next_version(db, task), "relearn", repeat)
+
+    def act() -> Accepted:
+        with store.writing() as db:
+            version = _next_version(db, task)
+            before = _repeated(db, task.tenant, repeat)
+            return before or _accept(db, store.server, task, version, "relearn", repeat)
+
+    return once_more(act)
 
 
 def _next_version(db: Connection, task: StoredTask) -> int:
     """The number of the version to come; until the end of the transaction nobody else gets it."""
-    db.execute(select(TASKS.c.id).where(TASKS.c.id == task.id).with_for_update())
+    # key_share: what refers to the task, such as answers, can be written meanwhile.
+    db.execute(select(TASKS.c.id).where(TASKS.c.id == task.id).with_for_update(key_share=True))
     return newest_version(db, task) + 1
 
 
@@ -123,13 +155,13 @@ def _add(db: Connection, task: StoredTask, version: int, examples: Mapping[str, 
         db.execute(insert(EXAMPLES), rows)
 
 
-def _accept(db: Connection, task: StoredTask, version: int, kind: str, repeat: Repeat | None) -> Accepted:
-    """Note that a version is to be learned, the job that does it, and under which key it was asked for."""
+def _accept(db: Connection, server: str, task: StoredTask, version: int, kind: str, repeat: Repeat | None) -> Accepted:
+    """Note that a version is to be learned, the job of this server's that does it, and the key it was asked under."""
     rows = list(db.execute(examples_of(task.id, version)))
     labels, job = sorted({row.label for row in rows}), uuid.uuid4().hex
     about = {"task": task.id, "version": version, "created": time.time(), "state": "waiting"}
     db.execute(insert(VERSIONS).values(**about, labels=json.dumps(labels), num_examples=len(rows)))
-    db.execute(insert(JOBS).values(**about, id=job, tenant=task.tenant, kind=kind))
+    db.execute(insert(JOBS).values(**about, id=job, tenant=task.tenant, kind=kind, owner=server))
     if repeat is not None:
         values = {"tenant": task.tenant, "task": task.id, "job": job, "created": about["created"]}
         db.execute(insert(REPEATS).values(**values, key=repeat.key, digest=repeat.digest))

@@ -1,23 +1,26 @@
 """Routes that make and change tasks, and tell of them."""
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from sqlalchemy import Row
 from starlette.concurrency import run_in_threadpool
 
 from abmll.common.errors import DataError
 from abmll.experiments.sheets import csv_text
-from abmll.serving.asking import CSV, Named, Patience, Repeated, Served, Tenant, pairs_of
+from abmll.serving.asking import CSV, GLANCE, Named, Patience, Repeated, Served, Tenant, pairs_of
 from abmll.serving.job_store import UNFINISHED
 from abmll.serving.jobs import Live
 from abmll.serving.problems import Problem
 from abmll.serving.service import Service, moment, summary
 from abmll.serving.task_changes import Accepted, TooMany, change, create, relearn
-from abmll.serving.task_store import Labelled
+from abmll.serving.task_store import Labelled, NoSuchTask, StoredTask
 from abmll.serving.wire import Examples, NewTask, Texts, check_name, labelled
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
@@ -29,7 +32,7 @@ def list_tasks(service: Served, tenant: Tenant, after: str = "", limit: int = 10
     limit = max(1, min(limit, 1000))
     found = service.store.tasks(tenant, after, limit)
     more = found[-1].name if len(found) == limit else None
-    return {"tasks": [service.describe(task) for task in found], "next": more}
+    return {"tasks": list(described(service, found)), "next": more}
 
 
 @router.post(
@@ -142,8 +145,16 @@ async def learn_again(service: Served, task: Named, patience: Patience, repeat: 
     return await _learned(service, partial(relearn, service.store, task, repeat), patience, 200)
 
 
+def described(service: Service, tasks: list[StoredTask]) -> Iterator[dict[str, Any]]:
+    """Tasks as clients see them, but for those that are deleted meanwhile."""
+    for task in tasks:
+        with suppress(NoSuchTask):
+            yield service.describe(task)
+
+
 async def _learned(service: Service, accept: Callable[[], Accepted], patience: float, status: int) -> Response:
     """The task once the job of what is accepted is done, or the job where that takes longer than the client waits."""
+    deadline = time.monotonic() + patience
     accepted, live = await run_in_threadpool(_begun, service, accept)
     task, job = accepted.task, accepted.job
     headers = {} if job is None else {"Location": f"/v1/jobs/{job}"}
@@ -156,22 +167,35 @@ async def _learned(service: Service, accept: Callable[[], Accepted], patience: f
         if live.refused is not None:
             raise live.refused
     if job is not None:
-        row = await run_in_threadpool(service.job_store.job, task.tenant, job)
+        row = await _settled(service, task, job, deadline)
+        if row.state in UNFINISHED:
+            return JSONResponse(service.describe_job(row), 202, headers)
         if row.state in ("failed", "cancelled"):
             raise Problem(409 if row.state == "cancelled" else 422, f"task '{task.name}': {row.error}")
     return JSONResponse(await run_in_threadpool(service.describe, task), status, headers)
 
 
+async def _settled(service: Service, task: StoredTask, job: str, deadline: float) -> "Row[Any]":
+    """The row of a job, as it is once another server has done it or the client waits no longer."""
+    look = partial(service.job_store.job, task.tenant, job)
+    row = await run_in_threadpool(look)
+    while row.state in UNFINISHED and row.owner != service.server and time.monotonic() < deadline:
+        await asyncio.sleep(GLANCE)
+        row = await run_in_threadpool(look)
+    return row
+
+
 def _begun(service: Service, accept: Callable[[], Accepted]) -> tuple[Accepted, Live | None]:
-    """What is accepted, and its job where it is not finished: begun at once, whether or not the client stays."""
+    """What is accepted, and its job where it is this server's to do: begun at once, whether or not the client stays."""
     accepted = accept()
     if accepted.job is None:
         return accepted, None
     row = service.job_store.job(accepted.task.tenant, accepted.job)
-    if row.state == "done":
+    if row.state in ("failed", "cancelled"):  # it is asked for again, and may do better now
+        service.job_store.again(row.id)
+        row = service.job_store.job(accepted.task.tenant, accepted.job)
+    if row.state == "done" or row.owner != service.server:
         return accepted, None
-    if row.state not in UNFINISHED:  # it is asked for again, and may do better now
-        service.job_store.set_state(row.id, "waiting")
     return accepted, service.jobs.start(row.id, row.task, row.version, row.kind, row.how)
 
 

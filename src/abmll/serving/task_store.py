@@ -4,7 +4,7 @@ What changes them is in ``task_changes``.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_, select, update
 
 from abmll.common.errors import AbmllError
+from abmll.serving.storage_errors import once_more
 from abmll.serving.tables import ABOUT, EXAMPLES, JOBS, TASKS, VERSIONS, reading, writing
 
 FORMAT = "abmll-store-1"
+READY = "ready"  # of a version
 
 
 class NoSuchTask(AbmllError):
@@ -49,12 +51,13 @@ class StoredTask:
 class TaskStore:
     """All tasks of all tenants; what a method has written is on the disk when it returns.
 
-    Raises ``AbmllError`` where the database refuses.
+    ``server`` does what is accepted here. Raises ``AbmllError`` where the database refuses.
     """
 
-    def __init__(self, engine: Engine, where: str) -> None:
+    def __init__(self, engine: Engine, where: str, server: str = "") -> None:
         self.engine = engine
         self.where = where
+        self.server = server
 
     def reading(self) -> AbstractContextManager[Connection]:
         """A transaction that reads."""
@@ -67,17 +70,21 @@ class TaskStore:
     def claim(self, belongs_to: Mapping[str, str]) -> None:
         """Note what the store belongs to. Raises ``AbmllError`` where it belongs to something else."""
         wanted = {"format": FORMAT, **belongs_to}
-        with self.writing() as db:
-            found: dict[str, str] = {row.name: row.value for row in db.execute(select(ABOUT))}
-            if not found:
-                db.execute(insert(ABOUT), [{"name": name, "value": value} for name, value in wanted.items()])
-                return
+        found = once_more(lambda: self._about(wanted))
         for name, value in wanted.items():
             if found.get(name) != value:
                 raise AbmllError(
                     f"{self.where}: was made with another {name} ({found.get(name)}, not {value}); serve it with the "
                     "same model and theta, or choose another --store"
                 )
+
+    def _about(self, wanted: Mapping[str, str]) -> dict[str, str]:
+        """What the store belongs to: ``wanted``, where that was not noted yet."""
+        with self.writing() as db:
+            found: dict[str, str] = {row.name: row.value for row in db.execute(select(ABOUT))}
+            if not found:
+                db.execute(insert(ABOUT), [{"name": name, "value": value} for name, value in wanted.items()])
+        return found or dict(wanted)
 
     def task(self, tenant: str, name: str) -> StoredTask:
         """Raises ``NoSuchTask``."""
@@ -145,9 +152,26 @@ class TaskStore:
             raise NoSuchTask(f"task '{task.name}' {what}")
         return row
 
+    def learned(self, task: StoredTask, version: int, write: Callable[[], None], **values: Any) -> bool:
+        """Note that a version was learned, after ``write`` has written its files; False where it was learned before.
+
+        Others who learn the same wait meanwhile, so that what is noted belongs to what is written. Raises
+        ``NoSuchTask`` where the task has been deleted; nothing is written then.
+        """
+        key = and_(VERSIONS.c.task == task.id, VERSIONS.c.version == version)
+        with self.writing() as db:
+            row = db.execute(select(VERSIONS.c.state).where(key).with_for_update()).first()
+            if row is None:
+                raise NoSuchTask(f"there is no task '{task.name}'")
+            if row.state == READY:
+                return False
+            write()
+            db.execute(update(VERSIONS).where(key).values(**values, state=READY, error=None))
+        return True
+
     def is_learned(self, task: StoredTask, version: int) -> bool:
         """Whether a version has been learned, and was not found to be damaged since."""
-        key = and_(VERSIONS.c.task == task.id, VERSIONS.c.version == version, VERSIONS.c.state == "ready")
+        key = and_(VERSIONS.c.task == task.id, VERSIONS.c.version == version, VERSIONS.c.state == READY)
         with self.reading() as db:
             return db.execute(select(VERSIONS.c.version).where(key)).first() is not None
 

@@ -59,7 +59,8 @@ class Teacher:
         model = self.resident.reading
         posterior = model.posterior_of(head, examples[0].options, task.name, 0)
         live.check()
-        self._save(task, live.version, posterior)
+        if not self.files.save(task, live.version, posterior):
+            return
         if self.jobs is None or self.jobs.waiting[task.id] <= 1:  # else the next job's version is asked for
             self.memory.made((task.id, live.version), lambda: self._fitted(task, live.version, posterior, examples))
 
@@ -81,8 +82,8 @@ class Teacher:
         posterior = model.adapt(examples, task_name=task.name, steps=steps, how="full", on_step=on_step)
         assert self.resident.answering is not None
         posterior = replace(posterior, scorer=self.resident.answering)
-        self._save(task, live.version, posterior)
-        self.memory.put((task.id, live.version), posterior)
+        if self.files.save(task, live.version, posterior):
+            self.memory.put((task.id, live.version), posterior)
 
     def load(self, task: StoredTask, row: Any) -> TaskPosterior:
         """A version that was learned before, ready to answer.
@@ -110,7 +111,7 @@ class Teacher:
         def on_progress(number: int) -> None:
             live.done += number
 
-        request = Request(task.tenant, FEATURES, rows, together, inf, on_progress)
+        request = Request(task.tenant, FEATURES, rows, together, inf, on_progress, is_accepted=True)
         self.engine.submit(request)
         while True:
             try:
@@ -121,11 +122,6 @@ class Teacher:
             except CancelledError:
                 live.check()
                 raise
-
-    def _save(self, task: StoredTask, version: int, posterior: TaskPosterior) -> None:
-        """Keep a version. Raises ``NoSuchTask`` where the task was deleted meanwhile; nothing is left of it then."""
-        self.files.save(task, version, posterior)
-        self._forget_deleted(task)
 
     def _forget_deleted(self, task: StoredTask) -> None:
         """Raises ``NoSuchTask`` where the task was deleted meanwhile; nothing is left of it then."""
