@@ -22,6 +22,7 @@ WORDS = {"animal": ("cat", "dog", "horse"), "fruit": ("apple", "plum", "pear"), 
 
 # Sections whose commands are not run here, and why; test_pages.py checks that the words exist.
 NOT_RUN = {
+    "For others: a server and a page": "it serves until it is stopped; tests/serving asks such a server",
     "Install": "it installs; test_wheel.py installs the wheel",
     "Comparing methods": "it downloads 358 MB and compares all methods for hours; tests/cli/test_compare.py is small",
 }

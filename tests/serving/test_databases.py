@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import Engine, insert, select, update
 
 from abmll.common.errors import AbmllError
-from abmll.serving import tables
+from abmll.serving import database
+from abmll.serving.database import ANSWERS, EXAMPLES, JOBS, REPEATS, SERVERS, VERSIONS, connect, reading, shown, writing
 from abmll.serving.job_store import AnswerStore, JobStore, NoSuchJob
 from abmll.serving.storage_errors import StorageError
-from abmll.serving.tables import ANSWERS, EXAMPLES, JOBS, REPEATS, SERVERS, VERSIONS, connect, reading, shown, writing
 from abmll.serving.task_changes import Accepted, NameTaken, OtherRequest, Repeat, TooMany, change, create, relearn
 from abmll.serving.task_store import Labelled, NoSuchTask, TaskStore
 
@@ -168,7 +168,7 @@ def test_the_jobs_of_the_dead_are_taken_once_and_in_their_order(store: TaskStore
     jobs = [made(dead[n % 2], f"t{n}").job for n in range(4)]
     made(store, "own")
     with writing(engine, "") as db:
-        now = tables.clock(db)
+        now = database.clock(db)
         known = [("me", 0.0), ("silent", 3600.0)]
         db.execute(insert(SERVERS), [{"id": name, "seen": now - since} for name, since in known])
     taken = [JobStore(engine, "", server).take() for server in ("me", "other")]
@@ -275,7 +275,7 @@ def test_a_version_and_the_jobs_of_the_dead_at_the_same_time(stores: list[TaskSt
     for number in range(6):
         made(TaskStore(stores[0].engine, "", "dead"), f"left {number}")
     with writing(stores[0].engine, "") as db:
-        now = tables.clock(db)
+        now = database.clock(db)
         db.execute(insert(SERVERS), [{"id": store.server, "seen": now} for store in stores])
     taken = together([JobStore(store.engine, "", store.server).take for store in stores])
     assert sorted(len(rows) for rows in taken) == [0, 0, 0, 6]

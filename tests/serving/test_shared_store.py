@@ -15,9 +15,9 @@ from abmll import AbmllModel
 from abmll.common.config import LearningConfig
 from abmll.posterior import head
 from abmll.serving import peers
+from abmll.serving.database import SERVERS, connect, writing
 from abmll.serving.job_store import JobStore
 from abmll.serving.limits import ServeConfig
-from abmll.serving.tables import SERVERS, connect, writing
 from abmll.serving.task_changes import create
 from abmll.serving.task_store import Labelled, TaskStore
 from tests.serving.served import ASKED, PAIRS, ask, learn, rows, service_of, serving

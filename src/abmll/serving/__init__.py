@@ -1,7 +1,7 @@
 """A language model in memory, the learned tasks of many people, and an interface to both over the network.
 
-``service`` puts the parts together: a store of tasks (``task_store``, ``task_changes``, ``job_store``), what was learned
-of them (``posterior_files``, ``memory``), one thread that reads with the model (``engine``), jobs that learn
+``service`` puts the parts together: a store of tasks (``task_store``, ``task_changes``, ``job_store``), what was
+learned of them (``posterior_files``, ``memory``), one thread that reads with the model (``engine``), jobs that learn
 (``jobs``, ``teacher``), and answers (``answerer``). ``app`` is the HTTP interface around it, ``page`` the page in a
 browser, ``client`` the other end.
 

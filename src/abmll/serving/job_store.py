@@ -8,8 +8,8 @@ from sqlalchemy import Connection, Engine, Row, and_, delete, func, or_, select,
 from sqlalchemy.dialects import postgresql, sqlite
 
 from abmll.common.errors import AbmllError
+from abmll.serving.database import ABOUT, ANSWERS, JOBS, SERVERS, TASKS, VERSIONS, clock, reading, writing
 from abmll.serving.storage_errors import Conflict
-from abmll.serving.tables import ABOUT, ANSWERS, JOBS, SERVERS, TASKS, VERSIONS, clock, reading, writing
 from abmll.serving.task_store import NoSuchTask, newest_job
 
 UNFINISHED = ("waiting", "running")

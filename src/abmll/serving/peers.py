@@ -6,8 +6,8 @@ import threading
 from sqlalchemy import Engine, delete, insert, update
 
 from abmll.common.errors import AbmllError
+from abmll.serving.database import SERVERS, clock, writing
 from abmll.serving.jobs import Jobs
-from abmll.serving.tables import SERVERS, clock, writing
 
 LOG = logging.getLogger("abmll.serving")
 BEAT = 3.0  # seconds between two words

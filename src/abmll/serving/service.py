@@ -11,6 +11,7 @@ from sqlalchemy import Row
 
 from abmll.model.meta_learner import AbmllModel
 from abmll.serving.answerer import Answerer, read_with_adapters
+from abmll.serving.database import connect, shown
 from abmll.serving.engine import Engine
 from abmll.serving.gauges import Gauges
 from abmll.serving.job_store import UNFINISHED, AnswerStore, JobStore
@@ -22,7 +23,6 @@ from abmll.serving.peers import Peers
 from abmll.serving.posterior_files import PosteriorFiles
 from abmll.serving.resident import Resident
 from abmll.serving.scored import TOKENS, ScoredTokens, score_tokens
-from abmll.serving.tables import connect, shown
 from abmll.serving.task_store import StoredTask, TaskStore
 from abmll.serving.teacher import ANSWERS, FEATURES, Teacher
 

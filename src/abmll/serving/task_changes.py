@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, insert, select, update
 
 from abmll.common.errors import AbmllError
+from abmll.serving.database import EXAMPLES, JOBS, REPEATS, TASKS, VERSIONS
 from abmll.serving.storage_errors import once_more
-from abmll.serving.tables import EXAMPLES, JOBS, REPEATS, TASKS, VERSIONS
 from abmll.serving.task_store import Labelled, StoredTask, TaskStore, examples_of, find_task, newest_job, newest_version
 
 AT_ONCE = 500  # numbers in one statement

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_, select, update
 
 from abmll.common.errors import AbmllError
+from abmll.serving.database import ABOUT, EXAMPLES, JOBS, TASKS, VERSIONS, reading, writing
 from abmll.serving.storage_errors import once_more
-from abmll.serving.tables import ABOUT, EXAMPLES, JOBS, TASKS, VERSIONS, reading, writing
 
 FORMAT = "abmll-store-1"
 READY = "ready"  # of a version
