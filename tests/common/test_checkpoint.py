@@ -262,3 +262,22 @@ def test_no_checkpoint_says_what_to_do(tmp_path: Path) -> None:
         latest_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="nothing: no such run folder"):
         latest_checkpoint(tmp_path / "nothing")
+
+
+def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.safetensors"
+    (folder / "theta.safetensors").rename(outside)
+    (folder / "theta.safetensors").symlink_to(outside)
+    with pytest.raises(CheckpointError, match=r"theta\.safetensors: is a link that leads out of its folder; delete"):
+        load_bundle(folder, STATE)
+
+
+def test_links_of_the_hubs_cache_and_to_the_folder_are_followed(folder: Path, tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "1234", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())):
+        path.rename(blobs / str(number))
+        (snapshot / path.name).symlink_to(Path("..") / ".." / "blobs" / str(number))
+    (tmp_path / "linked").symlink_to(snapshot)
+    assert load_bundle(tmp_path / "linked", STATE).document["episode"] == 3

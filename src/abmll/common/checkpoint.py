@@ -89,6 +89,8 @@ def load_bundle(folder: Path, document_name: str) -> Bundle:
     for group in layout.tensors:
         if f"{group}.safetensors" not in listed:
             raise CheckpointError(f"{manifest}: does not list {group}.safetensors, so it is damaged; {layout.remedy}")
+    for name in listed:
+        _refuse_link_out(folder, folder / name, layout.remedy)
     files = {folder / name: _verified(folder / name, digest, layout.remedy) for name, digest in listed.items()}
     document = read_json(folder / document_name, layout.kind, layout.remedy, data=files[folder / document_name])
     groups = {path.stem for path in files if path.suffix == ".safetensors"}
@@ -101,6 +103,17 @@ def load_bundle(folder: Path, document_name: str) -> Bundle:
         path.stem: _tensors(path, data, layout.remedy) for path, data in files.items() if path.suffix == ".safetensors"
     }
     return Bundle(tensors, document)
+
+
+def _refuse_link_out(folder: Path, path: Path, remedy: str) -> None:
+    """Raise ``CheckpointError`` for a link that leads out of the folder.
+
+    The hub's cache consists of links: from ``REPOSITORY/snapshots/REVISION`` into ``REPOSITORY/blobs``, and no further.
+    """
+    inside, target = folder.resolve(), path.resolve()
+    allowed = [inside, inside.parent.parent / "blobs"] if inside.parent.name == "snapshots" else [inside]
+    if not any(target.is_relative_to(place) for place in allowed):
+        raise CheckpointError(f"{path}: is a link that leads out of its folder; {remedy}")
 
 
 def _verified(path: Path, digest: str, remedy: str) -> bytes:
