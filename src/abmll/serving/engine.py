@@ -8,8 +8,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import InvalidStateError
-from typing import Any
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, TypeVar
 
 from abmll.common.errors import AbmllError, is_out_of_memory
 from abmll.serving.fair_queue import FairQueue, Request, Taken
@@ -17,6 +17,7 @@ from abmll.serving.limits import ServeConfig
 
 LOG = logging.getLogger("abmll.serving")
 Reader = Callable[[Sequence[Any]], Sequence[Any]]  # rows of one kind to what was read of each
+Result = TypeVar("Result")
 TOKENS = 2048  # of a pass
 FULL = 32  # rows that wait for no others
 FIRST_RATE = 10.0  # rows a second, before any was measured
@@ -30,7 +31,8 @@ class Engine:
     """Reads requests' rows, each kind with its reader, and gives each request what its ``finish`` makes of them.
 
     ``longest`` is the number of tokens that a row has at most; ``on_pass`` is told the rows, requests and seconds of
-    every pass. ``begin`` is called first in the thread; ``finish`` is called there as well, as it reads with the model.
+    every pass. ``finish`` is called in the same thread. Whatever else computes with several cores belongs there too
+    (``do``): every thread that does so has helpers of its own, and where these are more than the cores all are slow.
     """
 
     def __init__(
@@ -39,7 +41,6 @@ class Engine:
         limits: ServeConfig,
         longest: int,
         on_pass: Callable[[int, int, float], object] = lambda rows, requests, seconds: None,
-        begin: Callable[[], object] = lambda: None,
     ) -> None:
         self.readers = readers
         self.window = limits.batch_window_ms / 1000
@@ -48,7 +49,7 @@ class Engine:
         self.queue = FairQueue(limits.max_queue)
         self.changed = threading.Condition()
         self.rate = FIRST_RATE
-        self.begin = begin
+        self.errands: list[tuple[Callable[[], Any], Future[Any]]] = []
         self.is_stopped = False
         self.thread = threading.Thread(target=self._run, name="abmll-engine", daemon=True)
         self.thread.start()
@@ -58,6 +59,14 @@ class Engine:
         with self.changed:
             self.queue.put(request, self.rate)
             self.changed.notify()
+
+    def do(self, act: Callable[[], Result]) -> "Future[Result]":
+        """Let the thread do something between two passes."""
+        future: Future[Result] = Future()
+        with self.changed:
+            self.errands.append((act, future))
+            self.changed.notify()
+        return future
 
     @property
     def waiting(self) -> int:
@@ -72,13 +81,15 @@ class Engine:
         self.thread.join(timeout=60)
 
     def _run(self) -> None:
-        self.begin()
         while not self.is_stopped:
             with self.changed:
-                self.changed.wait_for(lambda: self.queue.waiting or self.is_stopped)
-                # Others may come within the window.
-                self.changed.wait_for(lambda: self.queue.waiting >= FULL or self.is_stopped, self.window)
+                self.changed.wait_for(lambda: self.queue.waiting or self.errands or self.is_stopped)
+                errands, self.errands = self.errands, []
+                if not errands:  # others may come within the window
+                    self.changed.wait_for(lambda: self.queue.waiting >= FULL or self.is_stopped, self.window)
                 taken = self.queue.take(TOKENS, self.longest)
+            for act, future in errands:
+                _run_errand(act, future)
             if taken:
                 self._pass(taken)
 
@@ -120,6 +131,13 @@ class Engine:
             request.future.set_result(result)
         except InvalidStateError:  # nobody waits any more
             return
+
+
+def _run_errand(act: Callable[[], Any], future: "Future[Any]") -> None:
+    try:
+        future.set_result(act())
+    except Exception as error:  # who waits for it is told
+        future.set_exception(error)
 
 
 def _named(error: Exception) -> Exception:

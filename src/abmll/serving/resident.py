@@ -54,7 +54,7 @@ class Resident:
             self.answering = OptionScorer(own.base.twin(), own.adapter_config, own.prompt)
 
     def begin(self) -> None:
-        """Called first in every thread that computes: one that began while another computes alone
+        """Called in a thread before it computes with several cores: one that began while another computed alone
         (``posterior.threads``) would do so for good."""
         torch.set_num_threads(self.threads)
 
@@ -85,6 +85,7 @@ class Resident:
 
     def read(self, rows: list[Row]) -> list[Read]:
         """What the model makes of rows, of whatever tasks, in as few passes as can be."""
+        self.begin()
         hidden, scores = self.reader.read([row.encoded for row in rows])
         return [Read(hidden[n], scores[n, : len(row.encoded.options)]) for n, row in enumerate(rows)]
 

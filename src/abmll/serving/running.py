@@ -32,7 +32,7 @@ def run(
     Raises ``ConfigError`` where nobody can listen at ``place``.
     """
     listening = _listening(*place)  # before anything is loaded
-    service = Service(load(), database, files, limits)
+    service = Service(load, database, files, limits)
     app = make_app(service, place[0], tokens, allowed_hosts, allowed_origins)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host

@@ -2,11 +2,13 @@
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
+import torch
 from sqlalchemy import Row
 
 from abmll.model.meta_learner import AbmllModel
@@ -33,25 +35,30 @@ class Service:
     """All that requests are answered with.
 
     Args:
-        model: the language model, with its theta where it has one.
+        model: the language model, with its theta where it has one; or what loads it. The thread that reads with a model
+            is the fastest if it has loaded it as well (``Engine.do``).
         database: SQLAlchemy's address of the database.
         files: the folder of posteriors, or fsspec's address of one.
         limits: how much may be asked.
     """
 
-    def __init__(self, model: AbmllModel, database: str, files: str, limits: ServeConfig) -> None:
+    def __init__(
+        self, model: AbmllModel | Callable[[], AbmllModel], database: str, files: str, limits: ServeConfig
+    ) -> None:
         self.limits = limits
         self.gauges = Gauges()
         self.server = uuid.uuid4().hex
         engine, where = connect(database), shown(database)
         self.store = TaskStore(engine, where, self.server)
         self.job_store = JobStore(engine, where, self.server)
-        self.resident = Resident(model)
+        self.engine = Engine({}, limits, 0, self.gauges.passed)
+        load = (lambda: model) if isinstance(model, AbmllModel) else model
+        self.resident = self.engine.do(lambda: Resident(load())).result()
+        self.engine.longest = self.resident.longest
+        self.engine.readers = {FEATURES: self.resident.read, ANSWERS: read_with_adapters, TOKENS: score_tokens}
         self.store.claim(self.resident.belongs_to)
         self.files = PosteriorFiles(self.store, Objects(files), self.resident)
-        readers = {FEATURES: self.resident.read, ANSWERS: read_with_adapters, TOKENS: score_tokens}
-        self.engine = Engine(readers, limits, self.resident.longest, self.gauges.passed, self.resident.begin)
-        self.executor = ThreadPoolExecutor(FITTERS, "abmll-fit", self.resident.begin)
+        self.executor = ThreadPoolExecutor(FITTERS, "abmll-fit", partial(torch.set_num_threads, 1))
         self.memory = Memory(limits.memory_mb * 1e6, size_of, self.executor)
         self.teacher = Teacher(self.store, self.files, self.resident, self.engine, self.memory)
         quick = connect(database, durable=False)

@@ -3,8 +3,9 @@
 import json
 import logging
 from collections.abc import Sequence
-from concurrent.futures import CancelledError, TimeoutError
+from concurrent.futures import CancelledError, ThreadPoolExecutor, TimeoutError
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -66,7 +67,6 @@ class Teacher:
 
     def learn_by_steps(self, live: Live) -> None:
         """Learn the version of a job by gradient steps from theta."""
-        self.resident.begin()
         task, model = self.store.by_id(live.task), self.resident.stepping
         if model is None:
             raise ConfigError("how 'full': this server has no theta to take gradient steps from")
@@ -79,7 +79,9 @@ class Teacher:
             live.advance()
 
         steps = int(task.settings.get("steps") or AdaptConfig.steps)
-        posterior = model.adapt(examples, task_name=task.name, steps=steps, how="full", on_step=on_step)
+        adapt = partial(model.adapt, examples, task_name=task.name, steps=steps, how="full", on_step=on_step)
+        with ThreadPoolExecutor(1, "abmll-steps", self.resident.begin) as alone:  # its helpers end with it
+            posterior = alone.submit(adapt).result()
         assert self.resident.answering is not None
         posterior = replace(posterior, scorer=self.resident.answering)
         if self.files.save(task, live.version, posterior):
