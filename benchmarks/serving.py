@@ -18,12 +18,10 @@ from statistics import median
 import httpx
 import torch
 
-from abmll.common.config import LearningConfig
 from abmll.model.learned_task import TaskPosterior
 from abmll.model.meta_learner import AbmllModel
 from abmll.tasks import Example
 from benchmarks.bench import Bench
-from benchmarks.contenders import Setting
 from benchmarks.pairs import Spread
 from benchmarks.rows import Row, compared
 from benchmarks.starting import model_folder
@@ -81,7 +79,7 @@ def learn(client: httpx.Client, name: str, number: int, texts: Numbers) -> None:
 
 def one_client(bench: Bench) -> list[Row]:
     """A request and an update of one client / a plain forward pass of the same text."""
-    model = AbmllModel(bench.base(), Setting(layers="top-6").adapter(), bench.workload.prompt)
+    model = AbmllModel.from_base(bench.base())  # with the server's own prompt
     texts = Numbers(bench)
 
     def plain(text: str) -> float:
@@ -124,8 +122,7 @@ def one_client(bench: Bench) -> list[Row]:
 
 def many_clients(bench: Bench) -> list[Row]:
     """Texts answered by a server to 64 clients and many tasks / by one posterior offline in batches, the same time."""
-    model = AbmllModel(bench.base(), Setting(layers="top-6").adapter(), bench.workload.prompt)
-    model.learning = LearningConfig(method="head")
+    model = AbmllModel.from_base(bench.base())  # with the server's own prompt
     texts = Numbers(bench)
     support = [Example(str(n), texts(), NAMES, n % 3) for n in range(SUPPORT)]
     posterior = model.adapt(support, task_name="tickets")
