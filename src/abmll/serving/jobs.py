@@ -51,12 +51,15 @@ class Live:
 class Jobs:
     """Does what the job store says is to be done, jobs of one lane one after the other.
 
-    ``lanes`` has what does a job of each lane. What was not finished when the process ended is done after its start, or
+    ``lanes`` has what does a job of each lane, ``begin`` is called first in each lane's thread. What was not finished when the process ended is done after its start, or
     by another server of the same database.
     """
 
-    def __init__(self, store: JobStore, lanes: Mapping[str, Callable[[Live], None]]) -> None:
+    def __init__(
+        self, store: JobStore, lanes: Mapping[str, Callable[[Live], None]], begin: Callable[[], object] = lambda: None
+    ) -> None:
         self.store = store
+        self.begin = begin
         self.lock = threading.Lock()
         self.live: dict[str, Live] = {}
         self.is_stopped = False
@@ -117,6 +120,7 @@ class Jobs:
             thread.join(LAST_STEP)
 
     def _work(self, lane: str, act: Callable[[Live], None]) -> None:
+        self.begin()
         while (live := self.queues[lane].get()) is not None and not self.is_stopped:
             state, error = "done", None
             try:

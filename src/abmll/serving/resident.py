@@ -54,8 +54,8 @@ class Resident:
             self.answering = OptionScorer(own.base.twin(), own.adapter_config, own.prompt)
 
     def begin(self) -> None:
-        """Called in a thread before it computes with several cores: one that began while another computed alone
-        (``posterior.threads``) would do so for good."""
+        """Called first in a thread that computes: one that began while another computed alone (``posterior.threads``)
+        would do so for good."""
         torch.set_num_threads(self.threads)
 
     @property
@@ -85,7 +85,8 @@ class Resident:
 
     def read(self, rows: list[Row]) -> list[Read]:
         """What the model makes of rows, of whatever tasks, in as few passes as can be."""
-        self.begin()
+        if self.reading.scorer.base.model.dtype == torch.float32:
+            self.begin()  # the library that multiplies these has one number of threads for the whole process
         hidden, scores = self.reader.read([row.encoded for row in rows])
         return [Read(hidden[n], scores[n, : len(row.encoded.options)]) for n, row in enumerate(rows)]
 

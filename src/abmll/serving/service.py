@@ -3,9 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from abmll.model.meta_learner import AbmllModel
 from abmll.serving.answerer import Answerer, read_with_adapters
 from abmll.serving.database import connect, shown
 from abmll.serving.engine import Engine
+from abmll.serving.fresh_threads import FreshThreads
 from abmll.serving.gauges import Gauges
 from abmll.serving.job_store import UNFINISHED, AnswerStore, JobStore
 from abmll.serving.jobs import Jobs
@@ -58,7 +57,7 @@ class Service:
         self.engine.readers = {FEATURES: self.resident.read, ANSWERS: read_with_adapters, TOKENS: score_tokens}
         self.store.claim(self.resident.belongs_to)
         self.files = PosteriorFiles(self.store, Objects(files), self.resident)
-        self.executor = ThreadPoolExecutor(FITTERS, "abmll-fit", partial(torch.set_num_threads, 1))
+        self.executor = FreshThreads(FITTERS, alone)
         self.memory = Memory(limits.memory_mb * 1e6, size_of, self.executor)
         self.teacher = Teacher(self.store, self.files, self.resident, self.engine, self.memory)
         quick = connect(database, durable=False)
@@ -68,7 +67,7 @@ class Service:
         self.scored = ScoredTokens(self.store, self.resident, self.engine, self.teacher, self.memory)
         lanes = {"head": self.teacher.learn_head, "full": self.teacher.learn_by_steps}
         self.peers = Peers(engine, where, self.server)  # it is known as living before it takes jobs
-        self.jobs = self.teacher.jobs = Jobs(self.job_store, lanes)
+        self.jobs = self.teacher.jobs = Jobs(self.job_store, lanes, alone)
         self.peers.watch(self.jobs)
         self.gauges.watch(self)
 
@@ -138,6 +137,11 @@ class Service:
         self.store.delete(task)
         self.memory.drop(lambda key: key[0] == task.id)
         self.files.delete(task)
+
+
+def alone() -> None:
+    """Called first in a thread beside the engine's: it has no helpers, which would make those of the engine slow."""
+    torch.set_num_threads(1)
 
 
 def moment(seconds: float) -> str:

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, TimeoutError
+from concurrent.futures import CancelledError, TimeoutError
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -18,6 +18,7 @@ from abmll.model.learned_task import TaskPosterior
 from abmll.model.task_head import TaskHead, key_of
 from abmll.serving.engine import Engine
 from abmll.serving.fair_queue import Request
+from abmll.serving.fresh_threads import FreshThreads
 from abmll.serving.jobs import Jobs, Live
 from abmll.serving.memory import Memory
 from abmll.serving.posterior_files import PosteriorFiles
@@ -80,8 +81,7 @@ class Teacher:
 
         steps = int(task.settings.get("steps") or AdaptConfig.steps)
         adapt = partial(model.adapt, examples, task_name=task.name, steps=steps, how="full", on_step=on_step)
-        with ThreadPoolExecutor(1, "abmll-steps", self.resident.begin) as alone:  # its helpers end with it
-            posterior = alone.submit(adapt).result()
+        posterior = FreshThreads(1, self.resident.begin).submit(adapt).result()
         assert self.resident.answering is not None
         posterior = replace(posterior, scorer=self.resident.answering)
         if self.files.save(task, live.version, posterior):
