@@ -51,8 +51,8 @@ class Live:
 class Jobs:
     """Does what the job store says is to be done, jobs of one lane one after the other.
 
-    ``lanes`` has what does a job of each lane, ``begin`` is called first in each lane's thread. What was not finished when the process ended is done after its start, or
-    by another server of the same database.
+    ``lanes`` has what does a job of each lane, ``begin`` is called first in each lane's thread. What was not finished
+    when the process ended is done after its start, or by another server of the same database.
     """
 
     def __init__(
