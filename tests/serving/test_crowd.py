@@ -277,7 +277,7 @@ def test_a_task_that_is_deleted_while_it_is_asked_and_taught(service_of: Callabl
             assert {one.status_code for one in found} <= {200, 204, 404, 409, 422}, [one.text for one in found]
             assert (await client.get("/v1/tasks/a")).status_code == 404
         await until(lambda: not service.jobs.live)
-        service.executor.submit(lambda: None).result()
+        service.fitters.submit(lambda: None).result()
         assert (await client.get("/v1/tasks")).json()["tasks"] == []
 
     service = service_of()

@@ -89,7 +89,7 @@ def test_a_task_takes_all_with_it(store: TaskStore, job_store: JobStore, engine:
 def test_versions_and_examples(store: TaskStore) -> None:
     first = made(store)
     second = change(store, first.task, [Labelled("d", "x"), Labelled("b", "x")])
-    third = change(store, first.task, removed=["aé", "not there"])
+    third = change(store, first.task, removed={"aé", "not there"})
     assert (first.version, second.version, third.version) == (1, 2, 3)
     assert pairs(store, first, 1) == [("aé", "x", 1), ("b", "y", 1), ("c", "y", 1)]
     assert pairs(store, first, 2) == [("aé", "x", 1), ("c", "y", 1), ("d", "x", 2), ("b", "x", 2)]

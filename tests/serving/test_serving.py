@@ -141,7 +141,7 @@ def test_examples_can_be_removed(client: TestClient, model: AbmllModel) -> None:
     texts = [text for text, label in PAIRS if label == "x"]
     refused = client.request("DELETE", "/v1/tasks/tickets/examples", json={"texts": texts})
     assert refused.status_code == 422
-    assert "two are needed" in refused.json()["detail"]
+    assert "at least two labels" in refused.json()["detail"]
 
 
 def test_labels_with_an_order_keep_it(client: TestClient, model: AbmllModel) -> None:
@@ -310,3 +310,53 @@ def test_a_store_belongs_to_one_model(model: AbmllModel, tmp_path: Path) -> None
     other.head_prior = head.HeadPrior(depths=(1.0,))
     with pytest.raises(AbmllError, match=r"was made with another features"), serving(other, tmp_path / "store"):
         pass
+
+
+def test_what_cannot_be_learned_changes_nothing(client: TestClient) -> None:
+    order = ["low", "high"]
+    pairs = [(f"{'ab'[n % 2]} {n}", order[n % 2]) for n in range(6)]
+    learn(client, pairs=pairs, label_order=order)
+    refused = client.put("/v1/tasks/tickets/examples", json={"examples": rows([("c", "mid")])})
+    assert (refused.status_code, "lacks 'mid'" in refused.json()["detail"]) == (422, True)
+    same = [(text, "low") for text, _ in pairs]
+    refused = client.put("/v1/tasks/tickets/examples", json={"examples": rows(same)})
+    assert (refused.status_code, "all have the label 'low'" in refused.json()["detail"]) == (422, True)
+    assert client.get("/v1/tasks/tickets").json()["version"] == 1
+    assert client.put("/v1/tasks/tickets/examples", json={"examples": rows([("c", "low")])}).status_code == 200
+
+
+def test_all_examples_can_be_corrected_at_once(client: TestClient, model: AbmllModel) -> None:
+    learn(client)
+    turned = [(text, "y" if label == "x" else "x") for text, label in PAIRS]
+    assert client.put("/v1/tasks/tickets/examples", json={"examples": rows(turned)}).status_code == 200
+    assert_equal(ask(client).json()["answers"], offline(model, turned))
+
+
+def test_a_change_that_was_sent_again_undoes_nothing(client: TestClient) -> None:
+    learn(client)
+    again, once = {"idempotency-key": "k2"}, {"examples": rows(PAIRS[:1])}
+    client.put("/v1/tasks/tickets/examples", json=once, headers=again)  # nothing is new
+    client.put("/v1/tasks/tickets/examples", json={"examples": rows([(PAIRS[0][0], "y")])})
+    client.put("/v1/tasks/tickets/examples", json=once, headers=again)
+    assert client.get("/v1/tasks/tickets").json()["counts"] == {"x": 3, "y": 5}
+    gone, removed = {"idempotency-key": "k3"}, {"texts": [PAIRS[0][0]]}
+    client.request("DELETE", "/v1/tasks/tickets/examples", json=removed, headers=gone)
+    client.put("/v1/tasks/tickets/examples", json={"examples": rows(PAIRS[:1])})
+    client.request("DELETE", "/v1/tasks/tickets/examples", json=removed, headers=gone)
+    assert client.get("/v1/tasks/tickets").json()["counts"] == {"x": 4, "y": 4}
+
+
+def test_a_file_that_can_be_read_again_is_no_damage(
+    model: AbmllModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(model, tmp_path / "store", ServeConfig(kept_answers=0)) as client:
+        learn(client)
+        ask(client)
+        service = service_of(client)
+        service.memory.drop(lambda key: True)
+        with monkeypatch.context() as broken:
+            broken.setattr(service.files.objects, "get", lambda name: None)
+            assert ask(client).status_code == 503
+        assert client.get("/v1/tasks/tickets").json()["state"] == "damaged"
+        assert ask(client).status_code == 200
+        assert client.get("/v1/tasks/tickets").json()["state"] == "ready"

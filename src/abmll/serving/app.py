@@ -76,12 +76,12 @@ def make_app(
     return app
 
 
-def healthy() -> dict[str, str]:
+async def healthy() -> dict[str, str]:
     """The process lives."""
     return {"status": "ok"}
 
 
-def ready(service: Served) -> dict[str, str]:
+async def ready(service: Served) -> dict[str, str]:
     """The model is in memory, and its thread works."""
     if not service.engine.thread.is_alive():
         raise Problem(503, "the thread that reads with the model has ended; start the server anew")
@@ -133,7 +133,7 @@ class Counted:
         """An ASGI application."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started, status = time.monotonic(), 500
+        started, status = time.monotonic(), 499  # the client has gone before an answer began
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -143,6 +143,9 @@ class Counted:
 
         try:
             await self.app(scope, receive, noting)
+        except Exception:
+            status = 500
+            raise
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.gauges.requests.labels(route, str(status)).inc()

@@ -28,14 +28,14 @@ LONGEST_KEY = 200  # characters
 GLANCE = 0.2  # seconds between looks at a job
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     return request.app.state.service
 
 
 Served = Annotated[Service, Depends(_service)]
 
 
-def _tenant(request: Request) -> str:
+async def _tenant(request: Request) -> str:
     return request.state.tenant
 
 
@@ -49,7 +49,7 @@ def _task(name: str, service: Served, tenant: Tenant) -> StoredTask:
 Named = Annotated[StoredTask, Depends(_task)]
 
 
-def _patience(request: Request) -> float:
+async def _patience(request: Request) -> float:
     """How many seconds a change may be waited for (RFC 7240: ``Prefer``)."""
     prefer = request.headers.get("prefer", "")
     if re.search(r"\brespond-async\b", prefer):
@@ -61,7 +61,7 @@ def _patience(request: Request) -> float:
 Patience = Annotated[float, Depends(_patience)]
 
 
-def _seconds(request: Request) -> float:
+async def _seconds(request: Request) -> float:
     """How many seconds an answer is worth waiting for."""
     text = request.headers.get("request-timeout", str(WAIT))
     try:

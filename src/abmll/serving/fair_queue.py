@@ -75,7 +75,8 @@ class FairQueue:
 
         Raises ``QueueFull`` where more than the limit would be waiting.
         """
-        if self.waiting + len(request.rows) > self.limit and not request.is_accepted:
+        # An empty queue takes a request of any size: waiting would not make it smaller.
+        if self.waiting and self.waiting + len(request.rows) > self.limit and not request.is_accepted:
             raise QueueFull(max(1.0, self.waiting / max(rate, 1e-3)))
         self.waiting += len(request.rows)
         self.tenants.setdefault(request.tenant, OrderedDict())[id(request)] = request

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from starlette.concurrency import run_in_threadpool
 from transformers import PreTrainedTokenizerBase
 
+from abmll.common.errors import CheckpointError
 from abmll.language.adapter import Adapter
 from abmll.language.scorer import OptionScorer
 from abmll.language.token_scores import TokenScores, Wanted, check_tokens, token_scores
@@ -16,7 +17,7 @@ from abmll.serving.engine import Engine
 from abmll.serving.fair_queue import Request
 from abmll.serving.problems import Problem
 from abmll.serving.resident import Resident
-from abmll.serving.task_store import StoredTask, TaskStore
+from abmll.serving.task_store import NoSuchTask, StoredTask, TaskStore
 from abmll.serving.teacher import Known, Teacher
 
 TOKENS = "tokens"  # the kind of these rows
@@ -57,7 +58,10 @@ class ScoredTokens:
         names = [BASE]
         for task in tasks:
             if task.how == "full":
-                members = len((await self._posterior(task)).members)
+                try:
+                    members = len((await self._posterior(task)).members)
+                except (NoSuchTask, CheckpointError):  # it cannot be asked yet, or any more
+                    continue
                 names += [task.name] if members == 1 else [f"{task.name}/{number}" for number in range(members)]
         return names
 
@@ -83,7 +87,11 @@ class ScoredTokens:
         if task.how == "head":
             raise Problem(422, f"model: '{name}' is learned by a head and has no adapter; ask /v1/tasks/{name}/predict")
         posterior = await self._posterior(task)
-        number = int(member) if member.isdecimal() else 0 if not member and len(posterior.members) == 1 else -1
+        number = -1
+        if not member and len(posterior.members) == 1:
+            number = 0
+        elif member.isdecimal() and len(member) < 4:
+            number = int(member)
         if not 0 <= number < len(posterior.members):
             raise Problem(404, f"model: there is no '{model[:100]}'; /v1/models lists those there are")
         return posterior.scorer, posterior.members[number]

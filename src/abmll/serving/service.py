@@ -27,7 +27,7 @@ from abmll.serving.scored import TOKENS, ScoredTokens, score_tokens
 from abmll.serving.task_store import StoredTask, TaskStore
 from abmll.serving.teacher import ANSWERS, FEATURES, Teacher
 
-FITTERS = 2  # heads that are fitted or loaded at a time
+LOADERS = 2  # tasks that are loaded at a time because they are asked, and fitted where they have not been
 
 
 class Service:
@@ -57,9 +57,9 @@ class Service:
         self.engine.readers = {FEATURES: self.resident.read, ANSWERS: read_with_adapters, TOKENS: score_tokens}
         self.store.claim(self.resident.belongs_to)
         self.files = PosteriorFiles(self.store, Objects(files), self.resident)
-        self.executor = FreshThreads(FITTERS, alone)
-        self.memory = Memory(limits.memory_mb * 1e6, size_of, self.executor)
-        self.teacher = Teacher(self.store, self.files, self.resident, self.engine, self.memory)
+        self.loaders, self.fitters = FreshThreads(LOADERS, alone), FreshThreads(1, alone)
+        self.memory = Memory(limits.memory_mb * 1e6, size_of, self.loaders)
+        self.teacher = Teacher(self.store, self.files, self.resident, self.engine, self.memory, self.fitters)
         quick = connect(database, durable=False)
         answers = AnswerStore(quick, where, limits.kept_answers)
         self.answerer = Answerer(self.resident, self.engine, self.teacher, self.memory, answers)
@@ -67,7 +67,7 @@ class Service:
         self.scored = ScoredTokens(self.store, self.resident, self.engine, self.teacher, self.memory)
         lanes = {"head": self.teacher.learn_head, "full": self.teacher.learn_by_steps}
         self.peers = Peers(engine, where, self.server)  # it is known as living before it takes jobs
-        self.jobs = self.teacher.jobs = Jobs(self.job_store, lanes, alone)
+        self.jobs = Jobs(self.job_store, lanes, alone)
         self.peers.watch(self.jobs)
         self.gauges.watch(self)
 
@@ -75,7 +75,8 @@ class Service:
         """Let what runs come to its end. What waits is done after the next start, or by another server."""
         self.jobs.stop()  # while the engine reads for them
         self.engine.stop()
-        self.executor.shutdown(wait=True, cancel_futures=True)
+        for executor in (self.loaders, self.fitters):
+            executor.shutdown(wait=True, cancel_futures=True)
         self.peers.leave()
         for database in self.databases:
             database.dispose()
@@ -114,7 +115,7 @@ class Service:
 
     def describe_job(self, row: "Row[Any]") -> dict[str, Any]:
         """A job as clients see it."""
-        live = self.jobs.live.get(row.id)
+        live = self.jobs.live.get(row.id) if row.state in UNFINISHED else None
         state = row.state
         if live is not None:
             state = "running" if live.is_running else "waiting"

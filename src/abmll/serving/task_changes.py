@@ -7,15 +7,16 @@ start.
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, insert, select, update
+from sqlalchemy import Connection, and_, func, insert, select, update
 
-from abmll.common.errors import AbmllError
+from abmll.common.errors import AbmllError, DataError
 from abmll.serving.database import EXAMPLES, JOBS, REPEATS, TASKS, VERSIONS
 from abmll.serving.storage_errors import once_more
 from abmll.serving.task_store import Labelled, StoredTask, TaskStore, examples_of, find_task, newest_job, newest_version
+from abmll.tasks.types import MAX_OPTIONS
 
 AT_ONCE = 500  # numbers in one statement
 
@@ -55,9 +56,13 @@ def create(
     settings: Mapping[str, Any],
     examples: Sequence[Labelled],
     repeat: Repeat | None = None,
+    limit: int | None = None,
 ) -> Accepted:
-    """A new task, whose first version is to be learned. Raises ``NameTaken``, ``OtherRequest``."""
-    return once_more(lambda: _created(store, tenant, name, how, settings, examples, repeat))
+    """A new task, whose first version is to be learned.
+
+    Raises ``NameTaken``, ``TooMany`` where the tenant has ``limit`` tasks already, ``OtherRequest``.
+    """
+    return once_more(lambda: _created(store, tenant, name, how, settings, examples, repeat, limit))
 
 
 def _created(
@@ -68,6 +73,7 @@ def _created(
     settings: Mapping[str, Any],
     examples: Sequence[Labelled],
     repeat: Repeat | None,
+    limit: int | None,
 ) -> Accepted:
     with store.writing() as db:
         # In this order: who sees the name that the same request has taken at another server sees its key too.
@@ -76,6 +82,9 @@ def _created(
             return before
         if named is not None:
             raise NameTaken(f"there is a task '{name}' already; add examples to it, or choose another name")
+        number = db.execute(select(func.count()).where(TASKS.c.tenant == tenant)).scalar_one()
+        if limit is not None and number >= limit:
+            raise TooMany(f"there are {number:,} tasks already; delete some first")
         values = {"tenant": tenant, "name": name, "how": how, "settings": json.dumps(settings)}
         db.execute(insert(TASKS).values(**values, created=time.time()))
         found = db.execute(select(TASKS).where(TASKS.c.tenant == tenant, TASKS.c.name == name)).one()
@@ -88,7 +97,7 @@ def change(
     store: TaskStore,
     task: StoredTask,
     added: Sequence[Labelled] = (),
-    removed: Sequence[str] = (),
+    removed: Set[str] = frozenset(),
     repeat: Repeat | None = None,
     limit: int | None = None,
 ) -> Accepted:
@@ -96,7 +105,8 @@ def change(
 
     A text that is there already with another label gets the new one. Where nothing changes there is no new version;
     the job of the newest is told where it has not done its work, so that who asks again is not left without it.
-    Raises ``TooMany`` where more than ``limit`` examples would be left, ``OtherRequest``, ``NoSuchTask``.
+    Raises ``TooMany`` where more than ``limit`` examples would be left, ``DataError`` where they could not be learned,
+    ``OtherRequest``, ``NoSuchTask``; nothing is changed then.
     """
     return once_more(lambda: _changed(store, task, added, removed, repeat, limit))
 
@@ -105,7 +115,7 @@ def _changed(
     store: TaskStore,
     task: StoredTask,
     added: Sequence[Labelled],
-    removed: Sequence[str],
+    removed: Set[str],
     repeat: Repeat | None,
     limit: int | None,
 ) -> Accepted:
@@ -119,15 +129,30 @@ def _changed(
         gone = [present[text].id for text in {*new, *removed} if text in present]
         if not new and not gone:
             newest = db.execute(newest_job(task.id)).one()
+            _remember(db, task, newest.id, repeat)
             return Accepted(task, None if newest.state == "done" else newest.id, version - 1)
-        number = len(present) - len(gone) + len(new)
-        if limit is not None and number > limit:
-            raise TooMany(f"a task has at most {limit:,} examples, and this would make {number:,}; remove some first")
+        left = {text: row.label for text, row in present.items() if text not in removed} | new
+        if limit is not None and len(left) > limit:
+            raise TooMany(
+                f"a task has at most {limit:,} examples, and this would make {len(left):,}; remove some first"
+            )
+        check_labels(set(left.values()), task.settings.get("label_order"))
         for start in range(0, len(gone), AT_ONCE):
             chosen = EXAMPLES.c.id.in_(gone[start : start + AT_ONCE])
             db.execute(update(EXAMPLES).where(chosen).values(removed=version))
         _add(db, task, version, new)
         return _accept(db, store.server, task, version, "update", repeat)
+
+
+def check_labels(labels: Set[str], order: Sequence[str] | None) -> None:
+    """Raise ``DataError`` for labels of examples that cannot be learned."""
+    if len(labels) < 2:
+        have = f"all have the label '{min(labels)}'" if labels else "there would be none"
+        raise DataError(f"examples: {have}; examples of at least two labels are needed")
+    if len(labels) > MAX_OPTIONS:
+        raise DataError(f"examples: have {len(labels)} labels; a task has at most {MAX_OPTIONS}")
+    if order is not None and (missing := sorted(labels - set(order))):
+        raise DataError(f"label_order: lacks '{missing[0]}'; name every label once, from the lowest to the highest")
 
 
 def relearn(store: TaskStore, task: StoredTask, repeat: Repeat | None = None) -> Accepted:
@@ -162,10 +187,15 @@ def _accept(db: Connection, server: str, task: StoredTask, version: int, kind: s
     about = {"task": task.id, "version": version, "created": time.time(), "state": "waiting"}
     db.execute(insert(VERSIONS).values(**about, labels=json.dumps(labels), num_examples=len(rows)))
     db.execute(insert(JOBS).values(**about, id=job, tenant=task.tenant, kind=kind, owner=server))
-    if repeat is not None:
-        values = {"tenant": task.tenant, "task": task.id, "job": job, "created": about["created"]}
-        db.execute(insert(REPEATS).values(**values, key=repeat.key, digest=repeat.digest))
+    _remember(db, task, job, repeat)
     return Accepted(task, job, version)
+
+
+def _remember(db: Connection, task: StoredTask, job: str, repeat: Repeat | None) -> None:
+    """Note the key that a request came with, and its job."""
+    if repeat is not None:
+        values = {"tenant": task.tenant, "task": task.id, "job": job, "created": time.time()}
+        db.execute(insert(REPEATS).values(**values, key=repeat.key, digest=repeat.digest))
 
 
 def _repeated(db: Connection, tenant: str, repeat: Repeat | None) -> Accepted | None:

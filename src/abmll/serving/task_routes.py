@@ -18,8 +18,9 @@ from abmll.serving.asking import CSV, GLANCE, Named, Patience, Repeated, Served,
 from abmll.serving.job_store import UNFINISHED
 from abmll.serving.jobs import Live
 from abmll.serving.problems import Problem
+from abmll.serving.scored import BASE
 from abmll.serving.service import Service, moment, summary
-from abmll.serving.task_changes import Accepted, TooMany, change, create, relearn
+from abmll.serving.task_changes import Accepted, change, check_labels, create, relearn
 from abmll.serving.task_store import Labelled, NoSuchTask, StoredTask
 from abmll.serving.wire import Examples, NewTask, Texts, check_name, labelled
 
@@ -58,11 +59,8 @@ async def new_task(request: Request, service: Served, tenant: Tenant, patience: 
     _refuse_unlearnable(service, body, examples)
     settings = {"label_order": body.label_order, "steps": body.steps}
 
-    def act() -> Accepted:
-        if service.store.number(tenant) >= service.limits.max_tasks:
-            raise TooMany(f"there are {service.limits.max_tasks:,} tasks already; delete some first")
-        return create(service.store, tenant, name, body.how, settings, examples, repeat)
-
+    limit = service.limits.max_tasks
+    act = partial(create, service.store, tenant, name, body.how, settings, examples, repeat, limit)
     return await _learned(service, act, patience, 201)
 
 
@@ -126,17 +124,16 @@ async def add_examples(
     _, pairs = await pairs_of(request, Examples)
     examples = labelled(pairs, service.limits)
     limit = service.limits.max_examples
-    return await _learned(service, partial(change, service.store, task, examples, (), repeat, limit), patience, 200)
+    return await _learned(
+        service, partial(change, service.store, task, examples, frozenset(), repeat, limit), patience, 200
+    )
 
 
 @router.delete("/{name}/examples")
-async def remove_examples(body: Texts, service: Served, task: Named, patience: Patience) -> Response:
+async def remove_examples(body: Texts, service: Served, task: Named, patience: Patience, repeat: Repeated) -> Response:
     """Remove the examples with these texts."""
-    gone = set(body.texts)
-    left = {one.label for one in await run_in_threadpool(service.store.examples, task) if one.text not in gone}
-    if len(left) < 2:
-        raise DataError("texts: without these, examples of one label at most would be left; two are needed")
-    return await _learned(service, partial(change, service.store, task, (), body.texts), patience, 200)
+    gone = frozenset(body.texts)
+    return await _learned(service, partial(change, service.store, task, (), gone, repeat), patience, 200)
 
 
 @router.post("/{name}/relearn")
@@ -200,13 +197,12 @@ def _begun(service: Service, accept: Callable[[], Accepted]) -> tuple[Accepted, 
 
 
 def _refuse_unlearnable(service: Service, body: NewTask, examples: list[Labelled]) -> None:
-    labels = {one.label for one in examples}
-    if len(labels) < 2:
-        raise DataError(f"examples: all have the label '{next(iter(labels))}'; examples of at least two are needed")
+    check_labels({one.label for one in examples}, body.label_order)
+    if body.how == "full" and body.name == BASE:
+        raise DataError(f"name: '{BASE}' is the language model's own name; choose another one")
     if body.how == "full" and service.resident.stepping is None:
         raise DataError("how: 'full' takes gradient steps from a theta; start the server with a training run")
-    if body.label_order is not None:
-        missing = sorted(labels - set(body.label_order))
-        if missing or len(set(body.label_order)) < len(body.label_order) or body.how == "full":
-            what = f"lacks '{missing[0]}'" if missing else "has a label twice, or the task is learned by steps"
-            raise DataError(f"label_order: {what}; name every label once, from the lowest to the highest, for a head")
+    order = body.label_order or []
+    if len(set(order)) < len(order) or (order and body.how == "full"):
+        what = "only a head learns an order" if body.how == "full" else "has a label twice; name every label once"
+        raise DataError(f"label_order: {what}")

@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Sequence
-from concurrent.futures import CancelledError, TimeoutError
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Executor, TimeoutError
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -19,7 +20,7 @@ from abmll.model.task_head import TaskHead, key_of
 from abmll.serving.engine import Engine
 from abmll.serving.fair_queue import Request
 from abmll.serving.fresh_threads import FreshThreads
-from abmll.serving.jobs import Jobs, Live
+from abmll.serving.jobs import Live
 from abmll.serving.memory import Memory
 from abmll.serving.posterior_files import PosteriorFiles
 from abmll.serving.resident import Resident, Row, together
@@ -33,17 +34,28 @@ Known = Memory[tuple[int, int], TaskPosterior]  # by task and version
 
 
 class Teacher:
-    """Learns by heads, whose features the ``engine`` reads together with everybody else's, and by gradient steps."""
+    """Learns by heads, whose features the ``engine`` reads together with everybody else's, and by gradient steps.
+
+    ``fitters`` see to what nobody asks for yet: they have a turn in ``memory`` only one at a time.
+    """
 
     def __init__(
-        self, store: TaskStore, files: PosteriorFiles, resident: Resident, engine: Engine, memory: Known
+        self,
+        store: TaskStore,
+        files: PosteriorFiles,
+        resident: Resident,
+        engine: Engine,
+        memory: Known,
+        fitters: Executor,
     ) -> None:
         self.store = store
         self.files = files
         self.resident = resident
         self.engine = engine
         self.memory = memory
-        self.jobs: Jobs | None = None
+        self.fitters = fitters
+        self.lock = threading.Lock()
+        self.soon: dict[int, tuple[int, Callable[[], TaskPosterior]]] = {}  # by task, what waits for a fitter
 
     def learn_head(self, live: Live) -> None:
         """Learn the version of a job with a head. It is ready once its features are read; the fit comes after."""
@@ -63,8 +75,7 @@ class Teacher:
         live.check()
         if not self.files.save(task, live.version, posterior):
             return
-        if self.jobs is None or self.jobs.waiting[task.id] <= 1:  # else the next job's version is asked for
-            self.memory.made((task.id, live.version), lambda: self._fitted(task, live.version, posterior, examples))
+        self._fit_soon(task, live.version, partial(self._fitted, task, live.version, posterior, examples))
 
     def learn_by_steps(self, live: Live) -> None:
         """Learn the version of a job by gradient steps from theta."""
@@ -98,6 +109,8 @@ class Teacher:
             self.store.by_id(task.id)  # a task that has been deleted is not damaged
             self.store.set_version(task, row.version, state="damaged", error=str(error))
             raise
+        if row.state == "damaged":  # its file could not be read for a while
+            self.store.set_version(task, row.version, state="ready", error=None)
         if posterior.head is None:
             return posterior
         kept = self.files.with_fitted(task, row.version, posterior)
@@ -133,6 +146,19 @@ class Teacher:
             self.files.delete(task)
             raise
 
+    def _fit_soon(self, task: StoredTask, version: int, fit: Callable[[], TaskPosterior]) -> None:
+        """Fit a version though nobody asks for it yet; of those of a task that wait for that, the newest alone."""
+        with self.lock:
+            is_waiting = task.id in self.soon
+            self.soon[task.id] = (version, fit)
+        if not is_waiting:
+            self.fitters.submit(self._fit_newest, task.id)
+
+    def _fit_newest(self, task_id: int) -> None:
+        with self.lock:
+            version, fit = self.soon.pop(task_id)
+        self.memory.made((task_id, version), fit).result()
+
     def _anew(self, task: StoredTask, live: Live, examples: list[Example], order: Sequence[str] | None) -> TaskHead:
         model = self.resident.reading
         features = self.read(task, self.resident.encode(examples, task.name), live)
@@ -158,6 +184,8 @@ class Teacher:
         wanted = {(key_of(one), one.options[one.answer or 0]): one for one in examples}
         gone = {key for key, answer in known if (key, answer) not in wanted}
         new = [one for pair, one in wanted.items() if pair not in known]
+        if gone.issuperset(head.keys):
+            return self._anew(task, live, examples, task.settings.get("label_order"))
         left = head.without(gone) if gone else head
         if not new:
             return left
