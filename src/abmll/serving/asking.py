@@ -151,6 +151,7 @@ def csv_pairs(data: bytes, text: str | None, label: str | None) -> list[tuple[st
             columns = find_columns(table, text, label)
             texts, labels = table.texts(columns.text), table.texts(columns.label)
         except DataError as error:
-            line = str(error).replace(str(path), "the CSV")
-            raise DataError(line.replace("--text NAME", "?text=NAME").replace("--label NAME", "?label=NAME")) from error
+            line = str(error).replace(str(path), "the CSV").replace("(--", "(?")
+            line = line.replace("--text NAME", "?text=NAME").replace("--label NAME", "?label=NAME")
+            raise DataError(line) from error
     return [(one, own) for one, own in zip(texts, labels, strict=True) if one is not None and own is not None]

@@ -110,8 +110,7 @@ class Client:
 
     def remove(self, name: str, texts: Data) -> ServedTask:
         """Remove the examples with these texts from a task."""
-        response = self._server.ask("DELETE", f"{_path(name)}/examples", {"texts": texts_of(texts, "texts")})
-        return self._settled(response, name, None)
+        return self._write("DELETE", f"{_path(name)}/examples", name, {"texts": texts_of(texts, "texts")}, None)
 
     def delete(self, name: str) -> None:
         """Delete a task with all its versions."""

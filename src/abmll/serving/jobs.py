@@ -3,7 +3,6 @@
 import logging
 import queue
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -63,7 +62,7 @@ class Jobs:
         self.lock = threading.Lock()
         self.live: dict[str, Live] = {}
         self.is_stopped = False
-        self.waiting: Counter[int] = Counter()  # jobs of each task
+        self.unnoted: list[tuple[str, str, str | None]] = []  # ends of jobs that the database did not take
         self.queues: dict[str, queue.SimpleQueue[Live | None]] = {lane: queue.SimpleQueue() for lane in lanes}
         self.take()
         self.threads = [
@@ -79,7 +78,6 @@ class Jobs:
             live = self.live.get(job)
             if live is None:
                 live = self.live[job] = Live(job, task, version, kind, lane)
-                self.waiting[task] += 1
                 self.queues[lane].put(live)
         return live
 
@@ -142,11 +140,20 @@ class Jobs:
                 state, error = "failed", f"the server failed at it ({type(problem).__name__}); its log says more"
             if self.is_stopped and state != "done":
                 return
-            try:
-                self.store.end(live.id, state, error)
-            except AbmllError as problem:  # it is done again after the next start
-                LOG.error("a job's end could not be noted: %s", problem)
+            self._note((live.id, state, error))
             with self.lock:
-                self.waiting[live.task] -= 1
                 del self.live[live.id]
             live.finished.set_result(None)
+
+    def _note(self, end: tuple[str, str, str | None]) -> None:
+        """Note a job's end, and those not noted before; a job whose end never is, is done after the next start."""
+        with self.lock:
+            ends, self.unnoted = [*self.unnoted, end], []
+        for number, one in enumerate(ends):
+            try:
+                self.store.end(*one)
+            except AbmllError as problem:
+                LOG.error("a job's end could not be noted: %s", problem)
+                with self.lock:
+                    self.unnoted += ends[number:]
+                return

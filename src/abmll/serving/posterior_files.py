@@ -63,7 +63,7 @@ class PosteriorFiles:
         return posterior if posterior.head is None else self.resident.sharing(posterior)
 
     def save_fitted(self, task: StoredTask, version: int, posterior: TaskPosterior) -> None:
-        """Keep what a head has been fitted, so that it need not be fitted again; that of the version before is let go of."""
+        """Keep what a head has been fitted, so that it need not be fitted again; that of the version before leaves."""
         assert posterior.head is not None
         fitted = posterior.head.fitted()
         if sum(tensor.nbytes for tensor in fitted.values()) <= MOST_FITTED:

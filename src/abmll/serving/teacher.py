@@ -203,6 +203,8 @@ class Teacher:
             self.store.set_version(task, version, quality=json.dumps(measured))
             self.files.save_fitted(task, version, posterior)  # last: what was kept is not measured again
             self._forget_deleted(task)
+        except NoSuchTask:  # nothing is left to be kept
+            pass
         except AbmllError as error:  # it answers all the same; that it could not be kept costs another fit
             LOG.warning("what was fitted of task %d could not be kept: %s", task.id, error)
         return posterior

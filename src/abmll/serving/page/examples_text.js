@@ -13,7 +13,7 @@ export function fromLines(pasted) {
   const faults = [];
   pasted.split(/\r?\n/).forEach((line, index) => {
     if (!line.trim()) return;
-    const place = line.lastIndexOf(separator);
+    const place = lastSeparator(line, separator);
     const text = unquoted(line.slice(0, Math.max(place, 0)));
     const label = unquoted(line.slice(place + 1));
     const where = `Line ${index + 1}`;
@@ -23,6 +23,12 @@ export function fromLines(pasted) {
     else if (examples.length || faults.length || !isHeading(text, label)) examples.push({ text, label });
   });
   return { examples, faults };
+}
+
+/** Where a line's label begins: at its last separator, which is not the one inside of a label in quotes. */
+function lastSeparator(line, separator) {
+  const quoted = /"(?:[^"]|"")*"\s*$/.exec(line);
+  return line.slice(0, quoted ? quoted.index : undefined).lastIndexOf(separator);
 }
 
 function isHeading(text, label) {
