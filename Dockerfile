@@ -19,7 +19,8 @@ RUN useradd --uid "${UID}" --create-home abmll \
 USER ${UID}
 WORKDIR /data
 
-ENV ABMLL_CACHE=/cache HF_HOME=/cache/huggingface
+# Two arenas: heads are fitted in threads of their own, each of which would keep memory of its own.
+ENV MALLOC_ARENA_MAX=2 ABMLL_CACHE=/cache HF_HOME=/cache/huggingface
 VOLUME ["/data", "/cache"]
 EXPOSE 8000
 # The first start downloads the model.
