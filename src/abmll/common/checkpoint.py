@@ -108,11 +108,11 @@ def load_bundle(folder: Path, document_name: str) -> Bundle:
 def _refuse_link_out(folder: Path, path: Path, remedy: str) -> None:
     """Raise ``CheckpointError`` for a link that leads out of the folder.
 
-    The hub's cache consists of links: from ``REPOSITORY/snapshots/REVISION`` into ``REPOSITORY/blobs``, and no further.
+    The hub's cache consists of links: from below ``REPOSITORY/snapshots`` into ``REPOSITORY/blobs``, and no further.
     """
     inside, target = folder.resolve(), path.resolve()
-    allowed = [inside, inside.parent.parent / "blobs"] if inside.parent.name == "snapshots" else [inside]
-    if not any(target.is_relative_to(place) for place in allowed):
+    blobs = [place.parent / "blobs" for place in inside.parents if place.name == "snapshots"]
+    if not any(target.is_relative_to(place) for place in (inside, *blobs)):
         raise CheckpointError(f"{path}: is a link that leads out of its folder; {remedy}")
 
 
