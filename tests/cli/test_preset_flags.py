@@ -45,5 +45,7 @@ def test_flags_win_over_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_preset_wins_over_a_suites_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite = tmp_path / "s.yaml"
     suite.write_text(SUITE, encoding="utf-8")
-    chosen = settings(capsys, "train", "--preset", "paper-v1", "--tasks", str(suite))
+    command = ["train", "--tasks", str(suite), "--output-dir", "out", "--preset", "paper-v1", "--print-config"]
+    assert entry(command) == 0
+    chosen = yaml.safe_load(capsys.readouterr().out)
     assert (chosen["answer"], chosen["instruction"]) == ("letter", False)
