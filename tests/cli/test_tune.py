@@ -104,6 +104,6 @@ def test_every_setting_that_is_varied_exists_and_its_default_is_within_reach() -
 
 def test_refusals(command: str, refused: Callable[..., str]) -> None:
     refused(f"tune {command} --trials 0", "trials is 0; use 1 or more")
-    refused(f"tune {command} --num-samples 4", "num_samples: a trial has one value of it")
+    refused(f"tune {command} --num-samples 2,4", "num_samples: a trial has one value of it")
     Path("mine.yaml").write_text("name: mine\ntrain: [toy0, toy1]\nevaluation: [toy3]\n")
     refused(f"tune {command}", "suite 'mine' has no validation tasks")
