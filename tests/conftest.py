@@ -20,6 +20,7 @@ from transformers import (
 from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.common import progress
 from abmll.common.config import LearningConfig, PromptConfig
+from abmll.posterior import head
 from abmll.tasks import Example, Task
 from tests.hub_stand_in import Hub, serving
 
@@ -49,6 +50,18 @@ def _no_progress_lines() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "SECONDS_BETWEEN_LINES", math.inf)
         yield
+
+
+def shorten_chains(patch: pytest.MonkeyPatch) -> None:
+    """Let heads be fitted quickly, and roughly."""
+    patch.setattr(head, "CHAINS", 16)
+    patch.setattr(head, "FEWEST_CHAINS", 16)
+
+
+@pytest.fixture
+def few_chains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what holds of any number of chains."""
+    shorten_chains(monkeypatch)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -12,15 +12,10 @@ from typing import Any
 
 import pytest
 
-from abmll.posterior import head
-
 ABOUT = {"billing": ["invoice", "charge", "refund", "card"], "bug": ["crash", "error", "blank", "slow"]}
 
 
-@pytest.fixture(autouse=True)
-def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
+pytestmark = pytest.mark.usefixtures("few_chains")
 
 
 def tickets(number: int, seed: int = 0) -> list[dict[str, str]]:

@@ -13,16 +13,11 @@ from typing import Any
 
 import pytest
 
-from abmll.posterior import head
-
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "hub-datasets.md"
 ON_PAGE, MAPPED = "hf:nyu-mll/glue[sst2]", "sentence=text,category=label"
 
 
-@pytest.fixture(autouse=True)
-def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
+pytestmark = pytest.mark.usefixtures("few_chains")
 
 
 def blocks(language: str) -> list[str]:

@@ -129,3 +129,9 @@ def randomize(adapter: Adapter, seed: int = 0, size: float = 0.3) -> Adapter:
 @pytest.fixture(name="randomize")
 def _randomize() -> Callable[..., Adapter]:
     return randomize
+
+
+@pytest.fixture
+def folder(tiny_llama: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny Llama that a test may change."""
+    return shutil.copytree(tiny_llama, tmp_path / "model")

@@ -1,39 +1,17 @@
 """Loading a language model: its context, and one clear line for each thing that can be wrong."""
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from abmll.common.config import ModelConfig
 from abmll.common.errors import AbmllError, CheckpointError, ConfigError
-from abmll.language.base import Base, load_base, no_progress_bars, resolve_dtype
-
-WEIGHTS = "model.safetensors"
-
-
-def load(folder: Path | str, dtype: Any = "fp32", device: str = "cpu") -> Base:
-    return load_base(ModelConfig(str(folder), dtype, device), announce=lambda line: None, quiet=True)
-
-
-@pytest.fixture
-def folder(tiny_llama: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny Llama that a test may damage."""
-    return shutil.copytree(tiny_llama, tmp_path / "model")
-
-
-def alter(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    """Save the folder's weights again after ``change``."""
-    weights = load_file(folder / WEIGHTS)
-    change(weights)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+from abmll.language.base import no_progress_bars, resolve_dtype
+from tests.language.folders import WEIGHTS, alter, load
 
 
 def refusal(kind: type[AbmllError], folder: Path | str, **how: Any) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,33 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import LlamaConfig
 
-from abmll.common.config import ModelConfig
 from abmll.language import fingerprint as module
-from abmll.language.base import Base, is_plain, load_base
+from abmll.language.base import is_plain
 from abmll.language.fingerprint import fingerprint, kept_fingerprint, sampled_fingerprint
-
-WEIGHTS = "model.safetensors"
-
-
-def load(folder: Path | str, dtype: Any = "fp32") -> Base:
-    return load_base(ModelConfig(str(folder), dtype, "cpu"), announce=lambda line: None, quiet=True)
-
-
-@pytest.fixture
-def folder(tiny_llama: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny Llama that a test may change."""
-    return shutil.copytree(tiny_llama, tmp_path / "model")
-
-
-def alter(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    """Save the folder's weights again after ``change``."""
-    weights = load_file(folder / WEIGHTS)
-    change(weights)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+from tests.language.folders import WEIGHTS, alter, load
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gemma"])

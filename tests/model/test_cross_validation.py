@@ -13,7 +13,6 @@ from abmll.common.errors import ConfigError
 from abmll.language.meter import counted
 from abmll.model.cross_validation import cross_validate
 from abmll.model.head_examples import key_of
-from abmll.posterior import head
 from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior
 from abmll.posterior.tempering import TemperedHead, picked
 from abmll.tasks import Example
@@ -22,10 +21,7 @@ SHORT = PromptConfig(instruction=False, list_options=False, answer="text")
 LABELS = ("no", "yes")
 
 
-@pytest.fixture(autouse=True)
-def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
+pytestmark = pytest.mark.usefixtures("few_chains")
 
 
 @pytest.fixture

@@ -26,10 +26,7 @@ LABELS = ("yes", "no", "maybe")
 Learn = Callable[[AbmllModel, Sequence[Example]], TaskHead]
 
 
-@pytest.fixture(autouse=True)
-def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
+pytestmark = pytest.mark.usefixtures("few_chains")
 
 
 @pytest.fixture

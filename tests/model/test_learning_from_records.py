@@ -12,7 +12,6 @@ from abmll import AbmllModel, TaskPosterior
 from abmll.common.checkpoint import DOCUMENT, Bundle, load_bundle, save_bundle
 from abmll.common.config import LearningConfig
 from abmll.common.errors import DataError
-from abmll.posterior import head
 from abmll.tasks import Example, Task
 
 FRAME = pd.DataFrame({"text": ["aaa 1", "bbb 2", "aaa 3", "bbb 4"], "label": ["x", "y", "x", "y"]})
@@ -21,10 +20,7 @@ ASKED = ["aaa 7", "bbb 9"]
 QUESTIONS = [Example(str(n), text, ("x", "y"), None) for n, text in enumerate(ASKED)]
 
 
-@pytest.fixture(autouse=True)
-def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
+pytestmark = pytest.mark.usefixtures("few_chains")
 
 
 @pytest.fixture

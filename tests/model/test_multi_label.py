@@ -12,7 +12,6 @@ from abmll.common.errors import ConfigError, DataError
 from abmll.model.head_examples import key_of
 from abmll.model.multi_label import MultiLabelHead
 from abmll.model.task_head import TaskHead
-from abmll.posterior import head
 from abmll.posterior.head import HeadPrior, Known
 from abmll.posterior.tempering import TemperedHead
 
@@ -20,10 +19,7 @@ SHORT = PromptConfig(instruction=False, list_options=False, answer="text")
 LABELS = ("urgent", "billing", "bug")
 
 
-@pytest.fixture(autouse=True)
-def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
+pytestmark = pytest.mark.usefixtures("few_chains")
 
 
 @pytest.fixture

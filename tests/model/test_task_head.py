@@ -15,7 +15,6 @@ from abmll.common.config import LearningConfig, PromptConfig
 from abmll.common.errors import CheckpointError, ConfigError, DataError
 from abmll.language.meter import counted
 from abmll.model.task_head import TaskHead
-from abmll.posterior import head
 from abmll.posterior.head import HeadPosterior, HeadPrior, Known
 from abmll.posterior.tempering import TemperedHead
 from abmll.tasks import Example, Task
@@ -24,11 +23,7 @@ SHORT = PromptConfig(instruction=False, list_options=False, answer="text")
 OPTIONS = ("yes", "no", "maybe")
 
 
-@pytest.fixture(autouse=True)
-def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tested here holds of any number of chains."""
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
+pytestmark = pytest.mark.usefixtures("few_chains")
 
 
 @pytest.fixture

@@ -12,11 +12,7 @@ from abmll.posterior.fitted import spread
 from abmll.posterior.head import HeadPrior, Known
 from abmll.posterior.tempering import TemperedHead, log_likelihood, mixed, powered, weights
 
-
-@pytest.fixture(autouse=True)
-def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
+pytestmark = pytest.mark.usefixtures("few_chains")
 
 
 def task(size: int = 12, options: int = 3, is_labelled: bool = True, is_ordered: bool = False) -> tuple[Known, Tensor]:

@@ -8,15 +8,11 @@ import torch
 from scipy.integrate import quad
 from torch import Tensor
 
-from abmll.posterior import head, tempering
+from abmll.posterior import tempering
 from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior, HeadPrior, Known
 from abmll.posterior.tempering import INVERSE, SPREAD, WEIGHT, TemperedHead, dealt, mixed, picked, powered, weights
 
-
-@pytest.fixture(autouse=True)
-def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
+pytestmark = pytest.mark.usefixtures("few_chains")
 
 
 def task(size: int = 12, options: int = 3, seed: int = 0, signal: float = 0.0) -> tuple[Known, Tensor]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-import pytest
 from fastapi.testclient import TestClient
 
 from abmll import AbmllModel
@@ -35,12 +34,6 @@ class Served(NamedTuple):
 
     service: Service
     client: TestClient
-
-
-def few_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heads are fitted quickly, and roughly."""
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
 
 
 def load(folder: Path) -> AbmllModel:
@@ -120,7 +113,7 @@ def _serve(arguments: list[str], log: str) -> None:
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    head.CHAINS = head.FEWEST_CHAINS = 16  # as few_chains has it
+    head.CHAINS = head.FEWEST_CHAINS = 16  # as shorten_chains has it
     sys.exit(entry(arguments))
 
 

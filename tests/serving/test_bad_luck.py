@@ -13,12 +13,9 @@ import pytest
 pytest.importorskip("fastapi")
 from abmll import AbmllModel
 from abmll.serving.resident import Row
-from tests.serving.survival import Served, example, few_chains, load, new, rows, served, together
+from tests.serving.survival import Served, example, load, new, rows, served, together
 
-
-@pytest.fixture(autouse=True)
-def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    few_chains(monkeypatch)
+pytestmark = pytest.mark.usefixtures("few_chains")
 
 
 @pytest.fixture(scope="module")

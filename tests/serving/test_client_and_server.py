@@ -18,7 +18,7 @@ from abmll.serving.connection import Refused
 from abmll.serving.limits import ServeConfig
 from abmll.serving.replies import Job
 from abmll.serving.service import Service
-from tests.serving.conftest import listening
+from tests.serving.live_server import running
 from tests.serving.served import ASKED, PAIRS
 
 ANNA, BEN = "a" * 32, "b" * 32
@@ -31,7 +31,7 @@ def url(tiny_llama: Path, tmp_path: Path) -> Iterator[str]:
     path.chmod(0o600)
     model = AbmllModel.from_base(str(tiny_llama), dtype="fp32", device="cpu")
     service = Service(model, f"sqlite:///{tmp_path / 'store.sqlite'}", str(tmp_path / "files"), ServeConfig())
-    with listening(make_app(service, tokens=read_tokens(path))) as url:
+    with running(make_app(service, tokens=read_tokens(path))) as url:
         yield url
 
 

@@ -16,16 +16,14 @@ from abmll import AbmllModel
 from abmll.serving.access import read_tokens
 from abmll.serving.app import make_app
 from abmll.serving.service import Service
-from tests.serving.conftest import listening
-from tests.serving.survival import SECONDS, URL, few_chains, load, make_service, new, rows
+from tests.serving.live_server import running
+from tests.serving.survival import SECONDS, URL, load, make_service, new, rows
 
 CROWD = 1000
 PATIENT = {"Request-Timeout": "120"}
 
 
-@pytest.fixture(autouse=True)
-def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    few_chains(monkeypatch)
+pytestmark = pytest.mark.usefixtures("few_chains")
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +147,7 @@ def test_a_request_whose_time_is_over(service_of: Callable[..., Service]) -> Non
 
 def test_a_client_that_goes_away(service_of: Callable[..., Service]) -> None:
     service = service_of()
-    with listening(make_app(service)) as url, httpx.Client(base_url=url, timeout=SECONDS) as client:
+    with running(make_app(service)) as url, httpx.Client(base_url=url, timeout=SECONDS) as client:
         assert client.post("/v1/tasks", json=new("a")).status_code == 201
         assert client.post("/v1/tasks/a/predict", json={"texts": ["first"]}).status_code == 200
         gate = Gate(service)
@@ -163,7 +161,7 @@ def test_a_client_that_goes_away(service_of: Callable[..., Service]) -> None:
 
 
 def test_a_slow_body(service_of: Callable[..., Service]) -> None:
-    with listening(make_app(service_of(body_seconds=0.2))) as url:
+    with running(make_app(service_of(body_seconds=0.2))) as url:
         host, port = url.removeprefix("http://").split(":")
         head = f"POST /v1/tasks/a/predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
         with socket.create_connection((host, int(port)), SECONDS) as slow:

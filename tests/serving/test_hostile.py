@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("fastapi")
-from tests.serving.survival import Served, few_chains, load, new, rows, served
+from tests.conftest import shorten_chains
+from tests.serving.survival import Served, load, new, rows, served
 
 JSON = {"Content-Type": "application/json"}
 ODD = [
@@ -29,7 +30,7 @@ ODD = [
 def server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server that has learned task ``a``; the tests change nothing of it."""
     with pytest.MonkeyPatch.context() as patch:
-        few_chains(patch)
+        shorten_chains(patch)
         with served(load(tiny_llama), tmp_path_factory.mktemp("hostile") / "store") as found:
             assert found.client.post("/v1/tasks", json=new("a")).status_code == 201
             yield found

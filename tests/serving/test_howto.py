@@ -11,7 +11,6 @@ import pytest
 
 from abmll import AbmllModel
 from abmll.common.config import LearningConfig
-from abmll.posterior import head
 from abmll.serving.app import make_app
 from abmll.serving.limits import ServeConfig
 from abmll.serving.service import Service
@@ -22,11 +21,7 @@ CSV = "body,queue\n" + "".join(f"Charged {n},billing\nCrash {n},bug\n" for n in 
 
 
 @pytest.fixture
-def address(
-    tiny_model: AbmllModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: Callable[[Any], str]
-) -> str:
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
+def address(few_chains: None, tiny_model: AbmllModel, tmp_path: Path, listen: Callable[[Any], str]) -> str:
     tiny_model.learning = LearningConfig(method="head")
     service = Service(tiny_model, f"sqlite:///{tmp_path / 'store.sqlite'}", str(tmp_path / "files"), ServeConfig())
     return listen(make_app(service))

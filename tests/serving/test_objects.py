@@ -10,7 +10,6 @@ import pytest
 from abmll import AbmllModel
 from abmll.common.config import LearningConfig
 from abmll.common.errors import AbmllError, CheckpointError
-from abmll.posterior import head
 from abmll.serving.limits import ServeConfig
 from abmll.serving.objects import Objects
 from abmll.serving.service import Service
@@ -80,15 +79,13 @@ def test_a_place_that_is_not_known_here(place: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_service_keeps_its_posteriors_there(
-    tiny_model: AbmllModel, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+    few_chains: None, tiny_model: AbmllModel, tmp_path: Path, place: str
 ) -> None:
     from fastapi.testclient import TestClient
 
     from abmll.serving.app import make_app
     from tests.serving.served import ask, learn
 
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
     tiny_model.learning = LearningConfig(method="head")
     texts = [text for text, _ in PAIRS]
 

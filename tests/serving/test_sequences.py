@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from tests.serving.survival import LABELS, few_chains, load, served
+from tests.conftest import shorten_chains
+from tests.serving.survival import LABELS, load, served
 
 SHARE = 1.0 if os.environ.get("ABMLL_FUZZ") else 0.2
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -32,7 +33,7 @@ class Known:
 
 
 def test_sequences(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few_chains(monkeypatch)
+    shorten_chains(monkeypatch)
     model, number = load(tiny_llama), iter(range(1_000_000))
 
     class Sequence(RuleBasedStateMachine):

@@ -20,11 +20,7 @@ from abmll.posterior import head
 from abmll.serving.limits import ServeConfig
 from tests.serving.served import ASKED, LABELS, PAIRS, ask, learn, rows, service_of, serving
 
-
-@pytest.fixture(autouse=True)
-def _short_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
+pytestmark = pytest.mark.usefixtures("few_chains")
 
 
 @pytest.fixture

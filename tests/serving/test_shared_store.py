@@ -13,7 +13,6 @@ from sqlalchemy import delete
 
 from abmll import AbmllModel
 from abmll.common.config import LearningConfig
-from abmll.posterior import head
 from abmll.serving import peers
 from abmll.serving.database import SERVERS, connect, writing
 from abmll.serving.job_store import JobStore
@@ -27,9 +26,7 @@ SECONDS = 60.0
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
+def _quick(few_chains: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "BEAT", 0.05)
 
 

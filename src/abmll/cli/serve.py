@@ -41,10 +41,9 @@ def serve(
         allowed_hosts: names under which the server may be asked, such as those of a proxy in front of it
         allowed_origins: sites whose pages may ask (default: none but its own)
     """
-    from abmll.cli.loading import load_for_serving
     from abmll.common.locks import sole_writer
     from abmll.serving.access import read_tokens, refuse_open
-    from abmll.serving.running import run
+    from abmll.serving.hosts import listen_at
 
     if not 0 <= port < 65536:
         raise ConfigError(f"port is {port}; use a whole number from 0 to 65535")
@@ -54,12 +53,18 @@ def serve(
     store.mkdir(parents=True, exist_ok=True)
     url = database or f"sqlite:///{store / 'store.sqlite'}"
     with sole_writer(store) if url.startswith("sqlite") else nullcontext():  # others may share another database
+        listening = listen_at(host, port)
+        # Torch is seconds to import: what can be refused without it has been refused by now.
+        from abmll.cli.loading import load_for_serving
+        from abmll.serving.running import run
+
         run(
             partial(load_for_serving, theta, place, quiet),
             url,
             files or str(store / "posteriors"),
             limits,
-            (host, port),
+            listening,
+            host,
             tokens,
             allowed_hosts or (),
             allowed_origins or (),

@@ -117,10 +117,10 @@ class AbmllModel(OnHub):
         """Write what ``from_pretrained`` reads: theta, settings and priors as a training run that has ended."""
         write_learner(self, Path(folder), overwrite)
 
-    def on_twin(self) -> "AbmllModel":
-        """The same model around modules of its own, which share the weights: for another thread."""
-        model = copy.copy(self)
-        model.scorer = OptionScorer(self.scorer.base.twin(), self.scorer.adapter_config, self.scorer.prompt)
+    def on_twin(self, adapter: AdapterConfig | None = None) -> "AbmllModel":
+        """The same model around modules of its own, which share the weights: for another thread, or ``adapter``."""
+        model, adapter = copy.copy(self), adapter or self.scorer.adapter_config
+        model.scorer = OptionScorer(self.scorer.base.twin(), adapter, self.scorer.prompt)
         model.scorer.gradient_checkpointing = self.scorer.gradient_checkpointing
         model.readers = {}
         return model
@@ -322,12 +322,10 @@ class AbmllModel(OnHub):
             wanted = replace(wanted, dropout_rate=learning.dropout_rate)
         model, theta = copy.copy(self), self.theta
         if wanted != adapter:
-            model.scorer = OptionScorer(self.scorer.base.twin(), wanted, self.scorer.prompt)
-            model.scorer.gradient_checkpointing = self.scorer.gradient_checkpointing
+            model = self.on_twin(wanted)
             theta = model.scorer.new_adapter(sample_seed(learning.seed, "init"))
             for mean, learned in zip(theta.mean_tensors(), self.theta.mean_tensors(), strict=True):
                 mean.copy_(learned)
-            model.readers = {}
         model.learned(theta, learning, self.num_tasks, self.calibration_prior if rule.has_calibration else None)
         return model
 

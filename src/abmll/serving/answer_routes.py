@@ -22,8 +22,8 @@ from abmll.model.learned_task import TaskPosterior
 from abmll.serving.asking import GLANCE, Named, Seconds, Served, Tenant, while_connected
 from abmll.serving.job_store import UNFINISHED, NoSuchJob
 from abmll.serving.problems import Problem
-from abmll.serving.service import Service, summary
-from abmll.serving.task_store import StoredTask
+from abmll.serving.service import Service, quality_of
+from abmll.serving.task_store import StoredTask, in_order
 from abmll.serving.wire import Exported, Pool, Question, check_texts
 
 router = APIRouter(prefix="/v1", tags=["answers"])
@@ -39,7 +39,7 @@ async def predict(body: Question, request: Request, service: Served, task: Named
     check_texts(body.texts, service.limits)
     row = await run_in_threadpool(service.store.version, task, body.version)
     answers = await while_connected(request, service.answerer.predict(task, row, body.texts, seconds))
-    labels = json.dumps(_labels(task, row.labels), ensure_ascii=False)
+    labels = json.dumps(in_order(json.loads(row.labels), task.label_order), ensure_ascii=False)
     head = f'{{"task": {json.dumps(task.name)}, "version": {row.version}, "labels": {labels}, "answers": ['
     headers = {"X-Abmll-Version": str(row.version)}
     return Response(head + ", ".join(answers) + "]}", media_type="application/json", headers=headers)
@@ -62,7 +62,7 @@ async def suggest(body: Pool, request: Request, service: Served, task: Named, se
 def quality(service: Served, task: Named) -> dict[str, Any]:
     """Accuracy and calibration by cross-validation on the task's examples, with the bins of a reliability figure."""
     found = _quality(service, task)
-    each = np.array(found["each"])
+    each = np.array(found.pop("each"))
     bins = reliability_bins(each[:, 0], each[:, 1], BINS)
     rows = zip(*(part.tolist() for part in bins), strict=True)
     shown = [
@@ -70,7 +70,7 @@ def quality(service: Served, task: Named) -> dict[str, Any]:
         for low, high, size, sure, right in rows
         if size
     ]
-    return {**(summary(json.dumps(found)) or {}), "bins": shown}
+    return {**found, "bins": shown}
 
 
 @router.get("/tasks/{name}/reliability.svg")
@@ -88,9 +88,7 @@ def figure(service: Served, task: Named) -> Response:
 async def export(body: Exported, service: Served, task: Named) -> Response:
     """What was learned, in a zip: for ``abmll predict``, for PEFT, or for vLLM."""
     row = await run_in_threadpool(service.store.version, task)
-    key = (task.id, row.version)
-    made = service.memory.made(key, lambda: service.teacher.load(task, row))
-    posterior = await asyncio.shield(asyncio.wrap_future(made))
+    posterior = await asyncio.shield(asyncio.wrap_future(service.teacher.known(task, row)))
     data = await run_in_threadpool(_zipped, posterior, body.format, task.name)
     name = f"{task.name}-{body.format}.zip"
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "X-Abmll-Version": str(row.version)}
@@ -139,8 +137,7 @@ async def _events(job: str, service: Service, tenant: str) -> AsyncIterator[str]
 
 
 def _quality(service: Service, task: StoredTask) -> dict[str, Any]:
-    row = service.store.version(task)
-    found = None if row.quality is None else json.loads(row.quality)
+    found = quality_of(service.store.version(task))
     if found is None:
         raise Problem(
             404,
@@ -149,11 +146,6 @@ def _quality(service: Service, task: StoredTask) -> dict[str, Any]:
             word="no-quality",
         )
     return found
-
-
-def _labels(task: StoredTask, labels: str) -> list[str]:
-    known, order = json.loads(labels), task.settings.get("label_order")
-    return [label for label in order if label in known] if order else known
 
 
 def _zipped(posterior: TaskPosterior, form: str, name: str) -> bytes:

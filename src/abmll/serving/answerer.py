@@ -17,10 +17,10 @@ from abmll.model.together import predict_together
 from abmll.serving.engine import Engine
 from abmll.serving.fair_queue import Request, TooLate
 from abmll.serving.job_store import AnswerStore
-from abmll.serving.resident import Resident, together
+from abmll.serving.resident import Read, Resident, together
 from abmll.serving.storage_errors import StorageFull
 from abmll.serving.task_store import StoredTask
-from abmll.serving.teacher import ANSWERS, FEATURES, Known, Teacher
+from abmll.serving.teacher import ANSWERS, FEATURES, Teacher
 from abmll.tasks import Example
 
 LOG = logging.getLogger("abmll.serving")
@@ -49,13 +49,10 @@ class Answered(NamedTuple):
 class Answerer:
     """Answers with versions of tasks that are in memory, or come into it when they are asked."""
 
-    def __init__(
-        self, resident: Resident, engine: Engine, teacher: Teacher, memory: Known, answers: AnswerStore
-    ) -> None:
+    def __init__(self, resident: Resident, engine: Engine, teacher: Teacher, answers: AnswerStore) -> None:
         self.resident = resident
         self.engine = engine
         self.teacher = teacher
-        self.memory = memory
         self.answers = answers
 
     async def predict(self, task: StoredTask, row: Any, texts: Sequence[str], seconds: float) -> list[str]:
@@ -68,9 +65,8 @@ class Answerer:
         given = await run_in_threadpool(self.answers.given, task.id, row.version, texts)
         missing = [text for text in dict.fromkeys(texts) if text not in given]
         if missing:
-            key = (task.id, row.version)
-            made = self.memory.made(key, lambda: self.teacher.load(task, row))
-            posterior = await _within(deadline, asyncio.shield(asyncio.wrap_future(made)))
+            known = asyncio.wrap_future(self.teacher.known(task, row))
+            posterior = await _within(deadline, asyncio.shield(known))
             request, truncated = await run_in_threadpool(self._request, task, posterior, missing, deadline)
             self.engine.submit(request)
             answered = await _within(deadline, asyncio.wrap_future(request.future))
@@ -97,19 +93,14 @@ class Answerer:
         rows = self.resident.encode(examples, task.name)
         truncated = [row.encoded.truncated > 0 for row in rows]
         head = posterior.head
-        if head is not None:
-            return (
-                Request(
-                    task.tenant,
-                    FEATURES,
-                    rows,
-                    lambda read: _apart(head.answer(examples, together(read))),
-                    deadline,
-                ),
-                truncated,
-            )
-        asked = [AdapterRow(posterior, one, len(row)) for one, row in zip(examples, rows, strict=True)]
-        return Request(task.tenant, ANSWERS, asked, list, deadline), truncated
+        if head is None:
+            asked = [AdapterRow(posterior, one, len(row)) for one, row in zip(examples, rows, strict=True)]
+            return Request(task.tenant, ANSWERS, asked, list, deadline), truncated
+
+        def finish(read: list[Read]) -> list[Answered]:
+            return _apart(head.answer(examples, together(read)))
+
+        return Request(task.tenant, FEATURES, rows, finish, deadline), truncated
 
 
 def read_with_adapters(rows: Sequence[AdapterRow]) -> list[Answered]:

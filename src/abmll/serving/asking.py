@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -18,10 +19,11 @@ from abmll.serving.problems import Problem
 from abmll.serving.service import Service
 from abmll.serving.task_changes import Repeat
 from abmll.serving.task_store import StoredTask
-from abmll.serving.wire import Body, LabelledText
+from abmll.serving.wire import Examples, NewTask
 from abmll.tasks.columns import find_columns, read_table
 
 Result = TypeVar("Result")
+Labelling = TypeVar("Labelling", NewTask, Examples)  # forms of bodies with labelled texts
 WAIT, LONGEST_WAIT = 30.0, 600.0  # seconds
 CSV = "text/csv"
 LONGEST_KEY = 200  # characters
@@ -109,36 +111,26 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def pairs_of(request: Request, form: type[Any]) -> tuple[Any, list[tuple[str, str]]]:
+async def pairs_of(request: Request, form: type[Labelling]) -> tuple[Labelling | None, list[tuple[str, str]]]:
     """The labelled texts of a body: CSV, or JSON of the ``form``, which is given as well (None: CSV).
 
     Raises ``DataError`` for what cannot be read.
     """
     data = await request.body()
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != CSV:
-        found = read_body(data, form)
-        return found, [(one.text, one.label) for one in _examples(found)]
+        found = _read_body(data, form)
+        return found, [(one.text, one.label) for one in found.examples]
     query = request.query_params
     return None, await run_in_threadpool(csv_pairs, data, query.get("text"), query.get("label"))
 
 
-def _examples(found: Any) -> list[LabelledText]:
-    return found.examples
-
-
-def read_body(data: bytes, form: type[Body]) -> Any:
-    """JSON of that form. Raises ``Problem`` that names what is wrong."""
+def _read_body(data: bytes, form: type[Labelling]) -> Labelling:
+    """JSON of that form. Raises ``RequestValidationError``, as the framework does for the bodies that it reads."""
     try:
         return form.model_validate_json(data)
     except ValidationError as error:
-        raise _invalid(error) from error
-
-
-def _invalid(error: ValidationError) -> Exception:
-    from fastapi.exceptions import RequestValidationError
-
-    found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False, include_input=False)]
-    return RequestValidationError(found)
+        found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False, include_input=False)]
+        raise RequestValidationError(found) from error
 
 
 def csv_pairs(data: bytes, text: str | None, label: str | None) -> list[tuple[str, str]]:

@@ -30,7 +30,7 @@ SECURITY = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 SENT = ("Authorization", "Content-Type", "Idempotency-Key", "Prefer", "Request-Timeout")
-SHOWN_HEADERS = ("Location", "Retry-After", "X-Abmll-Version", "Preference-Applied")
+SHOWN_HEADERS = ("Location", "Retry-After", "X-Abmll-Version")
 
 
 def guard(

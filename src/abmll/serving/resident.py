@@ -48,10 +48,7 @@ class Resident:
         self.reading = model.with_head()
         self.reader: FeatureReader = self.reading.reader()
         self.stepping = _stepping(model)
-        self.answering: OptionScorer | None = None
-        if self.stepping is not None:
-            own = self.stepping.scorer
-            self.answering = OptionScorer(own.base.twin(), own.adapter_config, own.prompt)
+        self.answering: OptionScorer | None = None if self.stepping is None else self.stepping.on_twin().scorer
 
     def begin(self) -> None:
         """Called first in a thread that computes: one that began while another computed alone (``posterior.threads``)

@@ -5,14 +5,13 @@ from collections.abc import Callable, Sequence
 
 import uvicorn
 
-from abmll.common.errors import ConfigError
 from abmll.model.meta_learner import AbmllModel
 from abmll.serving.access import Tokens
 from abmll.serving.app import make_app
+from abmll.serving.hosts import BACKLOG
 from abmll.serving.limits import ServeConfig
 from abmll.serving.service import Service
 
-BACKLOG = 2048  # connections that wait to be accepted
 GRACE = 20  # seconds for requests to come to their end
 
 
@@ -21,21 +20,18 @@ def run(
     database: str,
     files: str,
     limits: ServeConfig,
-    place: tuple[str, int],
+    listening: socket.socket,
+    host: str,
     tokens: Tokens | None = None,
     allowed_hosts: Sequence[str] = (),
     allowed_origins: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Serve what ``load`` gives until the process is told to end.
-
-    Raises ``ConfigError`` where nobody can listen at ``place``.
-    """
-    listening = _listening(*place)  # before anything is loaded
+    """Serve what ``load`` gives to who connects to ``listening``, at ``host``, until the process is told to end."""
     service = Service(load, database, files, limits)
-    app = make_app(service, place[0], tokens, allowed_hosts, allowed_origins)
-    host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
+    app = make_app(service, host, tokens, allowed_hosts, allowed_origins)
+    address, port = listening.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
     tasks = service.store.number()
     say(f"serving {tasks:,} tasks over {service.resident.name} at http://{shown}:{port} (Ctrl-C ends it)")
     config = uvicorn.Config(
@@ -47,15 +43,3 @@ def run(
         backlog=BACKLOG,
     )
     uvicorn.Server(config).run(sockets=[listening])
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        [family, kind, protocol, _, address] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
-    except OSError as error:
-        raise ConfigError(f"host, port: cannot listen at {host}:{port} ({error.strerror}); choose others") from error
-    return listening

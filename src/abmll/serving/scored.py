@@ -18,7 +18,7 @@ from abmll.serving.fair_queue import Request
 from abmll.serving.problems import Problem
 from abmll.serving.resident import Resident
 from abmll.serving.task_store import NoSuchTask, StoredTask, TaskStore
-from abmll.serving.teacher import Known, Teacher
+from abmll.serving.teacher import Teacher
 
 TOKENS = "tokens"  # the kind of these rows
 BASE = "base"
@@ -40,12 +40,11 @@ class TokenRow(NamedTuple):
 class ScoredTokens:
     """What ``completions`` asks of a server."""
 
-    def __init__(self, store: TaskStore, resident: Resident, engine: Engine, teacher: Teacher, memory: Known) -> None:
+    def __init__(self, store: TaskStore, resident: Resident, engine: Engine, teacher: Teacher) -> None:
         self.store = store
         self.resident = resident
         self.engine = engine
         self.teacher = teacher
-        self.memory = memory
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -98,8 +97,7 @@ class ScoredTokens:
 
     async def _posterior(self, task: StoredTask) -> TaskPosterior:
         row = await run_in_threadpool(self.store.version, task)
-        made = self.memory.made((task.id, row.version), lambda: self.teacher.load(task, row))
-        return await asyncio.shield(asyncio.wrap_future(made))
+        return await asyncio.shield(asyncio.wrap_future(self.teacher.known(task, row)))
 
 
 def score_tokens(rows: Sequence[TokenRow]) -> list[TokenScores]:

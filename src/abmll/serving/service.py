@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -24,7 +24,7 @@ from abmll.serving.peers import Peers
 from abmll.serving.posterior_files import PosteriorFiles
 from abmll.serving.resident import Resident
 from abmll.serving.scored import TOKENS, ScoredTokens, score_tokens
-from abmll.serving.task_store import StoredTask, TaskStore
+from abmll.serving.task_store import StoredTask, TaskStore, in_order
 from abmll.serving.teacher import ANSWERS, FEATURES, Teacher
 
 LOADERS = 2  # tasks that are loaded at a time because they are asked, and fitted where they have not been
@@ -62,9 +62,9 @@ class Service:
         self.teacher = Teacher(self.store, self.files, self.resident, self.engine, self.memory, self.fitters)
         quick = connect(database, durable=False)
         answers = AnswerStore(quick, where, limits.kept_answers)
-        self.answerer = Answerer(self.resident, self.engine, self.teacher, self.memory, answers)
+        self.answerer = Answerer(self.resident, self.engine, self.teacher, answers)
         self.databases = [engine, quick]
-        self.scored = ScoredTokens(self.store, self.resident, self.engine, self.teacher, self.memory)
+        self.scored = ScoredTokens(self.store, self.resident, self.engine, self.teacher)
         lanes = {"head": self.teacher.learn_head, "full": self.teacher.learn_by_steps}
         self.peers = Peers(engine, where, self.server)  # it is known as living before it takes jobs
         self.jobs = Jobs(self.job_store, lanes, alone)
@@ -95,20 +95,18 @@ class Service:
             state = "updating" if is_busy else "ready"
         newest = versions[0]
         counts = self.store.counts(task, newest.version)
-        labels = json.loads((learned or newest).labels)
-        order = task.settings.get("label_order")
         return {
             "name": task.name,
             "state": state,
             "how": task.how,
             "version": None if learned is None else learned.version,
-            "labels": [label for label in order if label in labels] if order else labels,
+            "labels": in_order(json.loads((learned or newest).labels), task.label_order),
             "counts": counts,
             "num_examples": sum(counts.values()),
-            "label_order": order,
+            "label_order": task.label_order,
             "created": moment(task.created),
             "updated": moment(newest.created),
-            "quality": None if learned is None else summary(learned.quality),
+            "quality": None if learned is None else summary(learned),
             "job": job.id if is_busy else None,
             "error": learned.error if state == "damaged" and learned is not None else job.error,
         }
@@ -150,9 +148,14 @@ def moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def summary(quality: str | None) -> Mapping[str, Any] | None:
-    """The numbers of a version's quality, without each example's."""
-    found = None if quality is None else json.loads(quality)
+def quality_of(row: "Row[Any]") -> dict[str, Any] | None:
+    """What is known of a version's quality, where it was measured; ``each`` has every example's part."""
+    return None if row.quality is None else json.loads(row.quality)
+
+
+def summary(row: "Row[Any]") -> dict[str, Any] | None:
+    """``quality_of`` without each example's part."""
+    found = quality_of(row)
     return None if found is None else {name: value for name, value in found.items() if name != "each"}
 
 
@@ -167,5 +170,5 @@ def size_of(posterior: Any) -> int:
     head = posterior.head
     if head is not None:
         # What was fitted is in memory about twice: as it is kept, and as it is used.
-        tensors += [*head.features, *head.fitted().values(), *head.fitted().values()]
+        tensors += [*head.features, *2 * list(head.fitted().values())]
     return 10_000 + sum(tensor.nbytes for tensor in tensors)

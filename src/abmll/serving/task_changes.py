@@ -136,7 +136,7 @@ def _changed(
             raise TooMany(
                 f"a task has at most {limit:,} examples, and this would make {len(left):,}; remove some first"
             )
-        check_labels(set(left.values()), task.settings.get("label_order"))
+        check_labels(set(left.values()), task.label_order)
         for start in range(0, len(gone), AT_ONCE):
             chosen = EXAMPLES.c.id.in_(gone[start : start + AT_ONCE])
             db.execute(update(EXAMPLES).where(chosen).values(removed=version))

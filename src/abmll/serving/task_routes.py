@@ -22,7 +22,7 @@ from abmll.serving.scored import BASE
 from abmll.serving.service import Service, moment, summary
 from abmll.serving.task_changes import Accepted, change, check_labels, create, relearn
 from abmll.serving.task_store import Labelled, NoSuchTask, StoredTask
-from abmll.serving.wire import Examples, NewTask, Texts, check_name, labelled
+from abmll.serving.wire import Body, Examples, NewTask, Texts, check_name, labelled
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
@@ -36,18 +36,13 @@ def list_tasks(service: Served, tenant: Tenant, after: str = "", limit: int = 10
     return {"tasks": list(described(service, found)), "next": more}
 
 
-@router.post(
-    "",
-    status_code=201,
-    openapi_extra={
-        "requestBody": {
-            "content": {
-                "application/json": {"schema": NewTask.model_json_schema()},
-                CSV: {"schema": {"type": "string"}},
-            }
-        }
-    },
-)
+def _json_or_csv(form: type[Body]) -> dict[str, Any]:
+    """What the interface's description says of a body that is read as either."""
+    forms = {"application/json": {"schema": form.model_json_schema()}, CSV: {"schema": {"type": "string"}}}
+    return {"requestBody": {"content": forms}}
+
+
+@router.post("", status_code=201, openapi_extra=_json_or_csv(NewTask))
 async def new_task(request: Request, service: Served, tenant: Tenant, patience: Patience, repeat: Repeated) -> Response:
     """Learn a task from labelled examples: JSON, or a CSV with ``?name=``."""
     body, pairs = await pairs_of(request, NewTask)
@@ -58,7 +53,6 @@ async def new_task(request: Request, service: Served, tenant: Tenant, patience: 
     name, examples = check_name(body.name), labelled(pairs, service.limits)
     _refuse_unlearnable(service, body, examples)
     settings = {"label_order": body.label_order, "steps": body.steps}
-
     limit = service.limits.max_tasks
     act = partial(create, service.store, tenant, name, body.how, settings, examples, repeat, limit)
     return await _learned(service, act, patience, 201)
@@ -87,7 +81,7 @@ def all_versions(service: Served, task: Named) -> dict[str, Any]:
                 "created": moment(row.created),
                 "num_examples": row.num_examples,
                 "state": row.state,
-                "quality": summary(row.quality),
+                "quality": summary(row),
             }
             for row in rows
         ]
@@ -106,27 +100,15 @@ def all_examples(request: Request, service: Served, task: Named) -> Response:
     return Response(text, media_type=f"{CSV}; charset=utf-8", headers=headers)
 
 
-@router.put(
-    "/{name}/examples",
-    openapi_extra={
-        "requestBody": {
-            "content": {
-                "application/json": {"schema": Examples.model_json_schema()},
-                CSV: {"schema": {"type": "string"}},
-            }
-        }
-    },
-)
+@router.put("/{name}/examples", openapi_extra=_json_or_csv(Examples))
 async def add_examples(
     request: Request, service: Served, task: Named, patience: Patience, repeat: Repeated
 ) -> Response:
     """Add examples. A text that is there already with another label gets the new label."""
     _, pairs = await pairs_of(request, Examples)
     examples = labelled(pairs, service.limits)
-    limit = service.limits.max_examples
-    return await _learned(
-        service, partial(change, service.store, task, examples, frozenset(), repeat, limit), patience, 200
-    )
+    act = partial(change, service.store, task, examples, repeat=repeat, limit=service.limits.max_examples)
+    return await _learned(service, act, patience, 200)
 
 
 @router.delete("/{name}/examples")

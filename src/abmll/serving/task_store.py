@@ -4,7 +4,7 @@ What changes them is in ``task_changes``.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -41,6 +41,11 @@ class StoredTask:
     how: str
     settings: Mapping[str, Any]
     created: float
+
+    @property
+    def label_order(self) -> list[str] | None:
+        """The labels from the lowest to the highest, where they have an order."""
+        return self.settings.get("label_order")
 
     @classmethod
     def of(cls, row: "Row[Any]") -> "StoredTask":
@@ -180,6 +185,11 @@ class TaskStore:
         key = and_(VERSIONS.c.task == task.id, VERSIONS.c.version == version)
         with self.writing() as db:
             db.execute(update(VERSIONS).where(key).values(**values))
+
+
+def in_order(labels: Sequence[str], order: Sequence[str] | None) -> list[str]:
+    """The labels in their order, or as they are where they have none."""
+    return [label for label in order if label in labels] if order else list(labels)
 
 
 def find_task(db: Connection, task_id: int) -> StoredTask:

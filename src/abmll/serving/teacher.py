@@ -4,7 +4,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Executor, TimeoutError
+from concurrent.futures import CancelledError, Executor, Future, TimeoutError
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -24,7 +24,7 @@ from abmll.serving.jobs import Live
 from abmll.serving.memory import Memory
 from abmll.serving.posterior_files import PosteriorFiles
 from abmll.serving.resident import Resident, Row, together
-from abmll.serving.task_store import Labelled, NoSuchTask, StoredTask, TaskStore
+from abmll.serving.task_store import Labelled, NoSuchTask, StoredTask, TaskStore, in_order
 from abmll.tasks import Example
 
 LOG = logging.getLogger("abmll.serving")
@@ -62,14 +62,9 @@ class Teacher:
         task = self.store.by_id(live.task)
         if self.store.is_learned(task, live.version):  # the process ended before it could note that
             return
-        labelled = self.store.examples(task, live.version)
-        order = task.settings.get("label_order")
-        examples = as_examples(labelled, order)
+        examples = as_examples(self.store.examples(task, live.version), task.label_order)
         before = self._before(task, live, examples)
-        if before is None:
-            head = self._anew(task, live, examples, order)
-        else:
-            head = self._updated(task, live, examples, before)
+        head = self._anew(task, live, examples) if before is None else self._updated(task, live, examples, before)
         model = self.resident.reading
         posterior = model.posterior_of(head, examples[0].options, task.name, 0)
         live.check()
@@ -98,8 +93,12 @@ class Teacher:
         if self.files.save(task, live.version, posterior):
             self.memory.put((task.id, live.version), posterior)
 
-    def load(self, task: StoredTask, row: Any) -> TaskPosterior:
-        """A version that was learned before, ready to answer.
+    def known(self, task: StoredTask, row: Any) -> "Future[TaskPosterior]":
+        """The version of a row of the table, ready to answer: from memory, or once it has been loaded."""
+        return self.memory.made((task.id, row.version), partial(self._load, task, row))
+
+    def _load(self, task: StoredTask, row: Any) -> TaskPosterior:
+        """A version that was learned before.
 
         Raises ``CheckpointError`` where its file is damaged, which is noted, and ``NoSuchTask``.
         """
@@ -159,11 +158,11 @@ class Teacher:
             version, fit = self.soon.pop(task_id)
         self.memory.made((task_id, version), fit).result()
 
-    def _anew(self, task: StoredTask, live: Live, examples: list[Example], order: Sequence[str] | None) -> TaskHead:
+    def _anew(self, task: StoredTask, live: Live, examples: list[Example]) -> TaskHead:
         model = self.resident.reading
         features = self.read(task, self.resident.encode(examples, task.name), live)
         reader, method = self.resident.reader, model.learning.method
-        return TaskHead.of_features(reader, method, model.head_prior, examples, features, label_order=order)
+        return TaskHead.of_features(reader, method, model.head_prior, examples, features, label_order=task.label_order)
 
     def _before(self, task: StoredTask, live: Live, examples: list[Example]) -> TaskHead | None:
         """The head of the version before, where it can be updated: it has the same labels, and is whole."""
@@ -185,7 +184,7 @@ class Teacher:
         gone = {key for key, answer in known if (key, answer) not in wanted}
         new = [one for pair, one in wanted.items() if pair not in known]
         if gone.issuperset(head.keys):
-            return self._anew(task, live, examples, task.settings.get("label_order"))
+            return self._anew(task, live, examples)
         left = head.without(gone) if gone else head
         if not new:
             return left
@@ -215,7 +214,7 @@ def as_examples(labelled: Sequence[Labelled], order: Sequence[str] | None) -> li
     labels = sorted({one.label for one in labelled})
     if len(labels) < 2:
         raise ConfigError("examples of at least two labels are needed")
-    options = tuple(label for label in order if label in labels) if order else tuple(labels)
+    options = tuple(in_order(labels, order))
     return [Example(str(n), one.text, options, options.index(one.label)) for n, one in enumerate(labelled)]
 
 

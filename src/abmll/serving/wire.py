@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from abmll.common.errors import DataError
 from abmll.serving.limits import ServeConfig
 from abmll.serving.task_store import Labelled
-from abmll.tasks.types import MAX_OPTIONS
 
 LABEL_CHARACTERS = 200
 MOST = 2**31 - 1  # of a whole number, as databases have them
@@ -102,8 +101,6 @@ def labelled(pairs: Sequence[tuple[str, str]], limits: ServeConfig) -> list[Labe
     for number, (text, label) in enumerate(pairs):
         _check_text(text, f"examples[{number}].text", limits)
         found[text] = _checked_label(label, f"examples[{number}].label")
-    if len(set(found.values())) > MAX_OPTIONS:
-        raise DataError(f"examples: have {len(set(found.values()))} labels; a task has at most {MAX_OPTIONS}")
     return [Labelled(text, label) for text, label in found.items()]
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from abmll import AbmllModel
-from abmll.posterior import head
 from abmll.serving.access import read_tokens
 from abmll.serving.app import make_app
 from abmll.serving.limits import ServeConfig
@@ -23,10 +22,8 @@ LINES = "\n".join(f"{'ab'[n % 2] * 3} {n}, {'xy'[n % 2]}" for n in range(12))
 
 
 @pytest.fixture
-def site(chromium: Any, tiny_model: AbmllModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(chromium: Any, tiny_model: AbmllModel, tmp_path: Path, few_chains: None) -> Iterator[Site]:
     """A page whose user has given the token, of a server that learns by heads and by steps."""
-    monkeypatch.setattr(head, "CHAINS", 16)
-    monkeypatch.setattr(head, "FEWEST_CHAINS", 16)
     tokens = tmp_path / "tokens"
     tokens.write_text(f"desk {TOKEN}\n", encoding="utf-8")
     tokens.chmod(0o600)
