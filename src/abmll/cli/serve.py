@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from abmll.cli.console import narrator
@@ -41,6 +42,9 @@ def serve(
         allowed_hosts: names under which the server may be asked, such as those of a proxy in front of it
         allowed_origins: sites whose pages may ask (default: none but its own)
     """
+    missing = [name for name in ("fastapi", "uvicorn", "sqlalchemy", "prometheus_client") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f'serve: needs {", ".join(missing)}; run: pip install "abmll[serve]"')
     from abmll.common.locks import sole_writer
     from abmll.serving.access import read_tokens, refuse_open
     from abmll.serving.hosts import listen_at

@@ -1,0 +1,39 @@
+"""``abmll serve`` before there is a server: what it refuses at once."""
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from abmll.cli.main import entry
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    assert entry(["serve", "--store", "store", *flags]) == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_missing_library_is_named_with_its_extra(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert refusal(capsys) == 'abmll: error: serve: needs uvicorn; run: pip install "abmll[serve]"\n'
+    assert not Path("store").exists()
+
+
+def test_a_port_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"host, port: cannot listen at 127.0.0.1:{port}" in refusal(capsys, "--port", port)
+
+
+def test_nobody_else_is_let_in_without_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--token-file" in refusal(capsys, "--host", "0.0.0.0")
