@@ -56,8 +56,8 @@ def serve(
     say = narrator(quiet)
     store.mkdir(parents=True, exist_ok=True)
     url = database or f"sqlite:///{store / 'store.sqlite'}"
-    with sole_writer(store) if url.startswith("sqlite") else nullcontext():  # others may share another database
-        listening = listen_at(host, port)
+    alone = sole_writer(store) if url.startswith("sqlite") else nullcontext()  # others may share another database
+    with alone, listen_at(host, port) as listening:
         # Torch is seconds to import: what can be refused without it has been refused by now.
         from abmll.cli.loading import load_for_serving
         from abmll.serving.running import run

@@ -34,6 +34,7 @@ def host_name(host: str) -> str:
 
 def listen_at(host: str, port: int) -> socket.socket:
     """A socket that listens there (port 0: any that is free). Raises ``ConfigError`` where nobody can."""
+    listening = None
     try:
         [family, kind, protocol, _, address] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
@@ -41,5 +42,7 @@ def listen_at(host: str, port: int) -> socket.socket:
         listening.bind(address)
         listening.listen(BACKLOG)
     except OSError as error:
+        if listening is not None:
+            listening.close()
         raise ConfigError(f"host, port: cannot listen at {host}:{port} ({error.strerror}); choose others") from error
     return listening
