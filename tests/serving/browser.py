@@ -38,6 +38,12 @@ class Site:
     def expect(self, words: str) -> None:
         self.page.get_by_text(words).first.wait_for()
 
+    def expect_number(self, things: Any, number: int) -> None:
+        """Wait until there are so many of ``things``, no more and no fewer."""
+        if number:
+            things.nth(number - 1).wait_for()
+        things.nth(number).wait_for(state="detached")
+
     def forgive(self, expected: str) -> None:
         """Chromium complains of every request that fails; this one was meant to."""
         assert any(expected in complaint for complaint in self.complaints)

@@ -133,7 +133,7 @@ def test_a_task_that_cannot_answer_says_why_and_is_learned_anew(site: Site, stat
     site.button("Learn it anew").click()
     site.expect("version 2")
     assert site.button("Ask").is_visible()
-    assert site.page.get_by_text("A file of this task is damaged.").count() == 0
+    site.expect_number(site.page.get_by_text("A file of this task is damaged."), 0)
 
 
 def test_a_job_is_asked_after_where_its_events_do_not_come_and_may_fail(site: Site, state: StandIn) -> None:

@@ -39,7 +39,7 @@ def test_an_error_is_said_beside_what_was_done_and_what_was_typed_stays(site: Si
     site.forgive("a status of 503")
     site.button("Ask").click()
     site.expect("1 answer")
-    assert alert.count() == 0
+    site.expect_number(alert, 0)
 
 
 def test_a_write_whose_answer_was_lost_is_sent_again_as_the_same(site: Site) -> None:
@@ -107,7 +107,7 @@ def test_what_users_wrote_is_shown_as_text(site: Site, state: StandIn) -> None:
     site.page.locator(".list").get_by_text(text).wait_for()
     for part in PARTS:
         site.open(f"task/tickets/{part}")
-        assert site.page.locator("#main img:not(figure img), #main script, #main b b").count() == 0
+        site.expect_number(site.page.locator("#main img:not(figure img), #main script, #main b b"), 0)
     site.open(f"task/{MARKUP.replace('/', '')}/ask")
     site.page.get_by_role("heading", name=MARKUP).wait_for()
     site.forgive("a status of 404")

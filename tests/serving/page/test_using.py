@@ -56,10 +56,10 @@ def test_many_answers_are_shown_in_parts_and_saved_whole(site: Site, state: Stan
     site.field("Texts to ask about").fill("\n".join(["=1+1", *map(str, range(49))]))
     site.button("Ask").click()
     site.expect("Answered by version 1.")
-    assert site.page.locator(".card").count() == 20
+    site.expect_number(site.page.locator(".card"), 20)
     site.button("Show more").click()
     site.button("Show more").click()
-    assert site.page.locator(".card").count() == 50
+    site.expect_number(site.page.locator(".card"), 50)
     assert not site.button("Show more").is_visible()
     with site.page.expect_download() as download:
         site.button("Download answers (CSV)").click()
@@ -128,7 +128,7 @@ def test_examples_are_found_removed_put_back_added_and_downloaded(site: Site, st
     site.button("Add").click()
     site.expect("2 examples added. Version 4 has learned them.")
     assert site.field("One example a line").input_value() == ""
-    assert rows.count() == 7
+    site.expect_number(rows, 7)
     with site.page.expect_download() as download:
         site.button("Download examples (CSV)").click()
     assert download.value.suggested_filename == "tickets.csv"
@@ -159,7 +159,7 @@ def test_a_task_is_taken_away_as_files_and_deleted(site: Site, state: StandIn) -
         assert json.loads(Path(download.value.path()).read_bytes()[2:]) == {"format": format}
     site.open("task/tickets/files")
     site.button("Posterior (zip)").wait_for()
-    assert site.button("LoRA adapter (zip)").count() == 0
+    site.expect_number(site.button("LoRA adapter (zip)"), 0)
     site.button("Delete this task").click()
     site.expect("Delete tickets?")
     site.button("Keep it").click()
@@ -176,7 +176,7 @@ def test_many_tasks_are_listed_a_hundred_at_a_time(site: Site, state: StandIn) -
     site.open()
     names = site.page.locator("#task-list a")
     names.nth(99).wait_for()
-    assert names.count() == 100
+    site.expect_number(names, 100)
     site.button("Show more tasks").click()
     names.nth(199).wait_for()
     site.field("Open a task by its name").fill("task249")
