@@ -1,6 +1,7 @@
 """The page in headless Chromium, and what a test does on it in the words of its user."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,8 +46,11 @@ class Site:
         things.nth(number).wait_for(state="detached")
 
     def forgive(self, expected: str) -> None:
-        """Chromium complains of every request that fails; this one was meant to."""
-        assert any(expected in complaint for complaint in self.complaints)
+        """Chromium complains, a moment later, of every request that fails; this one was meant to."""
+        deadline = time.monotonic() + MILLISECONDS / 1000
+        while not any(expected in complaint for complaint in self.complaints):
+            assert time.monotonic() < deadline, f"no complaint of {expected}"
+            self.page.wait_for_timeout(20)
         self.complaints[:] = [complaint for complaint in self.complaints if expected not in complaint]
 
 
