@@ -12,7 +12,7 @@ import torch
 from abmll.common.config import AdapterConfig, ContinuedConfig, TrainConfig
 from abmll.language.activation_cache import ActivationCache
 from abmll.language.encoding import Encoded
-from abmll.methods import Loss, make_rule, read_steps
+from abmll.methods import Loss, make_rule
 from abmll.model.meta_learner import AbmllModel
 from abmll.training.trainer import MetaTrainer
 from benchmarks.bench import Bench, Dtype
@@ -83,7 +83,7 @@ class Ours:
         return self.rule.inner_step(self.state, batch, self.episodes.generator(number, 0), 1.0)
 
     def episode(self, number: int) -> object:
-        return read_steps(self.trainer.learn(self.state, number), "theta", self.state.theta)
+        return self.trainer.outer_step.take(self.state, number)
 
 
 class Peer:

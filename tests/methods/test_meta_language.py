@@ -25,21 +25,18 @@ MakeTheta = Callable[[OptionScorer], Adapter]
 Draw = Callable[..., list[Encoded]]
 
 
-def one_episode(scorer: OptionScorer, theta: Adapter, drawn: Sequence[list[Encoded]], method: str) -> State:
-    """The state after one episode of a rule whose meta-batch it does not complete, so that theta keeps its gradient."""
-    rule = make_rule(scorer, LearningConfig(method=method, inner_steps=K, inner_sgd_rate=RATE, meta_batch=2), 1)
+def one_episode(
+    scorer: OptionScorer, theta: Adapter, drawn: Sequence[list[Encoded]], method: str
+) -> tuple[State, list[Tensor]]:
+    """The state after one episode, before theta's step, and the gradient of theta's means."""
+    rule = make_rule(scorer, LearningConfig(method=method, inner_steps=K, inner_sgd_rate=RATE), 1)
     state = rule.init(theta)
     rule.begin_episode(state, done=0.0)
     for k in range(K):
         rule.inner_step(state, scorer.batch(drawn[k]), torch.Generator().manual_seed(k), 1.0)
-    rule.outer_step(state, scorer.batch(drawn[K]), torch.Generator().manual_seed(K), 1.0)
-    return state
-
-
-def gradients_of(state: State) -> list[Tensor]:
-    found = [2 * tensor.grad for tensor in state.theta.mean_tensors() if tensor.grad is not None]
-    assert len(found) == len(state.theta.mean_tensors())
-    return found
+    _, share = rule.share(state, scorer.batch(drawn[K]), torch.Generator().manual_seed(K))
+    means = {id(tensor) for tensor in state.theta.mean_tensors()}
+    return state, [share[name] for name, tensor in state.theta.named_tensors() if id(tensor) in means]
 
 
 class PlainMaml:
@@ -87,10 +84,10 @@ def apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     return float(distance.norm() / torch.cat([other.flatten() for other in theirs]).norm())
 
 
-def by_layer(state: State) -> dict[str, Tensor]:
+def by_layer(state: State, gradients: Sequence[Tensor]) -> dict[str, Tensor]:
     """theta's gradients under the layers' names."""
     holder = state.theta.clone()
-    for tensor, gradient in zip(holder.mean_tensors(), gradients_of(state), strict=True):
+    for tensor, gradient in zip(holder.mean_tensors(), gradients, strict=True):
         tensor.copy_(gradient)
     return {name: tensor for name, tensor in holder.state_dict().items() if "mean" in name}
 
@@ -104,7 +101,7 @@ def test_equals_a_plain_loop(
     scorer.packed = packed
     theta = make_theta(scorer)
     drawn = [draw_examples(3, seed=k) for k in range(K + 1)]
-    ours = by_layer(one_episode(scorer, theta, drawn, method))
+    ours = by_layer(*one_episode(scorer, theta, drawn, method))
     start = {name: tensor for name, tensor in theta.state_dict().items() if "mean" in name}
     plain = PlainMaml(tiny_llama, scorer.space.scaling)
     theirs, other = (plain.gradient(start, drawn, create_graph == (method == "maml")) for create_graph in (True, False))
@@ -123,7 +120,7 @@ def test_fused_attention_is_differentiated_twice(
     model.set_attn_implementation("sdpa")
     assert install_packing(model)
     theta, drawn = make_theta(eager), [draw_examples(3, seed=k) for k in range(K + 1)]
-    expected, found = (gradients_of(one_episode(scorer, theta, drawn, "maml")) for scorer in (eager, fused))
+    expected, found = (one_episode(scorer, theta, drawn, "maml")[1] for scorer in (eager, fused))
     assert apart(found, expected) < 1e-4
 
 
@@ -155,31 +152,6 @@ def test_the_graph_is_freed_after_the_episode(
     rule.outer_step(state, batch, torch.Generator().manual_seed(K), 1.0)
     assert sum(one() is not None for one in saved) == 0
     assert not any(tensor.grad_fn for _, tensor in (*state.phi.named_tensors(), *state.theta.named_tensors()))
-
-
-@pytest.mark.parametrize("method", ["fomaml", "maml", "abml"])
-def test_no_step_before_the_meta_batch_is_whole(
-    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, method: str
-) -> None:
-    scorer = make_scorer()
-    rule = make_rule(scorer, LearningConfig(method=method, meta_batch=3), 1)
-    state = rule.init(make_theta(scorer))
-    moved = []
-    for episode in range(6):
-        before = state.theta.clone()
-        rule.begin_episode(state, done=0.0)
-        rule.inner_step(state, scorer.batch(draw_examples(2, seed=episode)), torch.Generator(), 1.0)
-        rule.outer_step(state, scorer.batch(draw_examples(2, seed=9)), torch.Generator(), 1.0)
-        moved.append(not all(map(torch.equal, before.mean_tensors(), state.theta.mean_tensors())))
-    assert moved == [False, False, True] * 2
-
-
-@pytest.mark.parametrize("method", ["abmll", "structured-lora", "reptile"])
-def test_a_meta_batch_that_nothing_gathers_is_refused(make_scorer: MakeScorer, method: str) -> None:
-    with pytest.raises(
-        ConfigError, match=f"meta_batch is 2, but {method} takes one episode at a time; use meta_batch 1"
-    ):
-        make_rule(make_scorer(), LearningConfig(method=method, meta_batch=2), 1)
 
 
 def test_abml_needs_weight_space(make_scorer: MakeScorer) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.common.config import PromptConfig
 from abmll.common.errors import ConfigError
-from abmll.methods import REGISTRY, Loss
+from abmll.methods import OUTER, REGISTRY, Loss
 from abmll.tasks import Task
 
 Train = Callable[..., tuple[MetaTrainer, dict[str, Loss], dict[str, Tensor]]]
@@ -34,7 +34,10 @@ def episode(tiny_llama: Path, toy_tasks: list[Task], tmp_path: Path) -> Train:
         )
         trainer = MetaTrainer(model, toy_tasks, config)
         state = trainer.rule.init(model.theta)
-        losses = trainer.learn(state, 0)
+        losses, share = trainer.outer_step.learn(state, 0)
+        norms = trainer.rule.take(state, share, rate=1.0)
+        if OUTER in losses:
+            losses[OUTER] = losses[OUTER].stepped(norms)
         return trainer, losses, {name: tensor.detach() for name, tensor in state.theta.named_tensors()}
 
     return run

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch import Tensor
 
 from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.common.checkpoint import STATE, checkpoints, load_bundle
@@ -130,19 +131,25 @@ def test_metrics_are_those_of_the_episodes(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
     inner: list[Loss] = []
     outer: list[Loss] = []
-    step, close = trainer.rule.inner_step, trainer.rule.outer_step
+    share = trainer.rule.share
+    step, take = trainer.rule.inner_step, trainer.rule.take
 
     def inner_step(*args: Any) -> Loss:
         inner.append(step(*args))
         return inner[-1]
 
-    def outer_step(*args: Any) -> Loss | None:
-        last = close(*args)
-        assert last is not None
-        outer.append(last)
-        return last
+    def shared(*args: Any) -> tuple[Loss | None, dict[str, Tensor]]:
+        loss, tensors = share(*args)
+        assert loss is not None
+        outer.append(loss)
+        return loss, tensors
 
-    vars(trainer.rule).update(inner_step=inner_step, outer_step=outer_step)
+    def taken(*args: Any) -> Mapping[str, Tensor]:
+        norms = take(*args)
+        outer[-1] = outer[-1].stepped(norms)
+        return norms
+
+    vars(trainer.rule).update(inner_step=inner_step, share=shared, take=taken)
     trainer.train()
     rows = trainer.folder.rows()
     keys = "episode task nll accuracy loss kl prior grad_norm outer_grad_norm log_sigma"
@@ -175,13 +182,13 @@ def test_the_outer_step_gets_the_last_or_the_query_batch(
     make_trainer: MakeTrainer, method: str, outer_batch: int
 ) -> None:
     trainer = make_trainer(method=method, max_steps=1)
-    close, seen = trainer.rule.outer_step, []
+    share, seen = trainer.rule.share, []
 
-    def outer_step(*args: Any) -> Loss | None:
+    def shared(*args: Any) -> tuple[Loss | None, dict[str, Tensor]]:
         seen.append(args[1])
-        return close(*args)
+        return share(*args)
 
-    vars(trainer.rule).update(outer_step=outer_step)
+    vars(trainer.rule).update(share=shared)
     trainer.train()
     drawn = list(trainer.episodes.batches(0))
     assert len(drawn) == outer_batch + 1

@@ -1,12 +1,13 @@
 """MetaTrainer stops honestly: what it refuses, what it notices, and what Ctrl-C leaves."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.common.checkpoint import STATE, checkpoints, load_bundle
@@ -75,14 +76,14 @@ def test_a_learning_rate_that_blows_up_names_term_episode_and_task(make_trainer:
 
 def test_a_theta_that_is_not_finite_is_never_saved(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(max_steps=1)
-    close: Any = trainer.rule.outer_step
+    take: Any = trainer.rule.take
 
-    def outer_step(state: State, *args: Any) -> Loss | None:
-        loss = close(state, *args)
+    def taken(state: State, *args: Any) -> Mapping[str, Tensor]:
+        norms = take(state, *args)
         state.theta.mean_tensors()[0].data[0, 0, 0] = torch.inf
-        return loss
+        return norms
 
-    vars(trainer.rule).update(outer_step=outer_step)
+    vars(trainer.rule).update(take=taken)
     with pytest.raises(
         TrainingError, match=r"episode 1, task 'toy\d': theta's \w+\.mean_A is not finite after the step"
     ):

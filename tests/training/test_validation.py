@@ -53,8 +53,8 @@ def scripted(trainer: MetaTrainer, *values: float) -> MetaTrainer:
     """The same whose evaluations find these NLLs, one after the other; the accuracy is one minus the NLL."""
     validation, evaluate, rest = trainer.validation, trainer.validation.evaluate, iter(values)
 
-    def found(*args: Any) -> dict[str, Any]:
-        row = evaluate(*args)
+    def found(*args: Any, **how: Any) -> dict[str, Any]:
+        row = evaluate(*args, **how)
         nll = next(rest)
         row.update(nll=nll, accuracy=1 - nll)
         return row

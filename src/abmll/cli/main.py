@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from abmll.cli.console import complain, quiet_libraries
-from abmll.common.errors import AbmllError, ConfigError, is_out_of_memory, nearest
+from abmll.common.errors import AbmllError, ConfigError, ReportedError, is_out_of_memory, nearest
 
 
 class Command(NamedTuple):
@@ -56,6 +56,8 @@ def entry(argv: Sequence[str] | None = None) -> int:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv), COMMANDS, "")
         sys.stdout.flush()
         return code
+    except ReportedError:
+        return 2
     except AbmllError as error:
         complain(f"error: {error}")
         return 2

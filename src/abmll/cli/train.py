@@ -40,34 +40,41 @@ def train(
         generate: the outputs are texts to be written, not chosen, whatever the files' form
         resume: go on from the newest checkpoint in the output folder
     """
-    from abmll.cli.places import check_run, refuse_other_processes
+    from abmll.cli.places import check_run
     from abmll.cli.sources import Reading
     from abmll.cli.validation_tasks import tasks_of_training
+    from abmll.common.processes import together
     from abmll.experiments.html import write_report
     from abmll.language.activation_cache import open_cache
     from abmll.language.base import load_base
     from abmll.model.meta_learner import AbmllModel
     from abmll.tasks.mapping import parse_mapping
-    from abmll.training.refusals import refuse_unfit
+    from abmll.training.refusals import refuse_too_many, refuse_unfit
     from abmll.training.trackers import trackers
     from abmll.training.trainer import MetaTrainer
 
     settings = replace(settings, output_dir=str(Path(settings.output_dir).expanduser()))
-    refuse_other_processes()
     refuse_unfit(settings)
-    trackers(settings.report_to, Path(settings.output_dir))  # a library that is missing is named before anything loads
-    check_run(Path(settings.output_dir), resume, overwrite)
-    say = narrator(quiet)
-    how = Reading(parse_mapping(column_mapping), say, quiet, generate)
-    chosen, held_out = tasks_of_training(tasks, eval_tasks, settings, data_dir, allow_missing, how)
-    loaded = load_base(base, say, quiet)
-    model = AbmllModel(loaded, adapter, prompt, settings.seed)
-    cache = open_cache(loaded, model.scorer.lower_blocks, settings, settings.activation_cache_gb, say)
-    trainer = MetaTrainer(model, chosen, settings, cache, eval_tasks=held_out)
-    say(trainer.describe())
-    result = trainer.train(resume=resume, overwrite=overwrite, quiet=quiet)
-    summary = _summary(trainer, result) | {"report": str(write_report(result.folder))}
-    print_result(summary, _facts(summary, trainer.rule.label), quiet, json)
+    with together() as processes:
+        refuse_too_many(processes.size, settings.meta_batch)
+        quiet = quiet or not processes.is_first
+        say = narrator(quiet)
+        with processes.agreed():
+            if processes.is_first:
+                # What is missing or in the way is named before anything loads.
+                trackers(settings.report_to, Path(settings.output_dir))
+                check_run(Path(settings.output_dir), resume, overwrite)
+        how = Reading(parse_mapping(column_mapping), say, quiet, generate)
+        chosen, held_out = tasks_of_training(tasks, eval_tasks, settings, data_dir, allow_missing, how)
+        loaded = load_base(base, say, quiet)
+        model = AbmllModel(loaded, adapter, prompt, settings.seed)
+        cache = open_cache(loaded, model.scorer.lower_blocks, settings, settings.activation_cache_gb, say)
+        trainer = MetaTrainer(model, chosen, settings, cache, eval_tasks=held_out, processes=processes)
+        say(trainer.describe())
+        result = trainer.train(resume=resume, overwrite=overwrite, quiet=quiet)
+    if processes.is_first:
+        summary = _summary(trainer, result) | {"report": str(write_report(result.folder))}
+        print_result(summary, _facts(summary, trainer.rule.label), quiet, json)
 
 
 def _summary(trainer: "MetaTrainer", result: "TrainResult") -> dict[str, Any]:

@@ -35,6 +35,10 @@ class TrainingError(AbmllError):
     """Training cannot go on honestly: a loss term is not finite, or nothing that should move moves."""
 
 
+class ReportedError(AbmllError):
+    """What ended another process of the same run, which reports it itself."""
+
+
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # as torch says it
 
 

@@ -84,11 +84,6 @@ def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> R
     space = scorer.adapter_config.space
     if rule.space not in (None, space):
         raise ConfigError(f"space is '{space}', but {rule.name} needs '{rule.space}'; use space '{rule.space}'")
-    if config.meta_batch > 1 and not issubclass(rule, Fomaml):
-        raise ConfigError(
-            f"meta_batch is {config.meta_batch}, but {rule.name} takes one episode at a time; use meta_batch 1, or "
-            "fomaml, maml or abml"
-        )
     if config.gradient_accumulation_steps > 1 and not rule.accumulates:
         raise ConfigError(
             f"gradient_accumulation_steps is {config.gradient_accumulation_steps}, but {rule.name} keeps the graphs of "

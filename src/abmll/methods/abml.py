@@ -19,7 +19,7 @@ from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer
 from abmll.methods.descent import Descent
-from abmll.methods.loss import Loss, combined
+from abmll.methods.loss import NO_NORMS, Loss, combined
 from abmll.methods.maml import Maml, MamlState
 
 
@@ -68,8 +68,8 @@ class Abml(Maml):
             state.support.append(batch)
         return super().inner_step(state, batch, generator, rate)
 
-    def outer_step(self, state: MamlState, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
-        """theta learns from the loss of the whole task: directly, and through every inner step.
+    def share(self, state: MamlState, batch: Batch, generator: torch.Generator) -> tuple[Loss, dict[str, Tensor]]:
+        """The gradient of the loss of the whole task: directly, and through every inner step.
 
         The two parts meet at lambda_K: one batch after the other leaves its gradient with respect to lambda_K, so that
         no more than one forward pass is held at a time, and what they sum to goes through the inner steps once.
@@ -87,7 +87,7 @@ class Abml(Maml):
         state.support.clear()
         read = combined(losses)
         loss = read._replace(total=read.nll + own, kl=kl, prior=prior, options=None)
-        return self.gather(state, loss, gradients, rate)
+        return loss.stepped(NO_NORMS), gradients
 
     def _whole_gradient(self, state: AbmlState, final: Adapter, own: Tensor) -> dict[str, Tensor]:
         """d / d theta of the loss whose likelihood has left its gradient in ``final``, a copy of lambda_K."""

@@ -2,14 +2,16 @@
 
 An episode of task i: phi <- theta; K steps on phi against  NLL(phi) + beta KL(q(phi) || p(phi | theta));  one step on
 theta against  beta KL(q(phi) || p(phi | theta)) + (gamma / M) (-log p(theta)),  M the number of training tasks. As in
-the authors' code phi is a constant in theta's step, and its AdamW moments persist across tasks.
+the authors' code phi is a constant in theta's step, and its AdamW moments persist across tasks: with ``meta_batch``
+above 1 all episodes of an outer step begin with the same moments, and leave their mean.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
@@ -53,14 +55,19 @@ class Abmll(Rule[AbmllState]):
             loss = self._forward(state, batch, generator)
         return loss._replace(total=loss.nll + self.config.beta * loss.kl)
 
-    def outer_step(self, state: AbmllState, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
-        """One AdamW step on theta, from the divergence and its own prior alone.
+    def share(self, state: AbmllState, batch: Batch, generator: torch.Generator) -> tuple[Loss, dict[str, Tensor]]:
+        """Theta's gradient, of the divergence and its own prior alone.
 
         In weight space both follow from the factors, without a forward pass. In output space they are over the
         activations of a pass over ``batch``.
         """
         with _constant(state.phi):
-            return self.adamw_step(self._outer_losses(state, batch, generator), state.theta_optimizer, rate)
+            loss = self.backward(self._outer_losses(state, batch, generator))
+        return loss, state.theta_optimizer.taken()
+
+    def take(self, state: AbmllState, mean: Mapping[str, Tensor], rate: float) -> Mapping[str, Tensor]:
+        """One AdamW step on theta."""
+        return state.theta_optimizer.follow(mean, rate, self.config.max_grad_norm)
 
     def _outer_losses(self, state: AbmllState, batch: Batch, generator: torch.Generator) -> Iterator[Loss]:
         if self.scorer.space.per_activation:

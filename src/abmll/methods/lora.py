@@ -2,12 +2,33 @@
 
 One set of mean factors, no posterior, no reset: theta and phi are the same adapter. In the paper's terms structured
 LoRA takes K consecutive steps per task, regular LoRA shuffles all tasks' examples, and the pretrained model meets an
-unseen task with a fresh adapter.
+unseen task with a fresh adapter. With ``meta_batch`` above 1 so many episodes start from the same adapter, and it moves
+to the mean of where they end (local SGD, arXiv 1805.09767).
 """
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from abmll.language.adapter import Adapter
 from abmll.methods.rule import PhiState, Rule
 from abmll.methods.support import Support
+
+
+@dataclass
+class OneAdapterState(PhiState):
+    """Theta and phi are the same adapter."""
+
+    def passed_on(self) -> dict[str, Tensor]:
+        """The adapter too: nothing is reset."""
+        return super().passed_on() | {name: tensor.detach() for name, tensor in self.optimizer.named.items()}
+
+    def put_back(self, tensors: Mapping[str, Tensor]) -> None:
+        """Moments and adapter as they were."""
+        super().put_back(tensors)
+        for name, tensor in self.optimizer.named.items():
+            tensor.detach().copy_(tensors[name])
 
 
 class StructuredLora(Rule[PhiState]):
@@ -21,7 +42,7 @@ class StructuredLora(Rule[PhiState]):
         adapter = theta.clone()
         for tensor in adapter.mean_tensors():
             tensor.requires_grad_()
-        return PhiState(adapter, adapter, self.phi_optimizer(adapter))
+        return OneAdapterState(adapter, adapter, self.phi_optimizer(adapter))
 
 
 class RegularLora(StructuredLora):

@@ -34,7 +34,6 @@ class MamlState(State):
 
     optimizer: AdapterOptimizer
     tied: bool = False
-    gathered: int = 0  # episodes whose gradient theta holds and no step has used yet
 
     def optimizers(self) -> dict[str, AdapterOptimizer]:
         """Theta's."""
@@ -83,9 +82,13 @@ class Fomaml(Rule[MamlState]):
             state.phi.copy_(moved)
         return loss.stepped(gradient_norms(gradients))
 
-    def outer_step(self, state: MamlState, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
-        """theta learns from the query batch's gradient at phi, d phi / d theta taken as the identity."""
-        return self.gather(state, *self.slope(state, batch, generator), rate)
+    def share(self, state: MamlState, batch: Batch, generator: torch.Generator) -> tuple[Loss, dict[str, Tensor]]:
+        """The query batch's gradient at phi, d phi / d theta taken as the identity."""
+        return self.slope(state, batch, generator)
+
+    def take(self, state: MamlState, mean: Mapping[str, Tensor], rate: float) -> Mapping[str, Tensor]:
+        """One AdamW step on theta."""
+        return state.optimizer.follow(mean, rate, self.config.max_grad_norm)
 
     def slope(self, state: MamlState, batch: Batch, generator: torch.Generator) -> tuple[Loss, dict[str, Tensor]]:
         """The inner loss and its gradient with respect to phi, which has one itself where phi is tied."""
@@ -98,20 +101,6 @@ class Fomaml(Rule[MamlState]):
                 gradients[name] = gradients[name] + one if name in gradients else one
             read.append(loss.stepped(NO_NORMS))
         return combined(read), gradients
-
-    def gather(self, state: MamlState, loss: Loss, gradients: Mapping[str, Tensor], rate: float) -> Loss:
-        """Add a task's share to theta's gradient; the last of a meta-batch takes the AdamW step.
-
-        The norms returned are those of this task's gradient, whether or not a step is taken.
-        """
-        for name, tensor in state.optimizer.named.items():
-            share = gradients[name] / self.config.meta_batch
-            tensor.grad = share if tensor.grad is None else tensor.grad + share
-        state.gathered += 1
-        if state.gathered == self.config.meta_batch:
-            state.optimizer.step(rate, self.config.max_grad_norm)
-            state.gathered = 0
-        return loss.stepped(gradient_norms(gradients))
 
 
 class Maml(Fomaml):
@@ -130,9 +119,9 @@ class Maml(Fomaml):
         with sdpa_kernel(SDPBackend.MATH) if state.tied else nullcontext():
             return super().inner_step(state, batch, generator, rate)
 
-    def outer_step(self, state: MamlState, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
-        """theta learns from d NLL(phi; query) / d theta, through every inner step; their graphs are then freed."""
+    def share(self, state: MamlState, batch: Batch, generator: torch.Generator) -> tuple[Loss, dict[str, Tensor]]:
+        """d NLL(phi; query) / d theta, through every inner step; their graphs are then freed."""
         loss = self.inner_loss(state, batch, generator)
         gradients = self.descent.gradients(loss.total, state.theta)
         state.untie()
-        return self.gather(state, loss, gradients, rate)
+        return loss.stepped(NO_NORMS), gradients

@@ -34,22 +34,34 @@ class AdapterOptimizer:
         )
 
     def step(self, rate: float, max_norm: float) -> dict[str, Tensor]:
-        """One step at ``rate`` times the learning rates, the gradient clipped to ``max_norm`` (0: not clipped).
+        """One step down the gradient that the tensors hold, as ``follow``."""
+        return self.follow(self.taken(), rate, max_norm)
 
-        Returns the norm of each tensor's gradient before clipping, fp64 scalars on their device: whether they are
-        finite is for the caller to see once it reads them. Raises ``TrainingError`` where a tensor that should learn
-        has no gradient.
+    def taken(self) -> dict[str, Tensor]:
+        """The gradient that the tensors hold, by name, which is taken from them.
+
+        Raises ``TrainingError`` where a tensor that should learn has none.
         """
         gradients = {}
         for name, tensor in self.named.items():
             if tensor.grad is None:
                 raise TrainingError(f"{name} has no gradient: it takes no part in the loss")
-            gradients[name] = tensor.grad
+            gradients[name], tensor.grad = tensor.grad, None
+        return gradients
+
+    def follow(self, gradients: Mapping[str, Tensor], rate: float, max_norm: float) -> dict[str, Tensor]:
+        """One step at ``rate`` times the learning rates, the gradient clipped in place to ``max_norm`` (0: not at all).
+
+        Returns the norm of each tensor's gradient before clipping, fp64 scalars on their device: whether they are
+        finite is for the caller to see once it reads them.
+        """
         norms = gradient_norms(gradients)
         if max_norm > 0:
             factor = (max_norm / total_norm(norms)).clamp(max=1.0)
             for gradient in gradients.values():
                 gradient.mul_(factor)
+        for name, tensor in self.named.items():
+            tensor.grad = gradients[name]
         for group in self.adamw.param_groups:
             group["lr"] = group["base_lr"] * rate
         self.adamw.step()
@@ -65,12 +77,24 @@ class AdapterOptimizer:
             for moment in MOMENTS
         }
 
-    def load_tensors(self, tensors: dict[str, Tensor], where: str) -> None:
+    def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
         """Restore ``tensors()``. Raises ``CheckpointError`` where a moment is missing, is of another shape
         or type or not finite, and where there is one of another tensor."""
+        if tensors:
+            self._refuse_damaged(tensors, where)
+        self.put_back(tensors)
+
+    def put_back(self, tensors: Mapping[str, Tensor]) -> None:
+        """Have the moments that ``tensors()`` once gave; what else is among ``tensors`` is left alone."""
         self.adamw.state.clear()
-        if not tensors:
-            return
+        for name, tensor in self.named.items():
+            for moment in MOMENTS:
+                if f"{name}.{moment}" in tensors:
+                    on_host = moment == "step" and not self.fused  # where torch looks for it
+                    device = "cpu" if on_host else tensor.device
+                    self.adamw.state[tensor][moment] = tensors[f"{name}.{moment}"].to(device, copy=True)
+
+    def _refuse_damaged(self, tensors: Mapping[str, Tensor], where: str) -> None:
         wanted = {f"{name}.{moment}" for name in self.named for moment in MOMENTS}
         for key in sorted(wanted ^ tensors.keys()):
             side = "is missing" if key in wanted else "is unknown"
@@ -80,8 +104,6 @@ class AdapterOptimizer:
                 saved, shape = tensors[f"{name}.{moment}"], () if moment == "step" else tensor.shape
                 if saved.shape != shape or not saved.is_floating_point() or not bool(torch.isfinite(saved).all()):
                     raise CheckpointError(f"{where}: {name}.{moment} is damaged, or of another model")
-                on_host = moment == "step" and not self.fused  # where torch looks for it
-                self.adamw.state[tensor][moment] = saved.to("cpu" if on_host else tensor.device, copy=True)
 
 
 def gradient_norms(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,12 +5,15 @@ eps falling linearly from ``reptile_epsilon`` to 0 over the episodes. No gradien
 What is interpolated are the factors B and A themselves, not their product, whose interpolation has twice the rank.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
+from abmll.methods.loss import NO_NORMS
 from abmll.methods.rule import PhiState, Rule
 
 
@@ -39,9 +42,15 @@ class Reptile(Rule[ReptileState]):
         state.done = done
         state.phi.copy_(state.theta)
 
+    def share(self, state: ReptileState, batch: Batch, generator: torch.Generator) -> tuple[None, dict[str, Tensor]]:
+        """Where phi has come to, and eps, which has its own decay."""
+        epsilon = torch.tensor(self.config.reptile_epsilon * (1.0 - state.done), device=self.scorer.device)
+        return None, {"epsilon": epsilon} | {name: tensor.detach() for name, tensor in state.optimizer.named.items()}
+
     @torch.no_grad()
-    def outer_step(self, state: ReptileState, batch: Batch, generator: torch.Generator, rate: float) -> None:
-        """theta <- theta + eps (phi - theta); eps has its own decay and leaves the learning rates' factor alone."""
-        epsilon = self.config.reptile_epsilon * (1.0 - state.done)
-        for into, reached in zip(state.theta.mean_tensors(), state.phi.mean_tensors(), strict=True):
-            into.lerp_(reached, epsilon)
+    def take(self, state: ReptileState, mean: Mapping[str, Tensor], rate: float) -> Mapping[str, Tensor]:
+        """theta <- theta + eps (phi - theta); the learning rates' factor leaves eps alone."""
+        for name, into in state.theta.named_tensors():
+            if name in mean:
+                into.lerp_(mean[name], mean["epsilon"])
+        return NO_NORMS

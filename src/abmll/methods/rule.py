@@ -1,7 +1,8 @@
 """What every learning rule is: a base class that does what rules have in common, so that a rule has only what differs.
 
-``init`` makes the state, ``begin_episode`` opens a task, ``inner_loss`` and ``inner_step`` learn its batches,
-``outer_step`` closes the episode, ``adapt`` learns an unseen task. Rules know nothing of files, clocks or progress.
+``init`` makes the state, ``begin_episode`` opens a task, ``inner_loss`` and ``inner_step`` learn its batches, ``share``
+is what the episode teaches theta, ``take`` lets theta learn from the mean share of ``meta_batch`` episodes, ``adapt``
+learns an unseen task. Rules know nothing of files, clocks, progress or other processes.
 
 The scale of every loss is that of ``abmll.posterior``: sums in nats, weighed by beta and gamma alone.
 
@@ -46,6 +47,13 @@ class State:
         """The optimizers by the names of their files in a checkpoint."""
         return {}
 
+    def passed_on(self) -> dict[str, Tensor]:
+        """What an episode leaves to the next one beside theta, by name, not copied."""
+        return {}
+
+    def put_back(self, tensors: Mapping[str, Tensor]) -> None:
+        """Be as it was when ``passed_on`` gave these ``tensors``, which are copied."""
+
 
 @dataclass
 class PhiState(State):
@@ -56,6 +64,14 @@ class PhiState(State):
     def optimizers(self) -> dict[str, AdapterOptimizer]:
         """Phi's."""
         return {PHI: self.optimizer}
+
+    def passed_on(self) -> dict[str, Tensor]:
+        """The moments of phi's optimizer."""
+        return self.optimizer.tensors()
+
+    def put_back(self, tensors: Mapping[str, Tensor]) -> None:
+        """The moments as they were."""
+        self.optimizer.put_back(tensors)
 
 
 class Classifier(Protocol):
@@ -136,8 +152,22 @@ class Rule(Generic[S]):
         parts = (self.inner_loss(state, part, generator) for part in batch.parts)
         return self.adamw_step(parts, state.optimizers()[PHI], rate)
 
+    def share(self, state: S, batch: Batch, generator: torch.Generator) -> tuple[Loss | None, dict[str, Tensor]]:
+        """What the episode teaches theta: tensors by name, whose mean over an outer step ``take`` gets.
+
+        Beside them the loss of the outer step; None where the rule computes none.
+        """
+        return None, {}
+
+    def take(self, state: S, mean: Mapping[str, Tensor], rate: float) -> Mapping[str, Tensor]:
+        """Let theta learn from the mean share. Returns the norms of the gradient that it followed, if it was one."""
+        return NO_NORMS
+
     def outer_step(self, state: S, batch: Batch, generator: torch.Generator, rate: float) -> Loss | None:
-        """What the episode teaches theta; None where the rule computes no loss for it."""
+        """An outer step of this one episode."""
+        loss, share = self.share(state, batch, generator)
+        norms = self.take(state, share, rate)
+        return None if loss is None else loss.stepped(norms)
 
     def num_batches(self, support: Support) -> int:
         """How many batches ``adapt`` reads."""
@@ -206,7 +236,11 @@ class Rule(Generic[S]):
         )
 
     def adamw_step(self, parts: Iterable[Loss], optimizer: AdapterOptimizer, rate: float) -> Loss:
-        """One step down the gradient of the loss of all ``parts``, which is returned without its graph.
+        """One step down the gradient of the loss of all ``parts``, which is returned without its graph."""
+        return self.backward(parts).stepped(optimizer.step(rate, self.config.max_grad_norm))
+
+    def backward(self, parts: Iterable[Loss]) -> Loss:
+        """Leave the gradient of the loss of all ``parts`` in the tensors; the loss is returned without its graph.
 
         A part is asked for once the one before has left its gradient, so that one graph at a time is in memory.
         """
@@ -215,4 +249,4 @@ class Rule(Generic[S]):
             loss = part.further() if read else part
             loss.total.backward()
             read.append(loss.stepped(NO_NORMS))
-        return combined(read).stepped(optimizer.step(rate, self.config.max_grad_norm))
+        return combined(read)

@@ -16,7 +16,7 @@ one of w and the biases, cut at w = 0. Where the options do not mean the same in
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from statistics import NormalDist
 
@@ -68,6 +68,16 @@ class Evidence:
     def num_biases(self) -> int:
         """L: how many options have a bias."""
         return self.log_probs.shape[-1] if self.is_labelled else 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, of which ``of`` makes it again."""
+        named = {"log_probs": self.log_probs, "answers": self.answers}
+        return named | {"is_labelled": torch.tensor(self.is_labelled)}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Evidence":
+        """What these ``tensors`` are of."""
+        return cls(tensors["log_probs"], tensors["answers"], bool(tensors["is_labelled"]))
 
 
 @dataclass(frozen=True)

@@ -20,3 +20,12 @@ def refuse_unfit(config: TrainConfig) -> None:
                 f"{name} is {episodes}, but an outer step takes meta_batch = {config.meta_batch} episodes and none may "
                 f"be cut in two; use {name} = {fitting}"
             )
+
+
+def refuse_too_many(processes: int, meta_batch: int) -> None:
+    """Raise ``ConfigError`` where some of the processes would have no episode of an outer step to learn."""
+    if processes > meta_batch:
+        raise ConfigError(
+            f"meta_batch is {meta_batch}, but {processes} processes share out the episodes of an outer step; use "
+            f"meta_batch = {processes} or a multiple of it, or fewer processes"
+        )

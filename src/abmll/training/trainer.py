@@ -1,16 +1,17 @@
 """MetaTrainer: the outer loop over episodes, its checkpoints and its metrics.
 
 Everything random is a pure function of (seed, episode), so a run that goes on from a checkpoint computes the same bits
-as one that was never stopped.
+as one that was never stopped, and any number of processes the same as one.
 """
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from abmll.common.checkpoint import (
     PREFIX,
@@ -25,27 +26,29 @@ from abmll.common.checkpoint import (
     write_best,
 )
 from abmll.common.config import LearningConfig, TrainConfig
-from abmll.common.errors import CheckpointError, ConfigError, TrainingError
+from abmll.common.errors import CheckpointError, ConfigError, DataError
 from abmll.common.files import write_text
 from abmll.common.locks import sole_writer
+from abmll.common.processes import ALONE, Processes
 from abmll.common.progress import progress
 from abmll.common.settings import flatten, pick
 from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.adapter import Adapter
 from abmll.language.meter import counted
-from abmll.methods import OUTER, Loss, State, make_rule, read_steps, refuse_written, summarize
+from abmll.methods import State, make_rule, refuse_written
 from abmll.model.card import run_card
-from abmll.model.meta_learner import AbmllModel, mean_log_sigma
+from abmll.model.meta_learner import AbmllModel
 from abmll.model.run_folder import CARD, METRICS, TIMING, VALIDATION, RunFolder, refuse_other_run
+from abmll.posterior.calibration import CalibrationPrior
 from abmll.tasks import Task
 from abmll.tasks.order import sample_seed
 from abmll.training.callbacks import Callback, Callbacks
 from abmll.training.early_stopping import is_over
 from abmll.training.empirical_bayes import learn_calibration_prior
 from abmll.training.episodes import Episodes
-from abmll.training.refusals import refuse_unfit
+from abmll.training.outer_step import OuterStep
+from abmll.training.refusals import refuse_too_many, refuse_unfit
 from abmll.training.sampler import EpisodeSampler
-from abmll.training.schedule import rate
 from abmll.training.trackers import trackers
 from abmll.training.training_tasks import check_encodings, fingerprint, usable
 from abmll.training.validation import Validation
@@ -75,7 +78,9 @@ class MetaTrainer:
     """Meta-trains ``model`` on ``tasks`` and leaves the learned theta in it and in ``config.output_dir``.
 
     Training starts from a fresh theta that ``config.seed`` determines, whatever theta the model has. ``eval_tasks`` are
-    validation tasks: theta is evaluated on them now and then, and learns nothing from them.
+    validation tasks: theta is evaluated on them now and then, and learns nothing from them. ``processes`` each make a
+    trainer of the same tasks and settings, and share the episodes of every outer step out; the first of them writes the
+    run folder and calls the callbacks.
     Raises ``ConfigError`` for settings that contradict each other or a library of ``report_to`` that is not installed,
     ``DataError`` for tasks that cannot be trained on.
     """
@@ -88,11 +93,15 @@ class MetaTrainer:
         cache: ActivationCache | None = None,
         callbacks: Sequence[Callback] = (),
         eval_tasks: Sequence[Task] = (),
+        processes: Processes = ALONE,
     ) -> None:
         refuse_unfit(config)
+        refuse_too_many(processes.size, config.meta_batch)
+        self.processes = processes
         self.validation = Validation(eval_tasks, config)
         self.folder = RunFolder(Path(config.output_dir))
-        self.callbacks = Callbacks([*callbacks, *trackers(config.report_to, self.folder.path)])
+        told = [*callbacks, *trackers(config.report_to, self.folder.path)] if processes.is_first else []
+        self.callbacks = Callbacks(told)
         self.model = model
         self.config = config
         if config.gradient_checkpointing:
@@ -110,6 +119,7 @@ class MetaTrainer:
             cache = open_cache(model.scorer.base, model.scorer.lower_blocks, config, config.activation_cache_gb)
         shown = config.num_demonstrations if self.rule.demonstrations else 0
         self.episodes = Episodes(model.scorer, self.tasks, sampler, cache, shown, part_size)
+        self.outer_step = OuterStep(self.rule, self.episodes, config, processes)
 
     def settings(self) -> dict[str, Any]:
         """Everything that determines the run but its tasks, flat and fit for YAML: what ``config.yaml`` holds."""
@@ -136,29 +146,32 @@ class MetaTrainer:
         last checkpoint stays intact. Raises ``DataError`` for an example too long to learn from, before anything else,
         and ``AbmllError`` where another process trains in the folder.
         """
-        with sole_writer(self.folder.path):
-            return self._train(resume, overwrite, quiet)
+        with ExitStack() as held:
+            with self.processes.agreed():
+                if self.processes.is_first:
+                    held.enter_context(sole_writer(self.folder.path))
+            return self._train(resume, overwrite, quiet or not self.processes.is_first)
 
     def _train(self, resume: bool, overwrite: bool, quiet: bool) -> TrainResult:
         config, encoder = self.config, self.model.scorer.encoder
         drawn = self.episodes.sampler.drawn(config.max_steps)
         examples, truncated = check_encodings(encoder, self.tasks, drawn, quiet)
         self.validation.check(self.model)
-        state, episode = self._resume() if resume else self._start(overwrite)
+        state, episode = self._begin(resume, overwrite)
         started, steps, tokens, result = time.perf_counter(), 0, 0, None
         with progress(config.max_steps, f"training {self.rule.label}", "episode", quiet=quiet) as bar:
             bar.update(episode)
             try:
                 self.callbacks.on_start(self.settings())
                 while episode < config.max_steps and not is_over(self.validation.rows, config):
-                    row, cost = self._episode(state, episode)
-                    episode, steps, tokens = episode + 1, steps + cost["steps"], tokens + cost["tokens"]
-                    self.folder.append(METRICS, row)
-                    self.folder.append(TIMING, cost)
-                    self.callbacks.on_step(episode, row)
-                    bar.set_postfix(nll=f"{row['nll']:.3f}", accuracy=f"{row['accuracy']:.2f}")
+                    for row, cost in self.outer_step.take(state, episode):
+                        episode, steps, tokens = episode + 1, steps + cost["steps"], tokens + cost["tokens"]
+                        self._append(METRICS, row)
+                        self._append(TIMING, cost)
+                        self.callbacks.on_step(episode, row)
+                        bar.set_postfix(nll=f"{row['nll']:.3f}", accuracy=f"{row['accuracy']:.2f}")
                     self._evaluate_and_save(state, episode)
-                    bar.update()
+                    bar.update(config.meta_batch)
                 evaluation = self._finish(state.theta, episode, quiet)
                 counts = {"examples": examples, "truncated": truncated, "gradient_steps": steps, "tokens": tokens}
                 ended = {"evaluation": evaluation, "stopped_early": episode < config.max_steps}
@@ -172,12 +185,25 @@ class MetaTrainer:
             finally:
                 self.callbacks.on_end(result)
 
-    def _start(self, overwrite: bool) -> tuple[State, int]:
-        self.folder.start(self.settings(), overwrite)
-        return self.rule.init(self.model.scorer.new_adapter(sample_seed(self.config.seed, "init"))), 0
+    def _begin(self, resume: bool, overwrite: bool) -> tuple[State, int]:
+        """The state to begin or to go on from, and the episodes done so far: what the first process has found."""
+        tensors: dict[str, Tensor] = {}
+        episode, rows, data = 0, [], self.processes.told(self.data_sha256)
+        with self.processes.agreed():
+            if data[0] != self.data_sha256:
+                raise DataError("the processes have read different training tasks; give all of them the same files")
+            if self.processes.is_first:
+                if resume:
+                    episode, tensors = self._read_checkpoint()
+                    rows = self.folder.rows(VALIDATION)
+                else:
+                    self.folder.start(self.settings(), overwrite)
+        episode, self.validation.rows = self.processes.of_first([episode, rows])
+        tensors = self.processes.tensors_of_first(tensors) if resume else {}
+        return self._state(tensors, self.folder.path / f"{PREFIX}{episode}"), episode
 
-    def _resume(self) -> tuple[State, int]:
-        """The state of the newest checkpoint; the folder is touched only after everything in it has been accepted."""
+    def _read_checkpoint(self) -> tuple[int, dict[str, Tensor]]:
+        """Episodes and tensors of the newest checkpoint; the folder is touched only once all of it has been accepted."""
         path = latest_checkpoint(self.folder.path)
         bundle = load_bundle(path, STATE)
         document, episode = bundle.document, bundle.document["episode"]
@@ -191,55 +217,90 @@ class MetaTrainer:
             raise CheckpointError(f"{path}: the run has been evaluated in another way so far; {same}")
         if episode > self.config.max_steps:
             raise ConfigError(f"max_steps is {self.config.max_steps}, but {path} has done more; give {episode} or more")
-        theta = self.model.scorer.new_adapter(0)
-        theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
+        tensors = {f"{file}/{name}": one for file, some in bundle.tensors.items() for name, one in some.items()}
+        self._state(tensors, path)
+        self.folder.resume(self.settings(), episode)
+        return episode, tensors
+
+    def _state(self, tensors: Mapping[str, Tensor], path: Path) -> State:
+        """The state of a checkpoint with these tensors, ``file/name``, or without any a fresh one.
+
+        Raises ``CheckpointError`` where they do not fit.
+        """
+        theta = self.model.scorer.new_adapter(sample_seed(self.config.seed, "init"))
+        if tensors:
+            theta.load_state_dict(_of_file("theta", tensors), str(path / "theta.safetensors"))
         state = self.rule.init(theta)
         for name, optimizer in state.optimizers().items():
-            optimizer.load_tensors(bundle.tensors.get(name, {}), str(path / f"{name}.safetensors"))
-        self.folder.resume(self.settings(), episode)
-        self.validation.rows = self.folder.rows(VALIDATION)
-        return state, episode
+            optimizer.load_tensors(_of_file(name, tensors), str(path / f"{name}.safetensors"))
+        return state
 
     def _evaluate_and_save(self, state: State, episode: int) -> None:
         """What is due after an episode. With the best theta wanted at the end, each new best one is saved."""
         config, validation = self.config, self.validation
         if validation.is_due(episode):
-            found = validation.evaluate(self.model, state.theta, len(self.tasks), episode, self.episodes.cache)
-            self.folder.append(VALIDATION, found)
+            how: dict[str, Any] = {"cache": self.episodes.cache, "processes": self.processes}
+            found = validation.evaluate(self.model, state.theta, len(self.tasks), episode, **how)
+            self._append(VALIDATION, found)
             self.callbacks.on_evaluate(episode, found)
         ends = episode == config.max_steps or is_over(validation.rows, config)
-        if ends or episode % config.save_steps == 0 or validation.best_episode() == episode:
+        due = ends or episode % config.save_steps == 0 or validation.best_episode() == episode
+        if due and self.processes.is_first:
             self._save(state, episode)
 
-    def _finish(self, theta: Adapter, episode: int, quiet: bool) -> Mapping[str, Any] | None:
+    def _finish(self, theta: Adapter, last: int, quiet: bool) -> Mapping[str, Any] | None:
         """Hand the model what was learned and write the card; learn theta's calibration unless an earlier call did.
 
         Returns the evaluation of that theta, if there is one.
         """
-        config, last, best = self.config, episode, self.validation.best_episode(checkpoints(self.folder.path))
-        if best not in (None, last):
-            episode = best
-            path = self.folder.path / f"{PREFIX}{episode}"
-            theta = theta.clone()
-            theta.load_state_dict(load_bundle(path, STATE).tensors["theta"], str(path / "theta.safetensors"))
-            write_best(self.folder.path, episode)
+        config, first = self.config, self.processes.is_first
+        theta, episode = self._chosen(theta, last)
         self.model.learned(theta, pick(LearningConfig, flatten(config)), len(self.tasks))
         if self.rule.has_calibration and config.calibration_tasks and not self.tasks[0].is_written:
-            wanted = {"num_tasks": config.calibration_tasks, "num_examples": config.calibration_examples}
-            prior = self.folder.calibration(episode, wanted)
-            if prior is None:
-                how: dict[str, Any] = {"seed": config.seed, "cache": self.episodes.cache, "quiet": quiet}
-                with counted(self.model.scorer) as cost:
-                    prior = learn_calibration_prior(self.model, self.tasks, **wanted, **how)
-                self.folder.write_calibration(episode, prior, wanted, cost.of_run())
-            self.model.calibration_prior = prior
+            self.model.calibration_prior = self._calibration(episode, quiet)
         names = [task.name for task in self.tasks]
-        run, rows, fingerprint = str(self.folder.path), self.folder.rows(), self.model.scorer.base.fingerprint
         self.model.episodes, self.model.trained_on = episode, tuple(names)
-        remark, evaluation = self.validation.ending(last, episode), self.validation.row(episode)
-        card = run_card(run, self.settings(), fingerprint, names, last, rows, remark=remark)
-        write_text(self.folder.path / CARD, card)
-        return evaluation
+        if first:
+            run, rows, fingerprint = str(self.folder.path), self.folder.rows(), self.model.scorer.base.fingerprint
+            remark = self.validation.ending(last, episode)
+            card = run_card(run, self.settings(), fingerprint, names, last, rows, remark=remark)
+            write_text(self.folder.path / CARD, card)
+        return self.validation.row(episode)
+
+    def _chosen(self, theta: Adapter, last: int) -> tuple[Adapter, int]:
+        """The best theta that is saved, where that is wanted, or else the last; and of after which episode it is."""
+        found: list[Any] = [last]
+        tensors: Mapping[str, Tensor] = {}
+        with self.processes.agreed():
+            if self.processes.is_first:
+                best = self.validation.best_episode(checkpoints(self.folder.path))
+                if best not in (None, last):
+                    tensors = load_bundle(self.folder.path / f"{PREFIX}{best}", STATE).tensors["theta"]
+                    write_best(self.folder.path, best)
+                    found = [best]
+        [episode] = self.processes.of_first(found)
+        if episode != last:
+            theta, path = theta.clone(), self.folder.path / f"{PREFIX}{episode}"
+            theta.load_state_dict(self.processes.tensors_of_first(tensors), str(path / "theta.safetensors"))
+        return theta, episode
+
+    def _calibration(self, episode: int, quiet: bool) -> CalibrationPrior:
+        """Theta's calibration of after ``episode``: that of the run folder, or learned now."""
+        config = self.config
+        wanted = {"num_tasks": config.calibration_tasks, "num_examples": config.calibration_examples}
+        there = None
+        with self.processes.agreed():
+            if self.processes.is_first:
+                there = self.folder.calibration(episode, wanted)
+        known = self.processes.of_first(there and asdict(there))
+        if known is not None:
+            return CalibrationPrior(**known)
+        how: dict[str, Any] = {"seed": config.seed, "cache": self.episodes.cache, "quiet": quiet}
+        with counted(self.model.scorer) as cost:
+            prior = learn_calibration_prior(self.model, self.tasks, **wanted, **how, processes=self.processes)
+        if self.processes.is_first:
+            self.folder.write_calibration(episode, prior, wanted, cost.of_run())
+        return prior
 
     def _save(self, state: State, episode: int) -> None:
         moments = {name: optimizer.tensors() for name, optimizer in state.optimizers().items()}
@@ -259,44 +320,11 @@ class MetaTrainer:
         keep_newest(self.folder.path, self.config.save_total_limit, best)
         self.callbacks.on_save(episode, saved)
 
-    def _episode(self, state: State, episode: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """One episode; returns its row of metrics and its cost."""
-        started, left_out, name = time.perf_counter(), self.episodes.left_out, self.episodes.name(episode)
-        ends_first_outer_step = episode + 1 == self.config.meta_batch
-        before = state.theta.clone() if ends_first_outer_step else None
-        try:
-            steps = read_steps(self.learn(state, episode), "theta", state.theta)
-            if before is not None:
-                _refuse_unmoved(before, {"phi": state.phi, "theta": state.theta})
-        except TrainingError as error:
-            raise TrainingError(f"episode {episode + 1}, task '{name}': {error}") from error
-        log_sigma = mean_log_sigma(self.model.scorer, state.theta) if self.rule.is_posterior else None
-        row = {"episode": episode + 1, "task": name} | summarize(steps) | {"log_sigma": log_sigma}
-        return row, {
-            "episode": episode + 1,
-            "seconds": time.perf_counter() - started,
-            "tokens": sum(step.tokens for step in steps.values()),
-            "steps": len(steps),
-            "forward_passes": sum(step.passes for step in steps.values()),
-            "demonstrations_left_out": self.episodes.left_out - left_out,
-        }
-
-    def learn(self, state: State, episode: int) -> dict[str, Loss]:
-        """The K inner steps of an episode, and the outer one on the batch that is left or else on the last; by name."""
-        factor = rate(self.config, episode, self.config.max_steps)
-        self.rule.begin_episode(state, done=episode / self.config.max_steps)
-        batches = self.episodes.batches(episode)
-        losses, batch = {}, next(batches)
-        for k in range(self.config.inner_steps):
-            losses[f"step {k + 1}"] = self.rule.inner_step(state, batch, self.episodes.generator(episode, k), factor)
-            batch = next(batches, batch)
-        generator = self.episodes.generator(episode, self.config.inner_steps)
-        outer = self.rule.outer_step(state, batch, generator, factor)
-        return losses if outer is None else losses | {OUTER: outer}
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        if self.processes.is_first:
+            self.folder.append(name, row)
 
 
-def _refuse_unmoved(before: Adapter, roles: Mapping[str, Adapter]) -> None:
-    """Both start at ``before``. Standard deviations may be held fixed on purpose, means never are."""
-    for role, after in roles.items():
-        if all(map(torch.equal, before.mean_tensors(), after.mean_tensors())):
-            raise TrainingError(f"the mean of {role} did not move in the first episode; are the learning rates zero?")
+def _of_file(file: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of one file, of those named ``file/name``."""
+    return {name.removeprefix(f"{file}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{file}/")}

@@ -15,6 +15,7 @@ import torch
 from abmll.common.config import EvaluateConfig, LearningConfig, TrainConfig
 from abmll.common.documents import Document
 from abmll.common.errors import ConfigError, DataError, TrainingError
+from abmll.common.processes import ALONE, Processes
 from abmll.common.settings import flatten, pick
 from abmll.language.activation_cache import ActivationCache
 from abmll.language.adapter import Adapter
@@ -83,28 +84,37 @@ class Validation:
         return bool(self.chosen) and (episode % self.every == 0 or episode == self.config.max_steps)
 
     def evaluate(
-        self, model: AbmllModel, theta: Adapter, num_tasks: int, episode: int, cache: ActivationCache | None
+        self,
+        model: AbmllModel,
+        theta: Adapter,
+        num_tasks: int,
+        episode: int,
+        cache: ActivationCache | None,
+        processes: Processes = ALONE,
     ) -> Document:
         """Adapt ``theta`` to every task, answer its questions, and add what comes out to ``rows``.
 
         Returns:
             ``episode``; ``nll`` in nats and ``accuracy``, means over the questions of all tasks; how many these are.
 
-        Raises ``TrainingError`` where a loss term of an adaptation is not finite.
+        The ``processes`` share the tasks out. Raises ``TrainingError`` where a loss of an adaptation is not finite.
         """
         learner = copy.copy(model)  # the scorer is shared, theta and settings are its own
         learner.learned(theta, pick(LearningConfig, flatten(self.config)), num_tasks)
         how: dict[str, Any] = {"seed": self.config.seed, "cache": cache}
-        found = []
-        for name, (support, questions) in self.chosen.items():
-            try:
-                posterior = learner.adapt(
-                    support, task_name=name, steps=self.how.steps, batch_size=self.how.batch_size, **how
-                )
-            except TrainingError as error:
-                raise TrainingError(f"evaluation after episode {episode}: {error}") from error
-            found.append(_outcomes(posterior.predict(questions, self.how, **how).probs, questions))
-        nll, correct = (torch.cat(part) for part in zip(*found, strict=True))
+        tasks, own = list(self.chosen.items()), []
+        with processes.agreed():
+            for number in processes.own(len(tasks)):
+                name, (support, questions) = tasks[number]
+                try:
+                    posterior = learner.adapt(
+                        support, task_name=name, steps=self.how.steps, batch_size=self.how.batch_size, **how
+                    )
+                except TrainingError as error:
+                    raise TrainingError(f"evaluation after episode {episode}: {error}") from error
+                own.append(_outcomes(posterior.predict(questions, self.how, **how).probs, questions))
+        found = processes.joined_tensors(own, len(tasks))
+        nll, correct = (torch.cat([one[kind] for one in found]) for kind in ("nll", "correct"))
         numbers = {"nll": float(nll.mean()), "accuracy": float(correct.mean())}
         row = {"episode": episode, **numbers, "num_tasks": len(found), "num_examples": len(nll)}
         self.rows.append(row)
@@ -139,9 +149,9 @@ class Validation:
         return "\n".join(said)
 
 
-def _outcomes(probs: torch.Tensor, questions: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood and correctness (N,) in float64 of probabilities (N, C)."""
+def _outcomes(probs: torch.Tensor, questions: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """Negative log-likelihood and correctness (N,) in float64 of probabilities (N, C), by these names."""
     answers = torch.tensor([example.answer for example in questions])
     right = probs.gather(1, answers[:, None])[:, 0]
     nll = -right.clamp(min=torch.finfo(torch.float64).tiny).log()
-    return nll, (probs.argmax(-1) == answers).double()
+    return {"nll": nll, "correct": (probs.argmax(-1) == answers).double()}
