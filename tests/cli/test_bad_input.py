@@ -315,10 +315,18 @@ def test_options_longer_than_the_context_are_never_cut(verb: str, work: Any, ref
 
 
 @pytest.mark.parametrize(
-    "command", ["{train} --output-dir out", "compare --suite suite.yaml", "tune --suite suite.yaml"]
+    "command", ["adapt toy3.jsonl", "compare --suite suite.yaml", "tune --suite suite.yaml", "serve --store s"]
 )
 def test_several_processes_are_refused(
-    command: str, work: Any, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    command: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    refused(command.format(train=work.train), "WORLD_SIZE is 2, but only one process is supported")
+    refused(command, f"WORLD_SIZE is 2, but '{command.split()[0]}' is for one process; start it by itself")
+
+
+def test_a_process_that_nobody_started_with_others_is_refused(
+    work: Any, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    refused(f"{work.train} --output-dir out", "WORLD_SIZE is 2, but RANK is not set; start the command with torchrun")

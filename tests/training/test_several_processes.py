@@ -134,13 +134,3 @@ def test_the_command_in_two_processes(tiny_llama: Path, tasks: Path, tmp_path: P
     few = train(4, "few")
     assert "error: meta_batch is 2, but 4 processes share out the episodes of an outer step" in few.stderr
     assert not (tmp_path / "few").exists()
-
-
-@pytest.mark.parametrize("verb", ["compare", "adapt"])
-def test_a_command_for_one_process_refuses_several(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    from abmll.cli.main import entry
-
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert entry([verb, "--help"]) == 0
-    assert entry([verb, "x"]) == 2
-    assert "error: WORLD_SIZE is 2, but only one process is supported; start the" in capsys.readouterr().err

@@ -96,12 +96,11 @@ def prepare(
     validation: bool = False,
 ) -> "tuple[ResultFolder, ComparisonConfig]":
     """Check the folder, and read what is compared in it; ``explicit`` names what the user set."""
-    from abmll.cli.places import check_folder, refuse_other_processes
+    from abmll.cli.places import check_folder
     from abmll.experiments.cell_runner import ResultFolder
     from abmll.experiments.method_spec import ComparisonConfig, defaults, parse_specs, read_settings_file
     from abmll.language.base import resolve_device, resolve_dtype
 
-    refuse_other_processes()
     check_folder(folder, overwrite=True)  # its own earlier results
     command = shlex.join(["abmll", *sys.argv[1:]])
     base, places = pick(ModelConfig, vars(shared)), (flags.data_dir, flags.allow_missing)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from abmll.cli.console import count, narrator, print_json
 from abmll.common.config import (
@@ -13,7 +13,7 @@ from abmll.common.config import (
     PredictConfig,
     WriteConfig,
 )
-from abmll.common.errors import DataError
+from abmll.common.errors import ConfigError, DataError
 from abmll.common.settings import flatten, pick
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def evaluate(
     from abmll.cli.loading import load_learner
     from abmll.cli.places import check_folder
     from abmll.cli.written_answers import evaluate_suite, refuse_unread
+    from abmll.common.processes import together
     from abmll.experiments.few_shot import evaluate_tasks, save_evaluation
     from abmll.experiments.html import write_report
     from abmll.experiments.html.reading import Method
@@ -68,30 +69,43 @@ def evaluate(
     from abmll.tasks.mapping import parse_mapping
     from abmll.tasks.types import are_written
 
-    say = narrator(quiet)
-    mapping = parse_mapping(column_mapping)
-    loaded = load_suite(suite, data_dir, allow_missing=allow_missing, column_mapping=mapping, announce=say, quiet=quiet)
-    loaded.refuse_leaks()
-    check_folder(output_dir, overwrite)
-    written = are_written([task.examples[0] for task in loaded.evaluation])
-    if written:
-        refuse_unread(pick(PredictConfig, flatten(settings)), "written, not chosen", explicit)
-        require_rouge()
-        adapt = adapt or "full"
-    else:
-        refuse_unread(writing, "chosen, not written")
-    model = load_learner(run, adapt, method, continued, place, quiet, explicit)
-    _refuse_learned(run, model.trained_on, loaded)
-    for key, value in loaded.prompt.items():
-        used = getattr(model.scorer.prompt, key)
-        if value != used:
-            say(f"the suite's prompt has {key} = {value}, but the run was trained with {used}, used here too")
-    cache = disk_cache(model.scorer.base, model.scorer.lower_blocks, activations, say)
-    about = {"run": str(run), "suite": loaded.name, "seed": seed}
-    about |= {"missing": list(loaded.missing), "known_leaks": list(loaded.known_leaks)}
-    if written:
-        return evaluate_suite(model, loaded, settings, writing, output_dir, about, seed, cache, quiet=quiet, json=json)
-    evaluation = evaluate_tasks(model, loaded.evaluation, settings, seed=seed, cache=cache, quiet=quiet)
+    with together() as processes:
+        quiet = quiet or not processes.is_first
+        say = narrator(quiet)
+        mapping = parse_mapping(column_mapping)
+        how: dict[str, Any] = {"allow_missing": allow_missing, "column_mapping": mapping, "announce": say}
+        loaded = load_suite(suite, data_dir, **how, quiet=quiet)
+        loaded.refuse_leaks()
+        with processes.agreed():
+            if processes.is_first:
+                check_folder(output_dir, overwrite)
+        written = are_written([task.examples[0] for task in loaded.evaluation])
+        if written:
+            refuse_unread(pick(PredictConfig, flatten(settings)), "written, not chosen", explicit)
+            if processes.size > 1:
+                raise ConfigError("tasks whose answers are written are evaluated by one process; start it by itself")
+            require_rouge()
+            adapt = adapt or "full"
+        else:
+            refuse_unread(writing, "chosen, not written")
+        model = load_learner(run, adapt, method, continued, place, quiet, explicit)
+        _refuse_learned(run, model.trained_on, loaded)
+        for key, value in loaded.prompt.items():
+            used = getattr(model.scorer.prompt, key)
+            if value != used:
+                say(f"the suite's prompt has {key} = {value}, but the run was trained with {used}, used here too")
+        cache = disk_cache(model.scorer.base, model.scorer.lower_blocks, activations, say)
+        about = {"run": str(run), "suite": loaded.name, "seed": seed}
+        about |= {"missing": list(loaded.missing), "known_leaks": list(loaded.known_leaks)}
+        if written:
+            return evaluate_suite(
+                model, loaded, settings, writing, output_dir, about, seed, cache, quiet=quiet, json=json
+            )
+        evaluation = evaluate_tasks(
+            model, loaded.evaluation, settings, seed=seed, cache=cache, quiet=quiet, processes=processes
+        )
+    if not processes.is_first:
+        return None
     save_evaluation(evaluation, output_dir, model, settings, about)
     report = write_report(output_dir)
     if evaluation.truncated:

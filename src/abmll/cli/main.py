@@ -50,6 +50,9 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
+SEVERAL = ("train", "evaluate")  # what torchrun may start in several processes
+
+
 def entry(argv: Sequence[str] | None = None) -> int:
     """Run the command line (``sys.argv`` by default) and return the exit code."""
     try:
@@ -108,6 +111,9 @@ def _dispatch(argv: list[str], commands: Mapping[str, Command], path: str) -> in
     if not isinstance(target, str):
         return _dispatch(argv[1:], target, f"{word} ")
 
+    size = os.environ.get("WORLD_SIZE", "")
+    if size not in ("", "1") and word not in SEVERAL:
+        raise ConfigError(f"WORLD_SIZE is {size}, but '{path}{word}' is for one process; start it by itself")
     from abmll.cli.flags import run_verb
     from abmll.cli.sources import fill
 

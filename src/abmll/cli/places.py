@@ -45,13 +45,6 @@ def check_folder(path: Path, overwrite: bool, kind: str | None = None) -> None:
         )
 
 
-def refuse_other_processes() -> None:
-    """Raise ``ConfigError`` under torchrun or accelerate: several processes would write into one folder."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size not in ("", "1"):
-        raise ConfigError(f"WORLD_SIZE is {size}, but only one process is supported; start the command by itself")
-
-
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
     """Nobody else works in ``folder`` meanwhile; an interrupt's text says how the work there goes on."""

@@ -147,26 +147,21 @@ def together() -> Iterator[Processes]:
     By torchrun's environment variables, which ``accelerate launch`` sets too. Raises ``ConfigError`` where some of them
     are missing.
     """
-    size = world_size()
-    if size == 1:
+    wanted = os.environ.get("WORLD_SIZE") or "1"
+    if wanted == "1":
         yield ALONE
         return
     missing = [name for name in STARTED if not os.environ.get(name)]
     if missing:
-        raise ConfigError(f"WORLD_SIZE is {size}, but {missing[0]} is not set; start the command with torchrun")
+        raise ConfigError(f"WORLD_SIZE is {wanted}, but {missing[0]} is not set; start the command with torchrun")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with _lost():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
-        yield Processes(distributed.get_rank(), size)
+        yield Processes(distributed.get_rank(), distributed.get_world_size())
     finally:
         distributed.destroy_process_group()
-
-
-def world_size() -> int:
-    """How many processes torchrun or accelerate started with this one, itself included."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from abmll._version import __version__
 from abmll.common.config import EvaluateConfig
 from abmll.common.documents import Document, write_document, write_json_lines
 from abmll.common.errors import DataError
+from abmll.common.processes import ALONE, Processes
 from abmll.common.progress import progress
 from abmll.common.settings import flatten
 from abmll.experiments.metrics import Predictions, evaluate_task, mean_over_tasks, pooled
@@ -72,10 +73,18 @@ def evaluate_tasks(
     seed: int = 0,
     cache: ActivationCache | None = None,
     quiet: bool = True,
+    processes: Processes = ALONE,
 ) -> Evaluation:
-    """Adapt to each task, predict its test examples, and measure. Raises as ``adapt_to_tasks``."""
-    adapted = adapt_to_tasks(model, tasks, config, seed=seed, cache=cache, quiet=quiet)
-    return measure([(task, task.predict()) for task in adapted])
+    """Adapt to each task, predict its test examples, and measure. The ``processes`` share the tasks out.
+
+    Raises as ``adapt_to_tasks``.
+    """
+    _refuse_names(tasks)
+    with processes.agreed():
+        own = [tasks[number] for number in processes.own(len(tasks))]
+        adapted = adapt_to_tasks(model, own, config, seed=seed, cache=cache, quiet=quiet) if own else ()
+        outcomes = [_outcome(task, task.predict()) for task in adapted]
+    return _evaluation(processes.joined(outcomes, len(tasks)))
 
 
 def adapt_to_tasks(
@@ -92,9 +101,8 @@ def adapt_to_tasks(
     Methods compared under one seed therefore see the same examples. Raises ``DataError``, before any work, for no
     tasks, two of one name, or one without labelled training or test examples.
     """
+    _refuse_names(tasks)
     chosen = {task.name: choose_examples(task, config, seed) for task in tasks}
-    if len(chosen) < max(len(tasks), 1):
-        raise DataError("evaluation needs at least one task, and tasks of different names")
     with progress(len(tasks), "adapting and predicting", "task", quiet=quiet) as bar:
         for name, (support, questions) in chosen.items():
             yield adapt_to(model, name, support, questions, config, seed=seed, cache=cache)
@@ -119,24 +127,46 @@ def adapt_to(
 
 def measure(results: Sequence[tuple[AdaptedTask, Prediction]]) -> Evaluation:
     """Every metric of every task and of all together, from what was predicted of the tasks' own questions."""
-    predictions, rows, inverse = {}, [], {}
-    for task, prediction in results:
-        right = [one.answer for one in task.questions if one.answer is not None]
-        texts = [one.options[answer] for one, answer in zip(task.questions, right, strict=True)]
-        predictions[task.name] = Predictions(prediction.lists(), right, texts)
-        rows += prediction_rows(task.name, task.questions, prediction)
-        if task.posterior.calibration is not None and task.config.use_calibration:
-            inverse[task.name] = task.posterior.calibration.inverse_temperature
+    return _evaluation([_outcome(*one) for one in results])
+
+
+def _outcome(task: AdaptedTask, prediction: Prediction) -> Document:
+    """What ``_evaluation`` needs of one task, JSON-ready."""
+    right = [one.answer for one in task.questions if one.answer is not None]
+    calibration = task.posterior.calibration if task.config.use_calibration else None
+    return {
+        "name": task.name,
+        "answers": right,
+        "texts": [one.options[answer] for one, answer in zip(task.questions, right, strict=True)],
+        "rows": prediction_rows(task.name, task.questions, prediction),
+        "truncated": prediction.truncated + _truncated(task),
+        "left_out": prediction.left_out,
+        "inverse_temperature": None if calibration is None else calibration.inverse_temperature,
+    }
+
+
+def _evaluation(outcomes: Sequence[Document]) -> Evaluation:
+    """Every metric of every task and of all together."""
+    predictions = {
+        one["name"]: Predictions([row["probs"] for row in one["rows"]], one["answers"], one["texts"])
+        for one in outcomes
+    }
+    inverse = {one["name"]: one["inverse_temperature"] for one in outcomes}
     metrics = {name: evaluate_task(*one) for name, one in predictions.items()}
     return Evaluation(
         tasks=metrics,
         mean=mean_over_tasks(metrics),
         pooled=pooled(predictions),
-        predictions=rows,
-        truncated=sum(prediction.truncated + _truncated(task) for task, prediction in results),
-        left_out=sum(prediction.left_out for _, prediction in results),
-        inverse_temperatures=inverse,
+        predictions=[row for one in outcomes for row in one["rows"]],
+        truncated=sum(one["truncated"] for one in outcomes),
+        left_out=sum(one["left_out"] for one in outcomes),
+        inverse_temperatures={name: value for name, value in inverse.items() if value is not None},
     )
+
+
+def _refuse_names(tasks: Sequence[Task]) -> None:
+    if len({task.name for task in tasks}) < max(len(tasks), 1):
+        raise DataError("evaluation needs at least one task, and tasks of different names")
 
 
 def _truncated(task: AdaptedTask) -> int:

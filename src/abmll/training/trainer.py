@@ -203,7 +203,7 @@ class MetaTrainer:
         return self._state(tensors, self.folder.path / f"{PREFIX}{episode}"), episode
 
     def _read_checkpoint(self) -> tuple[int, dict[str, Tensor]]:
-        """Episodes and tensors of the newest checkpoint; the folder is touched only once all of it has been accepted."""
+        """Episodes and tensors of the newest checkpoint; the folder is touched only once all of it is accepted."""
         path = latest_checkpoint(self.folder.path)
         bundle = load_bundle(path, STATE)
         document, episode = bundle.document, bundle.document["episode"]
