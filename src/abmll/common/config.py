@@ -98,7 +98,11 @@ class LearningConfig(Checked):
     loss: Literal["options", "tokens"] = setting(
         "options", "likelihood: softmax over the options' scores, or the answer's tokens over the whole vocabulary"
     )
-    meta_batch: int = setting(1, "FOMAML, MAML, ABML: episodes whose gradients one outer step averages", at_least=1)
+    meta_batch: int = setting(
+        1,
+        "episodes of an outer step, which all begin with the same theta; it takes the mean of what they teach",
+        at_least=1,
+    )
     inner_sgd_rate: float = setting(
         0.03, "FOMAML, MAML, ABML: rate of phi's plain gradient steps on the mean factors", at_least=0
     )
