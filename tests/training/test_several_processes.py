@@ -42,8 +42,8 @@ def tasks(tmp_path: Path) -> Path:
 
 def start(processes: int, *command: str) -> "subprocess.CompletedProcess[str]":
     """The command in so many processes, each with one thread."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    whole = [sys.executable, *(torchrun if processes > 1 else []), "-m", *command]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "--"]
+    whole = [sys.executable, *(torchrun if processes > 1 else ["-m"]), *command]
     return subprocess.run(whole, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
