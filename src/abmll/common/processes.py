@@ -106,26 +106,24 @@ class Processes:
         padded = flat.new_zeros(most, stretch * self.size)
         padded[: len(flat), :length] = flat
         sent = padded.reshape(most, self.size, stretch).transpose(0, 1).contiguous()
-        received, whole = torch.empty_like(sent), flat.new_empty(stretch * self.size)
+        received, whole = torch.empty_like(sent), flat.new_empty(self.size, stretch)
         with _lost():
             distributed.all_to_all_single(received, sent)
             parts = [{"": received[part % self.size, part // self.size]} for part in range(count)]
-            distributed.all_gather_into_tensor(whole, _mean(parts, count)[""])
-        pieces = whole[:length].split([tensor.numel() for tensor in first.values()])
+            distributed.all_gather(list(whole), _mean(parts, count)[""])
+        pieces = whole.view(-1)[:length].split([tensor.numel() for tensor in first.values()])
         return {name: piece.view_as(first[name]) for name, piece in zip(first, pieces, strict=True)}
 
     def _gathered(self, data: bytes) -> list[bytes]:
         """The bytes of each process, by rank."""
-        lengths = torch.empty(self.size, dtype=torch.int64)
+        lengths = torch.empty(self.size, 1, dtype=torch.int64)
         with _lost():
-            distributed.all_gather_into_tensor(lengths, torch.tensor([len(data)]))
-            most = int(lengths.max())
-            padded = torch.zeros(most, dtype=torch.uint8)
+            distributed.all_gather(list(lengths), torch.tensor([len(data)]))
+            padded = torch.zeros(int(lengths.max()), dtype=torch.uint8)
             padded[: len(data)] = _as_tensor(data)
-            gathered = torch.empty(self.size * most, dtype=torch.uint8)
-            distributed.all_gather_into_tensor(gathered, padded)
-        rows = gathered.view(self.size, most)
-        return [row[:length].numpy().tobytes() for row, length in zip(rows, lengths.tolist(), strict=True)]
+            rows = padded.new_empty(self.size, len(padded))
+            distributed.all_gather(list(rows), padded)
+        return [row[:length].numpy().tobytes() for row, length in zip(rows, lengths[:, 0].tolist(), strict=True)]
 
     def _sent(self, data: bytes) -> bytes:
         """The first one's bytes."""
