@@ -26,8 +26,7 @@ def ls(
     """List the tasks of a file, folder, collection or suite.
 
     Args:
-        where: a file, a folder, hf:NAME, a collection such as 'bigbench' once it is fetched, or a suite (name or YAML
-            file);
+        where: a file, a folder, hf:NAME, a fetched collection such as 'bigbench', or a suite (name or YAML file);
             without it, the suites and collections at hand
         allow_missing: leave out tasks of a suite that are not found
         generate: the outputs are texts to be written, not chosen, whatever the files' form
@@ -60,7 +59,7 @@ def show(
     """Show a task's numbers and its first examples as prompts, the right answer marked with '*'.
 
     Args:
-        where: a file, a folder, hf:NAME, a fetched collection such as 'bigbench', the name of one of its tasks, or a suite
+        where: a file, a folder, hf:NAME, a fetched collection such as 'bigbench', one of its tasks, or a suite
         task: which one, where there are several
         limit: how many examples to show
         allow_missing: leave out tasks of a suite that are not found

@@ -83,7 +83,7 @@ class Answer(Part):
 class Recipe(Part):
     """A task: the dataset, its splits, and how a row becomes a question."""
 
-    dataset: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
+    dataset: Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*/\w[\w.-]*$")]
     config: Text = "default"
     revision: Commit | None = None
     files: Text | None = None

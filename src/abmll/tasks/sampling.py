@@ -1,4 +1,4 @@
-"""Which rows of a dataset become a task's examples: a choice that is the same on every machine, sides, no repetition."""
+"""Which rows of a dataset become a task's examples: a choice that is the same on every machine, and their sides."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
