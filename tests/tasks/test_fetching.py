@@ -13,11 +13,13 @@ from abmll.common.files import sha256_file
 from abmll.tasks import fetching
 from abmll.tasks.collection import Collection, collection_dir, parse_collection, read_collection
 from abmll.tasks.fetching import fetch_collection
+from abmll.tasks.hub_dataset import PARQUET
 from abmll.tasks.leaks import check_leaks
 from abmll.tasks.read import load_task, load_tasks
 from abmll.tasks.sampling import examples_of
 from abmll.tasks.suite import load_suite
 from abmll.tasks.types import split_by_content
+from tests.hub_stand_in import Hub
 
 datasets = pytest.importorskip("datasets")
 
@@ -47,7 +49,7 @@ tasks:
   table:
     dataset: me/tables
     config: law
-    revision: 0123456789012345678901234567890123456789
+    revision: a876543210987654321098765432109876543210
     files: data/{config}/{split}.tsv
     licence: not stated
     pool: [train, test]
@@ -161,7 +163,7 @@ def test_licences_are_said_before_anything_is_fetched(small: Collection, copies:
     assert said == [
         "pinned: hf:me/readme[sentences] at 01234567, licence: CC BY 4.0",
         "newest: hf:me/script[plain] at newest, not pinned, licence: GPL-3.0; insults or hurts",
-        "table: hf:me/tables[law] at 01234567, licence: not stated",
+        "table: hf:me/tables[law] at a8765432, licence: not stated",
         "lost: not fetched (the hub has it as a script alone); give its file with --data-dir",
         f"3 tasks of small are in {folder}",
     ]
@@ -368,3 +370,33 @@ def test_offline_says_so(small: Collection, monkeypatch: pytest.MonkeyPatch) -> 
         fetch_collection("small", lambda line: None, quiet=True, collection=small.model_copy(update={"tasks": tasks}))
     with pytest.raises(DataError, match="was not loaded before, and HF_HUB_OFFLINE forbids the network"):
         fetch_collection("small", lambda line: None, quiet=True, collection=small)
+
+
+def test_the_hub_is_asked_for_these_commits_and_files(
+    fetch_from: Callable[[str], list[str]], copies: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``pinned`` by its commit, ``table`` by its files at its commit, ``newest`` by what its Parquet branch is now."""
+    commits: dict[str, str] = {}
+    for task, branch in (("pinned", "main"), ("newest", PARQUET), ("table", "main")):
+        recipe = parse_collection(FILE, "small").tasks[task]
+        folder = copies / recipe.dataset
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        hub.create(recipe.dataset)
+        commits[task] = recipe.revision or hub.commit(recipe.dataset, branch, files)
+        hub.commits[commits[task]] = files
+    said = fetch_from(hub.url)
+    size = (copies / "me/script/plain/train/0000.parquet").stat().st_size
+    [line] = [line for line in said if line.startswith("Fetching hf:me/script")]
+    assert line.startswith(f"Fetching hf:me/script[plain]@{commits['newest']} ({size / 1e6:.1f} MB) from {hub.url} into ")
+    assert len([line for line in said if line.startswith("Fetching hf:")]) == 3
+    manifest = json.loads((collection_dir("small") / "manifest.json").read_text(encoding="utf-8"))
+    assert {task: one["commit"] for task, one in manifest["tasks"].items()} == commits
+    assert {task: one["is_pinned"] for task, one in manifest["tasks"].items()} == {
+        "pinned": True,
+        "newest": False,
+        "table": True,
+    }
+    from_hub = {path.name: path.read_bytes() for path in collection_dir("small").glob("*.jsonl")}
+    monkeypatch.setenv("ABMLL_CACHE", str(copies / "cache"))
+    folder = fetch_collection("small", said.append, quiet=True, source=copies, collection=parse_collection(FILE, "x"))
+    assert from_hub == {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}
