@@ -172,7 +172,9 @@ def _tree(files: Files, folder: str, is_recursive: bool) -> list[dict[str, Any]]
     inside = {file: data for file, data in files.items() if file.startswith(start)}
     folders = {str(parent) for file in inside for parent in PurePosixPath(file).parents} - {".", folder}
     entries = [_entry(file, data) for file, data in inside.items()]
-    entries += [{"type": "directory", "path": path, "oid": "0" * 40} for path in sorted(folders) if len(path) > len(start)]
+    entries += [
+        {"type": "directory", "path": path, "oid": "0" * 40} for path in sorted(folders) if len(path) > len(start)
+    ]
     return [one for one in entries if is_recursive or "/" not in one["path"].removeprefix(start)]
 
 

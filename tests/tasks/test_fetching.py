@@ -118,7 +118,7 @@ def write_copies(root: Path) -> Path:
     law = root / "me/tables/data/law"
     law.mkdir(parents=True)
     header = "index\tanswer\ttext\n"
-    (law / "train.tsv").write_text(header + "0\tNo\tthe first\n1\tNone\t\"a \"\"quoted\"\"\ttab\"\n", encoding="utf-8")
+    (law / "train.tsv").write_text(header + '0\tNo\tthe first\n1\tNone\t"a ""quoted""\ttab"\n', encoding="utf-8")
     rows = "".join(f"{n}\t{('No', 'None')[n % 2]}\ttest {n}\n" for n in range(8))
     (law / "test.tsv").write_text(header + rows, encoding="utf-8")
     return root
@@ -296,7 +296,9 @@ def test_a_suite_finds_what_was_fetched(tmp_path: Path, monkeypatch: pytest.Monk
     wanted = {"glue-cola": crossfit.tasks["glue-cola"], "ag_news": crossfit.tasks["ag_news"]}
     suite = tmp_path / "mine.yaml"
     suite.write_text("name: mine\ntrain: [glue-cola]\nevaluation: [ag_news]\n", encoding="utf-8")
-    with pytest.raises(DataError, match="no training task 'glue-cola' .*run abmll tasks fetch crossfit, or say --allow"):
+    with pytest.raises(
+        DataError, match=r"no training task 'glue-cola' .*run abmll tasks fetch crossfit, or say --allow"
+    ):
         load_suite(suite)
     with pytest.raises(DataError, match=r"with --data-dir or ABMLL_DATA, or run abmll tasks fetch crossfit$"):
         load_suite("cls-45")
@@ -387,7 +389,9 @@ def test_the_hub_is_asked_for_these_commits_and_files(
     said = fetch_from(hub.url)
     size = (copies / "me/script/plain/train/0000.parquet").stat().st_size
     [line] = [line for line in said if line.startswith("Fetching hf:me/script")]
-    assert line.startswith(f"Fetching hf:me/script[plain]@{commits['newest']} ({size / 1e6:.1f} MB) from {hub.url} into ")
+    assert line.startswith(
+        f"Fetching hf:me/script[plain]@{commits['newest']} ({size / 1e6:.1f} MB) from {hub.url} into "
+    )
     assert len([line for line in said if line.startswith("Fetching hf:")]) == 3
     manifest = json.loads((collection_dir("small") / "manifest.json").read_text(encoding="utf-8"))
     assert {task: one["commit"] for task, one in manifest["tasks"].items()} == commits

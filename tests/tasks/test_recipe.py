@@ -1,5 +1,6 @@
 """Rows of datasets as questions: every form on a made-up row, and every task of the shipped collections."""
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -39,7 +40,12 @@ def asked(how: Recipe, distinct: tuple[str, ...] = (), **row: Any) -> Example | 
         ({}, {"label": True}, ("no", "yes"), 1),
         ({"answer": {"index": "label", "start": 1}}, {"label": "2"}, ("no", "yes"), 1),
         ({"answer": {"letter": "label"}}, {"label": "B"}, ("no", "yes"), 1),
-        ({"answer": {"letter": "key", "labels": "c.label"}}, {"key": "2", "c": {"label": ["1", "2"]}}, ("no", "yes"), 1),
+        (
+            {"answer": {"letter": "key", "labels": "c.label"}},
+            {"key": "2", "c": {"label": ["1", "2"]}},
+            ("no", "yes"),
+            1,
+        ),
         ({"answer": {"text": "label"}}, {"label": " yes"}, ("no", "yes"), 1),
         ({"answer": {"text": "label", "names": {"Y": "yes"}}}, {"label": "Y"}, ("no", "yes"), 1),
         ({"answer": {"text": "out.0.answer"}}, {"out": [{"answer": "no"}, {"answer": "yes"}]}, ("no", "yes"), 0),
@@ -161,7 +167,9 @@ def test_recipes_that_are_refused(changes: dict[str, Any], fragment: str) -> Non
 
 
 def test_a_file_that_is_wrong_says_where() -> None:
-    text = "name: x\ndescription: d\ntasks:\n  t: {dataset: a/b, licence: l, pool: [train], input: i, options: [a, b]}\n"
+    text = (
+        "name: x\ndescription: d\ntasks:\n  t: {dataset: a/b, licence: l, pool: [train], input: i, options: [a, b]}\n"
+    )
     with pytest.raises(ConfigError, match=r"^here: tasks.t.answer: Field required$"):
         parse_collection(text, "here")
     with pytest.raises(ConfigError, match=r"^here: "):
@@ -234,7 +242,7 @@ def made_row(how: Recipe, place: int) -> dict[str, Any]:
         if options.lettered:
             put(row, options.lettered, LETTERED.format("it"))
         if options.scores:
-            put(row, options.scores, '{"option 0": %d, "option 1": %d}' % (place == 0, place == 1))
+            put(row, options.scores, json.dumps({"option 0": 1 - place, "option 1": place}))
     if answer.index:
         put(row, answer.index, place + answer.start)
     elif answer.letter:
