@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
-        self.hub.requests.append(f"{self.command} {self.path}")
+        self.hub.requests.append(f"{self.command} {path}")
         words = [unquote(word) for word in path.strip("/").split("/")]
         if words[0] == "datasets":
             words = words[1:]
