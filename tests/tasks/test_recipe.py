@@ -28,8 +28,8 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate({**usual, "options": ("no", "yes"), "answer": {"index": "label"}, **changes})
 
 
-def asked(how: Recipe, distinct: tuple[str, ...] = (), **row: Any) -> Example | None:
-    return example_of(how, "x/train/0", row, distinct)
+def asked(how: Recipe, **row: Any) -> Example | None:
+    return example_of(how, "x/train/0", row)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,6 @@ def asked(how: Recipe, distinct: tuple[str, ...] = (), **row: Any) -> Example | 
             1,
         ),
         ({"answer": {"text": "label"}}, {"label": " yes"}, ("no", "yes"), 1),
-        ({"answer": {"text": "label", "names": {"Y": "yes"}}}, {"label": "Y"}, ("no", "yes"), 1),
         ({"answer": {"text": "out.0.answer"}}, {"out": [{"answer": "no"}, {"answer": "yes"}]}, ("no", "yes"), 0),
         ({"answer": {"majority": "a.label"}}, {"a": {"label": [1, 0, 1]}}, ("no", "yes"), 1),
         ({"answer": {"majority": "a.label"}}, {"a": [{"label": 1}, {"label": 0}, {"label": 0}]}, ("no", "yes"), 0),
@@ -133,12 +132,6 @@ def test_lettered_options_stand_in_the_text() -> None:
     assert example == Example("x/train/0", "Which is right?", ("the one", "the other"), 1)
 
 
-def test_distinct_options_are_those_of_the_task() -> None:
-    how = recipe(options={"distinct": "label"}, answer={"text": "label"})
-    example = asked(how, ("a", "b"), text="t", label="b")
-    assert example == Example("x/train/0", "t", ("a", "b"), 1)
-
-
 def test_a_column_that_is_not_there_is_named() -> None:
     with pytest.raises(DataError, match=r"no column 'c.txt'. Did you mean 'text'\? There are: label, text"):
         value_at({"c": {"text": [], "label": []}}, "c.txt")
@@ -215,7 +208,7 @@ def test_every_task_of_the_shipped_collections(collection: str, task: str) -> No
     answers = set()
     for place in range(2):
         row = made_row(how, place)
-        example = example_of(how, f"{task}/train/0", row, ("option 0", "option 1"))
+        example = example_of(how, f"{task}/train/0", row)
         assert example is not None
         assert "{" not in example.input
         assert example.input or how.input == "{sentence}"

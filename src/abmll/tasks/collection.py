@@ -34,7 +34,7 @@ from abmll.common.files import cache_dir
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][\w.,()+-]{0,200}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
-OPTIONS = ("columns", "items", "distinct", "scores", "lettered")
+OPTIONS = ("columns", "items", "scores", "lettered")
 ANSWERS = ("index", "letter", "text", "majority", "rating", "first", "scores", "pair")
 
 
@@ -45,11 +45,10 @@ class Part(BaseModel):
 
 
 class Options(Part):
-    """Options that differ by row (or are found in the data); one of the five is set."""
+    """Options that differ by row; one of the four is set."""
 
     columns: tuple[Text, ...] | None = None  # a column each
     items: Text | None = None  # a column of lists
-    distinct: Text | None = None  # the values that occur in a column, sorted: the same for every row
     scores: Text | None = None  # the keys of a column {option: score}, a dictionary or its JSON
     lettered: Text | None = None  # "(A) ... (B) ..." at the end of a column's text
 
@@ -65,8 +64,7 @@ class Answer(Part):
     start: int = 0  # the number of the first option
     letter: Text | None = None  # its label; with ``labels`` the column of all labels, else A, B, C, ...
     labels: Text | None = None
-    text: Text | None = None  # the option itself, or a name of it
-    names: dict[str, str] = {}  # what ``text`` calls an option
+    text: Text | None = None  # the option itself
     majority: Text | None = None  # a column of lists: the place that more than half of them name
     rating: Text | None = None  # a number: below ``low`` the first option, above ``high`` the second
     low: float = 0.5

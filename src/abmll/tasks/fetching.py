@@ -6,6 +6,7 @@ interrupted, or whose collection has changed since, fetches the rest. The manife
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +58,9 @@ def fetch_collection(
     collection = collection or read_collection(name)
     folder = collection_dir(name)
     if _missing(folder, collection, _known(folder)):
-        with disk_errors(folder), sole_writer(folder, patience=PATIENCE):  # of several processes one fetches them
+        with ExitStack() as stack:
+            with disk_errors(folder):
+                stack.enter_context(sole_writer(folder, patience=PATIENCE))  # of several processes one fetches them
             _fetch(folder, collection, say, quiet, source)
     return folder
 

@@ -19,18 +19,15 @@ _LETTER = re.compile(r"\(([A-Z])\)")
 PAIR = ("sentence 1", "sentence 2")  # what the two texts of a ``pair`` are called
 
 
-def example_of(recipe: Recipe, id: str, row: Mapping[str, Any], distinct: Sequence[str] = ()) -> Example | None:
+def example_of(recipe: Recipe, id: str, row: Mapping[str, Any]) -> Example | None:
     """The question of a row, without a side; None where the row is no question.
-
-    Args:
-        distinct: the options of the task, where ``options`` is ``distinct``.
 
     Raises ``DataError`` that names the columns there are, for one that the row does not have.
     """
     values = dict(row)
     if recipe.answer.pair is not None:
         values |= _pair(recipe.answer.pair, row)
-    options = _options(recipe.options, values, distinct)
+    options = _options(recipe.options, values)
     answer = _place(recipe.answer, values, options)
     if answer is None or not 0 <= answer < len(options):
         return None
@@ -49,8 +46,7 @@ def columns_of(recipe: Recipe) -> set[str]:
     """The dataset's columns that a recipe reads."""
     options = recipe.options
     named = [path for path in _FIELD.findall(recipe.input) if recipe.answer.pair is None or path not in _NAMES]
-    named += [] if isinstance(options, tuple) else [*(options.columns or ()), *_paths(options, "items distinct scores")]
-    named += [] if isinstance(options, tuple) else _paths(options, "lettered")
+    named += [] if isinstance(options, tuple) else [*(options.columns or ()), *_paths(options, "items scores lettered")]
     named += [*(recipe.answer.pair or ()), *_paths(recipe.answer, "index letter labels text majority rating scores")]
     return {path.split(".")[0] for path in named}
 
@@ -105,7 +101,7 @@ def _shown(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _options(options: tuple[str, ...] | Options, row: Mapping[str, Any], distinct: Sequence[str]) -> list[str]:
+def _options(options: tuple[str, ...] | Options, row: Mapping[str, Any]) -> list[str]:
     if isinstance(options, tuple):
         return list(options)
     if options.columns is not None:
@@ -114,10 +110,9 @@ def _options(options: tuple[str, ...] | Options, row: Mapping[str, Any], distinc
         return [_shown(one) for one in value_at(row, options.items) or []]
     if options.scores is not None:
         return [str(one).strip() for one in _scores(row, options.scores)]
-    if options.lettered is not None:  # "... (A) one or (B) two": what stands behind the letters
-        parts = _LETTER.split(_shown(value_at(row, options.lettered)))[2::2]
-        return [part.strip().removesuffix(" or").rstrip(" ,;") for part in parts]
-    return list(distinct)
+    # "... (A) one or (B) two": what stands behind the letters
+    parts = _LETTER.split(_shown(value_at(row, str(options.lettered))))[2::2]
+    return [part.strip().removesuffix(" or").rstrip(" ,;") for part in parts]
 
 
 def _place(answer: Answer, row: Mapping[str, Any], options: Sequence[str]) -> int | None:
@@ -132,7 +127,6 @@ def _place(answer: Answer, row: Mapping[str, Any], options: Sequence[str]) -> in
         return _labelled(answer, row, len(options))
     if answer.text is not None:
         text = _shown(value_at(row, answer.text))
-        text = answer.names.get(text, text)
         return options.index(text) if text in options else None
     if answer.majority is not None:
         votes = Counter(value_at(row, answer.majority) or [])

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from abmll.common.errors import DataError
-from abmll.tasks.collection import Options, Recipe
+from abmll.tasks.collection import Recipe
 from abmll.tasks.order import permutation
 from abmll.tasks.recipe import columns_of, example_of
 from abmll.tasks.types import Example, content_hash, split_by_content
@@ -46,22 +48,25 @@ def examples_of(task: str, recipe: Recipe, splits: Splits) -> list[Example]:
 
 def _take(task: str, recipe: Recipe, splits: Splits, names: Sequence[str], limit: int, seen: set[str]) -> list[Example]:
     """At most ``limit`` questions of the named splits that are none of ``seen``, in their order; they join it."""
-    distinct = _distinct(recipe, splits)
+    chosen = list(islice(_questions(task, recipe, splits, names, seen), limit))
+    return [example for _, example in sorted(chosen, key=itemgetter(0))]
+
+
+def _questions(
+    task: str, recipe: Recipe, splits: Splits, names: Sequence[str], seen: set[str]
+) -> Iterator[tuple[int, Example]]:
+    """The questions of the named splits, none twice, with their places, in an order that the task's name determines."""
     places = [(name, place) for name in names for place in range(len(splits[name]))]
     order = permutation(len(places), 0, "fetch", task, *names)
-    taken: list[tuple[int, Example]] = []
     for start in range(0, len(order), _CHUNK):
-        chunk = order[start : start + _CHUNK]
-        for number, row in _rows(recipe, splits, [(number, *places[number]) for number in chunk]):
+        for number, row in _rows(
+            recipe, splits, [(number, *places[number]) for number in order[start : start + _CHUNK]]
+        ):
             name, place = places[number]
-            example = example_of(recipe, f"{task}/{name}/{place}", row, distinct)
-            if example is None or (key := content_hash(example)) in seen:
-                continue
-            seen.add(key)
-            taken.append((number, example))
-            if len(taken) == limit:
-                return [example for _, example in sorted(taken, key=lambda pair: pair[0])]
-    return [example for _, example in sorted(taken, key=lambda pair: pair[0])]
+            example = example_of(recipe, f"{task}/{name}/{place}", row)
+            if example is not None and (key := content_hash(example)) not in seen:
+                seen.add(key)
+                yield number, example
 
 
 def _rows(
@@ -73,12 +78,3 @@ def _rows(
         numbers = [number for number, split, _ in wanted if split == name]
         chosen = [place for _, split, place in wanted if split == name]
         yield from zip(numbers, splits[name].select_columns(columns).select(chosen).to_list(), strict=True)
-
-
-def _distinct(recipe: Recipe, splits: Splits) -> list[str]:
-    """The texts that occur in the column of ``distinct`` options, sorted."""
-    if not isinstance(recipe.options, Options) or recipe.options.distinct is None:
-        return []
-    column = recipe.options.distinct
-    values = {value for split in recipe.splits for value in splits[split].unique(column)}
-    return sorted({str(value).strip() for value in values if value is not None and str(value).strip()})
