@@ -82,7 +82,9 @@ def _fetch(folder: Path, collection: Collection, say: Say, quiet: bool, source: 
             except HubUnreachable as error:
                 total = len(collection.tasks)
                 kept = total - len(_missing(folder, collection, described))
-                here = f"{kept} of {total} tasks are in {folder}; a second call fetches the rest"
+                here = (
+                    f"{kept} of {total} tasks are in {folder}; a second call fetches the rest, --archive takes copies"
+                )
                 raise HubUnreachable(f"{error}; {here}") from error
             except DataError as error:
                 failed[task] = error
