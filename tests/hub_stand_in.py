@@ -1,4 +1,7 @@
-"""A model hub on this computer: as much of the hub's HTTP interface as its library needs to push and to fetch."""
+"""A hub on this computer: as much of its HTTP interface as its library needs to push models, and to fetch them.
+
+Datasets are fetched alike, under their names in ``Hub.branches``; their files are listed, found and read.
+"""
 
 import base64
 import hashlib
@@ -8,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 Files = dict[str, bytes]
 
@@ -67,7 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         self.hub.requests.append(f"{self.command} {path}")
         words = [unquote(word) for word in path.strip("/").split("/")]
-        if words[:2] == ["api", "models"]:
+        if words[0] == "datasets":
+            words = words[1:]
+        if words[:2] in (["api", "models"], ["api", "datasets"]):
             name, verb, revision = "/".join(words[2:4]), (words[4:5] or ["revision"])[0], (words[5:6] or ["main"])[0]
         else:
             name, verb, revision = "/".join(words[:2]), words[2], words[3]
@@ -81,7 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": file, "size": len(data)} for file, data in files.items()]
             return self._send(200, {"id": name, "sha": sha, "siblings": siblings})
         if verb == "tree":
-            return self._send(200, [_entry(file, data) for file, data in files.items()])
+            listed = _tree(files, "/".join(words[6:]), "recursive=true" in self.path.lower())
+            return self._send(200, listed) if listed else self._missing("EntryNotFound")
         file = "/".join(words[4:])
         if file not in files:
             return self._missing("EntryNotFound")
@@ -98,6 +105,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return data
 
+    def _infos(self, name: str, revision: str, paths: list[str]) -> list[dict[str, Any]]:
+        files = self.hub.commits[str(self.hub.sha(name, revision))]
+        return [one for one in _tree(files, "", True) if one["path"] in paths]
+
     def do_PUT(self) -> None:
         data = self._body()
         if self.hub.is_full or hashlib.sha256(data).hexdigest() != self.path.removeprefix("/upload/"):
@@ -110,6 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"POST {path}")
         data = self._body()
         words = [unquote(word) for word in path.strip("/").split("/")]
+        if words[4:5] == ["paths-info"]:
+            return self._send(200, self._infos("/".join(words[2:4]), words[5], parse_qs(data.decode())["paths"]))
         if self.headers.get("Authorization") != "Bearer right":
             return self._send(403, {"error": "this token may not write"})
         if path == "/api/validate-yaml":
@@ -151,6 +164,18 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.messages.append(line["value"]["summary"])
         sha = self.hub.commit(name, revision, files)
         self._send(200, {"commitUrl": f"{self.hub.url}/{name}/commit/{sha}", "commitOid": sha})
+
+
+def _tree(files: Files, folder: str, is_recursive: bool) -> list[dict[str, Any]]:
+    """The files and folders of a folder, and those further down too."""
+    start = f"{folder}/" if folder else ""
+    inside = {file: data for file, data in files.items() if file.startswith(start)}
+    folders = {str(parent) for file in inside for parent in PurePosixPath(file).parents} - {".", folder}
+    entries = [_entry(file, data) for file, data in inside.items()]
+    entries += [
+        {"type": "directory", "path": path, "oid": "0" * 40} for path in sorted(folders) if len(path) > len(start)
+    ]
+    return [one for one in entries if is_recursive or "/" not in one["path"].removeprefix(start)]
 
 
 def _entry(file: str, data: bytes) -> dict[str, Any]:

@@ -91,14 +91,21 @@ def test_ls_of_what_is_at_hand(cache: Path, capsys: pytest.CaptureFixture[str]) 
     assert entry(["tasks", "ls"]) == 0
     assert "bigbench (collection): not fetched yet\n" in capsys.readouterr().out
     write_task(cache / "tasks" / "bigbench" / "fruit.jsonl", rows("fruit"))
-    assert result(capsys, "ls")[-1]["description"].startswith("1 task in ")
+    listed = {row["name"]: row for row in result(capsys, "ls") if row["kind"] == "collection"}
+    assert list(listed) == ["bigbench", "chembench", "crossfit", "legalbench", "unifiedqa", "winogrande"]
+    assert listed["bigbench"]["description"].startswith("1 task in ")
     assert [row["name"] for row in result(capsys, "ls", "bigbench")] == ["fruit"]
     assert result(capsys, "show", "fruit")["name"] == "fruit"
+    write_task(cache / "tasks" / "crossfit" / "ag_news.jsonl", rows("news"))
+    assert [row["name"] for row in result(capsys, "ls", "crossfit")] == ["ag_news"]
+    assert result(capsys, "show", "ag_news")["name"] == "ag_news"
 
 
 def test_collections_and_suites_ask_to_be_fetched(capsys: pytest.CaptureFixture[str]) -> None:
     assert "run 'abmll tasks fetch bigbench'" in failure(capsys, "ls", "bigbench")
     assert "abmll tasks fetch bigbench" in failure(capsys, "ls", "bigbench-demo")
+    assert "run 'abmll tasks fetch unifiedqa'" in failure(capsys, "ls", "unifiedqa")
+    assert failure(capsys, "ls", "cls-45").endswith(", or run abmll tasks fetch crossfit")
 
 
 def test_unknown_suite_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,8 +160,47 @@ def test_validate_needs_a_file(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_fetch_names_what_it_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = failure(capsys, "fetch", "bigbensh")
-    assert "is 'bigbensh'; use 'bigbench'. Did you mean 'bigbench'?" in line
+    assert "is 'bigbensh'; use 'bigbench', 'chembench', 'crossfit'," in line
+    assert line.endswith("Did you mean 'bigbench'?")
     assert str(tmp_path / "no.tar.gz") in failure(capsys, "fetch", "bigbench", "--archive", tmp_path / "no.tar.gz")
+
+
+def test_fetch_shows_licences_and_ends_in_one_line_without_a_network(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    assert entry(["tasks", "fetch", "chembench"]) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert captured.out == ""
+    topic = "hf:jablonkagroup/ChemBench[organic_chemistry]"
+    assert f"chembench-organic_chemistry: {topic} at newest, not pinned, licence: MIT" in lines
+    assert [line for line in lines if line.startswith("abmll: error: ")] == lines[-1:]
+    assert "HF_HUB_OFFLINE forbids to ask" in lines[-1]
+    assert f"0 of 9 tasks are in {cache / 'tasks' / 'chembench'}" in lines[-1]
+    assert "Traceback" not in captured.err
+
+
+def test_fetch_from_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    folder = tmp_path / "copies" / "allenai" / "winogrande" / "winogrande_xl"
+    folder.mkdir(parents=True)
+    for split, size in (("train", 20), ("validation", 6)):
+        lines = [
+            {"sentence": f"{split} {n}: it was _ .", "option1": "A", "option2": "B", "answer": str(1 + n % 2)}
+            for n in range(size)
+        ]
+        datasets.Dataset.from_list(lines).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    head = "configs:\n- config_name: winogrande_xl\n  data_files:\n"
+    files = "".join(f"  - {{split: {name}, path: winogrande_xl/{name}-*}}\n" for name in ("train", "validation"))
+    (folder.parent / "README.md").write_text(f"---\n{head}{files}---\n", encoding="utf-8")
+    fetched = result(capsys, "fetch", "winogrande", "--archive", tmp_path / "copies", "--quiet")
+    assert (fetched["collection"], fetched["tasks"]) == ("winogrande", 1)
+    [row] = result(capsys, "ls", Path(fetched["folder"]))
+    assert (row["name"], row["train"], row["test"], row["options"]) == ("wino_grande", 20, 6, [2])
+    assert result(capsys, "show", "wino_grande")["examples"][1]["answer"] == 1
 
 
 def test_no_leaks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

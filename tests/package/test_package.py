@@ -48,6 +48,7 @@ def test_version_is_the_installed_one() -> None:
 def test_package_data_is_there() -> None:
     assert (files("abmll") / "py.typed").is_file()
     assert (files("abmll") / "tasks" / "suites" / "bigbench-demo.yaml").is_file()
+    assert (files("abmll") / "tasks" / "collections" / "crossfit.yaml").is_file()
 
 
 def test_constraints_pin_every_requirement() -> None:

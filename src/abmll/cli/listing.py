@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from abmll.cli.console import complain, count, narrator, one_line, print_json, print_result, print_table
-from abmll.cli.sources import COLLECTION, Reading, choose, read_tasks
+from abmll.cli.sources import COLLECTION, Reading, choose, collection_folders, read_tasks
 from abmll.common.config import PromptConfig
 from abmll.common.errors import AbmllError, ConfigError, DataError
 
@@ -26,7 +26,7 @@ def ls(
     """List the tasks of a file, folder, collection or suite.
 
     Args:
-        where: a file, a folder, hf:NAME, 'bigbench' once it is fetched, or a suite (name or YAML file);
+        where: a file, a folder, hf:NAME, a fetched collection such as 'bigbench', or a suite (name or YAML file);
             without it, the suites and collections at hand
         allow_missing: leave out tasks of a suite that are not found
         generate: the outputs are texts to be written, not chosen, whatever the files' form
@@ -59,7 +59,7 @@ def show(
     """Show a task's numbers and its first examples as prompts, the right answer marked with '*'.
 
     Args:
-        where: a file, a folder, hf:NAME, 'bigbench', the name of one of its tasks, or a suite
+        where: a file, a folder, hf:NAME, a fetched collection such as 'bigbench', one of its tasks, or a suite
         task: which one, where there are several
         limit: how many examples to show
         allow_missing: leave out tasks of a suite that are not found
@@ -114,17 +114,30 @@ def validate(files: tuple[Path, ...], *, answers: bool = True, generate: bool = 
 
 
 def fetch(
-    collection: Literal["bigbench"], *, archive: Path | None = None, quiet: bool = False, json: bool = False
+    collection: Literal["bigbench", "chembench", "crossfit", "legalbench", "unifiedqa", "winogrande"],
+    *,
+    archive: Path | None = None,
+    quiet: bool = False,
+    json: bool = False,
 ) -> None:
     """Download a task collection into the cache and convert it; a second call finds it there.
 
     Args:
-        collection: 'bigbench': the multiple-choice tasks of BIG-bench 1.0.0 (358 MB to download)
-        archive: use this source archive, downloaded by other means, instead of the network
+        collection: 'bigbench': the multiple-choice tasks of BIG-bench 1.0.0 (358 MB to download); the others from the
+            Hugging Face hub, dataset by dataset, with the licence of each: 'crossfit' (classification, for cls-45, nli
+            and para), 'unifiedqa' (multiple choice, for mcqa and cls-23), 'winogrande', 'legalbench', 'chembench'
+        archive: use what was downloaded by other means, instead of the network: this source archive, or for the
+            others a folder with copies of the datasets' repositories as OWNER/NAME
     """
-    from abmll.tasks.bigbench import fetch_bigbench
+    say = narrator(quiet)
+    if collection == COLLECTION:
+        from abmll.tasks.bigbench import fetch_bigbench
 
-    folder = fetch_bigbench(narrator(quiet), quiet=quiet, sdist=archive)
+        folder = fetch_bigbench(say, quiet=quiet, sdist=archive)
+    else:
+        from abmll.tasks.fetching import fetch_collection
+
+        folder = fetch_collection(collection, say, quiet=quiet, source=archive)
     tasks = len(list(folder.glob("*.jsonl")))
     result = {"collection": collection, "folder": str(folder), "tasks": tasks}
     print_result(result, {"collection": f"{collection}, {count(tasks, 'task')}", "folder": str(folder)}, quiet, json)
@@ -172,14 +185,15 @@ def check_leaks(
 
 def _at_hand() -> list[dict[str, Any]]:
     """The shipped suites, and each collection with whether it is in the cache."""
-    from abmll.tasks.bigbench import bigbench_dir
     from abmll.tasks.definition import read_suite, shipped_suites
 
     descriptions = {name: " ".join(read_suite(f"suite:{name}").description.split()) for name in shipped_suites()}
     rows = [{"name": name, "kind": "suite", "description": text} for name, text in descriptions.items()]
-    folder = bigbench_dir()
-    state = f"{count(len(list(folder.glob('*.jsonl'))), 'task')} in {folder}" if folder.is_dir() else "not fetched yet"
-    return [*rows, {"name": COLLECTION, "kind": "collection", "description": state}]
+    for name, folder in collection_folders().items():
+        is_here = folder.is_dir()
+        state = f"{count(len(list(folder.glob('*.jsonl'))), 'task')} in {folder}" if is_here else "not fetched yet"
+        rows.append({"name": name, "kind": "collection", "description": state})
+    return rows
 
 
 def _numbers(task: "Task") -> dict[str, Any]:

@@ -18,7 +18,8 @@ COLLECTION = "bigbench"
 def is_suite(where: str) -> bool:
     """Whether `where` means a suite: a YAML file, or the name of a shipped one where no file or folder has it.
 
-    The collection and the suite of some of its tasks share a name; the suite is ``suite:bigbench`` here.
+    The collection and the suite of some of its tasks share a name; the suite is ``suite:bigbench`` here. Of the other
+    names that a suite and a collection share the suite is meant.
     """
     from abmll.tasks import shipped_suites
 
@@ -49,11 +50,10 @@ def read_tasks(
 
     ``data_dir`` and ``allow_missing`` are for a suite's tasks; ConfigError where there is a folder and no suite.
 
-    It is looked up in this order: a suite's YAML file, a dataset (``hf:NAME``), a file or folder, a shipped suite, the
-    fetched collection (``bigbench``), one of its tasks by name. DataError where it is none of these, or cannot be read.
+    It is looked up in this order: a suite's YAML file, a dataset (``hf:NAME``), a file or folder, a shipped suite, a
+    fetched collection, one of their tasks by name. DataError where it is none of these, or cannot be read.
     """
     from abmll.tasks import load_suite, load_tasks, shipped_suites
-    from abmll.tasks.bigbench import bigbench_dir
 
     how = how or Reading()
     if is_suite(where):
@@ -61,19 +61,28 @@ def read_tasks(
         return [*suite.train, *suite.evaluation]
     if data_dir is not None:
         raise ConfigError(f"data_dir is {data_dir}, but '{where}' is no suite whose tasks are looked up; leave it out")
-    fetched = bigbench_dir()
     if _is_place(where):
         return load_tasks(where, **how._asdict())
-    if where == COLLECTION:
-        if not fetched.is_dir():
-            raise DataError(f"the tasks of '{COLLECTION}' are not here yet; run 'abmll tasks fetch {COLLECTION}' first")
-        return load_tasks(fetched, **how._asdict())
-    if (fetched / f"{where}.jsonl").is_file():
-        return load_tasks(fetched / f"{where}.jsonl", **how._asdict())
+    fetched = collection_folders()
+    if where in fetched:
+        if not fetched[where].is_dir():
+            raise DataError(f"the tasks of '{where}' are not here yet; run 'abmll tasks fetch {where}' first")
+        return load_tasks(fetched[where], **how._asdict())
+    for folder in fetched.values():
+        if (folder / f"{where}.jsonl").is_file():
+            return load_tasks(folder / f"{where}.jsonl", **how._asdict())
     path = Path(where)
-    known = [*shipped_suites(), COLLECTION]
+    known = [*shipped_suites(), *fetched]
     hint = nearest(where, known) or nearest(path.name, [sibling.name for sibling in path.parent.glob("*")])
     raise DataError(f"{where}: no such file, folder or suite.{hint} Suites at hand: {', '.join(shipped_suites())}")
+
+
+def collection_folders() -> dict[str, Path]:
+    """The folder of each collection in the cache, whether it was fetched or not."""
+    from abmll.tasks.bigbench import bigbench_dir
+    from abmll.tasks.collection import collection_dir, shipped_collections
+
+    return {COLLECTION: bigbench_dir()} | {name: collection_dir(name) for name in shipped_collections()}
 
 
 def training_tasks(where: str, data_dir: Path | None, allow_missing: bool, how: Reading) -> "list[Task]":

@@ -31,6 +31,7 @@ FORMATS = {
     "settings": "abmll-settings-2",
     "trials": "abmll-trials-2",
     "bigbench": "abmll-bigbench-1",
+    "collection": "abmll-collection-1",
     "export": "abmll-export-1",
     "size": "abmll-size-1",
     "peak": "abmll-peak-1",

@@ -288,6 +288,27 @@ class Collection(Sealed):
     tasks: dict[Short, Fetched]
 
 
+class FetchedTask(Strict):
+    """A task that was made of a dataset of the hub; ``commit`` is None for a copy on the disk, which does not say."""
+
+    sha256: Hash
+    train: Count
+    test: Count
+    options: list[Count]
+    dataset: Short
+    config: Short
+    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")] | None
+    is_pinned: bool
+    licence: Short
+    sensitive: bool
+    recipe: Hash
+
+
+class HubCollection(Sealed):
+    collection: Short
+    tasks: dict[Short, FetchedTask]
+
+
 class Size(Sealed):
     """What a demonstration computes on this machine."""
 
@@ -328,6 +349,7 @@ SCHEMAS: Mapping[str, type[Strict]] = {
     "settings": Found,
     "trials": Trials,
     "bigbench": Collection,
+    "collection": HubCollection,
     "size": Size,
     "peak": Peak,
     "fingerprint": OfBase,

@@ -5,18 +5,20 @@ since version 4 the library has no way to.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from abmll.common.errors import DataError, nearest
+from abmll.common.hub_access import sizes_of
 from abmll.tasks.hub_name import HubName
 from abmll.tasks.mapping import OPTION, ColumnMapping
 from abmll.tasks.rows import Row
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder
+    from huggingface_hub import DatasetInfo
 
 Say = Callable[[str], None]
 SECONDS = 7  # to connect to the hub, and as much to its answer
@@ -29,6 +31,18 @@ EVALUATION = (
 )  # splits of test examples, the first choice first
 LABELS = ("label", "answer", "output")
 OFFLINE = "without a network, HF_HUB_OFFLINE=1 uses what was loaded before, and hf:FOLDER a copy on the disk"
+PARQUET = "refs/convert/parquet"  # where the hub keeps a copy of every dataset as CONFIG/SPLIT/0000.parquet
+
+
+class HubUnreachable(DataError):
+    """The hub does not answer, or is not to be asked: no other dataset will be had either."""
+
+
+class Files(NamedTuple):
+    """Some files of a dataset: the commit that they are of, and the bytes of all of them."""
+
+    commit: str
+    size: int
 
 
 class HubTable(NamedTuple):
@@ -93,16 +107,40 @@ class HubDataset(NamedTuple):
         return tables
 
 
-def load_hub(name: HubName, say: Say = lambda line: None, quiet: bool = False) -> HubDataset:
+def files_of(name: HubName, patterns: Sequence[str]) -> Files:
+    """The commit of a dataset's revision, and the size of its files of these patterns.
+
+    Raises ``DataError``: no such dataset, revision or file, the library is missing; ``HubUnreachable``.
+    """
+    _refuse_without_library(name)
+    from datasets import config
+
+    if config.HF_HUB_OFFLINE:
+        raise HubUnreachable(f"{name}: its files are not known, and HF_HUB_OFFLINE forbids to ask; unset it")
+    info = _asked(name, files_metadata=True)
+    sizes = sizes_of(info, patterns)
+    if not sizes or info.sha is None:
+        raise DataError(f"{name}: has no files {', '.join(patterns)}")
+    return Files(info.sha, sum(sizes))
+
+
+def load_hub(
+    name: HubName,
+    say: Say = lambda line: None,
+    quiet: bool = False,
+    files: Mapping[str, str] | None = None,
+    size: int | None = None,
+) -> HubDataset:
     """Load a dataset, from the hub, the library's cache, or a folder.
 
     ``say`` is told what is downloaded, from where, how large. Progress is shown on a terminal, unless ``quiet``.
+    ``files`` are patterns of the splits' files (Parquet or TSV), where the dataset does not say itself which they are,
+    and ``size`` their bytes.
     Raises ``DataError``: the library is missing, no such dataset, config or split, the hub cannot be reached.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(f'{name}: needs the datasets library; run: pip install "abmll[data]"') from error
+    _refuse_without_library(name)
+    import datasets
+
     folder = name.folder
     if folder is None:
         _refuse_unreachable(name)
@@ -112,26 +150,41 @@ def load_hub(name: HubName, say: Say = lambda line: None, quiet: bool = False) -
             if folder is not None and any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
                 loaded: Any = datasets.load_from_disk(path)
             else:
-                builder = _builder(name, path)
+                builder = _builder(name, path, files)
                 _refuse_split(name, builder.info.splits or getattr(builder.config, "data_files", None) or {})
                 if folder is None and not Path(builder.cache_dir).is_dir():
-                    say(_announced(name, builder.info.download_size))
+                    say(_announced(name, size or builder.info.download_size))
                 builder.download_and_prepare()
                 loaded = builder.as_dataset()
     except DataError:
         raise
     except Exception as error:  # the library raises its own, httpx's, huggingface_hub's, Arrow's and Python's
-        raise DataError(_refusal(name, error)) from error
+        refusal = HubUnreachable if isinstance(error, ConnectionError) else DataError
+        raise refusal(_refusal(name, error)) from error
     splits: dict[str, Dataset] = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
     _refuse_split(name, splits)
     return HubDataset(name, splits if name.split is None else {name.split: splits[name.split]})
 
 
-def _builder(name: HubName, path: str) -> "DatasetBuilder":
+def _refuse_without_library(name: HubName) -> None:
+    try:
+        import datasets  # noqa: F401
+    except ImportError as error:
+        raise DataError(f'{name}: needs the datasets library; run: pip install "abmll[data]"') from error
+
+
+def _builder(name: HubName, path: str, files: Mapping[str, str] | None) -> "DatasetBuilder":
     """What loads the dataset. Raises ``DataError`` where the config is not there, or one must be named."""
     import datasets
 
     try:
+        if files:
+            place = path if name.folder else f"hf://datasets/{path}@{name.revision}"
+            named = {split: f"{place}/{pattern}" for split, pattern in files.items()}
+            is_text = all(pattern.endswith(".tsv") for pattern in files.values())
+            # Without ``keep_default_na`` the word "None" would be an empty cell.
+            how: dict[str, Any] = {"sep": "\t", "keep_default_na": False} if is_text else {}
+            return datasets.load_dataset_builder("csv" if is_text else "parquet", data_files=named, **how)
         return datasets.load_dataset_builder(path, name.config, revision=name.revision)
     except ValueError as error:
         configs = datasets.get_dataset_config_names(path, revision=name.revision)
@@ -155,27 +208,34 @@ def _refuse_split(name: HubName, splits: Mapping[str, Any]) -> None:
 def _refuse_unreachable(name: HubName) -> None:
     """Ask the hub for the dataset, once: the library itself tries again and again, for minutes.
 
-    Raises ``DataError`` where the hub cannot be reached or does not have it. Asks nothing where it is to be offline.
+    Raises as ``_asked``, and for a folder that is not there. Asks nothing where it is to be offline.
     """
     from datasets import config
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     if name.looks_local:
         near = [path.name for path in Path(name.path).expanduser().parent.glob("*") if path.is_dir()]
         raise DataError(f"{name}: no such folder.{nearest(Path(name.path).name, near)}")
-    if config.HF_HUB_OFFLINE:
-        return
+    if not config.HF_HUB_OFFLINE:
+        _asked(name)
+
+
+def _asked(name: HubName, files_metadata: bool = False) -> "DatasetInfo":
+    """What the hub says of a dataset. Raises ``DataError`` where it does not have it, else ``HubUnreachable``."""
+    from datasets import config
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
     endpoint = config.HF_ENDPOINT
     try:
-        HfApi(endpoint=endpoint).dataset_info(name.path, revision=name.revision, timeout=SECONDS)
+        api = HfApi(endpoint=endpoint)
+        return api.dataset_info(name.path, revision=name.revision, timeout=SECONDS, files_metadata=files_metadata)
     except RevisionNotFoundError as error:
         raise DataError(f"{name}: no revision '{name.revision}'; name a branch, tag or commit") from error
     except RepositoryNotFoundError as error:
         login = "if it is private, log in first: hf auth login"
         raise DataError(f"{name}: no such dataset at {endpoint}, and no such folder; {login}") from error
     except Exception as error:  # which HTTP library raises it is the business of huggingface_hub
-        raise DataError(f"{name}: {endpoint} cannot be reached ({_first_line(error)}); {OFFLINE}") from error
+        raise HubUnreachable(f"{name}: {endpoint} cannot be reached ({_first_line(error)}); {OFFLINE}") from error
 
 
 def _refusal(name: HubName, error: Exception) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from abmll.common.errors import ConfigError, DataError, nearest
 from abmll.common.files import cache_dir
 from abmll.tasks.bigbench import bigbench_dir
+from abmll.tasks.collection import collection_with, shipped_collections
 from abmll.tasks.definition import SuiteFile, read_suite
 from abmll.tasks.leaks import refuse_leaks
 from abmll.tasks.mapping import ColumnMapping
@@ -69,7 +70,8 @@ def load_suite(
         name_or_path: a shipped suite's name, or a YAML file.
         data_dir: folder of the tasks, searched with its subfolder ``tasks``. By default the suite's own source; where
             that is a folder, ``$ABMLL_DATA`` goes before the suite's. What is not there is looked for in the cache's
-            folder ``tasks``, and then on the hub, where the suite names a dataset.
+            folder ``tasks``, in the collections that were fetched into it, and then on the hub, where the suite names a
+            dataset.
         allow_missing: go on without the tasks that are nowhere, and name them in ``Suite.missing``.
         column_mapping: that of every task's file, as for ``load_tasks``.
         announce: told in one line each what is downloaded, and what is left out.
@@ -107,20 +109,26 @@ def load_suite(
 
 def _folders(file: SuiteFile, data_dir: Path | str | None) -> list[Path]:
     """Where to look for the tasks; a later folder goes before an earlier one."""
-    cached = cache_dir() / "tasks"
+    root = cache_dir() / "tasks"
+    cached = [*(root / name for name in shipped_collections()), root]
     if data_dir is not None:
         if not Path(data_dir).is_dir():
             raise DataError(f"{data_dir}: no such folder (the tasks of suite '{file.name}' are looked for there)")
-        return [cached, Path(data_dir), Path(data_dir) / "tasks"]
+        return [*cached, Path(data_dir), Path(data_dir) / "tasks"]
     if file.source == "bigbench":
         if not (bigbench_dir() / "manifest.json").is_file():
             raise DataError(f"suite '{file.name}' needs the BIG-bench tasks; run: abmll tasks fetch bigbench")
         return [bigbench_dir()]
     if file.folder is not None:
-        return [cached, file.folder, file.folder / "tasks"]
-    if not cached.is_dir() and not file.hub:
-        raise DataError(f"suite '{file.name}' needs a folder with its tasks; name it with --data-dir or ABMLL_DATA")
-    return [cached]
+        return [*cached, file.folder, file.folder / "tasks"]
+    if not root.is_dir() and not file.hub:
+        wanted = dict.fromkeys(map(collection_with, (*file.train, *file.evaluation)))
+        commands = " and ".join(f"abmll tasks fetch {name}" for name in wanted if name)
+        fetch = f", or run {commands}" if commands else ""
+        raise DataError(
+            f"suite '{file.name}' needs a folder with its tasks; name it with --data-dir or ABMLL_DATA{fetch}"
+        )
+    return cached
 
 
 def _task_files(folder: Path) -> list[Path]:
@@ -155,5 +163,6 @@ def _refusal(file: SuiteFile, missing: Sequence[str], available: dict[str, Path]
     side = "training" if missing[0] in file.train else "evaluation"
     more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
     hint = nearest(missing[0], available)
-    remedy = "Add its file, or say --allow-missing to go on without"
+    fetch = f", run abmll tasks fetch {found}" if (found := collection_with(missing[0])) else ""
+    remedy = f"Add its file{fetch}, or say --allow-missing to go on without"
     return f"{file.where}: no {side} task '{missing[0]}'{more}.{hint} {remedy}"
