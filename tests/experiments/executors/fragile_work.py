@@ -9,12 +9,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Fragile:
-    """A unit; the first ``deaths`` workers that begin it are killed. One of ``seconds`` leaves its process's number."""
+    """A unit; the first ``deaths`` workers that begin it get a signal. One of ``seconds`` notes its process's number."""
 
     folder: Path
     name: str
     deaths: int = 0
     seconds: float = 0
+    signal: int = signal.SIGKILL
 
     def notes(self) -> list[str]:
         """What workers have noted of it so far."""
@@ -29,7 +30,7 @@ class Fragile:
 def work(unit: Fragile) -> str:
     unit.note("begun")
     if unit.notes().count("begun") <= unit.deaths:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), unit.signal)
     if unit.seconds:
         unit.note(str(os.getpid()))
         time.sleep(unit.seconds)

@@ -4,6 +4,8 @@ import importlib.util
 import math
 import multiprocessing
 import os
+import re
+import signal
 import time
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from abmll.common.errors import AbmllError
 from abmll.common.files import disk_errors
+from abmll.experiments.executors.choice import choose
 from abmll.experiments.executors.local_processes import LocalProcesses
 from abmll.experiments.executors.submitit_jobs import SubmititJobs
 from abmll.experiments.executors.work import ATTEMPTS, Executor, Lost, work_through
@@ -101,6 +104,42 @@ def test_slurm_is_asked_for_one_array(executor: Executor, tmp_path: Path) -> Non
     [script] = (tmp_path / "slurm").glob("*.sh")
     lines = script.read_text().splitlines()
     wanted = ["array=0-2%2", "partition=gpu", "time=7", "job-name=abmll"]
+    assert [line for line in wanted if f"#SBATCH --{line}" not in lines] == []
+
+
+@NO_SUBMITIT
+def test_who_is_preempted_goes_back_into_the_queue(tmp_path: Path) -> None:
+    unit = Fragile(tmp_path, "a", deaths=1, signal=signal.SIGUSR2)  # as Slurm announces it to submitit
+    workers = SubmititJobs(tmp_path / "jobs", "local", {}, 1)
+    with workers.workers(work, 1) as queue:
+        [job] = queue.submit([unit])
+        until = time.monotonic() + 120
+        while not queue.finished([job]) and time.monotonic() < until:
+            pass
+        assert queue.outcome(job) == "A"  # the same job
+    assert unit.notes() == ["begun", "begun", "done"]
+
+
+@NO_SUBMITIT
+@pytest.mark.parametrize("executor", ["slurm"], indirect=True)
+def test_the_options_on_the_page(executor: Executor, tmp_path: Path) -> None:
+    page = (ROOT / "docs/compare.md").read_text(encoding="utf-8")
+    [text] = re.findall(r"```yaml\n(# slurm.yaml\n.*?)```", page, flags=re.DOTALL)
+    path = tmp_path / "slurm.yaml"
+    path.write_text(text)
+    asked = choose("submitit", [str(path)], None, tmp_path)
+    list(work_through([Fragile(tmp_path, name) for name in "ab"], work, asked))
+    [script] = (tmp_path / "slurm").glob("*.sh")
+    wanted = [
+        "time=240",
+        "gpus-per-node=1",
+        "cpus-per-task=4",
+        "mem=32GB",
+        "partition=gpu",
+        "account=mine",
+        "array=0-1%2",
+    ]
+    lines = script.read_text().splitlines()
     assert [line for line in wanted if f"#SBATCH --{line}" not in lines] == []
 
 
