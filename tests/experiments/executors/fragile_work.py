@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Fragile:
-    """A unit; the first ``deaths`` workers that begin it get a signal. One of ``seconds`` notes its process's number."""
+    """A unit; the first ``deaths`` workers that begin it get a signal; one of ``seconds`` notes its process."""
 
     folder: Path
     name: str
