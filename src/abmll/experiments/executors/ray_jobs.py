@@ -38,17 +38,7 @@ class RayJobs:
         ray = _ray()
         is_ours = not ray.is_initialized()
         if is_ours:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send statistics of its use
-            own = {name: value for name, value in os.environ.items() if name.startswith("ABMLL_")}
-            try:
-                ray.init(
-                    self.options.address,
-                    log_to_driver=False,
-                    logging_level="ERROR",
-                    runtime_env={"env_vars": own} if own else None,
-                )
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise ConfigError(f"executor: Ray does not start, or is not at that address: {error}") from error
+            self._start(ray)
         workers = TaskQueue(ray, do, self.options, self.jobs or math.inf)
         try:
             yield workers
@@ -56,6 +46,19 @@ class RayJobs:
             workers.close()
             if is_ours:
                 ray.shutdown()
+
+    def _start(self, ray: Any) -> None:
+        """Join the cluster at the address, or start one. Raises ``ConfigError`` where neither can be."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a new one would send statistics of its use
+        how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if own := {name: value for name, value in os.environ.items() if name.startswith("ABMLL_")}:
+            how["runtime_env"] = {"env_vars": own}
+        if not (self.options.address or os.environ.get("RAY_ADDRESS")):
+            how["include_dashboard"] = False
+        try:
+            ray.init(self.options.address, **how)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(f"executor: Ray does not start, or is not at that address: {error}") from error
 
 
 class TaskQueue:
