@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+DEADLY = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has the second alone
+
+
 @dataclass(frozen=True)
 class Fragile:
     """A unit; the first ``deaths`` workers that begin it get a signal; one of ``seconds`` notes its process."""
@@ -15,7 +18,7 @@ class Fragile:
     name: str
     deaths: int = 0
     seconds: float = 0
-    signal: int = signal.SIGKILL
+    signal: int = DEADLY
 
     def notes(self) -> list[str]:
         """What workers have noted of it so far."""

@@ -69,6 +69,7 @@ def test_who_dies_is_replaced_and_the_others_go_on(executor: Executor, tmp_path:
     if isinstance(executor, SubmititJobs):  # the log that is named is there
         [log] = [Path(word) for word in lost.reason.split() if word.endswith("log.err")]
         assert log.exists()
+        assert list(tmp_path.rglob("*.pkl")) == []
 
 
 def test_a_defect(executor: Executor, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Workers that are jobs of Slurm, one a unit, by submitit; or submitit's processes of this computer, to try that out.
 
 A folder of its own holds the jobs' files: what is to be done, as submitit's pickle that the same user writes and reads,
-and the logs. It is deleted at the end, unless a job was lost.
+and the logs. It is deleted at the end; where a job was lost, the logs stay.
 """
 
 import shutil
@@ -71,7 +71,10 @@ class SubmititJobs:
             yield workers
         finally:
             workers.close()
-            if not workers.is_worth_a_look:
+            if workers.is_worth_a_look:
+                for path in folder.rglob("*.pkl"):
+                    path.unlink(missing_ok=True)
+            else:
                 shutil.rmtree(folder, ignore_errors=True)  # a job may still write the end of its log
                 with suppress(OSError):  # those of another command lie there
                     self.folder.rmdir()
