@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-
 DEADLY = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has the second alone
 
 
