@@ -332,7 +332,7 @@ def test_a_mixture_has_the_calibration_that_abmll_has_midway_too(base: str, abml
         ("--adapt-examples 0", "compare: --adapt-examples is '0'; use a whole number of 1 or more"),
         ("--recalibrate some", "--recalibrate is 'some'; use 'none', 'meta' or 'calibration'"),
         ("--settings mine.yaml", "mine.yaml: is not valid JSON"),
-        ("--jobs 0", "compare: --jobs is '0'; use a whole number of 1 or more"),
+        ("--jobs 0", "compare: --jobs is '0'; use none or a whole number of 1 or more"),
         (
             "--methods abmll,maml --reference mal",
             "reference: the tables have no row 'mal', only abmll, maml. Did you mean 'maml'?",

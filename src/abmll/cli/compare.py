@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from abmll.cli.console import narrator, print_json
 from abmll.common.config import ActivationCacheConfig, ModelConfig
@@ -29,7 +29,15 @@ class ComparisonFlags(Checked):
     )
     data_dir: Path | None = setting(None, "folder in which the suite's tasks are looked up")
     allow_missing: bool = setting(False, "go on without tasks that are not found; every table names them")
-    jobs: int = setting(1, "processes, each with one thread", at_least=1)
+    executor: Literal["local", "submitit", "ray"] = setting(
+        "local", "who computes: processes here, jobs of Slurm, or tasks of Ray"
+    )
+    executor_options: tuple[str, ...] | None = setting(
+        None, "what a job needs, each as NAME=VALUE (slurm_partition=gpu), or one YAML file"
+    )
+    jobs: int | None = setting(
+        None, "at the same time: processes, each with one thread (default: 1), or jobs (default: all)", at_least=1
+    )
 
 
 def compare(
@@ -58,12 +66,14 @@ def compare(
     """
     from abmll.cli.places import resumable
     from abmll.experiments.execution import compute
+    from abmll.experiments.executors.choice import choose
     from abmll.experiments.html import write_report
     from abmll.experiments.markdown import against_reference, headline, notes, write_tables
     from abmll.experiments.planning import plan
     from abmll.experiments.summary import summarize
 
     results, config = prepare(output_dir, suite, flags, seeds, shared, activations, explicit)
+    executor = choose(flags.executor, flags.executor_options or (), flags.jobs, output_dir)
     loaded = results.load_suite()
     cells = plan(loaded, config)
     rows = {cell.row for cell in cells}
@@ -71,7 +81,7 @@ def compare(
         hint = nearest(reference, rows)
         raise ConfigError(f"reference: the tables have no row '{reference}', only {', '.join(sorted(rows))}.{hint}")
     with resumable(output_dir):
-        failures = compute(cells, results, flags.jobs, narrator(quiet), quiet)
+        failures = compute(cells, results, executor, narrator(quiet), quiet)
     comparison = summarize(cells, output_dir, loaded, failures, reference or REFERENCE)
     if not comparison["methods"]:
         raise AbmllError(f"{output_dir}: no method could be evaluated: {failures[0].error}")
@@ -108,7 +118,8 @@ def prepare(
     if len(set(seeds)) < len(seeds):
         raise ConfigError("seeds: one is named twice; remove one")
     given = flatten(shared)
-    given["dtype"] = resolve_dtype(given["dtype"], resolve_device(given["device"]))
+    if flags.executor == "local" or given["dtype"] == "auto":  # else the device is that of the jobs
+        given["dtype"] = resolve_dtype(given["dtype"], resolve_device(given["device"]))
     specs = parse_specs(flags.methods)
     own = read_overrides(flags.override or (), [spec.key for spec in specs])
     asked = {name: value for name, value in given.items() if name in explicit} | own.pop("", {})

@@ -35,6 +35,7 @@ def tune(
         output_dir: folder for trials, cells, training runs and settings.json
     """
     from abmll.cli.places import resumable
+    from abmll.experiments.executors.choice import choose
     from abmll.experiments.search import RESULT
     from abmll.experiments.search import tune as search
 
@@ -44,8 +45,9 @@ def tune(
         if len(getattr(shared, name)) > 1:
             raise ConfigError(f"{name}: a trial has one value of it; name one")
     results, config = prepare(output_dir, suite, flags, seeds, shared, activations, explicit, validation=True)
+    executor = choose(flags.executor, flags.executor_options or (), flags.jobs, output_dir)
     with resumable(output_dir):
-        document = search(results, results.load_suite(), config, trials, flags.jobs, narrator(quiet), quiet)
+        document = search(results, results.load_suite(), config, trials, executor, narrator(quiet), quiet)
     if json:
         print_json(document)
     elif not quiet:

@@ -27,7 +27,8 @@ def sole_writer(folder: Path, patience: float = 0.0) -> Iterator[None]:
     lock = FileLock(path, is_singleton=True)
     try:
         # A moment more: what was waited for may be the file of somebody who has just left.
-        lock.acquire(timeout=max(patience, 0.2), poll_interval=0.05)
+        # Who waits long looks seldom, as many may wait for a file of another computer.
+        lock.acquire(timeout=max(patience, 0.2), poll_interval=min(1.0, max(0.05, patience / 100)))
     except Timeout as error:
         raise AbmllError(
             f"{folder}: {_holder(path)} is writing there; wait until it is done, or choose another folder"

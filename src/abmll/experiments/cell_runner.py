@@ -5,6 +5,7 @@ prompt, and the activations below the lowest adapted layer.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -23,6 +24,7 @@ from abmll.common.config import (
 )
 from abmll.common.documents import Document
 from abmll.common.errors import AbmllError, TrainingError
+from abmll.common.locks import sole_writer
 from abmll.common.settings import flatten, pick
 from abmll.experiments.added_calibration import CalibrationPriors
 from abmll.experiments.cells import Cell, Training, save_cell
@@ -103,10 +105,17 @@ class CellRunner:
         return errors
 
     def compute(self, cell: Cell) -> None:
-        """Write the result of a cell, unless it is there."""
+        """Write the result of a cell, unless it is there, or will be: what another process does is waited for."""
         path = cell.path(self.results.folder)
         if path.exists():
             return
+        # A job may still work for a command that was killed; of one training run it does all cells.
+        place = path if cell.training is None else self.run_folder(cell.training)
+        with sole_writer(place, patience=math.inf):
+            if not path.exists():
+                self._compute(cell, path)
+
+    def _compute(self, cell: Cell, path: Path) -> None:
         model, training_cost = self.learned(cell)
         config = pick(EvaluateConfig, cell.settings)
         if cell.settings["recalibrate"] == "calibration":
@@ -198,7 +207,7 @@ class CellRunner:
         """The model with the theta of a run after so many episodes, and what these have cost."""
         if training.name in self.failed:
             raise TrainingError(self.failed[training.name])
-        folder = self.results.folder / "runs" / training.name
+        folder = self.run_folder(training)
         settings = dict(training.settings) | flatten(self.results.activations)
         settings |= {"seed": training.seed, "method": training.method, "output_dir": str(folder)}
         if len(training.kept_episodes) > 1:
@@ -213,6 +222,10 @@ class CellRunner:
         except AbmllError as error:
             self.failed[training.name] = str(error)
             raise
+
+    def run_folder(self, training: Training) -> Path:
+        """Where a training run lies."""
+        return self.results.folder / "runs" / training.name
 
     def tasks_of(self, settings: Mapping[str, Any], seed: int) -> Sequence[Task]:
         """The training tasks, each with at most ``limit_train`` training examples; the last choice of them is kept."""

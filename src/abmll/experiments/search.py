@@ -19,7 +19,8 @@ from abmll.common.errors import AbmllError, ConfigError
 from abmll.common.progress import progress
 from abmll.experiments.cell_runner import CellRunner, ResultFolder
 from abmll.experiments.cells import digest, load_cell
-from abmll.experiments.execution import work_through
+from abmll.experiments.execution import runner_for
+from abmll.experiments.executors.work import Executor, Lost, work_through
 from abmll.experiments.method_spec import ComparisonConfig, Spec
 from abmll.experiments.planning import plan
 from abmll.experiments.ranges import Range, in_range, search_space
@@ -54,7 +55,7 @@ def tune(
     suite: Suite,
     config: ComparisonConfig,
     trials: int,
-    jobs: int,
+    executor: Executor,
     say: Callable[[str], None],
     quiet: bool,
 ) -> Document:
@@ -72,8 +73,10 @@ def tune(
     with progress(len(first) + len(later), "tuning", "method", quiet=quiet) as bar:
         for group in (first, later):
             studies = [Study(spec, trials, replace(config, specs=[spec], tuned=tuned)) for spec in group]
-            runner = CellRunner(replace(results, validation=True), say, quiet or jobs > 1)
-            for study, done in work_through(studies, partial(search, runner), jobs):
+            runner = runner_for(executor, replace(results, validation=True), say, quiet)
+            for study, done in work_through(studies, partial(search, runner), executor):
+                if isinstance(done, Lost):
+                    raise AbmllError(f"tune: {study.spec.key}: {done.reason}")
                 best[study.spec] = best_of(study.spec, done)
                 tuned[study.spec.key] = {**tuned.get(study.spec.key, {}), **best[study.spec].settings}
                 bar.update()
