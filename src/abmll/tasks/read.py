@@ -17,6 +17,7 @@ from abmll.tasks.hub_dataset import load_hub
 from abmll.tasks.hub_name import is_hub, parse_hub, task_name
 from abmll.tasks.mapping import ColumnMapping, columns_of, renamed
 from abmll.tasks.rows import Row, as_texts, is_table, read_rows, stem_of, suffix_of
+from abmll.tasks.shelf import Shelf
 from abmll.tasks.text_label import check_columns, has_labels, labelled
 from abmll.tasks.types import MAX_OPTIONS, Example, Task
 from abmll.tasks.written import say_written, written_example
@@ -116,7 +117,8 @@ def load_tasks(
     path = Path(path)
     if not path.is_dir():
         return list(_by_task(_from_file(path, how), how))
-    tasks = [task for files in _groups(path) for task in _by_task(_from_group(*files, how), how)]
+    shelf = Shelf()
+    tasks = [shelf.put(task) for files in _groups(path) for task in _by_task(_from_group(*files, how), how)]
     if not tasks:
         raise DataError(f"{path}: no task files in this folder")
     sources: dict[str, str] = {}
