@@ -9,8 +9,8 @@ IN_MEMORY = 250_000  # examples of one reading; those of a sentence take some 10
 class Shelf:
     """Takes the tasks of one reading; those that go to disk are used as the others are."""
 
-    def __init__(self, in_memory: int = IN_MEMORY) -> None:
-        self.room = in_memory
+    def __init__(self) -> None:
+        self.room = IN_MEMORY
         self._spool: Spool | None = None
 
     def put(self, task: Task) -> Task:
