@@ -1,7 +1,7 @@
 """Cells on growth without a language model: files, rows, tasks of a run and of a server, the head's examples, options.
 
-What is work of Python is counted instead of timed, as calls of functions: the same number every time. A sort or a
-product of matrices is one call, so the head and the database are timed.
+What is work of Python is counted instead of timed, as calls of functions: the same number every time. A sort, a
+product of matrices or a query is one call, so where these are the work, they are timed.
 """
 
 import json
@@ -46,7 +46,7 @@ def files(bench: Bench) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
             write_files(Path(folder) / str(size), size, ROWS_OF_FILE)
-        costs = {size: operations(lambda size=size: _used(load_tasks(Path(folder) / str(size)))) for size in sizes}
+        costs = {size: operations(lambda size=size: used(load_tasks(Path(folder) / str(size)))) for size in sizes}
     return [counted("task files: reading, hashing, leak check", costs, LINEAR)]
 
 
@@ -59,7 +59,7 @@ def examples(bench: Bench) -> list[Row]:
         for size in sizes:
             spool, made = Spool(), [_task(number, size // 10) for number in range(10)]
             tasks = made if where == "in memory" else [store(task, spool) for task in made]
-            costs[size] = operations(lambda tasks=tasks: _used(tasks))
+            costs[size] = operations(lambda tasks=tasks: used(tasks))
         rows.append(counted(f"examples {where}: hashing, leak check", costs, LINEAR))
     return rows
 
@@ -82,20 +82,21 @@ def parquet(bench: Bench) -> list[Row]:
 def run_tasks(bench: Bench) -> list[Row]:
     """Choosing the examples of an epoch's episodes, one for every task, or as many from the union of all."""
     sizes = RUN_TASKS[:2] if bench.quick else RUN_TASKS
-
-    def epoch(tasks: int, draws_from: str) -> None:
-        sampler = EpisodeSampler(0, [40] * tasks, 4, 5, draws_from="task" if draws_from == "task" else "union")
-        for episode in range(tasks):
-            sampler.batches(episode)
-
     return [
-        counted(
+        timed(
             f"tasks of a run: drawing the examples of an epoch ({draws_from})",
-            {size: operations(lambda size=size, kind=draws_from: epoch(size, kind)) for size in sizes},
+            _few(bench, {size: lambda _, size=size, kind=draws_from: draw_epoch(size, kind) for size in sizes}),
             LINEAR,
         )
         for draws_from in ("task", "union")
     ]
+
+
+def draw_epoch(tasks: int, draws_from: str) -> None:
+    """The examples of as many episodes as there are tasks, which have 40 examples each."""
+    sampler = EpisodeSampler(0, [40] * tasks, 4, 5, draws_from="task" if draws_from == "task" else "union")
+    for episode in range(tasks):
+        sampler.batches(episode)
 
 
 def served(bench: Bench) -> list[Row]:
@@ -161,7 +162,7 @@ def _task(number: int, size: int) -> Task:
     return Task(f"t{number}", tuple(Example(f"{n}", f"{number} {n}", ("a", "b"), n % 2) for n in range(size)))
 
 
-def _used(tasks: Sequence[Task]) -> None:
+def used(tasks: Sequence[Task]) -> None:
     """What a training run does with its tasks before the first step, a tenth of them being validation tasks."""
     held_out = max(1, len(tasks) // 10)
     fingerprint(usable(tasks, 1))
