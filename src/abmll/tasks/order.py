@@ -6,7 +6,7 @@ unlike ``Generator.shuffle``, both are the same in every version of NumPy, on ev
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, count, islice
@@ -91,22 +91,21 @@ def demonstrations(seed: int, num_examples: int, count: int, asked: Collection[i
 
 
 def union_batches(
-    seed: int, episode: int, sizes: Sequence[int], batch_size: int, num_batches: int
+    seed: int, episode: int, ends: NDArray[np.int64], batch_size: int, num_batches: int
 ) -> list[list[tuple[int, int]]]:
     """``num_batches`` batches of ``batch_size`` pairs (task, example), drawn from the shuffled union of all tasks.
 
-    Consecutive episodes walk through the union. ``sizes`` are the numbers of examples of the tasks.
+    Consecutive episodes walk through the union. ``ends`` are the sums of the numbers of examples of the tasks so far.
     """
-    _at_least_one(batch_size=batch_size, num_batches=num_batches, examples=sum(sizes))
-    total = sum(sizes)
-    ends = np.cumsum(sizes)
+    total = int(ends[-1]) if len(ends) else 0
+    _at_least_one(batch_size=batch_size, num_batches=num_batches, examples=total)
     start = episode * batch_size * num_batches
     pairs = []
     for place in range(start, start + batch_size * num_batches):
         epoch, offset = divmod(place, total)
         index = _order_of_epoch(total, seed, "union", epoch)[offset]
         task = int(np.searchsorted(ends, index, side="right"))
-        pairs.append((task, int(index - (ends[task] - sizes[task]))))
+        pairs.append((task, int(index - (ends[task - 1] if task else 0))))
     return [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
 
 
