@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from benchmarks import data, floors, kept_heads, mixed, peaks, predicting, scaling, serving, starting, training
+from benchmarks import data, floors, growth, kept_heads, mixed, peaks, predicting, scaling, serving, starting, training
 from benchmarks.bench import Bench
 from benchmarks.contenders import ALL, QV, Setting
 from benchmarks.rows import Row
@@ -57,6 +57,15 @@ EXTRA: dict[str, Cell] = {
     "server-one": serving.one_client,
     "server-many": serving.many_clients,
     "server-tasks": serving.many_tasks,
+    "growth-options": lambda bench: scaling.options(bench, Setting()),
+    "growth-members": lambda bench: scaling.members(bench, Setting()),
+    "growth-files": growth.files,
+    "growth-examples": growth.examples,
+    "growth-parquet": growth.parquet,
+    "growth-run-tasks": growth.run_tasks,
+    "growth-served": growth.served,
+    "growth-head-examples": growth.head_examples,
+    "growth-head-options": growth.head_options,
 }
 
 

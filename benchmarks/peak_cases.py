@@ -21,8 +21,9 @@ from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import make_rule
 from abmll.model.meta_learner import AbmllModel
-from abmll.tasks import load_task, load_tasks
+from abmll.tasks import check_leaks, load_task, load_tasks
 from abmll.training.trainer import MetaTrainer
+from abmll.training.training_tasks import fingerprint, usable
 from benchmarks.memory import peak_bytes, resident_bytes
 
 Settings = Mapping[str, Any]
@@ -104,8 +105,27 @@ def posteriors(settings: Settings) -> dict[str, int]:
     return {"each": (sizes[-1] - sizes[half - 1]) // (len(sizes) - half), "file": file, "tensors": tensors}
 
 
+def parquet(settings: Settings) -> dict[str, int]:
+    """What reading a folder of Parquet files, as a training run does before its first step, adds to the process."""
+    import pyarrow
+    import pyarrow.parquet
+
+    folder = Path(settings["folder"]) / str(settings["tasks"])
+    folder.mkdir()
+    for task in range(settings["tasks"]):
+        inputs = [f"{task} {row} of a text of a dozen words, as a sentence has them" for row in range(settings["rows"])]
+        labels = [f"label {(row * 7 + task) % 4}" for row in range(settings["rows"])]
+        pyarrow.parquet.write_table(pyarrow.table({"text": inputs, "label": labels}), folder / f"{task:05}.parquet")
+    before = resident_bytes()
+    read = usable(load_tasks(folder, quiet=True), 1)
+    fingerprint(read)
+    held_out = max(1, len(read) // 10)
+    assert check_leaks(read[held_out:], read[:held_out]) == []
+    return {"peak": peak_bytes() - before}
+
+
 CASES: dict[str, Callable[[Settings], dict[str, int]]] = {
-    case.__name__: case for case in (bare, ours, plain_lora, published, tasks, posteriors)
+    case.__name__: case for case in (bare, ours, plain_lora, published, tasks, posteriors, parquet)
 }
 
 

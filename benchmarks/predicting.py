@@ -148,7 +148,7 @@ def head(bench: Bench, num_examples: int) -> list[Row]:
 def heads(bench: Bench) -> list[Row]:
     """A head of features that are read already, with answers to 200 questions / that of 30 examples and 3 labels."""
     contenders = {
-        f"{size} examples, {options} labels{', ordered' * ordered}": _head_of(size, options, ordered)
+        f"{size} examples, {options} labels{', ordered' * ordered}": head_of(size, options, ordered)
         for size, options, ordered in (HEADS[:2] if bench.quick else HEADS)
     }
     smallest, *others = contenders
@@ -156,7 +156,7 @@ def heads(bench: Bench) -> list[Row]:
     return [timed(f"a head of {name} / {smallest}", rounds, name, smallest) for name in others]
 
 
-def _head_of(size: int, options: int, ordered: bool) -> Callable[[int], object]:
+def head_of(size: int, options: int, ordered: bool) -> Callable[[int], object]:
     """Features whose directions matter less and less, which the answers follow; no language model."""
     generator = torch.Generator().manual_seed(size + options)
     spread = torch.arange(1, 301) ** -0.5

@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import chain
 
+import numpy as np
 import pytest
 
 from abmll.tasks.order import (
@@ -45,7 +46,7 @@ def test_adaptation_passes_over_the_examples() -> None:
 
 def test_the_union_is_walked_through_once_an_epoch() -> None:
     sizes = [3, 0, 4, 5]
-    episodes = [union_batches(0, episode, sizes, batch_size=2, num_batches=3) for episode in range(4)]
+    episodes = [union_batches(0, episode, np.cumsum(sizes), batch_size=2, num_batches=3) for episode in range(4)]
     pairs = [pair for batches in episodes for batch in batches for pair in batch]
     everything = [(task, example) for task, size in enumerate(sizes) for example in range(size)]
     assert sorted(pairs[:12]) == sorted(pairs[12:]) == everything
@@ -53,7 +54,7 @@ def test_the_union_is_walked_through_once_an_epoch() -> None:
 
 
 def test_an_episode_of_the_union_may_span_more_than_an_epoch() -> None:
-    first, second = (union_batches(0, episode, [2, 1], batch_size=4, num_batches=1)[0] for episode in (0, 1))
+    first, second = (union_batches(0, episode, np.cumsum([2, 1]), batch_size=4, num_batches=1)[0] for episode in (0, 1))
     assert sorted(first[:3]) == sorted(first[3:] + second[:2]) == [(0, 0), (0, 1), (1, 0)]
 
 
@@ -86,4 +87,4 @@ def test_nothing_to_draw_from_is_a_mistake(arguments: tuple[int, int, int, int, 
 def test_episodes_are_what_they_were_in_earlier_versions() -> None:
     assert batches_of_episode(3, 7, 11, 3, 3) == [[8, 9, 6], [0, 1, 4], [2, 7, 3]]
     assert batches_of_episode(0, 0, 6, 3, 2) == [[0, 5, 4], [2, 3, 1]]
-    assert union_batches(1, 4, [3, 0, 5], 3, 2) == [[(0, 0), (2, 4), (0, 2)], [(0, 1), (2, 3), (2, 1)]]
+    assert union_batches(1, 4, np.cumsum([3, 0, 5]), 3, 2) == [[(0, 0), (2, 4), (0, 2)], [(0, 1), (2, 3), (2, 1)]]

@@ -1,6 +1,7 @@
 """Tasks: what they are, where they come from, how they become prompts, in which order they are learned.
 
-Not here: torch, or any language model. ``order`` (which needs NumPy) and ``bigbench`` are imported by themselves.
+Not here: torch, or any language model. ``order`` and ``stored`` (which need NumPy) and ``bigbench`` are imported by
+themselves.
 Start with ``types`` (what a task is), then ``read`` (tasks out of files) and ``prompts``.
 """
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from abmll.common.config import EvaluateConfig
 from abmll.common.errors import DataError
 from abmll.tasks.order import permutation
-from abmll.tasks.types import Example, Task
+from abmll.tasks.types import Example, Task, first_unanswered
 
 
 def choose_examples(task: Task, config: EvaluateConfig, seed: int) -> tuple[list[Example], list[Example]]:
@@ -15,6 +15,6 @@ def choose_examples(task: Task, config: EvaluateConfig, seed: int) -> tuple[list
 
 
 def _first(task: Task, examples: Sequence[Example], limit: int | None, seed: int, side: str) -> list[Example]:
-    if not examples or any(example.answer is None for example in examples):
+    if not examples or first_unanswered(examples) is not None:
         raise DataError(f"{task.source or task.name}: evaluation needs labelled {side} examples")
     return [examples[index] for index in permutation(len(examples), seed, "evaluation", side)[:limit]]

@@ -55,14 +55,14 @@ def renamed(rows: Sequence[Row], mapping: ColumnMapping, where: str) -> list[Row
         return list(rows)
     check_mapping(mapping)
     refuse_missing(mapping, columns_of(rows), where, FLAG)
-    taken = set(mapping.values())
-    return [
-        Row(
-            row.where,
-            {mapping.get(key, key): value for key, value in row.values.items() if key in mapping or key not in taken},
-        )
-        for row in rows
-    ]
+    return [renamed_row(row, mapping) for row in rows]
+
+
+def renamed_row(row: Row, mapping: ColumnMapping) -> Row:
+    """A row under our names."""
+    taken = mapping.values()
+    values = {mapping.get(key, key): cell for key, cell in row.values.items() if key in mapping or key not in taken}
+    return Row(row.where, values)
 
 
 def refuse_missing(names: Collection[str], columns: Sequence[str], where: str, flag: str) -> None:

@@ -6,11 +6,13 @@ unlike ``Generator.shuffle``, both are the same in every version of NumPy, on ev
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from itertools import chain, count, islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from abmll.tasks.types import Task
 
@@ -23,15 +25,28 @@ def sample_seed(seed: int, *labels: int | str) -> int:
 
 def permutation(length: int, seed: int, *labels: int | str) -> list[int]:
     """The numbers 0 to ``length - 1`` in an order that seed and labels determine."""
+    return _permutation(length, seed, *labels).tolist()
+
+
+def _permutation(length: int, seed: int, *labels: int | str) -> NDArray[np.int64]:
     words = np.random.Philox(key=sample_seed(seed, "permutation", *labels)).random_raw(length)
-    return np.argsort(words, kind="stable").tolist()
+    return np.argsort(words, kind="stable")
+
+
+@lru_cache(maxsize=2)
+def _order_of_epoch(length: int, seed: int, what: str, epoch: int) -> NDArray[np.int64]:
+    """An epoch's permutation. All its episodes ask for it: made anew for each, n tasks would cost n^2 log n.
+
+    Two are kept, as an episode may begin in one epoch and end in the next.
+    """
+    return _permutation(length, seed, what, epoch)
 
 
 def task_of_episode(seed: int, episode: int, num_tasks: int) -> int:
     """The task of an episode. Every task comes once in ``num_tasks`` episodes (an epoch), each time in a new order."""
     _at_least_one(num_tasks=num_tasks)
     epoch, position = divmod(episode, num_tasks)
-    return permutation(num_tasks, seed, "tasks", epoch)[position]
+    return int(_order_of_epoch(num_tasks, seed, "tasks", epoch)[position])
 
 
 def batches_of_episode(
@@ -76,22 +91,21 @@ def demonstrations(seed: int, num_examples: int, count: int, asked: Collection[i
 
 
 def union_batches(
-    seed: int, episode: int, sizes: Sequence[int], batch_size: int, num_batches: int
+    seed: int, episode: int, ends: NDArray[np.int64], batch_size: int, num_batches: int
 ) -> list[list[tuple[int, int]]]:
     """``num_batches`` batches of ``batch_size`` pairs (task, example), drawn from the shuffled union of all tasks.
 
-    Consecutive episodes walk through the union. ``sizes`` are the numbers of examples of the tasks.
+    Consecutive episodes walk through the union. ``ends`` are the sums of the numbers of examples of the tasks so far.
     """
-    _at_least_one(batch_size=batch_size, num_batches=num_batches, examples=sum(sizes))
-    total = sum(sizes)
-    ends = np.cumsum(sizes)
+    total = int(ends[-1]) if len(ends) else 0
+    _at_least_one(batch_size=batch_size, num_batches=num_batches, examples=total)
     start = episode * batch_size * num_batches
-    epoch, offset = divmod(start, total)
-    flat = islice(_passes(total, seed, "union", first=epoch), offset, offset + batch_size * num_batches)
     pairs = []
-    for index in flat:
+    for place in range(start, start + batch_size * num_batches):
+        epoch, offset = divmod(place, total)
+        index = _order_of_epoch(total, seed, "union", epoch)[offset]
         task = int(np.searchsorted(ends, index, side="right"))
-        pairs.append((task, int(index - (ends[task] - sizes[task]))))
+        pairs.append((task, int(index - (ends[task - 1] if task else 0))))
     return [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
 
 

@@ -6,21 +6,35 @@ and ``abmll.tasks.written`` says which rows are a task whose answers are written
 """
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
 from abmll.common.errors import DataError
+from abmll.common.progress import progress
 from abmll.tasks.columns import Table
 from abmll.tasks.fields import example_of, text_of
 from abmll.tasks.hub_dataset import load_hub
 from abmll.tasks.hub_name import is_hub, parse_hub, task_name
-from abmll.tasks.mapping import ColumnMapping, columns_of, renamed
-from abmll.tasks.rows import Row, as_texts, is_table, read_rows, stem_of, suffix_of
+from abmll.tasks.mapping import (
+    FLAG,
+    ColumnMapping,
+    check_mapping,
+    columns_of,
+    refuse_missing,
+    renamed,
+    renamed_row,
+)
+from abmll.tasks.row_spool import RowSpool
+from abmll.tasks.rows import Row, as_texts, is_table, iterate_rows, read_rows, stem_of, suffix_of
+from abmll.tasks.shelf import IN_MEMORY, Shelf
 from abmll.tasks.text_label import check_columns, has_labels, labelled
 from abmll.tasks.types import MAX_OPTIONS, Example, Task
 from abmll.tasks.written import say_written, written_example
 
+SHOW_PROGRESS = 10 * 10**6  # bytes; fewer take about a second
 _FEW_SHOT_FILE = re.compile(r"(?P<task>.+)_\d+_\d+_(?P<split>train|dev|test)$")  # CrossFit, MetaICL: <task>_16_100_dev
 
 
@@ -113,10 +127,16 @@ def load_tasks(
     how = _Reading(column_mapping or {}, announce, quiet, generate)
     if is_hub(path):
         return list(_by_task(_from_hub(path, how), how))
-    path = Path(path)
+    path, shelf = Path(path), Shelf()
     if not path.is_dir():
-        return list(_by_task(_from_file(path, how), how))
-    tasks = [task for files in _groups(path) for task in _by_task(_from_group(*files, how), how)]
+        return [shelf.put(task) for task in _of_file(path, stem_of(path), how)]
+    tasks: list[Task] = []
+    groups = [(name, files, sum(file.stat().st_size for file in files)) for name, files in _groups(path)]
+    size = sum(size for _, _, size in groups)
+    with progress(size, "reading the tasks", "B", quiet=quiet or size < SHOW_PROGRESS) as bar:
+        for name, files, size in groups:
+            tasks += map(shelf.put, _of_group(name, files, how))
+            bar.update(size)
     if not tasks:
         raise DataError(f"{path}: no task files in this folder")
     sources: dict[str, str] = {}
@@ -170,9 +190,10 @@ def _groups(folder: Path) -> list[tuple[str, list[Path]]]:
     return [(name, files) for (_, name), files in groups.items()]
 
 
-def _from_group(name: str, files: Sequence[Path], how: _Reading) -> _Source:
+def _of_group(name: str, files: Sequence[Path], how: _Reading) -> Iterator[Task]:
     if len(files) == 1 and not _FEW_SHOT_FILE.match(stem_of(files[0])):
-        return _from_file(files[0], how)._replace(name=name)
+        yield from _of_file(files[0], name, how)
+        return
     rows, seen = [], {}
     for file in files:
         match = _FEW_SHOT_FILE.match(stem_of(file))
@@ -181,7 +202,42 @@ def _from_group(name: str, files: Sequence[Path], how: _Reading) -> _Source:
             raise DataError(f"{file}: the same task and split as {seen.get(split, files[0])}; keep one of them")
         seen[split] = file
         rows += [Row(row.where, {**row.values, "split": split}) for row in _from_file(file, how).rows]
-    return _Source(name, rows, str(files[0].parent), all(is_table(file) for file in files))
+    yield from _by_task(_Source(name, rows, str(files[0].parent), all(is_table(file) for file in files)), how)
+
+
+def _of_file(path: Path, name: str, how: _Reading) -> Iterator[Task]:
+    """The tasks of a file: one of many rows goes by way of the disk, in memory that its largest task bounds."""
+    check_mapping(how.mapping)
+    rows = iterate_rows(path, has_header=bool(how.mapping))
+    held = deque(islice(rows, IN_MEMORY + 1))
+    source = _Source(name, (), str(path), is_table(path))
+    if len(held) <= IN_MEMORY:
+        yield from _by_task(source._replace(rows=renamed(list(held), how.mapping, source.where)), how)
+        return
+    how.announce(f"{path}: more than {IN_MEMORY:,} rows; they are sorted by task in a temporary file")
+    sorted_rows = _by_way_of_disk(chain((held.popleft() for _ in range(len(held))), rows), source.where, how.mapping)
+    names = [task for task in sorted_rows.tasks if task is not None]
+    if len(names) < 2:
+        yield from _by_task(_from_file(path, how)._replace(name=name), how)
+        return
+    for row in sorted_rows.rows(None):
+        raise _no_task(row)
+    with progress(sorted_rows.length, "building the tasks", "row", quiet=how.quiet) as bar:
+        for task in names:
+            own = list(sorted_rows.rows(task))
+            yield _build(source._replace(name=task, rows=own), how)
+            bar.update(len(own))
+
+
+def _by_way_of_disk(rows: Iterable[Row], where: str, mapping: ColumnMapping) -> RowSpool:
+    """The rows under our names, by their task."""
+    columns, spool = {}, RowSpool()
+    for row in rows:
+        columns |= dict.fromkeys(row.values)
+        own = renamed_row(row, mapping)
+        spool.add(None if own.values.get("task") is None else text_of(own, "task"), own)
+    refuse_missing(mapping, tuple(columns), where, FLAG)
+    return spool
 
 
 def _one_task(source: _Source, name: str | None, how: _Reading) -> Task:
@@ -202,10 +258,14 @@ def _by_task(source: _Source, how: _Reading) -> Iterator[Task]:
     groups: dict[str, list[Row]] = {key: [] for key in names}
     for row in source.rows:
         if row.values.get("task") is None:
-            raise DataError(f"{row.where}: no key 'task', which other rows of this file have; add it")
+            raise _no_task(row)
         groups[row.values["task"]].append(row)
     for key, group in groups.items():
         yield _build(source._replace(name=key, rows=group), how)
+
+
+def _no_task(row: Row) -> DataError:
+    return DataError(f"{row.where}: no key 'task', which other rows of this file have; add it")
 
 
 def _task_names(rows: Iterable[Row]) -> list[str]:

@@ -49,7 +49,12 @@ def is_table(path: Path) -> bool:
 
 
 def read_rows(path: Path, as_it_is: bool = False, has_header: bool = False) -> list[Row]:
-    """All rows of a file, or of standard input where ``path`` is "-": JSON lines or a CSV.
+    """All rows of a file. Arguments and errors are those of ``iterate_rows``."""
+    return list(iterate_rows(path, as_it_is, has_header))
+
+
+def iterate_rows(path: Path, as_it_is: bool = False, has_header: bool = False) -> Iterator[Row]:
+    """One row of a file after the other, or of standard input where ``path`` is "-": JSON lines or a CSV.
 
     With ``as_it_is`` a CSV, TSV or Excel sheet keeps its empty cells and numbers, and its first line is always a
     header. Otherwise all cells are texts, empty ones count as absent, and a TSV is CrossFit's, unless its first line
@@ -65,16 +70,18 @@ def read_rows(path: Path, as_it_is: bool = False, has_header: bool = False) -> l
     elif not path.is_file():
         siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file.{nearest(path.name, siblings)}")
+    empty = True
     try:
-        rows = list(_reader(path, as_it_is, has_header)(path))
+        for row in _reader(path, as_it_is, has_header)(path):
+            yield row
+            empty = False
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip file ({error}); compress it again") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not rows:
+    if empty:
         below = " under its header" if is_table(path) else ""
         raise DataError(f"{path}: the file is empty; it needs at least one row{below}")
-    return rows
 
 
 def as_texts(rows: Iterable[Row]) -> list[Row]:

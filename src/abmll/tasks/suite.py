@@ -15,6 +15,7 @@ from abmll.tasks.leaks import refuse_leaks
 from abmll.tasks.mapping import ColumnMapping
 from abmll.tasks.read import load_task, load_tasks
 from abmll.tasks.rows import SUFFIXES, stem_of, suffix_of
+from abmll.tasks.shelf import Shelf
 from abmll.tasks.types import Task
 
 
@@ -87,7 +88,8 @@ def load_suite(
     available = {stem_of(path): path for folder in _folders(file, data_dir) for path in _task_files(folder)}
     missing: list[str] = []
     how: dict[str, Any] = {"column_mapping": column_mapping, "announce": announce, "quiet": quiet}
-    train, evaluation = (_load(file, side, available, missing, how) for side in ("train", "evaluation"))
+    shelf = Shelf()
+    train, evaluation = (_load(file, side, available, missing, how, shelf) for side in ("train", "evaluation"))
     if missing and not allow_missing:
         raise DataError(_refusal(file, missing, available))
     for side, tasks in (("training", train), ("evaluation", evaluation)):
@@ -138,15 +140,15 @@ def _task_files(folder: Path) -> list[Path]:
 
 
 def _load(
-    file: SuiteFile, side: str, available: dict[str, Path], missing: list[str], how: dict[str, Any]
+    file: SuiteFile, side: str, available: dict[str, Path], missing: list[str], how: dict[str, Any], shelf: Shelf
 ) -> tuple[Task, ...]:
     """The tasks of one side that are somewhere, read as ``how`` says; other names are added to ``missing``."""
     tasks = []
     for name in getattr(file, side):
         if name in available:
-            tasks.append(load_task(available[name], name=name, **how))
+            tasks.append(shelf.put(load_task(available[name], name=name, **how)))
         elif name in file.hub:
-            tasks.append(_from_hub(name, file.hub[name], how))
+            tasks.append(shelf.put(_from_hub(name, file.hub[name], how)))
         else:
             missing.append(name)
     return tuple(tasks)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -93,6 +94,24 @@ class WrittenExample(Example):
         return ()
 
 
+class ExampleStore(Sequence[Example]):
+    """The examples of a task that are not held in memory (``abmll.tasks.stored``); they were checked before.
+
+    ``are_written`` says whether their answers are written; ``answered``, that every one has its answer.
+    """
+
+    are_written: bool
+    answered: bool
+
+    @abstractmethod
+    def side(self, side: Split) -> Sequence[Example]:
+        """The examples on a side of their task."""
+
+    @abstractmethod
+    def digests(self) -> bytes:
+        """The first 16 bytes of the ``content_digest`` of every example, one behind the other."""
+
+
 def _check_options(options: tuple[str, ...]) -> None:
     if len(options) < 2:
         raise DataError(f"{len(options)} option{'s' * (not options)}; a question needs at least 2")
@@ -115,7 +134,7 @@ class Task:
 
     Args:
         name: shown to the model in front of every input.
-        examples: in the order of their file; ids are distinct.
+        examples: in the order of their file; ids are distinct. A tuple, or an ``ExampleStore``.
         family: tasks of one family are variants of each other; a suite keeps a family on one side.
         source: where it was read, for error messages.
 
@@ -125,11 +144,13 @@ class Task:
     """
 
     name: str
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     family: str | None = None
     source: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.examples, ExampleStore):
+            return
         object.__setattr__(self, "examples", tuple(self.examples))
         if not self.examples:
             raise DataError(f"{self.where}: no examples")
@@ -159,17 +180,19 @@ class Task:
         return self.source or f"task '{self.name}'"
 
     @property
-    def train(self) -> tuple[Example, ...]:
+    def train(self) -> Sequence[Example]:
         """The examples to learn from."""
         return self._sides["train"]
 
     @property
-    def test(self) -> tuple[Example, ...]:
+    def test(self) -> Sequence[Example]:
         """The examples to be evaluated on."""
         return self._sides["test"]
 
     @cached_property
-    def _sides(self) -> dict[str, tuple[Example, ...]]:
+    def _sides(self) -> dict[str, Sequence[Example]]:
+        if isinstance(self.examples, ExampleStore):
+            return {side: self.examples.side(side) for side in SIDES}
         marks = [example.split for example in self.examples]
         sides = marks if marks[0] is not None else split_by_content(self.examples)
         pairs = list(zip(self.examples, sides, strict=True))
@@ -178,10 +201,19 @@ class Task:
 
 def are_written(examples: Sequence[Example]) -> bool:
     """Whether the answers are written, not chosen. Raises ``DataError`` where some are and some are not."""
+    if isinstance(examples, ExampleStore):
+        return examples.are_written
     number = sum(isinstance(example, WrittenExample) for example in examples)
     if 0 < number < len(examples):
         raise DataError("some answers are written and some are chosen; make two tasks of them")
     return number > 0
+
+
+def first_unanswered(examples: Sequence[Example]) -> Example | None:
+    """The first example without an answer, if there is one."""
+    if isinstance(examples, ExampleStore) and examples.answered:
+        return None
+    return next((example for example in examples if example.answer is None), None)
 
 
 def split_by_content(examples: Sequence[Example]) -> tuple[Split, ...]:
@@ -192,18 +224,27 @@ def split_by_content(examples: Sequence[Example]) -> tuple[Split, ...]:
     """
     hashes = [content_hash(example) for example in examples]
     ranked = sorted(set(hashes))
-    num_train = min(max(round(TRAIN_SHARE * len(ranked)), 1), max(len(ranked) - 1, 1))
-    train = set(ranked[:num_train])
+    train = set(ranked[: num_train(len(ranked))])
     return tuple("train" if key in train else "test" for key in hashes)
 
 
+def num_train(distinct: int) -> int:
+    """How many of so many distinct examples are for training."""
+    return min(max(round(TRAIN_SHARE * distinct), 1), max(distinct - 1, 1))
+
+
 def content_hash(example: Example) -> str:
+    """``content_digest`` in hexadecimal."""
+    return content_digest(example).hex()
+
+
+def content_digest(example: Example) -> bytes:
     """SHA-256 of the normalised input and options, whatever the options' order; id, answer and split play no part.
 
     Nor does a written answer.
     """
     content = [normalize(example.input), sorted(_normalize_option(option) for option in example.asked)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content).encode()).digest()
 
 
 def normalize(text: str) -> str:

@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from abmll.tasks.order import batches_of_episode, demonstrations, task_of_episode, union_batches
 
@@ -38,11 +42,16 @@ class EpisodeSampler:
         """The examples of each of the episode's batches; a query batch comes last."""
         task = self.task(episode)
         if task is None:
-            return union_batches(self.seed, episode, self.sizes, self.batch_size, self.steps + self.query)
+            return union_batches(self.seed, episode, self._ends, self.batch_size, self.steps + self.query)
         batches = batches_of_episode(
             self.seed, episode, self.sizes[task], self.batch_size, self.steps, query=self.query
         )
         return [[(task, index) for index in batch] for batch in batches]
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """Where each task's examples end in the union: once for all episodes, else n tasks cost n^2."""
+        return np.cumsum(self.sizes)
 
     def demonstrations(self, episode: int, count: int) -> list[int]:
         """At most ``count`` examples of the episode's task that are in none of its batches, to be shown before them."""

@@ -9,7 +9,9 @@ from abmll.common.errors import DataError
 from abmll.common.progress import progress
 from abmll.language.encoding import Encoder
 from abmll.tasks import Task
+from abmll.tasks.types import first_unanswered
 
+PORTION = 1024  # examples, of which the text is held at once
 SHOW_PROGRESS = 10_000  # examples; fewer take about a second
 
 
@@ -26,9 +28,8 @@ def usable(tasks: Sequence[Task], min_examples: int) -> list[Task]:
         if count > 1:
             raise DataError(f"{count} training tasks are called '{name}'; give each a name of its own")
     for task in ordered:
-        for example in task.train:
-            if example.answer is None:
-                raise DataError(f"{task.where}: training example '{example.id}' has no answer to learn from")
+        if (example := first_unanswered(task.train)) is not None:
+            raise DataError(f"{task.where}: training example '{example.id}' has no answer to learn from")
         if len(task.train) < min_examples:
             raise DataError(
                 f"{task.where}: {len(task.train)} training examples, but this method needs at least {min_examples} of "
@@ -46,8 +47,11 @@ def fingerprint(tasks: Sequence[Task]) -> str:
     """SHA-256 of everything that training reads of the tasks: names and training examples, in order."""
     digest = hashlib.sha256()
     for task in tasks:
-        rows = [(example.input, example.options, example.answer) for example in task.train]
-        digest.update(json.dumps([task.name, rows]).encode())
+        digest.update(f"[{json.dumps(task.name)}, [".encode())
+        for start in range(0, len(task.train), PORTION):
+            rows = [(example.input, example.options, example.answer) for example in task.train[start : start + PORTION]]
+            digest.update(f"{', ' if start else ''}{json.dumps(rows)[1:-1]}".encode())
+        digest.update(b"]]")
     return digest.hexdigest()
 
 
