@@ -85,7 +85,7 @@ class _Spread(torch.autograd.Function):
         row = gradient.index_select(0, packing.gather)
         if packing.prefix:
             later = gradient.view(*packing.spread.shape, -1)[1:, : packing.prefix].sum(0)
-            row = torch.cat([row[: packing.prefix] + later, row[packing.prefix :]])
+            row[: packing.prefix].add_(later)
         return row, None
 
 
@@ -121,25 +121,28 @@ def packed_attention(
     attend = _own_eager(module) if inner == "eager" else ALL_ATTENTION_FUNCTIONS[inner]
     if packing is None:
         return attend(module, query, key, value, attention_mask, **kwargs)
-    keys, values = _spread_heads(key, packing), _spread_heads(value, packing)
     if packing.rest is None:
-        output, _ = attend(module, _spread_heads(query, packing), keys, values, attention_mask, **kwargs)
+        spread = _spread_heads((query, key, value), packing)
+        output, _ = attend(module, *spread, attention_mask, **kwargs)
         return _gather_heads(output, packing), None
     assert attention_mask is not None
     size = packing.prefix
     own = (heads[:, :, :size] for heads in (query, key, value))
     first, _ = attend(module, *own, attention_mask[:1, :, :size, :size], **kwargs)
-    rest = _spread_heads(query[:, :, size:], packing.rest)
-    output, _ = attend(module, rest, keys, values, attention_mask[:, :, size:], **kwargs)
+    [rest] = _spread_heads([query[:, :, size:]], packing.rest)
+    spread = _spread_heads((key, value), packing)
+    output, _ = attend(module, rest, *spread, attention_mask[:, :, size:], **kwargs)
     return torch.cat([first, _gather_heads(output, packing.rest)], dim=1), None
 
 
-def _spread_heads(heads: Tensor, packing: Packing) -> Tensor:
-    """(1, h, M, d) -> (N, h, T, d)."""
-    _, count, length, size = heads.shape
-    spread = _Spread.apply(heads.transpose(1, 2).reshape(length, count * size), packing)
+def _spread_heads(each: Sequence[Tensor], packing: Packing) -> list[Tensor]:
+    """(1, h, M, d) -> (N, h, T, d), of queries, keys and values together: on a GPU a call costs more than its copy."""
+    shapes = [(heads.shape[1], heads.shape[3]) for heads in each]
+    rows = [heads.transpose(1, 2).reshape(heads.shape[2], -1) for heads in each]
+    spread = _Spread.apply(torch.cat(rows, 1) if len(rows) > 1 else rows[0], packing)
     assert isinstance(spread, Tensor)
-    return spread.view(*packing.spread.shape, count, size).transpose(1, 2)
+    parts = spread.view(*packing.spread.shape, -1).split([count * size for count, size in shapes], -1)
+    return [part.unflatten(-1, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _gather_heads(output: Tensor, packing: Packing) -> Tensor:
