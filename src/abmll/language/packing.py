@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -72,21 +72,29 @@ class Packing:
 
 
 class _Spread(torch.autograd.Function):
-    """(M, d) -> (N * T, d). Its gradient gathers, where autograd's own would add up token by token."""
+    """(M, d) -> (N, h, T, size) for each (h, size) of ``shapes``, whose columns lie side by side.
+
+    Its gradient gathers, where autograd's own would add up token by token.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *args: Any, **kwargs: Any) -> Tensor:
-        row, ctx.packing = args
-        return row.index_select(0, ctx.packing.spread.flatten())
+    def forward(ctx: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        row, ctx.packing, shapes = args
+        spread = row.index_select(0, ctx.packing.spread.flatten()).view(*ctx.packing.spread.shape, -1)
+        parts = spread.split([count * size for count, size in shapes], -1)
+        return tuple(part.unflatten(-1, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True))
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
-        packing, [gradient] = ctx.packing, grad_outputs
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
+        packing, heads = ctx.packing, [gradient.transpose(1, 2) for gradient in grad_outputs]
+        if len({gradient.shape[-1] for gradient in heads}) > 1:
+            heads = [gradient.flatten(2) for gradient in heads]
+        gradient = torch.cat(heads, 2).view(packing.spread.numel(), -1)
         row = gradient.index_select(0, packing.gather)
         if packing.prefix:
             later = gradient.view(*packing.spread.shape, -1)[1:, : packing.prefix].sum(0)
             row[: packing.prefix].add_(later)
-        return row, None
+        return row, None, None
 
 
 class _Gather(torch.autograd.Function):
@@ -135,14 +143,11 @@ def packed_attention(
     return torch.cat([first, _gather_heads(output, packing.rest)], dim=1), None
 
 
-def _spread_heads(each: Sequence[Tensor], packing: Packing) -> list[Tensor]:
+def _spread_heads(each: Sequence[Tensor], packing: Packing) -> tuple[Tensor, ...]:
     """(1, h, M, d) -> (N, h, T, d), of queries, keys and values together: on a GPU a call costs more than its copy."""
     shapes = [(heads.shape[1], heads.shape[3]) for heads in each]
     rows = [heads.transpose(1, 2).reshape(heads.shape[2], -1) for heads in each]
-    spread = _Spread.apply(torch.cat(rows, 1) if len(rows) > 1 else rows[0], packing)
-    assert isinstance(spread, Tensor)
-    parts = spread.view(*packing.spread.shape, -1).split([count * size for count, size in shapes], -1)
-    return [part.unflatten(-1, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)]
+    return cast("tuple[Tensor, ...]", _Spread.apply(torch.cat(rows, 1) if len(rows) > 1 else rows[0], packing, shapes))
 
 
 def _gather_heads(output: Tensor, packing: Packing) -> Tensor:

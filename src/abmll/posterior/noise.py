@@ -123,8 +123,11 @@ class _LowRankSample(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         # Nothing in place: this is differentiated again where a rule's gradient goes through its inner steps.
         x, left, right, square_A, units, least, wide, std, joint = ctx.saved_tensors
-        gradient, rank = torch.cat(grad_outputs, 1).to(left.dtype), len(right)
-        if torch.is_grad_enabled():  # what was computed on the way is a constant otherwise
+        rank = len(right)
+        if not torch.is_grad_enabled():
+            gradient = torch.cat(grad_outputs, 1, out=joint.new_empty(len(joint), len(left)))
+        else:  # what was computed on the way is a constant otherwise
+            gradient = torch.cat(grad_outputs, 1).to(left.dtype)
             wide = x.to(right.dtype)
             std = _std(wide, square_A, least)
             joint = torch.cat([wide @ right.mT, (units * std).flatten(1)], 1)
