@@ -101,6 +101,9 @@ class Wiring:
         space, terms, bound = self.space, None, None
         if phi is not None and theta is not None and isinstance(space, OutputSpace):
             recorders = by_name(phi, lambda shape: space.recorders(phi.stacks[shape], theta.stacks[shape], noise))
+            if noise is not None and noise.rank and noise.kind == "local":
+                draws = self._draws(noise, {name: len(one.mean_B) for name, one in recorders.items()})
+                recorders = {name: replace(one, draws=(name, draws)) for name, one in recorders.items()}
             terms = ActivationTerms(space, phi, theta, batch, recorders)
             bound = Bound({}, terms, trace)
         elif phi is not None:
@@ -115,8 +118,14 @@ class Wiring:
             name: (stack, layer) for stack, names in enumerate(phi.layers.values()) for layer, name in enumerate(names)
         }
         groups = {names: [places[name] for name in names] for names in self.readers.groups(places)}
-        draws = Draws(noise.generator, noise.rank, dict.fromkeys(places, 0), self.readers.together)
+        draws = self._draws(noise, dict.fromkeys(places, 0))
         return self.space.grouped_layers(list(phi.stacks.values()), groups, noise, draws)
+
+    def _draws(self, noise: Noise, channels: Mapping[str, int]) -> Draws:
+        """The numbers of one pass."""
+        return Draws(
+            noise.generator, noise.rank, channels, [name for name in self.readers.together if name in channels]
+        )
 
     @contextmanager
     def use_updates(self, updates: Mapping[str, LayerUpdate]) -> Iterator[None]:
