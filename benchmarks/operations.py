@@ -7,7 +7,7 @@ Counted is every operation that torch dispatches below autograd, of the whole st
 the backward pass, clipping, AdamW. A *launch* is one that computes or copies. A view, a detached tensor and memory that
 is only allocated cost the host a little and the device nothing: they are counted apart. An operation on a list of
 tensors, such as the fused AdamW, is one. All is as on a GPU: bf16, transformers' fused attention, plain LoRA's
-gradients clipped as a list.
+gradients clipped as a list, and normal numbers that a CPU draws one part after the other into one memory drawn at once.
 """
 
 from collections import Counter
@@ -40,12 +40,14 @@ class Operations(TorchDispatchMode):
 
     launches: Counter[str] = field(default_factory=Counter)
     views: Counter[str] = field(default_factory=Counter)
+    last: str = ""
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace != "profiler":  # marks for a profiler
+        again, self.last = func._schema.name == self.last == "aten::normal_", func._schema.name
+        if not again and func.namespace != "profiler":  # marks for a profiler
             (self.views if launches_nothing(func) else self.launches)[func._schema.name] += 1
         return func(*args, **(kwargs or {}))
 

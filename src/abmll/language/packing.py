@@ -41,15 +41,19 @@ class Packing:
 
         The prefix attends once where it is at least half of the longest example and that saves ``WORTHWHILE`` queries.
         """
-        places, own = torch.arange(max(lengths)), torch.tensor(lengths)[:, None] - prefix
-        unread = places >= own + prefix
-        first = prefix + own.cumsum(0) - own  # (N, 1) place in the row of what follows the prefix
-        spread = torch.where(places < prefix, places, first + places - prefix).masked_fill(unread, 0)
-        unread[1:, :prefix] = True
-        gather = (~unread).flatten().nonzero()[:, 0]
-        is_long = 2 * prefix >= max(lengths) and (len(lengths) - 1) * prefix >= WORTHWHILE
+        longest, first = max(lengths), prefix  # first: place in the row of what follows the prefix
+        spread: list[list[int]] = []
+        unread: list[list[bool]] = []
+        gather: list[int] = []
+        for number, length in enumerate(lengths):
+            begin, padding = prefix if number else 0, longest - length
+            spread.append([*range(prefix), *range(first, first + length - prefix), *[0] * padding])
+            unread.append([*[True] * begin, *[False] * (length - begin), *[True] * padding])
+            gather += range(number * longest + begin, number * longest + length)
+            first += length - prefix
+        is_long = 2 * prefix >= longest and (len(lengths) - 1) * prefix >= WORTHWHILE
         rest = cls.of([length - prefix for length in lengths], 0) if is_long else None
-        return cls(spread, gather, unread, prefix, rest)
+        return cls(torch.tensor(spread), torch.tensor(gather), torch.tensor(unread), prefix, rest)
 
     def to(self, device: torch.device) -> "Packing":
         """The same packing with its tensors on ``device``."""

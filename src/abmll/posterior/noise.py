@@ -98,9 +98,10 @@ def sampled_outputs(
     """Outputs (M, d_out) of G layers with noise of rank m for one input x (M, d_in), in its dtype.
 
     Layer g of those with D outputs together adds  left_g [right_g x; ||a_g x|| u_g]  for a unit vector u_g a token:
-    left (D, G (r + m)) has the columns of all means, then those of all noises; right (G r, d_in), square_A (G, d_in)
-    is a^2, units (M, G, m), and ``sizes`` has every d_out. ``least`` is the smallest normal number, which gives a token
-    of zeros the gradient 0.
+    left (D, G (r + m)) has the columns of all means, then those of all noises; right (G r, d_in), square_A (G m, d_in)
+    is a^2, m times for each layer (its gradient is added up where it was repeated, for all layers at once); units
+    (M, G, m), and ``sizes`` has every d_out. ``least`` is the smallest normal number: a token of zeros has the
+    gradient 0.
     """
     return cast("tuple[Tensor, ...]", _LowRankSample.apply(x, left, right, square_A, units, least, sizes))
 
@@ -112,7 +113,7 @@ class _LowRankSample(torch.autograd.Function):
     def forward(ctx: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         x, left, right, square_A, units, least, sizes = args
         wide, rank = x.to(right.dtype), len(right)
-        std = _std(wide, square_A, least)
+        std = _std(wide, square_A[:: units.shape[2]], least)
         joint = wide.new_empty(len(x), left.shape[1])
         torch.mm(wide, right.mT, out=joint[:, :rank])
         torch.mul(units, std, out=joint[:, rank:].view(units.shape))
@@ -129,11 +130,11 @@ class _LowRankSample(torch.autograd.Function):
         else:  # what was computed on the way is a constant otherwise
             gradient = torch.cat(grad_outputs, 1).to(left.dtype)
             wide = x.to(right.dtype)
-            std = _std(wide, square_A, least)
+            std = _std(wide, square_A[:: units.shape[2]], least)
             joint = torch.cat([wide @ right.mT, (units * std).flatten(1)], 1)
         by_joint = gradient @ left
         by_mean, by_noise = by_joint[:, :rank], by_joint[:, rank:].view(units.shape)
-        share = (by_noise * units).sum(2) / std[..., 0]
+        share = (by_noise * units / std).flatten(1)
         by_x = None
         if ctx.needs_input_grad[0]:
             by_x = torch.addcmul(by_mean @ right, wide, share @ square_A).to(x.dtype)
@@ -154,7 +155,7 @@ class LowRankUpdate:
     left: Tensor  # (d_out, r + m): factors of the mean, then of the noise
     right: Tensor  # (r, d_in)
     positive_A: Tensor  # a (d_in,)
-    square_A: Tensor  # a^2 (1, d_in)
+    square_A: Tensor  # a^2 (m, d_in), m times the same
     directions: Tensor | None  # (d_in, m), shared noise only
     least: Tensor  # see ``sampled_outputs``
     noise: Noise

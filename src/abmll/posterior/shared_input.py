@@ -22,7 +22,7 @@ class Sampled(NamedTuple):
 
     left: Tensor  # (L, d_out, r + m): factors of the mean, then of the noise
     right: Tensor  # (L, r, d_in)
-    square_A: Tensor  # (L, 1, d_in): a^2
+    square_A: Tensor  # (L, m, d_in): a^2, m times the same
 
 
 @dataclass
@@ -31,7 +31,7 @@ class SharedInput:
 
     left: Tensor  # (D, G (r + m)) for the layers' D outputs: all that belongs to means, then all that does to noise
     right: Tensor  # (G r, d_in)
-    square_A: Tensor  # (G, d_in)
+    square_A: Tensor  # (G m, d_in)
     least: Tensor  # see ``sampled_outputs``
     sizes: Sequence[int]  # d_out of every layer
     names: tuple[str, ...]

@@ -74,7 +74,7 @@ class WeightSpace(Space):
         left = self.scaling * factors.mean_B
         normal = draw((*left.shape[:2], noise.rank), left, noise.generator)
         joint = torch.cat([left, factors.scale_B.exp() * normal], dim=-1)
-        return Sampled(joint, factors.mean_A, positive_A.square())
+        return Sampled(joint, factors.mean_A, positive_A.square().expand(-1, noise.rank, -1))
 
     @property
     def sample_components(self) -> int:
