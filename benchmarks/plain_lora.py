@@ -62,11 +62,15 @@ class PlainLora:
         trainer = self.trainer
         answer_tokens = (inputs["labels"][:, 1:] != IGNORED).sum()
         loss = trainer.training_step(self.prepared, inputs, answer_tokens.to(trainer.args.device))
-        trainer.accelerator.clip_grad_norm_(self.prepared.parameters(), trainer.args.max_grad_norm)
+        self.clip()
         trainer.optimizer.step()
         trainer.lr_scheduler.step()
         self.prepared.zero_grad()
         return loss
+
+    def clip(self) -> None:
+        """Clip the gradients as Trainer does."""
+        self.trainer.accelerator.clip_grad_norm_(self.prepared.parameters(), self.trainer.args.max_grad_norm)
 
     def episode(self, batches: Sequence[Sequence[Encoded]]) -> None:
         """A step on each batch; plain LoRA has no outer step."""

@@ -142,44 +142,52 @@ def batches_of_like_length(examples: Sequence[Encoded], max_tokens: int, prefix:
 def _pad(examples: Sequence[Encoded], pad_id: int) -> Batch:
     """One batch of N examples, padded on the right."""
     length, width = max(len(example) for example in examples), max(len(example.options) for example in examples)
-    ids = torch.full((len(examples), length), pad_id)
-    positions = torch.zeros_like(ids)
-    mask = torch.zeros(ids.shape, dtype=torch.bool)
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    # Padding attends to itself: a row that sees nothing would be NaN.
-    visible = torch.eye(length, dtype=torch.bool).repeat(len(examples), 1, 1)
-    option_lengths = torch.zeros(len(examples), width, dtype=torch.long)
+    ids: list[list[int]] = []
+    positions: list[list[int]] = []
+    parts: list[list[int]] = []  # 0 in the prompt, c + 1 in option c, below 0 in padding
     rows: list[int] = []
     tokens: list[tuple[int, int, int]] = []
     for n, example in enumerate(examples):
         prompt = stop = len(example.prompt)
-        sequence, places = list(example.prompt), list(range(prompt))
-        visible[n, :prompt, :prompt] = causal[:prompt, :prompt]
+        sequence, places, part = list(example.prompt), list(range(prompt)), [0] * prompt
         fork = len(rows)
         rows.append(n * length + prompt - 1)
         for c, option in enumerate(example.options):
-            option_lengths[n, c] = len(option)
             start, stop = stop, stop + len(option) - 1
             sequence += option[:-1]
             places += range(prompt, prompt + stop - start)
-            visible[n, start:stop, :prompt] = True
-            visible[n, start:stop, start:stop] = causal[: stop - start, : stop - start]
+            part += [c + 1] * (stop - start)
             predicted_at = [fork, *range(len(rows), len(rows) + stop - start)]
             rows += range(n * length + start, n * length + stop)
             tokens += [(row, token, n * width + c) for row, token in zip(predicted_at, option, strict=True)]
-        ids[n, :stop], positions[n, :stop], mask[n, :stop] = torch.tensor(sequence), torch.tensor(places), True
+        padding = length - stop
+        ids.append(sequence + [pad_id] * padding)
+        positions.append(places + [0] * padding)
+        parts.append(part + [-1] * padding)
+    option_lengths = [[*map(len, example.options), *[0] * (width - len(example.options))] for example in examples]
+    belongs = torch.tensor(parts)
     token_row, token_id, token_option = torch.tensor(tokens).unbind(1)
     answers = torch.tensor([-1 if example.answer is None else example.answer for example in examples])
     return Batch(
-        input_ids=ids,
-        position_ids=positions,
-        mask=mask,
-        visible=visible[:, None],
+        input_ids=torch.tensor(ids),
+        position_ids=torch.tensor(positions),
+        mask=belongs >= 0,
+        visible=_visible(belongs)[:, None],
         rows=torch.tensor(rows),
         token_row=token_row,
         token_id=token_id,
         token_option=token_option,
-        option_lengths=option_lengths,
+        option_lengths=torch.tensor(option_lengths),
         answers=answers,
         num_tokens=sum(map(len, examples)),
     )
+
+
+def _visible(belongs: Tensor) -> Tensor:
+    """(N, T, T) of (N, T), 0 in the prompt, c + 1 in option c, below 0 in padding: what may attend to what before it.
+
+    Padding attends to itself: a row that sees nothing would be NaN.
+    """
+    row, column = belongs[:, :, None], belongs[:, None]
+    seen = ((column == 0) & (row >= 0) | (row == column) & (row > 0)).tril()
+    return seen | torch.eye(belongs.shape[1], dtype=torch.bool)

@@ -15,8 +15,8 @@ from abmll.language.targets import decoder_blocks
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The hidden states (R, L, d) after the final norm."""
-    additive = torch.zeros_like(batch.visible, dtype=model.dtype)
-    additive.masked_fill_(~batch.visible, torch.finfo(model.dtype).min)
+    additive = torch.full_like(batch.visible, torch.finfo(model.dtype).min, dtype=model.dtype)
+    additive.masked_fill_(batch.visible, 0.0)
     output = model.base_model(
         input_ids=batch.input_ids,
         attention_mask=additive,

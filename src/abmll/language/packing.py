@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -41,15 +41,19 @@ class Packing:
 
         The prefix attends once where it is at least half of the longest example and that saves ``WORTHWHILE`` queries.
         """
-        places, own = torch.arange(max(lengths)), torch.tensor(lengths)[:, None] - prefix
-        unread = places >= own + prefix
-        first = prefix + own.cumsum(0) - own  # (N, 1) place in the row of what follows the prefix
-        spread = torch.where(places < prefix, places, first + places - prefix).masked_fill(unread, 0)
-        unread[1:, :prefix] = True
-        gather = (~unread).flatten().nonzero()[:, 0]
-        is_long = 2 * prefix >= max(lengths) and (len(lengths) - 1) * prefix >= WORTHWHILE
+        longest, first = max(lengths), prefix  # first: place in the row of what follows the prefix
+        spread: list[list[int]] = []
+        unread: list[list[bool]] = []
+        gather: list[int] = []
+        for number, length in enumerate(lengths):
+            begin, padding = prefix if number else 0, longest - length
+            spread.append([*range(prefix), *range(first, first + length - prefix), *[0] * padding])
+            unread.append([*[True] * begin, *[False] * (length - begin), *[True] * padding])
+            gather += range(number * longest + begin, number * longest + length)
+            first += length - prefix
+        is_long = 2 * prefix >= longest and (len(lengths) - 1) * prefix >= WORTHWHILE
         rest = cls.of([length - prefix for length in lengths], 0) if is_long else None
-        return cls(spread, gather, unread, prefix, rest)
+        return cls(torch.tensor(spread), torch.tensor(gather), torch.tensor(unread), prefix, rest)
 
     def to(self, device: torch.device) -> "Packing":
         """The same packing with its tensors on ``device``."""
@@ -72,21 +76,29 @@ class Packing:
 
 
 class _Spread(torch.autograd.Function):
-    """(M, d) -> (N * T, d). Its gradient gathers, where autograd's own would add up token by token."""
+    """(M, d) -> (N, h, T, size) for each (h, size) of ``shapes``, whose columns lie side by side.
+
+    Its gradient gathers, where autograd's own would add up token by token.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *args: Any, **kwargs: Any) -> Tensor:
-        row, ctx.packing = args
-        return row.index_select(0, ctx.packing.spread.flatten())
+    def forward(ctx: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        row, ctx.packing, shapes = args
+        spread = row.index_select(0, ctx.packing.spread.flatten()).view(*ctx.packing.spread.shape, -1)
+        parts = spread.split([count * size for count, size in shapes], -1)
+        return tuple(part.unflatten(-1, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True))
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
-        packing, [gradient] = ctx.packing, grad_outputs
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
+        packing, heads = ctx.packing, [gradient.transpose(1, 2) for gradient in grad_outputs]
+        if len({gradient.shape[-1] for gradient in heads}) > 1:
+            heads = [gradient.flatten(2) for gradient in heads]
+        gradient = torch.cat(heads, 2).view(packing.spread.numel(), -1)
         row = gradient.index_select(0, packing.gather)
         if packing.prefix:
             later = gradient.view(*packing.spread.shape, -1)[1:, : packing.prefix].sum(0)
-            row = torch.cat([row[: packing.prefix] + later, row[packing.prefix :]])
-        return row, None
+            row[: packing.prefix].add_(later)
+        return row, None, None
 
 
 class _Gather(torch.autograd.Function):
@@ -121,25 +133,25 @@ def packed_attention(
     attend = _own_eager(module) if inner == "eager" else ALL_ATTENTION_FUNCTIONS[inner]
     if packing is None:
         return attend(module, query, key, value, attention_mask, **kwargs)
-    keys, values = _spread_heads(key, packing), _spread_heads(value, packing)
     if packing.rest is None:
-        output, _ = attend(module, _spread_heads(query, packing), keys, values, attention_mask, **kwargs)
+        spread = _spread_heads((query, key, value), packing)
+        output, _ = attend(module, *spread, attention_mask, **kwargs)
         return _gather_heads(output, packing), None
     assert attention_mask is not None
     size = packing.prefix
     own = (heads[:, :, :size] for heads in (query, key, value))
     first, _ = attend(module, *own, attention_mask[:1, :, :size, :size], **kwargs)
-    rest = _spread_heads(query[:, :, size:], packing.rest)
-    output, _ = attend(module, rest, keys, values, attention_mask[:, :, size:], **kwargs)
+    [rest] = _spread_heads([query[:, :, size:]], packing.rest)
+    spread = _spread_heads((key, value), packing)
+    output, _ = attend(module, rest, *spread, attention_mask[:, :, size:], **kwargs)
     return torch.cat([first, _gather_heads(output, packing.rest)], dim=1), None
 
 
-def _spread_heads(heads: Tensor, packing: Packing) -> Tensor:
-    """(1, h, M, d) -> (N, h, T, d)."""
-    _, count, length, size = heads.shape
-    spread = _Spread.apply(heads.transpose(1, 2).reshape(length, count * size), packing)
-    assert isinstance(spread, Tensor)
-    return spread.view(*packing.spread.shape, count, size).transpose(1, 2)
+def _spread_heads(each: Sequence[Tensor], packing: Packing) -> tuple[Tensor, ...]:
+    """(1, h, M, d) -> (N, h, T, d), of queries, keys and values together: on a GPU a call costs more than its copy."""
+    shapes = [(heads.shape[1], heads.shape[3]) for heads in each]
+    rows = [heads.transpose(1, 2).reshape(heads.shape[2], -1) for heads in each]
+    return cast("tuple[Tensor, ...]", _Spread.apply(torch.cat(rows, 1) if len(rows) > 1 else rows[0], packing, shapes))
 
 
 def _gather_heads(output: Tensor, packing: Packing) -> Tensor:

@@ -74,7 +74,8 @@ class OptionScorer:
         self.last_mlp = LastMLP(base.model)
         self.packed = install_packing(base.model)
         self.gradient_checkpointing = False
-        self._check()
+        with self.wiring.readers.watching(self.adapted):
+            self._check()
         self.lower_blocks = LowerBlocks(base.model, min(target.block for target in targets), self.packed)
 
     @property

@@ -17,8 +17,9 @@ from abmll.common.errors import ConfigError
 from abmll.language.adapter import Adapter
 from abmll.language.base import Wrapper
 from abmll.language.batch import Batch
+from abmll.language.readers import Readers
 from abmll.language.targets import Target, find_targets
-from abmll.posterior import LayerUpdate, Noise, OutputSpace, Prior, Recorder, Space
+from abmll.posterior import Draws, LayerUpdate, Noise, OutputSpace, Prior, Recorder, Space
 
 T = TypeVar("T")
 
@@ -81,6 +82,7 @@ class Wiring:
     def __init__(self, space: Space) -> None:
         self.space = space
         self.bound: Bound | None = None
+        self.readers = Readers()
 
     @contextmanager
     def use(
@@ -99,12 +101,31 @@ class Wiring:
         space, terms, bound = self.space, None, None
         if phi is not None and theta is not None and isinstance(space, OutputSpace):
             recorders = by_name(phi, lambda shape: space.recorders(phi.stacks[shape], theta.stacks[shape], noise))
+            if noise is not None and noise.rank and noise.kind == "local":
+                draws = self._draws(noise, {name: len(one.mean_B) for name, one in recorders.items()})
+                recorders = {name: replace(one, draws=(name, draws)) for name, one in recorders.items()}
             terms = ActivationTerms(space, phi, theta, batch, recorders)
             bound = Bound({}, terms, trace)
         elif phi is not None:
-            bound = Bound(by_name(phi, lambda shape: space.layers(phi.stacks[shape], noise)), None, trace)
+            updates = self._grouped(phi, noise) if noise is not None and trace is None else None
+            bound = Bound(updates or by_name(phi, lambda shape: space.layers(phi.stacks[shape], noise)), None, trace)
         with self.bind(bound):
             yield terms
+
+    def _grouped(self, phi: Adapter, noise: Noise) -> dict[str, LayerUpdate] | None:
+        """The updates of layers that read the same tensor together, where the space can do that."""
+        places = {
+            name: (stack, layer) for stack, names in enumerate(phi.layers.values()) for layer, name in enumerate(names)
+        }
+        groups = {names: [places[name] for name in names] for names in self.readers.groups(places)}
+        draws = self._draws(noise, dict.fromkeys(places, 0))
+        return self.space.grouped_layers(list(phi.stacks.values()), groups, noise, draws)
+
+    def _draws(self, noise: Noise, channels: Mapping[str, int]) -> Draws:
+        """The numbers of one pass."""
+        return Draws(
+            noise.generator, noise.rank, channels, [name for name in self.readers.together if name in channels]
+        )
 
     @contextmanager
     def use_updates(self, updates: Mapping[str, LayerUpdate]) -> Iterator[None]:

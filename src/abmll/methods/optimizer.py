@@ -58,8 +58,7 @@ class AdapterOptimizer:
         norms = gradient_norms(gradients)
         if max_norm > 0:
             factor = (max_norm / total_norm(norms)).clamp(max=1.0)
-            for gradient in gradients.values():
-                gradient.mul_(factor)
+            torch.ops.aten._foreach_mul_(list(gradients.values()), factor)
         for name, tensor in self.named.items():
             tensor.grad = gradients[name]
         for group in self.adamw.param_groups:
@@ -108,7 +107,8 @@ class AdapterOptimizer:
 
 def gradient_norms(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The norm of each gradient, fp64 scalars outside the graph."""
-    return {name: torch.linalg.vector_norm(one.detach(), dtype=torch.float64) for name, one in gradients.items()}
+    norms = torch.ops.aten._foreach_norm([one.detach() for one in gradients.values()], 2.0, dtype=torch.float64)
+    return dict(zip(gradients, norms, strict=True))
 
 
 def total_norm(norms: Mapping[str, Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ Nothing here is averaged or divided by a batch size; beta and gamma carry all th
 """
 
 from abmll.posterior.build import build_space
+from abmll.posterior.draws import Draws
 from abmll.posterior.output import OutputSpace, Recorder
 from abmll.posterior.prior import Prior
 from abmll.posterior.space import LayerUpdate, Noise, Space
@@ -22,6 +23,7 @@ from abmll.posterior.stacks import Factors
 from abmll.posterior.weight import WeightSpace
 
 __all__ = [
+    "Draws",
     "Factors",
     "LayerUpdate",
     "Noise",

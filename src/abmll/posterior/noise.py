@@ -92,31 +92,60 @@ def _token_std(x: Tensor, a: Tensor) -> Tensor:
     return cast(Tensor, _TokenStd.apply(x, a))[..., None]
 
 
+def sampled_outputs(
+    x: Tensor, left: Tensor, right: Tensor, square_A: Tensor, units: Tensor, least: Tensor, sizes: Sequence[int]
+) -> tuple[Tensor, ...]:
+    """Outputs (M, d_out) of G layers with noise of rank m for one input x (M, d_in), in its dtype.
+
+    Layer g of those with D outputs together adds  left_g [right_g x; ||a_g x|| u_g]  for a unit vector u_g a token:
+    left (D, G (r + m)) has the columns of all means, then those of all noises; right (G r, d_in), square_A (G m, d_in)
+    is a^2, m times for each layer (its gradient is added up where it was repeated, for all layers at once); units
+    (M, G, m), and ``sizes`` has every d_out. ``least`` is the smallest normal number: a token of zeros has the
+    gradient 0.
+    """
+    return cast("tuple[Tensor, ...]", _LowRankSample.apply(x, left, right, square_A, units, least, sizes))
+
+
 class _LowRankSample(torch.autograd.Function):
     """Many small steps in one node: on thin layers the bookkeeping between them costs more than they do."""
 
     @staticmethod
-    def forward(ctx: Any, *args: Any, **kwargs: Any) -> Tensor:
-        x, left, right, a, units = args
-        std = (x.square() @ a.square()).sqrt_()[:, None]
-        joint = torch.cat([x @ right.mT, std * units], dim=1)
-        ctx.save_for_backward(x, left, right, a, units, std, joint)
-        return joint @ left.mT
+    def forward(ctx: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        x, left, right, square_A, units, least, sizes = args
+        wide, rank = x.to(right.dtype), len(right)
+        std = _std(wide, square_A[:: units.shape[2]], least)
+        joint = wide.new_empty(len(x), left.shape[1])
+        torch.mm(wide, right.mT, out=joint[:, :rank])
+        torch.mul(units, std, out=joint[:, rank:].view(units.shape))
+        ctx.save_for_backward(x, left, right, square_A, units, least, wide, std, joint)
+        return (joint @ left.mT).to(x.dtype).split(sizes, 1)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         # Nothing in place: this is differentiated again where a rule's gradient goes through its inner steps.
-        x, left, right, a, units, std, joint = ctx.saved_tensors
-        [gradient] = grad_outputs
-        if torch.is_grad_enabled():  # what was computed on the way is a constant otherwise
-            std = _token_std(x, a)
-            joint = torch.cat([x @ right.mT, std * units], dim=1)
-        by_mean, by_noise = (gradient @ left).split([len(right), units.shape[1]], dim=1)
-        share = (by_noise * units).sum(1, keepdim=True) / std.clamp_min(torch.finfo(std.dtype).tiny)
-        by_x = torch.addcmul(by_mean @ right, x, share * a.square()) if ctx.needs_input_grad[0] else None
-        by_a = a * (share.mT @ x.square())[0]
+        x, left, right, square_A, units, least, wide, std, joint = ctx.saved_tensors
+        rank = len(right)
+        if not torch.is_grad_enabled():
+            gradient = torch.cat(grad_outputs, 1, out=joint.new_empty(len(joint), len(left)))
+        else:  # what was computed on the way is a constant otherwise
+            gradient = torch.cat(grad_outputs, 1).to(left.dtype)
+            wide = x.to(right.dtype)
+            std = _std(wide, square_A[:: units.shape[2]], least)
+            joint = torch.cat([wide @ right.mT, (units * std).flatten(1)], 1)
+        by_joint = gradient @ left
+        by_mean, by_noise = by_joint[:, :rank], by_joint[:, rank:].view(units.shape)
+        share = (by_noise * units / std).flatten(1)
+        by_x = None
+        if ctx.needs_input_grad[0]:
+            by_x = torch.addcmul(by_mean @ right, wide, share @ square_A).to(x.dtype)
+        by_square = torch.addmm(square_A, share.mT, wide.square(), beta=0, alpha=0.5)
         by_units = std * by_noise if ctx.needs_input_grad[4] else None
-        return by_x, gradient.mT @ joint, by_mean.mT @ x, by_a, by_units
+        return by_x, gradient.mT @ joint, by_mean.mT @ wide, by_square, by_units, None, None
+
+
+def _std(x: Tensor, square_A: Tensor, least: Tensor) -> Tensor:
+    """(M, d_in), (G, d_in) -> (M, G, 1): the length of every token of X diag(a)."""
+    return torch.addmm(least, x.square(), square_A.mT).sqrt()[..., None]
 
 
 @dataclass(frozen=True)
@@ -126,14 +155,22 @@ class LowRankUpdate:
     left: Tensor  # (d_out, r + m): factors of the mean, then of the noise
     right: Tensor  # (r, d_in)
     positive_A: Tensor  # a (d_in,)
+    square_A: Tensor  # a^2 (m, d_in), m times the same
     directions: Tensor | None  # (d_in, m), shared noise only
+    least: Tensor  # see ``sampled_outputs``
     noise: Noise
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(self.right.dtype)
         units = random_units(x, self.noise) if self.directions is None else F.normalize(x @ self.directions, dim=-1)
-        output = _LowRankSample.apply(x.flatten(0, -2), self.left, self.right, self.positive_A, units.flatten(0, -2))
-        return cast(Tensor, output).view(*x.shape[:-1], len(self.left))
+        factors, each = (self.left, self.right, self.square_A), units.flatten(0, -2)[:, None]
+        [output] = sampled_outputs(x.flatten(0, -2), *factors, each, self.least, [len(self.left)])
+        return output.view(*x.shape[:-1], len(self.left))
+
+
+def smallest(like: Tensor) -> Tensor:
+    """The smallest normal number of its dtype, a scalar on its device."""
+    return like.new_full((), torch.finfo(like.dtype).tiny)
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,9 @@ def exp_excess_and_growth(y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _excess_series(y: Tensor) -> Tensor:
     """y^2/2 (1 + y/3 (1 + y/4 (...))) for |y| < 0.1, cut where its next term is below the dtype's resolution."""
-    one = y.new_ones(())
-    series = torch.ones_like(y)
-    for order in range(11 if y.dtype == torch.float64 else 6, 2, -1):
+    one, last = y.new_ones(()), 11 if y.dtype == torch.float64 else 6
+    series = torch.addcmul(one, one, y, value=1.0 / last)
+    for order in range(last - 1, 2, -1):
         torch.addcmul(one, series, y, value=1.0 / order, out=series)
     return series.mul_(y).mul_(y).mul_(0.5)
 

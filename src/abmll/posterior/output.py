@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from abmll.posterior.draws import Draws
 from abmll.posterior.noise import draw, random_units
 from abmll.posterior.prior import Prior
 from abmll.posterior.space import LayerUpdate, Noise, Space, kaiming_uniform
@@ -43,9 +44,10 @@ class OutputSpace(Space):
         return self._recorders(phi, (phi.mean_A - theta.mean_A, phi.scale_A - theta.scale_A), noise)
 
     def _recorders(self, phi: Factors, more: tuple[Tensor, ...], noise: Noise | None) -> list["Recorder"]:
+        log_sigma = phi.mean_A.new_full((), self.init_log_sigma)
         rights = torch.cat([phi.mean_A, phi.scale_A, *more], dim=1).unbind()
         lefts = (self.scaling * phi.mean_B).unbind(), (0.5 * self.scaling * phi.scale_B).unbind()
-        return [Recorder(*layer, self.init_log_sigma, noise) for layer in zip(*lefts, rights, strict=True)]
+        return [Recorder(*layer, log_sigma, noise) for layer in zip(*lefts, rights, strict=True)]
 
     def activation_kl(self, phi: Factors, theta: Factors, coefficients: Tensor, counts: Tensor | None) -> Tensor:
         """KL of the layers' outputs in nats, summed over layers, tokens and channels.
@@ -105,8 +107,9 @@ class Recorder:
     mean_B: Tensor  # (d_out, r), times s
     half_B: Tensor  # (d_out, r), scale_B times s / 2
     right: Tensor  # (c, d_in): mean_A, scale_A, and whatever else is to be multiplied by the input
-    init_log_sigma: float
+    log_sigma: Tensor  # the space's ``init_log_sigma``, a scalar
     noise: Noise | None
+    draws: tuple[str, Draws] | None = None  # the layer's name, and where its numbers are drawn with those of others
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.update(self.coefficients(x))
@@ -117,19 +120,22 @@ class Recorder:
 
     def update(self, coefficients: Tensor) -> Tensor:
         """(R, L, c) -> (R, L, d_out)."""
-        r = self.mean_B.shape[1]
-        mean, half = coefficients[..., :r], coefficients[..., r : 2 * r]
+        rank = self.mean_B.shape[1]
         if self.noise is None:
-            return F.linear(mean, self.mean_B)
+            return F.linear(coefficients[..., :rank], self.mean_B)
         shape = (*coefficients.shape[:-1], len(self.mean_B))
         normal = self._normal(coefficients, self.noise).expand(shape).flatten(0, -2)
-        pairs = (mean.flatten(0, -2), self.mean_B, half.flatten(0, -2), self.half_B)
-        return cast(Tensor, Perturbed.apply(*pairs, normal, self.init_log_sigma)).view(shape)
+        both = coefficients.flatten(0, -2)[:, : 2 * rank]
+        return cast(Tensor, Perturbed.apply(both, self.mean_B, self.half_B, normal, self.log_sigma)).view(shape)
 
     def _normal(self, coefficients: Tensor, noise: Noise) -> Tensor:
         """Standard normal numbers (R, L, d_out), or (R, 1, d_out) where all tokens of a row share them."""
         (num_rows, num_tokens, _), d_out = coefficients.shape, len(self.mean_B)
-        if noise.kind == "local" and noise.rank:
+        if noise.kind == "shared" or not noise.rank:
+            return draw((num_rows, 1 if noise.kind == "shared" else num_tokens, d_out), coefficients, noise.generator)
+        if self.draws is None:
             normal = draw((d_out, noise.rank), coefficients, noise.generator)
             return F.linear(random_units(coefficients, noise), normal)
-        return draw((num_rows, 1 if noise.kind == "shared" else num_tokens, d_out), coefficients, noise.generator)
+        name, draws = self.draws
+        drawn, units = draws.take((name,), num_rows * num_tokens, coefficients)
+        return F.linear(units[d_out:], drawn[:d_out]).view(num_rows, num_tokens, d_out)

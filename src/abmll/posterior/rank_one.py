@@ -30,10 +30,11 @@ def _scale_part(phi: Factors, theta: Factors) -> Tensor:
     da = phi.scale_A - theta.scale_A
     db = phi.scale_B - theta.scale_B
     gauge = da.mean(dim=-1, keepdim=True)
-    da, db = 2.0 * (da - gauge), 2.0 * (db + gauge)
-    columns = differentiable_exp_excess(da).sum(dim=(1, 2))
-    rows = differentiable_exp_excess(db).sum(dim=(1, 2))
-    return (db.exp().sum(dim=(1, 2)) * columns + da.shape[-1] * rows).sum()
+    both = 2.0 * torch.cat([da - gauge, (db + gauge).mT], dim=-1)
+    sizes = [da.shape[-1], db.shape[-2]]
+    columns, rows = (part.sum(dim=(1, 2)) for part in differentiable_exp_excess(both).split(sizes, dim=-1))
+    exponentials = both[..., sizes[0] :].exp().sum(dim=(1, 2))
+    return (exponentials * columns + sizes[0] * rows).sum()
 
 
 def _mean_part(phi: Factors, theta: Factors) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import ClassVar, Literal
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from abmll.common.errors import ConfigError
+from abmll.posterior.draws import Draws
 from abmll.posterior.prior import Prior
 from abmll.posterior.stacks import Factors
 
@@ -36,6 +37,7 @@ class Noise:
 
 # x (R, L, d_in) -> (R, L, d_out): what an adapter adds to a layer's output
 LayerUpdate = Callable[[Tensor], Tensor]
+Place = tuple[int, int]  # which stack, and which of its layers
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,16 @@ class Space(ABC):
     @abstractmethod
     def noisy_layers(self, factors: Factors, noise: Noise) -> list[LayerUpdate]:
         """``layers`` with noise."""
+
+    def grouped_layers(
+        self, stacks: Sequence[Factors], groups: Mapping[tuple[str, ...], Sequence[Place]], noise: Noise, draws: Draws
+    ) -> dict[str, LayerUpdate] | None:
+        """``layers`` of all stacks by name, in fewer operations; None where there is no such way with this noise.
+
+        A group is the names and places of layers that read the same tensor. The numbers that ``layers`` would draw for
+        an input come from ``draws``.
+        """
+        return None
 
     @property
     def sample_components(self) -> int | None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from abmll.posterior.numerics import exp_excess_and_growth
 from abmll.posterior.tiles import Gradients, ProductGradient, Tiles, in_one_pass
@@ -17,22 +16,30 @@ from abmll.posterior.tiles import Gradients, ProductGradient, Tiles, in_one_pass
 class Perturbed(torch.autograd.Function):
     """mu + sigma eps (n, d_out) for mu = mean mean_left^T, log sigma = half half_left^T + log_sigma and eps = normal.
 
-    mean, half (n, r) are coefficients of the tokens; mean_left, half_left (d_out, r).
+    ``both`` (n, 2 r) are the tokens' coefficients, mean and half; mean_left, half_left (d_out, r), log_sigma a scalar.
     """
 
     @staticmethod
     def forward(ctx: Any, *args: Any, **kwargs: Any) -> Tensor:
-        mean, mean_left, half, half_left, normal, log_sigma = args
-        noise = F.linear(half, half_left).add_(log_sigma).exp_().mul_(normal)
-        ctx.save_for_backward(mean, mean_left, half, half_left, noise)
+        both, mean_left, half_left, normal, log_sigma = args
+        mean, half = both.chunk(2, 1)
+        noise = torch.addmm(log_sigma, half, half_left.mT).exp_().mul_(normal)
+        ctx.save_for_backward(both, mean_left, half_left, noise)
         return torch.addmm(noise, mean, mean_left.mT)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Gradients:
-        mean, mean_left, half, half_left, noise = ctx.saved_tensors
+        both, mean_left, half_left, noise = ctx.saved_tensors
         [gradient] = grad_outputs
-        by_half = gradient * noise
-        return gradient @ mean_left, gradient.mT @ mean, by_half @ half_left, by_half.mT @ half, None, None
+        by_half, (mean, half) = gradient * noise, both.chunk(2, 1)
+        pairs = (gradient, mean_left), (by_half, half_left)
+        if torch.is_grad_enabled():
+            by_both = torch.cat([by @ left for by, left in pairs], 1)
+        else:
+            by_both = torch.empty_like(both)
+            for (by, left), part in zip(pairs, by_both.chunk(2, 1), strict=True):
+                torch.mm(by, left, out=part)
+        return by_both, gradient.mT @ mean, by_half.mT @ half, None, None
 
 
 def gaussian_kl(

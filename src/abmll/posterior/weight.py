@@ -1,5 +1,6 @@
 """Gaussian over the adapter's weights (the paper's equations): mu = s B A, sigma_ij = sum_k exp(b_ik + a_kj) + c."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +9,12 @@ from torch import Tensor
 from abmll.common.errors import ConfigError
 from abmll.posterior.any_rank import tiled_gamma_negative_log_prior, tiled_kl, tiled_log_sigma_mean
 from abmll.posterior.covariance import dense_covariance, rank_one_covariance
-from abmll.posterior.noise import LowRankUpdate, NoisyUpdate, draw, shared_directions
+from abmll.posterior.draws import Draws
+from abmll.posterior.noise import LowRankUpdate, NoisyUpdate, draw, shared_directions, smallest
 from abmll.posterior.prior import Prior
 from abmll.posterior.rank_one import mean_negative_log_prior, rank_one_gamma_negative_log_prior, rank_one_kl
-from abmll.posterior.space import LayerUpdate, Noise, Space
+from abmll.posterior.shared_input import Sampled, shared_inputs
+from abmll.posterior.space import LayerUpdate, Noise, Place, Space
 from abmll.posterior.stacks import Factors
 
 
@@ -47,17 +50,31 @@ class WeightSpace(Space):
         return split + half, mean_B.new_full((num_layers, mean_B.shape[1], self.sigma_rank), half)
 
     def noisy_layers(self, factors: Factors, noise: Noise) -> list[LayerUpdate]:
+        if noise.rank and self._closed_form:
+            positive_A = factors.scale_A.exp()
+            left, right, square_A = self._sampled(factors, positive_A, noise)
+            directions, least = shared_directions(positive_A[:, 0], noise), smallest(left)
+            tensors = (left, right, positive_A[:, 0], square_A)
+            stack = zip(*(tensor.unbind() for tensor in tensors), directions, strict=True)
+            return [LowRankUpdate(*layer, least, noise) for layer in stack]
         left, right = self.scaling * factors.mean_B, factors.mean_A
         positive_B, positive_A = self._positive_factors(factors)
-        if noise.rank and self._closed_form:
-            # Mean and noise in one product of rank r + m, which costs hardly more than the mean alone.
-            normal = draw((*positive_B.shape[:2], noise.rank), left, noise.generator)
-            joint = torch.cat([left, positive_B * normal], dim=-1)
-            directions = shared_directions(positive_A[:, 0], noise)
-            stack = zip(joint.unbind(), right.unbind(), positive_A[:, 0].unbind(), directions, strict=True)
-            return [LowRankUpdate(*layer, noise) for layer in stack]
         stack = zip(left.unbind(), right.unbind(), positive_B.unbind(), positive_A.unbind(), strict=True)
         return [NoisyUpdate(*layer, noise) for layer in stack]
+
+    def grouped_layers(
+        self, stacks: Sequence[Factors], groups: Mapping[tuple[str, ...], Sequence[Place]], noise: Noise, draws: Draws
+    ) -> dict[str, LayerUpdate] | None:
+        if not (self._closed_form and noise.rank and noise.kind == "local"):
+            return None
+        return shared_inputs([self._sampled(one, one.scale_A.exp(), noise) for one in stacks], groups, draws)
+
+    def _sampled(self, factors: Factors, positive_A: Tensor, noise: Noise) -> Sampled:
+        """Mean and noise in one product of rank r + m, which costs hardly more than the mean alone."""
+        left = self.scaling * factors.mean_B
+        normal = draw((*left.shape[:2], noise.rank), left, noise.generator)
+        joint = torch.cat([left, factors.scale_B.exp() * normal], dim=-1)
+        return Sampled(joint, factors.mean_A, positive_A.square().expand(-1, noise.rank, -1))
 
     @property
     def sample_components(self) -> int:
