@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.methods.loss import Loss
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.rule import THETA, PhiState, Rule
-from abmll.posterior import Prior
+from abmll.posterior import Noise, Prior
 
 
 @dataclass
@@ -52,6 +53,15 @@ class Abmll(Rule[AbmllState]):
         with _constant(state.theta):
             loss = self._forward(state, batch, generator)
         return loss._replace(total=loss.nll + self.config.beta * loss.kl)
+
+    def noise(self, mask: Tensor | None, generator: torch.Generator) -> Noise:
+        """One sample of q(phi)."""
+        return self.training_noise(mask, generator)
+
+    def with_terms(self, loss: Loss, phi: Adapter, theta: Adapter) -> Loss:
+        """Plus beta KL(q(phi) || p(phi | theta)), where the factors alone define it."""
+        kl = self.kl(phi, theta)
+        return loss._replace(kl=kl, total=loss.nll + self.config.beta * kl)
 
     def outer_step(self, state: AbmllState, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """One AdamW step on theta, from the divergence and its own prior alone.

@@ -1,0 +1,104 @@
+"""Several batches as one, side by side: what each adds to a layer's output can come from an adapter of its own.
+
+Nothing is shared between them, not even a prefix that all their prompts begin with: behind the first adapted layer its
+activations are each batch's own. Inside a batch its prefix is still read once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from abmll.language.adapter import Adapter
+from abmll.language.batch import Batch
+from abmll.language.packing import Packing
+from abmll.language.wiring import by_name
+from abmll.posterior import LayerUpdate, Noise, Space
+from abmll.posterior.stacked import Layout, Shares, stacked
+
+
+def can_be_joined(batches: Sequence[Batch]) -> bool:
+    """Whether they lie in packed rows or have one length, and as many examples in each where a prefix is shared."""
+    if any(batch.mask is not None for batch in batches):
+        return len({batch.input_ids.shape[1] for batch in batches}) == 1
+    return len({len(batch.answers) for batch in batches}) == 1
+
+
+def joined(batches: Sequence[Batch]) -> tuple[Batch, Layout]:
+    """One batch of all examples, in their order, and how the positions of its rows are shared out.
+
+    ``can_be_joined`` holds for the batches. None has a ``rest``.
+    """
+    first, device = batches[0], batches[0].rows.device
+    is_packed = first.mask is None
+    length = max(batch.visible.shape[-1] for batch in batches)
+    width = max(batch.option_lengths.shape[1] for batch in batches)
+    row_starts = _starts([len(batch.rows) for batch in batches])
+    place_starts = _starts([batch.input_ids.numel() for batch in batches])
+    option_starts = _starts([len(batch.answers) * width for batch in batches])
+    side = 1 if is_packed else 0
+    whole = Batch(
+        input_ids=torch.cat([batch.input_ids for batch in batches], side),
+        position_ids=torch.cat([batch.position_ids for batch in batches], side),
+        mask=None if is_packed else torch.cat([batch.mask for batch in batches if batch.mask is not None]),
+        visible=torch.cat([_seen(batch.visible, length) for batch in batches]),
+        rows=torch.cat([batch.rows + start for batch, start in zip(batches, place_starts, strict=True)]),
+        token_row=torch.cat([batch.token_row + start for batch, start in zip(batches, row_starts, strict=True)]),
+        token_id=torch.cat([batch.token_id for batch in batches]),
+        token_option=torch.cat(
+            [_widened(batch, width) + start for batch, start in zip(batches, option_starts, strict=True)]
+        ),
+        option_lengths=torch.cat([_padded(batch.option_lengths, width) for batch in batches]),
+        answers=torch.cat([batch.answers for batch in batches]),
+        num_tokens=sum(batch.num_tokens for batch in batches),
+        packing=Packing.joined([_packing(batch) for batch in batches]).to(device) if is_packed else None,
+    )
+    lower = [batch.lower for batch in batches if batch.lower is not None]
+    if len(lower) == len(batches):
+        whole = replace(whole, lower=torch.cat(lower, side))
+    sizes = [[len(batch.rows) for batch in batches], [batch.input_ids.numel() for batch in batches]]
+    return whole, {sum(counts): Shares.of(counts, device) for counts in sizes}
+
+
+def stacked_updates(
+    space: Space, adapters: Sequence[Adapter], noises: Sequence[Noise | None], layout: Layout
+) -> dict[str, LayerUpdate]:
+    """Of every adapted layer, by name, what these adapters add to it under their noises, each to its own share."""
+    each = [
+        by_name(phi, lambda shape, phi=phi, noise=noise: space.layers(phi.stacks[shape], noise))
+        for phi, noise in zip(adapters, noises, strict=True)
+    ]
+    return {name: stacked([one[name] for one in each], layout) for name in each[0]}
+
+
+def _packing(batch: Batch) -> Packing:
+    """Where a packed batch's examples lie; one that is alone fills its row."""
+    if batch.packing is not None:
+        return batch.packing
+    return Packing.of([batch.input_ids.shape[1]], 0).to(batch.rows.device)
+
+
+def _starts(sizes: Sequence[int]) -> list[int]:
+    return [sum(sizes[:number]) for number in range(len(sizes))]
+
+
+def _padded(values: Tensor, width: int) -> Tensor:
+    return values if values.shape[-1] == width else F.pad(values, (0, width - values.shape[-1]))
+
+
+def _widened(batch: Batch, width: int) -> Tensor:
+    """``token_option`` where each example has ``width`` options."""
+    own = batch.option_lengths.shape[1]
+    return batch.token_option if own == width else batch.token_option + batch.token_option // own * (width - own)
+
+
+def _seen(visible: Tensor, length: int) -> Tensor:
+    """``visible`` (N, 1, T, T) for ``length`` positions, of which those added see themselves alone."""
+    added = length - visible.shape[-1]
+    if not added:
+        return visible
+    padded = F.pad(visible, (0, added, 0, added))
+    padded.diagonal(dim1=-2, dim2=-1)[..., -added:] = True
+    return padded
