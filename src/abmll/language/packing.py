@@ -54,26 +54,29 @@ class Packing:
         return cls(spread, gather, unread, prefix, rest)
 
     @classmethod
-    def joined(cls, packings: Sequence["Packing"]) -> "Packing":
+    def joined(cls, packings: Sequence["Packing"], even: bool = False) -> "Packing":
         """Of rows laid one behind the other, of N examples each; each row keeps the prefix of its own examples.
 
         Which examples share a place is written out, so that it takes as many operations for many rows as for one.
+        ``even``: behind each row are as many places as the longest has more. They stand for a position that is padding.
         """
-        length = max(one.spread.shape[1] for one in packings)
+        sizes, length = [len(one.gather) for one in packings], max(one.spread.shape[1] for one in packings)
+        filled = [max(sizes) - size if even else 0 for size in sizes]
+        length += any(filled)
         spread, gather, unread, places, beside = [], [], [], [], []
         place = position = 0
-        for one in packings:
+        for one, empty in zip(packings, filled, strict=True):
             count, own = one.spread.shape
-            added = 0, length - own
-            spread.append(F.pad(one.spread + place, added))
-            unread.append(F.pad(one.unread, added, value=True))
+            spread.append(F.pad(one.spread + place, (0, length - own)))
+            unread.append(F.pad(one.unread, (0, length - own), value=True))
             gather.append(one.gather + one.gather // own * (length - own) + position)
+            if empty:
+                gather.append(one.gather.new_full((empty,), position + length - 1))
             if one.prefix and count > 1:
                 first = torch.arange(one.prefix, device=one.gather.device)
                 places.append(first + place)
-                later = torch.arange(1, count, device=first.device) * length
-                beside.append(first[:, None] + later + position)
-            place, position = place + len(one.gather), position + count * length
+                beside.append(first[:, None] + torch.arange(1, count, device=first.device) * length + position)
+            place, position = place + len(one.gather) + empty, position + count * length
         shared = (torch.cat(places), torch.cat(beside)) if places else None
         return cls(torch.cat(spread), torch.cat(gather), torch.cat(unread), 0, shared=shared)
 

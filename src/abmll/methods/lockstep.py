@@ -13,7 +13,7 @@ from torch import Tensor
 
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
-from abmll.language.joined import joined, stacked_updates
+from abmll.language.joined import joined, stack, stacked_updates
 from abmll.language.scorer import Pass, Scores
 from abmll.methods.loss import Loss, read_steps
 from abmll.methods.rule import READ_EVERY, PhiState, Rule
@@ -28,7 +28,7 @@ def learn_each(rule: Rule[Any], starts: Sequence[Adapter], support: Support) -> 
     They learn one after the other where their updates cannot be stacked. Raises ``TrainingError`` as ``Rule.learn``.
     """
     count = rule.config.members_at_once or (1 if rule.scorer.device.type == "cpu" else len(starts))
-    count = count if len(starts) and _can_stack(rule, starts[0]) else 1
+    count = count if len(starts) and _can_stack(rule) else 1
     learned: list[Adapter] = []
     for first in range(0, len(starts), count):
         states = [rule.init(start) for start in starts[first : first + count]]
@@ -39,13 +39,13 @@ def learn_each(rule: Rule[Any], starts: Sequence[Adapter], support: Support) -> 
     return tuple(learned)
 
 
-def _can_stack(rule: Rule[Any], start: Adapter) -> bool:
+def _can_stack(rule: Rule[Any]) -> bool:
     """Whether this rule's learners can share a pass with gradients, in which no activation is computed anew."""
     scorer = rule.scorer
     if not scorer.packed or scorer.gradient_checkpointing:
         return False
     noise = rule.noise(None, torch.Generator(scorer.device))
-    return all(can_stack(scorer.space.layers(factors, noise)) for factors in start.stacks.values())
+    return can_stack(scorer.space, noise)
 
 
 class Lockstep:
@@ -53,10 +53,10 @@ class Lockstep:
 
     def __init__(self, rule: Rule[Any], states: Sequence[PhiState]) -> None:
         self.rule = rule
-        self.phi = _stack([state.phi for state in states])
+        self.phi = stack([state.phi for state in states])
         for (_, own), (_, whole) in zip(states[0].phi.named_tensors(), self.phi.named_tensors(), strict=True):
             whole.requires_grad_(own.requires_grad)
-        self.theta = _stack([state.theta for state in states])
+        self.theta = stack([state.theta for state in states])
         self.optimizer = rule.phi_optimizer(self.phi)
 
     def learn(self, support: Support, first: int = 0) -> list[Adapter]:
@@ -78,9 +78,9 @@ class Lockstep:
     def step(self, batches: Sequence[Batch], generators: Sequence[torch.Generator]) -> tuple[Loss, Loss]:
         """One step of every learner on its batch; the loss of all together, and that of the first alone."""
         rule, phis = self.rule, _apart(self.phi)
-        batch, layout = joined(batches)
+        batch, layout = joined(batches, even=True)
         noises = [rule.noise(one.mask, generator) for one, generator in zip(batches, generators, strict=True)]
-        updates = stacked_updates(rule.scorer.space, phis, noises, layout)
+        updates = stacked_updates(rule.scorer.space, self.phi, noises, layout)
         scores = rule.scorer.scores(batch, None, Pass(updates=updates))
         loss = rule.with_terms(rule.read(scores, batch), _flat(self.phi), _flat(self.theta))
         loss.total.backward()
@@ -91,16 +91,6 @@ class Lockstep:
         self.optimizer.step(1.0, max_norm=0.0)  # clipped already
         whole = {name: torch.linalg.vector_norm(each) for name, each in norms.items()}
         return loss.stepped(whole), own.stepped({name: each[0] for name, each in norms.items()})
-
-
-@torch.no_grad()
-def _stack(adapters: Sequence[Adapter]) -> Adapter:
-    """One whose tensors (C, L, ...) hold those of C adapters."""
-    stacks = {
-        shape: Factors(*map(torch.stack, zip(*(one.stacks[shape] for one in adapters), strict=True)))
-        for shape in adapters[0].stacks
-    }
-    return Adapter(stacks, adapters[0].layers)
 
 
 def _apart(whole: Adapter) -> list[Adapter]:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from abmll.posterior.noise import LowRankUpdate
-from abmll.posterior.space import LayerUpdate, LowRank, Noise
+from abmll.posterior.space import LayerUpdate, Noise, Space
+from abmll.posterior.stacks import Factors
+from abmll.posterior.weight import WeightSpace
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,14 @@ class Shares:
     """How M positions are shared out among C runs, of which the longest has P."""
 
     sizes: tuple[int, ...]
-    spread: Tensor | None = None  # (C P,) positions, any one behind a run's end; None where runs are equally long
+    spread: Tensor | None = None  # (C P,) positions, any one behind a run's end; None where M is C P
     gather: Tensor | None = None  # (M,) the way back
 
     @classmethod
-    def of(cls, sizes: Sequence[int], device: torch.device) -> "Shares":
-        """Runs of so many positions."""
+    def of(cls, sizes: Sequence[int], device: torch.device, filled: bool = False) -> "Shares":
+        """Runs of so many positions; ``filled``: behind each there are more, of no meaning, up to P."""
         longest = max(sizes)
-        if min(sizes) == longest:
+        if filled or min(sizes) == longest:
             return cls(tuple(sizes))
         counts, places = torch.tensor(sizes)[:, None], torch.arange(longest)
         own = places < counts
@@ -50,33 +51,37 @@ class Shares:
 Layout = Mapping[int, Shares]
 
 
-def can_stack(updates: Sequence[LayerUpdate]) -> bool:
-    """Whether ``stacked`` takes them: plain ones, or samples of rank m with a sigma of rank 1, of one shape."""
-    plain = [one for one in updates if isinstance(one, LowRank)]
-    if len(plain) == len(updates):
-        return len({one.left.shape for one in plain}) == 1
-    sampled = [one for one in updates if isinstance(one, LowRankUpdate)]
-    return len(sampled) == len(updates) and len({(one.left.shape, one.directions is None) for one in sampled}) == 1
+def can_stack(space: Space, noise: Noise | None) -> bool:
+    """Whether ``stacked_layers`` has an update of that ``space`` under such noise."""
+    if noise is None:
+        return True
+    if isinstance(space, WeightSpace):
+        return space.has_low_rank_samples(noise)
+    return space.sample_components == 0 and noise.kind == "shared"
 
 
-def stacked(updates: Sequence[LayerUpdate], layout: Layout) -> LayerUpdate:
-    """The update (R, L, d_in) -> (R, L, d_out) in which each of ``updates`` has its run of the R L positions.
+def stacked_layers(
+    space: Space, factors: Factors, noises: Sequence[Noise | None], layout: Layout
+) -> Sequence[LayerUpdate]:
+    """Of each of L layers the update (R, L, d_in) -> (R, L, d_out) by which C adapters act, each on its own run.
 
-    ``can_stack`` holds for them. Gradients reach their tensors, once. Noise is what each draws on its run alone.
+    ``factors`` are those of a stack, (C, L, ...); gradients reach them, once. ``can_stack`` holds for each of the C
+    ``noises``, and all are of one kind. Each draws what it draws for its adapter alone.
     """
-    plain = [one for one in updates if isinstance(one, LowRank)]
-    if plain:
-        return _Plain(torch.stack([one.left for one in plain]), torch.stack([one.right for one in plain]), layout)
-    sampled = [one for one in updates if isinstance(one, LowRankUpdate)]
-    directions = [one.directions for one in sampled if one.directions is not None]
-    return _Sampled(
-        torch.stack([one.left for one in sampled]),
-        torch.stack([one.right for one in sampled]),
-        torch.stack([one.positive_A for one in sampled]),
-        torch.stack(directions) if directions else None,
-        [one.noise for one in sampled],
-        layout,
-    )
+    drawn = [noise for noise in noises if noise is not None]
+    if not drawn:
+        pairs = zip((space.scaling * factors.mean_B).unbind(1), factors.mean_A.unbind(1), strict=True)
+        return [_Plain(left, right, layout) for left, right in pairs]
+    if isinstance(space, WeightSpace):
+        left, right, positive_A, directions = space.low_rank_samples(factors, drawn)
+        each = directions.unbind(1) if directions is not None else [None] * left.shape[1]
+        stack = zip(left.unbind(1), right.unbind(1), positive_A.unbind(1), each, strict=True)
+        return [_Sampled(*layer, drawn, layout) for layer in stack]
+    samples = [
+        space.plain_sample(own, 0, noise.generator) for own, noise in zip(factors.unbind(), drawn, strict=True)
+    ]
+    lefts, rights = (torch.stack(side, 1).unbind() for side in zip(*samples, strict=True))
+    return [_Plain(left, right, layout) for left, right in zip(lefts, rights, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -110,17 +115,17 @@ class _Sampled:
         shares = self.layout[len(flat)]
         runs = shares.apart(flat)
         if self.directions is None:
-            units = shares.apart(F.normalize(self._normal(flat, shares), dim=-1))
+            units = F.normalize(self._normal(runs, shares), dim=-1)
         else:
             units = F.normalize(torch.bmm(runs, self.directions), dim=-1)
         output = cast(Tensor, _LowRankSamples.apply(runs, self.left, self.right, self.positive_A, units))
         return shares.beside(output).view(*x.shape[:-1], -1)
 
-    def _normal(self, flat: Tensor, shares: Shares) -> Tensor:
-        """(M, m): what every noise draws for its own run."""
-        normal = flat.new_empty(len(flat), self.noises[0].rank)
-        for noise, run in zip(self.noises, normal.split(shares.sizes), strict=True):
-            run.normal_(generator=noise.generator)
+    def _normal(self, runs: Tensor, shares: Shares) -> Tensor:
+        """(C, P, m): what every noise draws for its own run; zero behind its end."""
+        normal = runs.new_zeros(*runs.shape[:2], self.noises[0].rank)
+        for noise, run, size in zip(self.noises, normal, shares.sizes, strict=True):
+            run[:size].normal_(generator=noise.generator)
         return normal
 
 
