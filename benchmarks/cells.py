@@ -2,7 +2,19 @@
 
 from collections.abc import Callable
 
-from benchmarks import data, floors, kept_heads, mixed, peaks, predicting, scaling, serving, starting, training
+from benchmarks import (
+    data,
+    floors,
+    kept_heads,
+    members,
+    mixed,
+    peaks,
+    predicting,
+    scaling,
+    serving,
+    starting,
+    training,
+)
 from benchmarks.bench import Bench
 from benchmarks.contenders import ALL, QV, Setting
 from benchmarks.rows import Row
@@ -43,11 +55,13 @@ CELLS: dict[str, Cell] = {
 }
 
 # Measured only when named: minutes a step where the processor lacks the other precision, hardly another answer, no
-# language model in it, or what only a server does.
+# language model in it, a count in place of a time, or what only a server does.
 EXTRA: dict[str, Cell] = {
     "steps-qv-other": lambda bench: training.other_precision(bench, _small(bench, QV)),
     "steps-all-other": lambda bench: training.other_precision(bench, _small(bench, ALL)),
     "episodes-all": lambda bench: training.episodes(bench, Setting(ALL, batch_size=2)),
+    "members": members.members,
+    "samples": members.samples,
     "heads": predicting.heads,
     "kept-heads": kept_heads.kept_heads,
     "mixed-qv": lambda bench: mixed.adapters(bench, Setting(layers=THIRD), instruction=False),

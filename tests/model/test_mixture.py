@@ -8,11 +8,9 @@ import torch
 from abmll import AbmllModel, TaskPosterior
 from abmll.common.config import LearningConfig, PredictConfig
 from abmll.common.errors import ConfigError
-from abmll.language.adapter import Adapter
-from abmll.language.batch import Batch
-from abmll.language.scorer import OptionScorer
 from abmll.model import prediction
 from abmll.model.prediction import entropy, predict
+from abmll.posterior import Noise
 from abmll.posterior.calibration import CalibrationPrior
 from abmll.tasks import Task
 
@@ -85,18 +83,17 @@ def test_its_probabilities_are_the_average_over_components_that_differ(
 def test_samples_are_spread_over_the_components(
     posterior: TaskPosterior, toy_tasks: list[Task], monkeypatch: pytest.MonkeyPatch, asked: int, each: int
 ) -> None:
-    drawn: list[int] = []
+    drawn: dict[int, list[int]] = {}
+    sample_noise = prediction.sample_noise
 
-    def spy(scorer: OptionScorer, phi: Adapter, batch: Batch, how: PredictConfig, seed: int) -> torch.Tensor:
-        assert how.num_samples == each
-        drawn.append(seed)
-        return sample(scorer, phi, batch, how, seed)
+    def spy(how: PredictConfig, seed: int, number: int, device: torch.device, mask: torch.Tensor | None) -> Noise:
+        drawn.setdefault(seed, []).append(number)
+        return sample_noise(how, seed, number, device, mask)
 
-    sample = prediction._sampled_probs
-    monkeypatch.setattr(prediction, "_sampled_probs", spy)
+    monkeypatch.setattr(prediction, "sample_noise", spy)
     posterior.predict(toy_tasks[0].test[:2], samples=asked, seed=9)
-    assert drawn[0] == 9
-    assert len(set(drawn)) == len(drawn) == 3  # noise of their own
+    assert [*drawn][:1] == [9] * (each > 0)
+    assert [*drawn.values()] == [[*range(each)]] * (3 if each else 0)  # noise of their own
 
 
 def test_it_is_kept_whole(posterior: TaskPosterior, toy_tasks: list[Task], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from abmll.tasks.order import sample_seed
 POINTS = 1024
 MAX_TOKENS = 2048
 POSITIONS = 16_384  # of all samples that read a batch side by side, at most
-POSITIONS_CPU = 0
+POSITIONS_CPU = 1024  # where more are not faster
 LOGITS = 2**28  # that a pass may compute: numbers of 4 bytes
 Calibrate = Callable[[Tensor, Tensor], Tensor]
 
@@ -69,6 +69,7 @@ def predict(
     seed: int = 0,
     cache: ActivationCache | None = None,
     max_tokens: int = MAX_TOKENS,
+    max_positions: int | None = None,
     quiet: bool = True,
     calibrate: Calibrate | None = None,
 ) -> Prediction:
@@ -82,6 +83,8 @@ def predict(
         cache: activations kept from earlier passes over the same examples.
         max_tokens: tokens per batch, a prefix that is read once for all prompts counted once; examples of like length
             share a batch. A quarter of it where gradients are needed.
+        max_positions: tokens, padding included, that samples and members may have together that read a batch side by
+            side; None: as many as a device of this kind does best with.
         calibrate: what becomes of the samples' probabilities (S, N, C) of the examples at these N indices; there may
             be more samples after it than before.
 
@@ -91,6 +94,8 @@ def predict(
         raise DataError("there are no examples to predict")
     how = how or PredictConfig(num_samples=0)
     linearized = how.predictive == "linearized" and any(phi is not None for phi in members)
+    if max_positions is None:
+        max_positions = POSITIONS_CPU if scorer.device.type == "cpu" else POSITIONS
     seeds, tally = member_seeds(seed, len(members)), Tally(len(members), examples, calibrate)
     is_read_once = scorer.packed and cache is None and not linearized  # a cache keeps every example by itself
     prefix = shared_prefix([one.prompt for one in examples]) if is_read_once else 0
@@ -98,7 +103,7 @@ def predict(
         for chosen in batches_of_like_length(examples, max_tokens // 4 if linearized else max_tokens, prefix):
             batch = scorer.batch([examples[i] for i in chosen], cache, share_prefix=not linearized)
             batch = scorer.lower_blocks.fill(batch) if len(members) > 1 else batch
-            for number, sampled in enumerate(_member_probs(scorer, members, batch, how, seeds)):
+            for number, sampled in enumerate(_member_probs(scorer, members, batch, how, seeds, max_positions)):
                 tally.add(number, torch.tensor(chosen), sampled)
                 bar.update(len(chosen))
     return tally.prediction()
@@ -155,14 +160,19 @@ def batch_calibrated(prediction: Prediction) -> Prediction:
 
 
 def _member_probs(
-    scorer: OptionScorer, members: Sequence[Adapter | None], batch: Batch, how: PredictConfig, seeds: Sequence[int]
+    scorer: OptionScorer,
+    members: Sequence[Adapter | None],
+    batch: Batch,
+    how: PredictConfig,
+    seeds: Sequence[int],
+    max_positions: int,
 ) -> Iterator[Tensor]:
     """Each member's option probabilities (S, N, C) of one batch."""
     adapters = [phi for phi in members if phi is not None]
     if how.predictive == "samples" and len(adapters) == len(members):
         passes = len(members) * max(1, how.num_samples)
-        noise = sample_noise(how, 0, 0, scorer.device, batch.mask) if how.num_samples else None
-        count = min(passes, _passes_at_once(scorer, batch))
+        noise = Noise(how.prediction_noise, torch.Generator(), rank=how.prediction_noise_rank) if how.num_samples else None
+        count = min(passes, _passes_at_once(scorer, batch, max_positions))
         if count > 1 and can_stack(scorer.space, noise):
             yield from _stacked_probs(scorer, adapters, batch, how, seeds, count)
             return
@@ -173,11 +183,10 @@ def _member_probs(
             yield _sampled_probs(scorer, phi, batch, how, seed)
 
 
-def _passes_at_once(scorer: OptionScorer, batch: Batch) -> int:
-    """How many samples of the weights may read a batch side by side."""
+def _passes_at_once(scorer: OptionScorer, batch: Batch, max_positions: int) -> int:
+    """How many passes over a batch become one."""
     vocabulary = scorer.base.model.config.get_text_config().vocab_size
-    positions = POSITIONS_CPU if scorer.device.type == "cpu" else POSITIONS
-    return min(positions // batch.input_ids.numel(), LOGITS // (len(batch.rows) * vocabulary))
+    return min(max_positions // batch.input_ids.numel(), LOGITS // (len(batch.rows) * vocabulary))
 
 
 def _stacked_probs(
