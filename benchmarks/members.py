@@ -5,7 +5,7 @@ side, and samples that read a batch side by side, should queue hardly more of th
 
 Counted are operations that torch dispatches below autograd and that compute or copy, of a whole call: making batches,
 forward and backward passes, the optimizer. Views, and memory that is only allocated, are left out. An operation on a
-list of tensors is one. The model has random weights, and attention as on a GPU; it lies on the CPU.
+list of tensors is one. Attention is as on a GPU.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from abmll.common.config import ContinuedConfig, ModelConfig, PredictConfig
-from abmll.language.base import Base, load_base
+from abmll.common.config import ContinuedConfig, PredictConfig
 from abmll.language.encoding import Encoded
 from abmll.methods import Support, make_rule
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prediction import predict
-from benchmarks.bench import Bench, announce
+from abmll.tasks import Example
+from benchmarks.bench import Bench
 from benchmarks.contenders import ALL, QV, Setting
 from benchmarks.machine import ROOT
 from benchmarks.rows import Row
@@ -30,6 +30,8 @@ MEMBERS, SAMPLES = 5, 16
 LEARNED = {"abmll-mixture": "abmll", "ensemble": "regular-lora"}  # several members, and the method that learns one
 STEPS, BATCH_SIZE = 4, 2
 TARGETS = {"members": 1.3, "samples": 2.0}
+LAYERS = 30  # as many as SmolLM2-135M has
+FOLDER = ROOT / "runs" / "benchmarks" / "operations"
 AT_ONCE = 10**6  # positions: no limit for what is counted here
 
 
@@ -93,19 +95,19 @@ def _prediction(model: AbmllModel, encoded: list[Encoded], count: int) -> Callab
 
 
 def _model(bench: Bench, setting: Setting) -> AbmllModel:
-    return AbmllModel(_like_gpu(bench), setting.adapter(), bench.workload.prompt)
-
-
-def _like_gpu(bench: Bench) -> Base:
-    """The small model as ``load_base`` gives it on a GPU."""
-    folder = small_model(ROOT / "runs" / "benchmarks" / "quick" / "model")
-    base = load_base(ModelConfig(folder, "bf16", "cpu"), announce, quiet=True)
+    """On the bench's model, as ``load_base`` gives it on a GPU."""
+    base = bench.base("bf16")
     model: Any = base.model
     model.set_attn_implementation("sdpa")
-    return base
+    return AbmllModel(base, setting.adapter(), bench.workload.prompt)
 
 
-def _examples(bench: Bench) -> list[Any]:
+def small(bench: Bench) -> Bench:
+    """A bench on a small model with random weights, on the CPU. The count does not depend on the sizes of the weights."""
+    return Bench(small_model(FOLDER, num_hidden_layers=LAYERS), data_dir=bench.data_dir)
+
+
+def _examples(bench: Bench) -> list[Example]:
     return list(bench.workload.evaluation[0].train[:10])
 
 

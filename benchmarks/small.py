@@ -13,11 +13,11 @@ SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 14, "
 SIZES |= {"num_key_value_heads": 2, "head_dim": 16}
 
 
-def small_model(folder: Path) -> str:
-    """The model's folder, made where it is not there yet."""
+def small_model(folder: Path, **sizes: int) -> str:
+    """The model's folder, made where it is not there yet; ``sizes`` go before ``SIZES``."""
     if not (folder / "model.safetensors").exists():
         source = embedded_model(announce)
         AutoTokenizer.from_pretrained(source).save_pretrained(folder)
         torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, **SIZES)).save_pretrained(folder)
+        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, **SIZES | sizes)).save_pretrained(folder)
     return str(folder)

@@ -13,7 +13,7 @@ from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
 from abmll.language.packing import remove_packing
 from abmll.language.scorer import OptionScorer
-from abmll.methods import Rule, Support, make_rule
+from abmll.methods import Support, lockstep, make_rule
 from abmll.methods.lockstep import Lockstep
 
 MakeScorer = Callable[..., OptionScorer]
@@ -79,7 +79,7 @@ def test_each_learns_what_it_learns_alone(
     examples[:3] = [replace(one, prompt=(7, 8, 9, *one.prompt)) for one in examples[:3]]
     wanted, alone = learned(scorer, theta, examples, 1, **settings)
     assert not torch.equal(wanted[0].mean_tensors()[0], wanted[1].mean_tensors()[0])
-    for count in (None, 5) if scorer.device.type != "cpu" else (5, 2):
+    for count in (None, 2):
         found, support = learned(scorer, theta, examples, count, **settings)
         assert_same(found, wanted, 1e-11 if in_double else 1e-5)
         tolerance = {"rtol": 1e-9, "atol": 1e-9} if in_double else {"rtol": 1e-4, "atol": 1e-4}
@@ -89,3 +89,72 @@ def test_each_learns_what_it_learns_alone(
             assert one.size == other.size == 2
             torch.testing.assert_close(one.options, other.options, **tolerance)
             torch.testing.assert_close(dict(one.grad_norms), dict(other.grad_norms), **tolerance)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many learners each step has that several take."""
+    seen: list[int] = []
+    step = Lockstep.step
+
+    def spy(self: Lockstep, batches: Any, generators: Any) -> Any:
+        seen.append(len(batches))
+        return step(self, batches, generators)
+
+    monkeypatch.setattr(Lockstep, "step", spy)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "wanted"), [(None, 1024, [5] * 4), (2, 1024, [2] * 8), (1, 1024, []), (None, 40, [3] * 4 + [2] * 4)]
+)
+def test_as_many_side_by_side_as_are_wanted_or_have_room(
+    count: int | None,
+    limit: int,
+    wanted: list[int],
+    make_scorer: MakeScorer,
+    make_theta: MakeTheta,
+    draw_examples: Draw,
+    steps: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scorer = make_scorer()
+    [example, *_] = draw_examples(1)
+    assert len(example) <= 8
+    monkeypatch.setattr(lockstep, "POSITIONS_CPU", limit if limit > 100 else 6 * len(example))
+    learned(scorer, make_theta(scorer), [example] * 4, count, method="abmll-mixture")
+    assert steps == wanted
+
+
+@pytest.mark.parametrize("adapter", [{"space": "output"}, {"sigma_rank": 2}, {"space": "factor"}])
+def test_others_learn_one_after_the_other(
+    adapter: dict[str, Any], make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, steps: list[int]
+) -> None:
+    scorer = make_scorer(**adapter)
+    members, _ = learned(scorer, make_theta(scorer), draw_examples(4), None, method="abmll-mixture", ensemble_size=2)
+    assert len(members) == 2
+    assert not steps
+
+
+def test_rows_that_are_padded_or_computed_anew_are_not_shared(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, steps: list[int]
+) -> None:
+    scorer = make_scorer()
+    theta, examples = make_theta(scorer), draw_examples(4)
+    scorer.gradient_checkpointing = True
+    learned(scorer, theta, examples, None, method="ensemble")
+    scorer.gradient_checkpointing = False
+    remove_packing(scorer.base.model)
+    scorer.packed = scorer.lower_blocks.packed = False
+    learned(scorer, theta, examples, None, method="ensemble")
+    assert not steps
+
+
+def test_a_loss_that_is_no_number_is_refused(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw
+) -> None:
+    scorer = make_scorer()
+    theta = make_theta(scorer)
+    theta.mean_tensors()[0].fill_(torch.nan)
+    with pytest.raises(TrainingError, match="^step 1: the loss term 'nll' is nan; lower the learning rates$"):
+        learned(scorer, theta, draw_examples(4), None, method="ensemble")

@@ -140,7 +140,7 @@ class ContinueConfig(Checked):
     )
     members_at_once: int | None = setting(
         None,
-        "ensemble, abmll-mixture: members that learn side by side in one pass (default: all on a GPU, one on a CPU)",
+        "ensemble, abmll-mixture: members that learn side by side in one pass (default: by their examples' length)",
         at_least=1,
     )
     dropout_rate: float = again(

@@ -21,14 +21,16 @@ from abmll.methods.support import Support
 from abmll.posterior import Factors
 from abmll.posterior.stacked import can_stack
 
+POSITIONS = 16_384  # of the batches of all learners that share a pass, at most, where no setting says how many they are
+POSITIONS_CPU = 1024  # where more are not faster, and take memory
+
 
 def learn_each(rule: Rule[Any], starts: Sequence[Adapter], support: Support) -> tuple[Adapter, ...]:
     """What the learners 0, 1, ... of ``support`` learn from their ``starts``, as many side by side as settings say.
 
     They learn one after the other where their updates cannot be stacked. Raises ``TrainingError`` as ``Rule.learn``.
     """
-    count = rule.config.members_at_once or (1 if rule.scorer.device.type == "cpu" else len(starts))
-    count = count if len(starts) and _can_stack(rule) else 1
+    count = _at_once(rule, support) if _can_stack(rule) else 1
     learned: list[Adapter] = []
     for first in range(0, len(starts), count):
         states = [rule.init(start) for start in starts[first : first + count]]
@@ -37,6 +39,15 @@ def learn_each(rule: Rule[Any], starts: Sequence[Adapter], support: Support) -> 
         else:
             learned += Lockstep(rule, states).learn(support, first)
     return tuple(learned)
+
+
+def _at_once(rule: Rule[Any], support: Support) -> int:
+    """How many learners share a pass, unless a setting says it: so many that their longest batches have room."""
+    if rule.config.members_at_once is not None:
+        return rule.config.members_at_once
+    positions = POSITIONS_CPU if rule.scorer.device.type == "cpu" else POSITIONS
+    size = min(support.batch_size, len(support.encoded)) * max(map(len, support.encoded))
+    return max(1, positions // size)
 
 
 def _can_stack(rule: Rule[Any]) -> bool:
