@@ -103,7 +103,7 @@ def _model(bench: Bench, setting: Setting) -> AbmllModel:
 
 
 def small(bench: Bench) -> Bench:
-    """A bench on a small model with random weights, on the CPU. The count does not depend on the sizes of the weights."""
+    """A bench on a small model on the CPU: the count does not depend on the sizes of the weights."""
     return Bench(small_model(FOLDER, num_hidden_layers=LAYERS), data_dir=bench.data_dir)
 
 

@@ -82,13 +82,13 @@ def test_each_learns_what_it_learns_alone(
     for count in (None, 2):
         found, support = learned(scorer, theta, examples, count, **settings)
         assert_same(found, wanted, 1e-11 if in_double else 1e-5)
-        tolerance = {"rtol": 1e-9, "atol": 1e-9} if in_double else {"rtol": 1e-4, "atol": 1e-4}
+        near = 1e-9 if in_double else 1e-4
         for one, other in zip(support.losses, alone.losses, strict=True):
             for mine, theirs in zip(one[:5], other[:5], strict=True):
-                torch.testing.assert_close(mine, theirs, **tolerance)
+                torch.testing.assert_close(mine, theirs, rtol=near, atol=near)
             assert one.size == other.size == 2
-            torch.testing.assert_close(one.options, other.options, **tolerance)
-            torch.testing.assert_close(dict(one.grad_norms), dict(other.grad_norms), **tolerance)
+            torch.testing.assert_close(one.options, other.options, rtol=near, atol=near)
+            torch.testing.assert_close(dict(one.grad_norms), dict(other.grad_norms), rtol=near, atol=near)
 
 
 @pytest.fixture
@@ -106,11 +106,12 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("count", "limit", "wanted"), [(None, 1024, [5] * 4), (2, 1024, [2] * 8), (1, 1024, []), (None, 40, [3] * 4 + [2] * 4)]
+    ("count", "room", "wanted"),
+    [(None, 100, [5] * 4), (2, 100, [2] * 8), (1, 100, []), (None, 6, [3] * 4 + [2] * 4)],
 )
 def test_as_many_side_by_side_as_are_wanted_or_have_room(
     count: int | None,
-    limit: int,
+    room: int,
     wanted: list[int],
     make_scorer: MakeScorer,
     make_theta: MakeTheta,
@@ -120,8 +121,7 @@ def test_as_many_side_by_side_as_are_wanted_or_have_room(
 ) -> None:
     scorer = make_scorer()
     [example, *_] = draw_examples(1)
-    assert len(example) <= 8
-    monkeypatch.setattr(lockstep, "POSITIONS_CPU", limit if limit > 100 else 6 * len(example))
+    monkeypatch.setattr(lockstep, "POSITIONS_CPU", room * len(example))
     learned(scorer, make_theta(scorer), [example] * 4, count, method="abmll-mixture")
     assert steps == wanted
 
@@ -156,5 +156,5 @@ def test_a_loss_that_is_no_number_is_refused(
     scorer = make_scorer()
     theta = make_theta(scorer)
     theta.mean_tensors()[0].fill_(torch.nan)
-    with pytest.raises(TrainingError, match="^step 1: the loss term 'nll' is nan; lower the learning rates$"):
+    with pytest.raises(TrainingError, match=r"^step 1: the loss term 'nll' is nan; lower the learning rates$"):
         learned(scorer, theta, draw_examples(4), None, method="ensemble")

@@ -85,9 +85,7 @@ SPACES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("adapter", SPACES, ids=lambda adapter: "-".join(map(str, adapter.values())))
 @pytest.mark.parametrize("packed", [True, False])
-def test_samples_of_members(
-    adapter: dict[str, Any], packed: bool, make_model: MakeModel, passes: list[int]
-) -> None:
+def test_samples_of_members(adapter: dict[str, Any], packed: bool, make_model: MakeModel, passes: list[int]) -> None:
     model = make_model(**adapter)
     if not packed:
         remove_packing(model.scorer.base.model)

@@ -120,8 +120,9 @@ def _flat(whole: Adapter) -> Adapter:
 def _first(scores: Scores, batch: Batch) -> Scores:
     """The scores of the first learner's batch."""
     count, width = batch.option_lengths.shape
+    options, sums = scores.options[:count, :width], scores.sums[:count, :width]
     written = None if scores.written is None else scores.written[:count]
-    return Scores(scores.options[:count, :width], scores.sums[:count, :width], scores.answer_tokens[:count], None, written)
+    return Scores(options, sums, scores.answer_tokens[:count], None, written)
 
 
 def _clip(named: Mapping[str, Tensor], max_norm: float) -> dict[str, Tensor]:

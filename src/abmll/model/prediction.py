@@ -171,9 +171,9 @@ def _member_probs(
     adapters = [phi for phi in members if phi is not None]
     if how.predictive == "samples" and len(adapters) == len(members):
         passes = len(members) * max(1, how.num_samples)
-        noise = Noise(how.prediction_noise, torch.Generator(), rank=how.prediction_noise_rank) if how.num_samples else None
+        drawn = Noise(how.prediction_noise, torch.Generator(), rank=how.prediction_noise_rank)
         count = min(passes, _passes_at_once(scorer, batch, max_positions))
-        if count > 1 and can_stack(scorer.space, noise):
+        if count > 1 and can_stack(scorer.space, drawn if how.num_samples else None):
             yield from _stacked_probs(scorer, adapters, batch, how, seeds, count)
             return
     for phi, seed in zip(members, seeds, strict=True):

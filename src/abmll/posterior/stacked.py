@@ -77,9 +77,7 @@ def stacked_layers(
         each = directions.unbind(1) if directions is not None else [None] * left.shape[1]
         stack = zip(left.unbind(1), right.unbind(1), positive_A.unbind(1), each, strict=True)
         return [_Sampled(*layer, drawn, layout) for layer in stack]
-    samples = [
-        space.plain_sample(own, 0, noise.generator) for own, noise in zip(factors.unbind(), drawn, strict=True)
-    ]
+    samples = [space.plain_sample(own, 0, noise.generator) for own, noise in zip(factors.unbind(), drawn, strict=True)]
     lefts, rights = (torch.stack(side, 1).unbind() for side in zip(*samples, strict=True))
     return [_Plain(left, right, layout) for left, right in zip(lefts, rights, strict=True)]
 
@@ -141,7 +139,6 @@ class _LowRankSamples(torch.autograd.Function):
         return torch.bmm(joint, left.mT)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         x, left, right, a, units, std, joint = ctx.saved_tensors
         [gradient] = grad_outputs
