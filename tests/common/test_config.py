@@ -85,6 +85,7 @@ REFUSED: list[tuple[type[Checked], str, Any, str]] = [
     (config.ContinueConfig, "blob_kl_weight", -1.0, "a finite number of 0 or more"),
     (config.ContinueConfig, "laplace_prior_precision", 0.0, "none or a finite number above 0"),
     (config.ContinueConfig, "ensemble_size", 1, "a whole number of 2 or more"),
+    (config.ContinueConfig, "members_at_once", 0, "none or a whole number of 1 or more"),
     (config.ContinueConfig, "ensemble_spread", -0.1, "a finite number of 0 or more"),
     (config.ContinueConfig, "dropout_rate", -0.1, "a finite number of 0 or more and below 1"),
     (config.ContinueConfig, "dropout_rate", 1.5, "a finite number of 0 or more and below 1"),

@@ -17,6 +17,7 @@ LATER = {
     "load_in_4bit": False,
     "load_in_8bit": False,
     "load_in_int8_torchao": False,
+    "members_at_once": None,
 }
 QUANTIZATIONS = ("load_in_4bit", "load_in_8bit", "load_in_int8_torchao")  # of ModelConfig; one of them at most
 
@@ -140,6 +141,11 @@ class ContinueConfig(Checked):
     ensemble_size: int = setting(5, "ensemble, abmll-mixture: members", at_least=2)
     ensemble_spread: float = setting(
         0.1, "ensemble: a member's A starts at theta's plus this share of a fresh random A", at_least=0
+    )
+    members_at_once: int | None = setting(
+        None,
+        "ensemble, abmll-mixture: members that learn side by side in one pass (default: by their examples' length)",
+        at_least=1,
     )
     dropout_rate: float = again(
         AdapterConfig, "dropout_rate", "mc-dropout: share of the adapter's inputs that are dropped"

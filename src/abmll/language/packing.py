@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -34,6 +35,7 @@ class Packing:
     unread: Tensor  # (N, T) bool, True where no place in the row reads: padding, and the prefix of later examples
     prefix: int  # shared tokens
     rest: "Packing | None" = None  # of what follows the prefix, where the prefix attends to itself once
+    shared: tuple[Tensor, Tensor] | None = None  # of several rows joined: places (S,), flat positions (S, K) beside one
 
     @classmethod
     def of(cls, lengths: Sequence[int], prefix: int) -> "Packing":
@@ -55,10 +57,39 @@ class Packing:
         rest = cls.of([length - prefix for length in lengths], 0) if is_long else None
         return cls(torch.tensor(spread), torch.tensor(gather), torch.tensor(unread), prefix, rest)
 
+    @classmethod
+    def joined(cls, packings: Sequence["Packing"], even: bool = False) -> "Packing":
+        """Of rows laid one behind the other, of N examples each; each row keeps the prefix of its own examples.
+
+        Which examples share a place is written out, so that it takes as many operations for many rows as for one.
+        ``even``: behind each row are as many places as the longest has more. They stand for a position that is padding.
+        """
+        sizes, length = [len(one.gather) for one in packings], max(one.spread.shape[1] for one in packings)
+        filled = [max(sizes) - size if even else 0 for size in sizes]
+        length += any(filled)
+        spread, gather, unread, places, beside = [], [], [], [], []
+        place = position = 0
+        for one, empty in zip(packings, filled, strict=True):
+            count, own = one.spread.shape
+            spread.append(F.pad(one.spread + place, (0, length - own)))
+            unread.append(F.pad(one.unread, (0, length - own), value=True))
+            gather.append(one.gather + one.gather // own * (length - own) + position)
+            if empty:
+                gather.append(one.gather.new_full((empty,), position + length - 1))
+            if one.prefix and count > 1:
+                first = torch.arange(one.prefix, device=one.gather.device)
+                places.append(first + place)
+                beside.append(first[:, None] + torch.arange(1, count, device=first.device) * length + position)
+            place, position = place + len(one.gather) + empty, position + count * length
+        shared = (torch.cat(places), torch.cat(beside)) if places else None
+        return cls(torch.cat(spread), torch.cat(gather), torch.cat(unread), 0, shared=shared)
+
     def to(self, device: torch.device) -> "Packing":
         """The same packing with its tensors on ``device``."""
         rest = None if self.rest is None else self.rest.to(device)
-        return Packing(self.spread.to(device), self.gather.to(device), self.unread.to(device), self.prefix, rest)
+        shared = None if self.shared is None else (self.shared[0].to(device), self.shared[1].to(device))
+        own = self.spread.to(device), self.gather.to(device), self.unread.to(device)
+        return Packing(*own, self.prefix, rest, shared)
 
     def counts(self) -> Tensor:
         """(1, M): of how many examples each place in the row is a token."""
@@ -98,6 +129,10 @@ class _Spread(torch.autograd.Function):
         if packing.prefix:
             later = gradient.view(*packing.spread.shape, -1)[1:, : packing.prefix].sum(0)
             row[: packing.prefix].add_(later)
+        if packing.shared is not None:
+            places, beside = packing.shared
+            later = gradient.index_select(0, beside.flatten()).view(*beside.shape, -1).sum(1)
+            row.index_add_(0, places, later)  # each place once: the order of sums is given
         return row, None, None
 
 

@@ -5,7 +5,7 @@ quantised bases work. Which Gaussian it uses is not stored in it: the model's ``
 of one forward pass, and thousands of task posteriors can share one base.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -143,7 +143,7 @@ class Wiring:
             self.bound = before
 
 
-def by_name(phi: Adapter, made: Callable[[str], list[T]]) -> dict[str, T]:
+def by_name(phi: Adapter, made: Callable[[str], Sequence[T]]) -> dict[str, T]:
     """What ``made`` gives for each layer of a stack, by the layers' names."""
     return {name: one for shape in phi.stacks for name, one in zip(phi.layers[shape], made(shape), strict=True)}
 

@@ -18,7 +18,7 @@ from abmll.language.batch import Batch
 from abmll.methods.loss import Loss
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.rule import THETA, PhiState, Rule
-from abmll.posterior import Prior
+from abmll.posterior import Noise, Prior
 
 
 @dataclass
@@ -54,6 +54,15 @@ class Abmll(Rule[AbmllState]):
         with _constant(state.theta):
             loss = self._forward(state, batch, generator)
         return loss._replace(total=loss.nll + self.config.beta * loss.kl)
+
+    def noise(self, mask: Tensor | None, generator: torch.Generator) -> Noise:
+        """One sample of q(phi)."""
+        return self.training_noise(mask, generator)
+
+    def with_terms(self, loss: Loss, phi: Adapter, theta: Adapter) -> Loss:
+        """Plus beta KL(q(phi) || p(phi | theta)), where the factors alone define it."""
+        kl = self.kl(phi, theta)
+        return loss._replace(kl=kl, total=loss.nll + self.config.beta * kl)
 
     def share(self, state: AbmllState, batch: Batch, generator: torch.Generator) -> tuple[Loss, dict[str, Tensor]]:
         """Theta's gradient, of the divergence and its own prior alone.

@@ -10,6 +10,7 @@ which would cost M runs. A prediction costs M forward passes.
 import torch
 
 from abmll.language.adapter import Adapter
+from abmll.methods.lockstep import learn_each
 from abmll.methods.lora import StructuredLora
 from abmll.methods.support import Support
 from abmll.tasks.order import sample_seed
@@ -22,7 +23,7 @@ class Ensemble(StructuredLora):
     label = "LoRA ensemble"
     is_trained = False
     base_method = "regular-lora"
-    settings_read = ("ensemble_size", "ensemble_spread")
+    settings_read = ("ensemble_size", "ensemble_spread", "members_at_once")
 
     def num_batches(self, support: Support) -> int:
         """Every member takes all steps."""
@@ -30,9 +31,8 @@ class Ensemble(StructuredLora):
 
     def adapt(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
         """M members, each with its own start and order."""
-        members = range(self.config.ensemble_size)
-        starts = (self.start(theta, support.seed, member) for member in members)
-        return tuple(self.learn(self.init(start), support, member) for member, start in enumerate(starts))
+        starts = [self.start(theta, support.seed, member) for member in range(self.config.ensemble_size)]
+        return learn_each(self, starts, support)
 
     @torch.no_grad()
     def start(self, theta: Adapter, seed: int, member: int) -> Adapter:

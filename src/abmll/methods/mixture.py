@@ -7,17 +7,18 @@ training and its calibration are ABMLL's own; samples of a prediction are spread
 
 from abmll.language.adapter import Adapter
 from abmll.methods.abmll import Abmll
+from abmll.methods.lockstep import learn_each
 from abmll.methods.support import Support
 
 
 class AbmllMixture(Abmll):
-    """ABMLL's steps for every component."""
+    """ABMLL's steps for every component, all components side by side."""
 
     name = "abmll-mixture"
     label = "ABMLL mixture"
     is_trained = False
     base_method = "abmll"
-    settings_read = ("ensemble_size",)
+    settings_read = ("ensemble_size", "members_at_once")
 
     def num_batches(self, support: Support) -> int:
         """Every component takes all steps."""
@@ -25,4 +26,4 @@ class AbmllMixture(Abmll):
 
     def adapt(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
         """``ensemble_size`` components, all from theta, each in an order and with noise of its own."""
-        return tuple(self.learn(self.init(theta), support, number) for number in range(self.config.ensemble_size))
+        return learn_each(self, [theta] * self.config.ensemble_size, support)

@@ -204,9 +204,21 @@ class Rule(Generic[S]):
         options = torch.log_softmax(scores.options.detach(), -1)
         return Loss(loss, loss, zero, zero, right.sum(), len(batch.answers), batch.num_tokens, options=options)
 
+    def noise(self, mask: Tensor | None, generator: torch.Generator) -> Noise | None:
+        """That of an inner step's pass; ``mask`` is the batch's. None where it is at phi's mean."""
+        return None
+
+    def with_terms(self, loss: Loss, phi: Adapter, theta: Adapter) -> Loss:
+        """An inner step's ``loss`` of a pass, with the terms that follow from the factors alone."""
+        return loss
+
     def sampled(self, batch: Batch, generator: torch.Generator, theta: Adapter | None = None) -> Pass:
         """A pass at one sample of q(phi), with the noise of training."""
-        return Pass(Noise(self.config.noise, generator, batch.mask, self.config.noise_rank), theta)
+        return Pass(self.training_noise(batch.mask, generator), theta)
+
+    def training_noise(self, mask: Tensor | None, generator: torch.Generator) -> Noise:
+        """The noise of training, as the settings have it."""
+        return Noise(self.config.noise, generator, mask, self.config.noise_rank)
 
     def kl(self, phi: Adapter, theta: Adapter) -> Tensor:
         """KL(q(phi) || p(phi | theta)) of Gaussians over the weights, summed over all layers."""

@@ -1,6 +1,6 @@
 """Predicting with adapters: at the mean, averaged over samples of the posterior, or to first order in the weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,14 +13,19 @@ from abmll.language.activation_cache import ActivationCache
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch, batches_of_like_length, shared_prefix
 from abmll.language.encoding import Encoded
+from abmll.language.joined import joined, stack, stacked_updates
 from abmll.language.linearize import linearize
 from abmll.language.scorer import OptionScorer, Pass
 from abmll.posterior import Noise
 from abmll.posterior.numerics import normal_points
+from abmll.posterior.stacked import can_stack
 from abmll.tasks.order import sample_seed
 
 POINTS = 1024
 MAX_TOKENS = 2048
+POSITIONS = 16_384  # of all samples that read a batch side by side, at most
+POSITIONS_CPU = 1024  # where more are not faster
+LOGITS = 2**28  # that a pass may compute: numbers of 4 bytes
 Calibrate = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -64,6 +69,7 @@ def predict(
     seed: int = 0,
     cache: ActivationCache | None = None,
     max_tokens: int = MAX_TOKENS,
+    max_positions: int | None = None,
     quiet: bool = True,
     calibrate: Calibrate | None = None,
 ) -> Prediction:
@@ -77,6 +83,8 @@ def predict(
         cache: activations kept from earlier passes over the same examples.
         max_tokens: tokens per batch, a prefix that is read once for all prompts counted once; examples of like length
             share a batch. A quarter of it where gradients are needed.
+        max_positions: tokens, padding included, that samples and members may have together that read a batch side by
+            side; None: as many as a device of this kind does best with.
         calibrate: what becomes of the samples' probabilities (S, N, C) of the examples at these N indices; there may
             be more samples after it than before.
 
@@ -86,6 +94,8 @@ def predict(
         raise DataError("there are no examples to predict")
     how = how or PredictConfig(num_samples=0)
     linearized = how.predictive == "linearized" and any(phi is not None for phi in members)
+    if max_positions is None:
+        max_positions = POSITIONS_CPU if scorer.device.type == "cpu" else POSITIONS
     seeds, tally = member_seeds(seed, len(members)), Tally(len(members), examples, calibrate)
     is_read_once = scorer.packed and cache is None and not linearized  # a cache keeps every example by itself
     prefix = shared_prefix([one.prompt for one in examples]) if is_read_once else 0
@@ -93,13 +103,8 @@ def predict(
         for chosen in batches_of_like_length(examples, max_tokens // 4 if linearized else max_tokens, prefix):
             batch = scorer.batch([examples[i] for i in chosen], cache, share_prefix=not linearized)
             batch = scorer.lower_blocks.fill(batch) if len(members) > 1 else batch
-            index = torch.tensor(chosen)
-            for number, (phi, own) in enumerate(zip(members, seeds, strict=True)):
-                if linearized and phi is not None:
-                    sampled = _linearized_probs(scorer, phi, batch)
-                else:
-                    sampled = _sampled_probs(scorer, phi, batch, how, own)
-                tally.add(number, index, sampled)
+            for number, sampled in enumerate(_member_probs(scorer, members, batch, how, seeds, max_positions)):
+                tally.add(number, torch.tensor(chosen), sampled)
                 bar.update(len(chosen))
     return tally.prediction()
 
@@ -152,6 +157,64 @@ def batch_calibrated(prediction: Prediction) -> Prediction:
     probs = prediction.probs / mean.clamp(min=1e-12)
     probs = probs / probs.sum(-1, keepdim=True)
     return replace(prediction, probs=probs, entropy=entropy(probs), expected_entropy=entropy(probs))
+
+
+def _member_probs(
+    scorer: OptionScorer,
+    members: Sequence[Adapter | None],
+    batch: Batch,
+    how: PredictConfig,
+    seeds: Sequence[int],
+    max_positions: int,
+) -> Iterator[Tensor]:
+    """Each member's option probabilities (S, N, C) of one batch."""
+    adapters = [phi for phi in members if phi is not None]
+    if how.predictive == "samples" and len(adapters) == len(members):
+        passes = len(members) * max(1, how.num_samples)
+        drawn = Noise(how.prediction_noise, torch.Generator(), rank=how.prediction_noise_rank)
+        count = min(passes, _passes_at_once(scorer, batch, max_positions))
+        if count > 1 and can_stack(scorer.space, drawn if how.num_samples else None):
+            yield from _stacked_probs(scorer, adapters, batch, how, seeds, count)
+            return
+    for phi, seed in zip(members, seeds, strict=True):
+        if how.predictive == "linearized" and phi is not None:
+            yield _linearized_probs(scorer, phi, batch)
+        else:
+            yield _sampled_probs(scorer, phi, batch, how, seed)
+
+
+def _passes_at_once(scorer: OptionScorer, batch: Batch, max_positions: int) -> int:
+    """How many passes over a batch become one."""
+    vocabulary = scorer.base.model.config.get_text_config().vocab_size
+    return min(max_positions // batch.input_ids.numel(), LOGITS // (len(batch.rows) * vocabulary))
+
+
+def _stacked_probs(
+    scorer: OptionScorer,
+    members: Sequence[Adapter],
+    batch: Batch,
+    how: PredictConfig,
+    seeds: Sequence[int],
+    count: int,
+) -> Iterator[Tensor]:
+    """``_sampled_probs`` of each member, ``count`` samples a pass: those of a member, then those of the next."""
+    batch, each = scorer.lower_blocks.fill(batch), max(1, how.num_samples)
+    passes = [(member, sample) for member in range(len(members)) for sample in range(each)]
+    found: list[Tensor] = []
+    side_by_side, layout = batch, None
+    for first in range(0, len(passes), count):
+        chosen = passes[first : first + count]
+        if layout is None or len(chosen) < count:
+            side_by_side, layout = joined([batch] * len(chosen))
+        noises = [
+            sample_noise(how, seeds[member], sample, scorer.device, batch.mask) if how.num_samples else None
+            for member, sample in chosen
+        ]
+        whole = stack([members[member] for member, _ in chosen])
+        updates = stacked_updates(scorer.space, whole, noises, layout)
+        scores = scorer.scores(side_by_side, None, Pass(updates=updates)).options
+        found += probabilities(scores).split(len(batch.answers))
+    yield from torch.stack(found).split(each)
 
 
 def _sampled_probs(scorer: OptionScorer, phi: Adapter | None, batch: Batch, how: PredictConfig, seed: int) -> Tensor:

@@ -76,6 +76,27 @@ class WeightSpace(Space):
         joint = torch.cat([left, factors.scale_B.exp() * normal], dim=-1)
         return Sampled(joint, factors.mean_A, positive_A.square().expand(-1, noise.rank, -1))
 
+    def has_low_rank_samples(self, noise: Noise) -> bool:
+        """Whether ``low_rank_samples`` can be drawn with such noise."""
+        return bool(noise.rank) and self._closed_form
+
+    def low_rank_samples(
+        self, factors: Factors, noises: Sequence[Noise]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """What ``noisy_layers`` gives each of C adapters (C, L, ...) under its own noise: the fields of its updates.
+
+        left (C, L, d_out, r + m), right (C, L, r, d_in), a (C, L, d_in), directions (C, L, d_in, m) or None.
+        """
+        left, right = self.scaling * factors.mean_B, factors.mean_A
+        positive_B, positive_A = self._positive_factors(factors)
+        shape, directions = (*positive_B.shape[1:3], noises[0].rank), None
+        normal = torch.stack([draw(shape, left, noise.generator) for noise in noises])
+        if noises[0].kind == "shared":
+            shape = right.shape[1], right.shape[3], noises[0].rank
+            drawn = torch.stack([draw(shape, left, noise.generator) for noise in noises])
+            directions = positive_A[:, :, 0, :, None] * drawn
+        return torch.cat([left, positive_B * normal], dim=-1), right, positive_A[:, :, 0], directions
+
     @property
     def sample_components(self) -> int:
         return self.sigma_rank + (self.sigma_floor > 0)

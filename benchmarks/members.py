@@ -1,0 +1,116 @@
+"""Cells on operations: how many more several members, or several samples, hand to the device than one. No GPU, no time.
+
+Beside a small model a GPU waits for its host, which queues one operation after the other. Members that learn side by
+side, and samples that read a batch side by side, should queue hardly more of them than one does.
+
+Counted are operations that torch dispatches below autograd and that compute or copy, of a whole call: making batches,
+forward and backward passes, the optimizer. Views, and memory that is only allocated, are left out. An operation on a
+list of tensors is one. Attention is as on a GPU.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from abmll.common.config import ContinuedConfig, PredictConfig
+from abmll.language.encoding import Encoded
+from abmll.methods import Support, make_rule
+from abmll.model.meta_learner import AbmllModel
+from abmll.model.prediction import predict
+from abmll.tasks import Example
+from benchmarks.bench import Bench
+from benchmarks.contenders import ALL, QV, Setting
+from benchmarks.machine import ROOT
+from benchmarks.rows import Row
+from benchmarks.small import small_model
+
+ALLOCATIONS = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "_unsafe_view", "lift_fresh")
+MEMBERS, SAMPLES = 5, 16
+LEARNED = {"abmll-mixture": "abmll", "ensemble": "regular-lora"}  # several members, and the method that learns one
+STEPS, BATCH_SIZE = 4, 2
+TARGETS = {"members": 1.3, "samples": 2.0}
+LAYERS = 30  # as many as SmolLM2-135M has
+FOLDER = ROOT / "runs" / "benchmarks" / "operations"
+AT_ONCE = 10**6  # positions: no limit for what is counted here
+
+
+class Launches(TorchDispatchMode):
+    """Inside, counts the operations that compute or copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        returned = [value.alias_info for value in func._schema.returns]
+        is_view = any(alias is not None and not alias.is_write for alias in returned)
+        self.count += not is_view and func._schema.name.removeprefix("aten::") not in ALLOCATIONS
+        return func(*args, **(kwargs or {}))
+
+
+def members(bench: Bench) -> list[Row]:
+    """Learning a task by five members side by side / by one, without what is done before the first step."""
+    examples = _examples(bench)
+    rows = []
+    for modules in (QV, ALL):
+        model = _model(bench, Setting(modules))
+        encoded = model.scorer.encode(examples, "task")
+        for method, single in LEARNED.items():
+            several, one = _adaptation(model, method, encoded), _adaptation(model, single, encoded)
+            title = f"operations of {STEPS} steps, {MEMBERS} members ({method}) / one ({Setting(modules).label(bench)})"
+            rows.append(_row(title, launches(several), launches(one), TARGETS["members"]))
+    return rows
+
+
+def samples(bench: Bench) -> list[Row]:
+    """Answering with 16 samples side by side / with one."""
+    examples = _examples(bench)[:5]
+    rows = []
+    for modules in (QV, ALL):
+        model = _model(bench, Setting(modules))
+        encoded = model.scorer.encode(examples, "task")
+        several, one = (_prediction(model, encoded, count) for count in (SAMPLES, 1))
+        title = f"operations of a prediction, {SAMPLES} samples / one ({Setting(modules).label(bench)})"
+        rows.append(_row(title, launches(several), launches(one), TARGETS["samples"]))
+    return rows
+
+
+def launches(call: Callable[[], object]) -> int:
+    """The operations of ``call`` once it has been called before."""
+    call()
+    with Launches() as counted:
+        call()
+    return counted.count
+
+
+def _adaptation(model: AbmllModel, method: str, encoded: list[Encoded]) -> Callable[[], object]:
+    rule = make_rule(model.scorer, ContinuedConfig(method=method, ensemble_size=MEMBERS, members_at_once=MEMBERS), 1)
+    return lambda: rule.adapt(model.theta, Support(model.scorer, encoded, STEPS, BATCH_SIZE))
+
+
+def _prediction(model: AbmllModel, encoded: list[Encoded], count: int) -> Callable[[], object]:
+    how = PredictConfig(num_samples=count)
+    return lambda: predict(model.scorer, [model.theta], encoded, how, max_positions=AT_ONCE)
+
+
+def _model(bench: Bench, setting: Setting) -> AbmllModel:
+    """On the bench's model, as ``load_base`` gives it on a GPU."""
+    base = bench.base("bf16")
+    model: Any = base.model
+    model.set_attn_implementation("sdpa")
+    return AbmllModel(base, setting.adapter(), bench.workload.prompt)
+
+
+def small(bench: Bench) -> Bench:
+    """A bench on a small model on the CPU: the count does not depend on the sizes of the weights."""
+    return Bench(small_model(FOLDER, num_hidden_layers=LAYERS), data_dir=bench.data_dir)
+
+
+def _examples(bench: Bench) -> list[Example]:
+    return list(bench.workload.evaluation[0].train[:10])
+
+
+def _row(name: str, several: int, one: int, target: float) -> Row:
+    ratio = several / one
+    return Row(name, ratio, ratio, ratio, "x", target, several, one, "operations")
