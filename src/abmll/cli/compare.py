@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from abmll.cli.console import narrator, print_json
 from abmll.common.config import ActivationCacheConfig, ModelConfig
 from abmll.common.errors import AbmllError, ConfigError, nearest
 from abmll.common.settings import Checked, flatten, kinds_of, pick, setting
-from abmll.experiments.budget import REFERENCE, SharedConfig
+from abmll.experiments.budget import REFERENCE, SMOKE, SharedConfig
 
 if TYPE_CHECKING:
     from abmll.experiments.cell_runner import ResultFolder
@@ -41,6 +41,7 @@ def compare(
     shared: SharedConfig,
     activations: ActivationCacheConfig,
     reference: str | None = None,
+    smoke: bool = False,
     explicit: frozenset[str] = frozenset(),
     quiet: bool = False,
     json: bool = False,
@@ -55,14 +56,18 @@ def compare(
         output_dir: folder for cells, training runs, tables and report
         reference: row of the tables that the others are compared with, as METHOD, METHOD@PRESET or METHOD+RECALIBRATION
             (default: abmll)
+        smoke: rehearse it in OUTPUT_DIR-smoke, in seconds or minutes: a random model, generated tasks, a step or two
     """
     from abmll.cli.places import resumable
     from abmll.experiments.execution import compute
     from abmll.experiments.html import write_report
     from abmll.experiments.markdown import against_reference, headline, notes, write_tables
+    from abmll.experiments.published import beside_published
     from abmll.experiments.planning import plan
     from abmll.experiments.summary import summarize
 
+    if smoke:
+        output_dir, suite, flags, shared = rehearsal(output_dir, suite, flags, shared)
     results, config = prepare(output_dir, suite, flags, seeds, shared, activations, explicit)
     loaded = results.load_suite()
     cells = plan(loaded, config)
@@ -79,10 +84,23 @@ def compare(
     if json:
         print_json(comparison)
     elif not quiet:
-        for table in filter(None, [headline(comparison), against_reference(comparison)]):
+        for table in filter(None, [headline(comparison), beside_published(comparison), against_reference(comparison)]):
             print(table.title, table.text(), "", sep="\n")
         print("\n".join([*notes(comparison), f"written: {', '.join(map(str, written))}"]))
     return 2 if failures else 0
+
+
+def rehearsal(
+    folder: Path, suite: str, flags: ComparisonFlags, shared: SharedConfig
+) -> tuple[Path, str, ComparisonFlags, SharedConfig]:
+    """The same comparison in a folder of its own, on a random model and generated tasks (see ``smoke``)."""
+    from abmll.cli.places import check_folder
+    from abmll.experiments.smoke import rehearse
+
+    folder = folder.with_name(f"{folder.name}{SMOKE}")
+    check_folder(folder, overwrite=True)  # its own earlier results
+    path, small = rehearse(folder, suite, shared)
+    return folder, str(path), replace(flags, data_dir=folder / "tasks"), small
 
 
 def prepare(
