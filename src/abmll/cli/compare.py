@@ -42,6 +42,7 @@ def compare(
     activations: ActivationCacheConfig,
     reference: str | None = None,
     smoke: bool = False,
+    dry_run: bool = False,
     explicit: frozenset[str] = frozenset(),
     quiet: bool = False,
     json: bool = False,
@@ -57,18 +58,23 @@ def compare(
         reference: row of the tables that the others are compared with, as METHOD, METHOD@PRESET or METHOD+RECALIBRATION
             (default: abmll)
         smoke: rehearse it in OUTPUT_DIR-smoke, in seconds or minutes: a random model, generated tasks, a step or two
+        dry_run: compute nothing and need no tasks: print what every row would cost on a GPU, and stop
     """
+    from abmll.cli.dry_run import show_costs
     from abmll.cli.places import resumable
     from abmll.experiments.execution import compute
     from abmll.experiments.html import write_report
     from abmll.experiments.markdown import against_reference, headline, notes, write_tables
-    from abmll.experiments.published import beside_published
     from abmll.experiments.planning import plan
+    from abmll.experiments.published import beside_published
     from abmll.experiments.summary import summarize
 
     if smoke:
         output_dir, suite, flags, shared = rehearsal(output_dir, suite, flags, shared)
     results, config = prepare(output_dir, suite, flags, seeds, shared, activations, explicit)
+    if dry_run:
+        show_costs(suite, config, quiet, json)
+        return 0
     loaded = results.load_suite()
     cells = plan(loaded, config)
     rows = {cell.row for cell in cells}
