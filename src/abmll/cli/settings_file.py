@@ -15,13 +15,15 @@ INCLUDE = "include"  # the one key that is no setting: another file, whose value
 _NULL_TAG = "tag:yaml.org,2002:null"
 
 
-def read_settings(path: Path, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+def read_settings(path: Path, kinds: Mapping[str, Kind], including: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values that a YAML file, or a recipe, gives to the settings of ``kinds``, dashes in names as underscores.
 
+    ``include`` in it names a file beside it, whose values its own go before; ``including`` are the files that lead here.
     The values are read from their text: the setting's kind decides what 1e-6, no or 007 means, not YAML's rules.
     Raises ``ConfigError`` with file and line for an unknown setting, one that is set twice, or a value of another kind.
     """
     path = _recipe(path) or path
+    including = including or (path,)
     root = _parse(path)
     if root is None:
         return {}
@@ -34,7 +36,9 @@ def read_settings(path: Path, kinds: Mapping[str, Kind]) -> dict[str, Any]:
         if isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{where}: {name} must be a value or a list of values; settings are not nested")
         if name == INCLUDE and isinstance(node, yaml.ScalarNode):
-            included = read_settings(path.parent / node.value, kinds)
+            if (other := path.parent / node.value) in including:
+                raise ConfigError(f"{where}: includes itself; leave it out")
+            included = read_settings(other, kinds, (*including, other))
             continue
         if name not in kinds:
             raise ConfigError(f"{where}: unknown setting '{name}'.{nearest(name, kinds)}")

@@ -6,7 +6,7 @@ that are kept instead of being computed again, the heads' own sampling, loading.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,7 @@ from abmll.methods.mixture import AbmllMixture
 from abmll.tasks import Example, Suite, Task
 from abmll.tasks.definition import SuiteFile
 
+BATCH = "per_device_train_batch_size"
 UNKNOWN_TESTS = 500  # questions of a task where neither settings nor suite have a number
 Settings = Mapping[str, Any]
 
@@ -31,7 +32,8 @@ Settings = Mapping[str, Any]
 class RowCost:
     """Operations of a row of the tables over all its seeds and values, and bytes of its largest gradient step.
 
-    A training run that several rows start from is counted in the first of them.
+    That step's examples are all as long as the settings allow. A training run that several rows start from is counted
+    in the first of them.
     """
 
     label: str
@@ -51,7 +53,8 @@ def stand_in(file: SuiteFile) -> Suite:
     """The suite with a made-up example in the place of every task's own, enough to plan cells."""
     example = Example("0", "?", ("yes", "no"), 0)
     train, evaluation = (tuple(Task(name, (example,)) for name in side) for side in (file.train, file.evaluation))
-    return Suite(file.name, file.description, train, evaluation, prompt=file.prompt, **file.caps)
+    suite = Suite(file.name, file.description, train, evaluation, file.prompt)
+    return replace(suite, adapt_examples=file.adapt_examples, test_examples=file.test_examples)
 
 
 def forecast(cells: Sequence[Cell], file: SuiteFile) -> list[RowCost]:
@@ -67,25 +70,33 @@ def _row(cells: Sequence[Cell], file: SuiteFile, counted: set[str]) -> RowCost:
     runs = {cell.training.name: cell.training for cell in cells if cell.training is not None}
     new = [run for name, run in runs.items() if name not in counted]
     counted.update(runs)
-    steps = [_step(run.method, run.settings, file.train) for run in runs.values()]
-    steps += [_step(cell.spec.method, cell.settings, file.evaluation) for cell in cells if _steps(cell.spec)]
+    steps = [_longest(run.method, run.settings, BATCH, file.train) for run in runs.values()]
+    own = [cell for cell in cells if _steps(cell.spec)]
+    steps += [_longest(cell.spec.method, cell.settings, "batch_size", file.evaluation) for cell in own]
     return RowCost(
         label=cells[0].spec.label,
         cells=len(cells),
         runs=len(new),
         training_flops=sum(_training_flops(run, file) for run in new),
         unseen_flops=sum(_unseen_flops(cell, file) for cell in cells),
-        memory=max((step.memory.total for step in steps), default=0),
+        memory=max(steps, default=0),
     )
+
+
+def _longest(method: str, settings: Settings, batch: str, names: Sequence[str]) -> int:
+    """Bytes of a step whose examples are all as long as the settings allow; as usual where they allow any length."""
+    tokens = settings["max_length"] or _tokens(method, settings, names)
+    return _step(method, settings, settings[batch], tokens).memory.total
 
 
 def _training_flops(run: Training, file: SuiteFile) -> int:
     """Episodes of K steps, and one more that teaches theta."""
-    step = _step(run.method, run.settings, file.train)
+    settings = run.settings
+    step = _step(run.method, settings, settings[BATCH], _tokens(run.method, settings, file.train))
     if issubclass(find_rule(run.method), Maml):
-        return run.settings["max_steps"] * step.episode_flops
-    parts = run.settings["gradient_accumulation_steps"]
-    return run.settings["max_steps"] * (run.settings["inner_steps"] + 1) * parts * step.step_flops
+        return settings["max_steps"] * step.episode_flops
+    parts = settings["gradient_accumulation_steps"]
+    return settings["max_steps"] * (settings["inner_steps"] + 1) * parts * step.step_flops
 
 
 def _unseen_flops(cell: Cell, file: SuiteFile) -> int:
@@ -104,11 +115,11 @@ def _unseen_flops(cell: Cell, file: SuiteFile) -> int:
 def _task_flops(cell: Cell, names: Sequence[str], members: int, passes: int) -> int:
     """Learning one task with every member, and so many passes over a question."""
     settings, method = cell.settings, cell.spec.method
-    shape, config = _shape(settings), _config(method, settings | {"batch": 1}, names)
-    forward = flops.forward_flops(shape, config)
+    tokens = _tokens(method, settings, names)
+    forward = flops.forward_flops(_shape(settings), _config(settings, 1, tokens))
     if _steps(cell.spec):
-        step = _step(method, settings, names, "batch_size").step_flops
-        return members * settings["steps"] * step + passes * forward
+        step = _step(method, settings, settings["batch_size"], tokens)
+        return members * settings["steps"] * step.step_flops + passes * forward
     reading = settings["adapt_examples"] or 0 if find_rule(method).classifier else 0
     return (reading + passes) * forward
 
@@ -119,29 +130,31 @@ def _steps(spec: Spec) -> bool:
     return rule.classifier is None and not issubclass(rule, Unchanged)
 
 
-def _step(
-    method: str, settings: Settings, names: Sequence[str], batch: str = "per_device_train_batch_size"
-) -> Estimate:
+def _step(method: str, settings: Settings, batch: int, tokens: int) -> Estimate:
     """A gradient step: of MAML, of the published algorithm where the adapter is of output space, else of ABMLL."""
-    config = _config(method, settings | {"batch": settings[batch]}, names)
-    if issubclass(find_rule(method), Maml):
+    rule, config = find_rule(method), _config(settings, batch, tokens)
+    if issubclass(rule, Maml):
         return totals.maml(_shape(settings), config)
-    of_output = settings["space"] == "output" and find_rule(method).is_posterior
+    of_output = settings["space"] == "output" and rule.is_posterior
     return (totals.published if of_output else totals.abmll)(_shape(settings), config)
 
 
-def _config(method: str, settings: Settings, names: Sequence[str]) -> EstimateConfig:
-    """A step on examples as long as those of the tasks are on average, with their demonstrations."""
-    tokens = mean_tokens(names, settings["max_length"])
-    if find_rule(method).demonstrations:
-        tokens = min(tokens * (1 + settings["num_demonstrations"]), settings["max_length"] or 2**30)
+def _config(settings: Settings, batch: int, tokens: int) -> EstimateConfig:
     return EstimateConfig(
         r=settings["r"],
-        per_device_train_batch_size=settings["batch"],
+        per_device_train_batch_size=batch,
         sequence_length=tokens,
         inner_steps=settings["inner_steps"],
         dtype=settings["dtype"],
     )
+
+
+def _tokens(method: str, settings: Settings, names: Sequence[str]) -> int:
+    """Of an example as long as those of the tasks are on average, with its demonstrations."""
+    tokens = mean_tokens(names, settings["max_length"])
+    if find_rule(method).demonstrations:
+        tokens = min(tokens * (1 + settings["num_demonstrations"]), settings["max_length"] or 2**30)
+    return tokens
 
 
 def _shape(settings: Settings) -> Shape:
