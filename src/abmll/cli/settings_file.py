@@ -18,7 +18,7 @@ _NULL_TAG = "tag:yaml.org,2002:null"
 def read_settings(path: Path, kinds: Mapping[str, Kind], including: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values that a YAML file, or a recipe, gives to the settings of ``kinds``, dashes in names as underscores.
 
-    ``include`` in it names a file beside it, whose values its own go before; ``including`` are the files that lead here.
+    ``include`` in it names a file beside it, before whose values its own go; ``including`` are the files that led here.
     The values are read from their text: the setting's kind decides what 1e-6, no or 007 means, not YAML's rules.
     Raises ``ConfigError`` with file and line for an unknown setting, one that is set twice, or a value of another kind.
     """
