@@ -64,8 +64,8 @@ def test_every_row_fits_the_gpu(recipe: str, abmll: Call) -> None:
 @pytest.mark.parametrize("recipe", recipes())
 def test_every_recipe_runs_as_a_rehearsal(recipe: str, abmll: Call) -> None:
     rows = ["abmll", *(row for row in settings_of(abmll, recipe)["methods"] if "@" in row)]
-    if recipe not in ("winogrande", "cls-45", "pruning"):  # what the others add are suites and lengths
-        rows = ["abmll", "abmll@paper-v3", "abmll-icl@paper-v3"]
+    if recipe != "winogrande":  # what the others add are suites, lengths and curves
+        rows = ["abmll", "reptile@paper-v3"] if recipe == "pruning" else ["abmll@paper-v3", "abmll-icl@paper-v3"]
     flags = f"--methods {','.join(rows)} --seeds 0 --device cpu --override abmll.r=4"
     code, out, _ = abmll(f"compare --config {recipe} --smoke {flags}")
     assert code == 0

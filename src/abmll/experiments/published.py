@@ -27,8 +27,11 @@ def beside_published(comparison: Document) -> Table | None:
 
     None where the paper has no numbers of this suite with this base model and with all training examples.
     """
-    table, settings = _table_of(comparison["suite"]), comparison["settings"]
-    if table is None or table["model"] not in (None, settings.get("model")) or settings.get("limit_train") is not None:
+    table = _table_of(comparison["suite"])
+    if table is None:
+        return None
+    settings = comparison["settings"]
+    if table["model"] not in (None, settings.get("model")) or settings.get("limit_train") is not None:
         return None
     metrics = published()["metrics"]
     shown = {key: one for key, one in metrics.items() if any(key in row for row in table["rows"].values())}
