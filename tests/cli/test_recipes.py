@@ -66,7 +66,7 @@ def test_every_recipe_runs_as_a_rehearsal(recipe: str, abmll: Call) -> None:
     rows = ["abmll", *(row for row in settings_of(abmll, recipe)["methods"] if "@" in row)]
     if recipe != "winogrande":  # what the others add are suites, lengths and curves
         rows = ["abmll", "reptile@paper-v3"] if recipe == "pruning" else ["abmll@paper-v3", "abmll-icl@paper-v3"]
-    flags = f"--methods {','.join(rows)} --seeds 0 --device cpu --override abmll.r=4"
+    flags = f"--methods {','.join(rows)} --seeds 0 --device cpu"
     code, out, _ = abmll(f"compare --config {recipe} --smoke {flags}")
     assert code == 0
     folder = Path(f"runs/recipes/{recipe}-smoke")
@@ -85,7 +85,6 @@ def test_every_recipe_runs_as_a_rehearsal(recipe: str, abmll: Call) -> None:
 
 def test_a_rehearsal_goes_on_where_it_was_and_takes_the_architecture(abmll: Call) -> None:
     command = f"compare --config limited --smoke --seeds 0 --model {QWEN} --methods pretrained"
-    command += " --override learning_rate=1e-3"  # the recipe's own are of methods that are not compared
     assert abmll(command).code == 0
     before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("cells/*/*")}
     assert len(before) == 2

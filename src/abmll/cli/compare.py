@@ -135,15 +135,15 @@ def prepare(
     given = flatten(shared)
     given["dtype"] = resolve_dtype(given["dtype"], resolve_device(given["device"]))
     specs = parse_specs(flags.methods)
-    own = read_overrides(flags.override or (), [spec.key for spec in specs])
+    own = read_overrides(flags.override or ())
     asked = {name: value for name, value in given.items() if name in explicit} | own.pop("", {})
     tuned = {} if flags.settings is None else read_settings_file(flags.settings)
     return results, ComparisonConfig(specs, seeds, defaults() | given, tuned, asked, own)
 
 
-def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+def read_overrides(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     """``NAME=VALUE`` under "", ``METHOD.NAME=VALUE`` under the method; ConfigError for what is neither."""
-    from abmll.experiments.method_spec import KINDS
+    from abmll.experiments.method_spec import KINDS, parse_spec
 
     known = {name: kind for config in KINDS for name, kind in kinds_of(config).items()}
     own: dict[str, dict[str, Any]] = {}
@@ -153,8 +153,8 @@ def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, di
         if not equals or name not in known:
             hint = nearest(name, known) or " Give NAME=VALUE or METHOD.NAME=VALUE"
             raise ConfigError(f"override: '{text}' is no setting.{hint}")
-        if method and method not in methods:
-            raise ConfigError(f"override: '{text}' is for '{method}', which is not compared.{nearest(method, methods)}")
+        if method:
+            parse_spec(method)  # one that is not compared may have settings in a file that is used for fewer
         try:
             own.setdefault(method, {})[name] = known[name].read([value.strip()])
         except ValueError as error:
