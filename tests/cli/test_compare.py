@@ -326,7 +326,7 @@ def test_a_mixture_has_the_calibration_that_abmll_has_midway_too(base: str, abml
         ("--methods abmll,abmll", "methods: 'abmll' is named twice"),
         ("--seeds 1,1", "seeds: one is named twice"),
         ("--override bta=1", "override: 'bta=1' is no setting. Did you mean 'beta'?"),
-        ("--override maml.beta=1 --methods abmll", "is for 'maml', which is not compared"),
+        ("--override mamll.beta=1 --methods abmll", "method: unknown 'mamll'; Did you mean 'maml'?"),
         ("--override beta=much", "override: beta is 'much'; use a finite number of 0 or more"),
         ("--prune 0,1", "compare: --prune is '1'; use a finite number of 0 or more and below 1"),
         ("--adapt-examples 0", "compare: --adapt-examples is '0'; use a whole number of 1 or more"),

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,7 @@ from abmll.cli.console import narrator, print_json
 from abmll.common.config import ActivationCacheConfig, ModelConfig
 from abmll.common.errors import AbmllError, ConfigError, nearest
 from abmll.common.settings import Checked, flatten, kinds_of, pick, setting
-from abmll.experiments.budget import REFERENCE, SharedConfig
+from abmll.experiments.budget import REFERENCE, SMOKE, SharedConfig
 
 if TYPE_CHECKING:
     from abmll.experiments.cell_runner import ResultFolder
@@ -49,6 +49,8 @@ def compare(
     shared: SharedConfig,
     activations: ActivationCacheConfig,
     reference: str | None = None,
+    smoke: bool = False,
+    dry_run: bool = False,
     explicit: frozenset[str] = frozenset(),
     quiet: bool = False,
     json: bool = False,
@@ -63,16 +65,25 @@ def compare(
         output_dir: folder for cells, training runs, tables and report
         reference: row of the tables that the others are compared with, as METHOD, METHOD@PRESET or METHOD+RECALIBRATION
             (default: abmll)
+        smoke: rehearse it in OUTPUT_DIR-smoke, in seconds or minutes: a random model, generated tasks, a step or two
+        dry_run: compute nothing and need no tasks: print what every row would cost on a GPU, and stop
     """
+    from abmll.cli.dry_run import show_costs
     from abmll.cli.places import resumable
     from abmll.experiments.execution import compute
     from abmll.experiments.executors.choice import choose
     from abmll.experiments.html import write_report
     from abmll.experiments.markdown import against_reference, headline, notes, write_tables
     from abmll.experiments.planning import plan
+    from abmll.experiments.published import beside_published
     from abmll.experiments.summary import summarize
 
+    if smoke:
+        output_dir, suite, flags, shared = rehearsal(output_dir, suite, flags, shared)
     results, config = prepare(output_dir, suite, flags, seeds, shared, activations, explicit)
+    if dry_run:
+        show_costs(suite, config, quiet, json)
+        return 0
     executor = choose(flags.executor, flags.executor_options or (), flags.jobs, output_dir)
     loaded = results.load_suite()
     cells = plan(loaded, config)
@@ -89,10 +100,23 @@ def compare(
     if json:
         print_json(comparison)
     elif not quiet:
-        for table in filter(None, [headline(comparison), against_reference(comparison)]):
+        for table in filter(None, [headline(comparison), beside_published(comparison), against_reference(comparison)]):
             print(table.title, table.text(), "", sep="\n")
         print("\n".join([*notes(comparison), f"written: {', '.join(map(str, written))}"]))
     return 2 if failures else 0
+
+
+def rehearsal(
+    folder: Path, suite: str, flags: ComparisonFlags, shared: SharedConfig
+) -> tuple[Path, str, ComparisonFlags, SharedConfig]:
+    """The same comparison in a folder of its own, on a random model and generated tasks (see ``smoke``)."""
+    from abmll.cli.places import check_folder
+    from abmll.experiments.smoke import rehearse
+
+    folder = folder.with_name(f"{folder.name}{SMOKE}")
+    check_folder(folder, overwrite=True)  # its own earlier results
+    path, small = rehearse(folder, suite, shared)
+    return folder, str(path), replace(flags, data_dir=folder / "tasks"), small
 
 
 def prepare(
@@ -121,15 +145,15 @@ def prepare(
     if flags.executor == "local" or given["dtype"] == "auto":  # else the device is that of the jobs
         given["dtype"] = resolve_dtype(given["dtype"], resolve_device(given["device"]))
     specs = parse_specs(flags.methods)
-    own = read_overrides(flags.override or (), [spec.key for spec in specs])
+    own = read_overrides(flags.override or ())
     asked = {name: value for name, value in given.items() if name in explicit} | own.pop("", {})
     tuned = {} if flags.settings is None else read_settings_file(flags.settings)
     return results, ComparisonConfig(specs, seeds, defaults() | given, tuned, asked, own)
 
 
-def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+def read_overrides(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     """``NAME=VALUE`` under "", ``METHOD.NAME=VALUE`` under the method; ConfigError for what is neither."""
-    from abmll.experiments.method_spec import KINDS
+    from abmll.experiments.method_spec import KINDS, parse_spec
 
     known = {name: kind for config in KINDS for name, kind in kinds_of(config).items()}
     own: dict[str, dict[str, Any]] = {}
@@ -139,8 +163,8 @@ def read_overrides(texts: Sequence[str], methods: Sequence[str]) -> dict[str, di
         if not equals or name not in known:
             hint = nearest(name, known) or " Give NAME=VALUE or METHOD.NAME=VALUE"
             raise ConfigError(f"override: '{text}' is no setting.{hint}")
-        if method and method not in methods:
-            raise ConfigError(f"override: '{text}' is for '{method}', which is not compared.{nearest(method, methods)}")
+        if method:
+            parse_spec(method)  # one that is not compared may have settings in a file that is used for fewer
         try:
             own.setdefault(method, {})[name] = known[name].read([value.strip()])
         except ValueError as error:

@@ -19,7 +19,12 @@ Fill = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 COMMON = tuple(
     Option(name, kind, help, default, title="every command")
     for name, kind, default, help in (
-        ("config", Kind(Path, optional=True), None, "read settings from a YAML file; flags win over it"),
+        (
+            "config",
+            Kind(Path, optional=True),
+            None,
+            "read settings from a YAML file, or from a recipe by its name; flags win over it",
+        ),
         ("print_config", Kind(bool), False, "print all settings as YAML and stop"),
         ("quiet", Kind(bool), False, "say less"),
         ("help", Kind(bool), False, "show this help and stop"),

@@ -10,25 +10,36 @@ from abmll.common.bounded_yaml import read_yaml_text, yaml_node
 from abmll.common.errors import ConfigError, nearest
 from abmll.common.settings import Kind
 
+RECIPES = Path(__file__).parent.parent / "experiments" / "recipes"
+INCLUDE = "include"  # the one key that is no setting: another file, whose values this one's go before
 _NULL_TAG = "tag:yaml.org,2002:null"
 
 
-def read_settings(path: Path, kinds: Mapping[str, Kind]) -> dict[str, Any]:
-    """The values that a YAML file gives to the settings of ``kinds``, dashes in names read as underscores.
+def read_settings(path: Path, kinds: Mapping[str, Kind], including: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values that a YAML file, or a recipe, gives to the settings of ``kinds``, dashes in names as underscores.
 
+    ``include`` in it names a file beside it, before whose values its own go; ``including`` are the files that led here.
     The values are read from their text: the setting's kind decides what 1e-6, no or 007 means, not YAML's rules.
     Raises ``ConfigError`` with file and line for an unknown setting, one that is set twice, or a value of another kind.
     """
+    path = _recipe(path) or path
+    including = including or (path,)
     root = _parse(path)
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{path}:{root.start_mark.line + 1}: must be a mapping: 'name: value', one a line")
     values: dict[str, Any] = {}
+    included: dict[str, Any] = {}
     for key, node in root.value:
         where, name = f"{path}:{key.start_mark.line + 1}", str(key.value).replace("-", "_")
         if isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{where}: {name} must be a value or a list of values; settings are not nested")
+        if name == INCLUDE and isinstance(node, yaml.ScalarNode):
+            if (other := path.parent / node.value) in including:
+                raise ConfigError(f"{where}: includes itself; leave it out")
+            included = read_settings(other, kinds, (*including, other))
+            continue
         if name not in kinds:
             raise ConfigError(f"{where}: unknown setting '{name}'.{nearest(name, kinds)}")
         if name in values:
@@ -37,7 +48,17 @@ def read_settings(path: Path, kinds: Mapping[str, Kind]) -> dict[str, Any]:
             values[name] = _value(kinds[name], node)
         except ValueError as error:
             raise ConfigError(f"{where}: {name} {error}") from error
-    return values
+    return included | values
+
+
+def recipes() -> list[str]:
+    """The names of the files of settings that come with the package; ``shared`` is what they include."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem != "shared")
+
+
+def _recipe(name: Path) -> Path | None:
+    """The file of a recipe, where there is no file of that name in the current folder."""
+    return RECIPES / f"{name}.yaml" if str(name) in recipes() and not name.exists() else None
 
 
 def write_settings(values: Mapping[str, Any]) -> str:
@@ -67,6 +88,7 @@ def _value(kind: Kind, node: yaml.Node) -> Any:
 
 def _parse(path: Path) -> yaml.Node | None:
     if not path.exists():
-        hint = nearest(path.name, [sibling.name for sibling in path.parent.glob("*") if sibling != path])
+        beside = [sibling.name for sibling in path.parent.glob("*") if sibling != path]
+        hint = nearest(path.name, beside) or nearest(str(path), recipes())
         raise ConfigError(f"{path}: cannot be read (No such file or directory).{hint}")
     return yaml_node(read_yaml_text(path, ConfigError), str(path), ConfigError)

@@ -16,6 +16,7 @@ from abmll.common.config import (
 from abmll.common.errors import ConfigError
 from abmll.common.settings import Checked, again, setting
 
+SMOKE = "-smoke"  # ends the name of a suite whose numbers are those of a rehearsal
 REFERENCE = "abmll"  # the row with which a comparison's others are compared, unless another one is named
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from abmll.common.documents import Document
 from abmll.common.files import write_text
 from abmll.common.markdown_text import as_text
+from abmll.experiments.budget import SMOKE
+from abmll.experiments.published import beside_published
 from abmll.experiments.sheets import csv_text, method_rows, task_rows
 from abmll.experiments.tables import COLUMNS, Cell, Column, Row, Table, best_of, number
 
@@ -19,13 +21,15 @@ COSTS = {
     "evaluation_seconds": "Seconds, unseen tasks",
     "evaluation_peak_memory_mb": "Peak memory, unseen tasks, MB",
 }
+REHEARSED = "A rehearsal: a random model on generated tasks. No number here is a result."
 MANY = 4  # methods, of which a note names no more
 
 
 def write_tables(comparison: Document, folder: Path) -> list[Path]:
     """Write ``table.md``, ``table.csv`` and ``tasks.csv`` into the folder; returns their paths."""
     parts = [f"# {as_text(comparison['suite'])}", "\n".join(f"- {as_text(line)}" for line in notes(comparison))]
-    for table in filter(None, [headline(comparison), against_reference(comparison), cost(comparison)]):
+    shown = [headline(comparison), beside_published(comparison), against_reference(comparison), cost(comparison)]
+    for table in filter(None, shown):
         parts += [f"## {table.title}", table.markdown()]
     texts = {
         "table.md": "\n\n".join(parts) + "\n",
@@ -109,7 +113,8 @@ def notes(comparison: Document) -> list[str]:
     mean = next(iter(methods))["mean"]
     seeds = ", ".join(map(str, comparison["seeds"]))
     uniform = comparison["uniform_nll"]
-    lines = [
+    lines = [REHEARSED] if comparison["suite"].endswith(SMOKE) else []
+    lines += [
         f"Suite {comparison['suite']}: mean over {mean['num_tasks']} unseen tasks, {mean['num_examples']:,} questions; "
         f"seeds {seeds}; ± is the standard error over seeds.",
         f"Best constant answer {number(mean['majority'])}, chance {number(mean['chance'])}"

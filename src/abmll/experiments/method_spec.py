@@ -75,6 +75,15 @@ class ComparisonConfig:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
+def parse_spec(text: str) -> Spec:
+    """One method. Raises ``ConfigError`` with the nearest name for an unknown method or preset."""
+    method, _, name = text.partition("@")
+    spec = Spec(method, name or "default")
+    find_rule(spec.method)
+    preset(spec.preset)
+    return spec
+
+
 def parse_specs(texts: Sequence[str]) -> list[Spec]:
     """The methods that the user names; ``all`` is every method of the registry.
 
@@ -82,11 +91,8 @@ def parse_specs(texts: Sequence[str]) -> list[Spec]:
     """
     specs: list[Spec] = []
     for text in texts:
-        method, _, name = text.partition("@")
-        specs += map(Spec, REGISTRY) if text == "all" else [Spec(method, name or "default")]
+        specs += map(Spec, REGISTRY) if text == "all" else [parse_spec(text)]
     for spec in specs:
-        find_rule(spec.method)
-        preset(spec.preset)
         if specs.count(spec) > 1:
             raise ConfigError(f"methods: '{spec.key}' is named twice; remove one")
     return specs

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from abmll.common.config import EstimateConfig
 from abmll.experiments.costs import flops
-from abmll.experiments.costs.shapes import Shape, load_shape, meta_model
+from abmll.experiments.costs.shapes import Shape, config_of, load_shape, meta_model
 from abmll.language.targets import find_targets
 from abmll.posterior.rank_one import rank_one_kl
 from abmll.posterior.stacks import Factors
@@ -83,6 +83,17 @@ def test_a_step_exactly(tiny_llama: Path, modules: tuple[str, ...], layers: str 
     model, shape = model_and_shape(tiny_llama, config, (True,))
     with FlopCounterMode(display=False) as counter:
         loss_of(model).backward()
+    assert counter.get_total_flops() == base_flops(shape, config) + flops.adapter_flops(shape, config)
+
+
+@pytest.mark.parametrize("model", ["llama3-8b", "qwen2-7b"])
+def test_a_step_of_the_paper_s_models_exactly(model: str, tmp_path: Path) -> None:
+    """At their own size: all layers, the adapters of the paper."""
+    config = settings(EstimateConfig.target_modules, None)
+    config_of(model).save_pretrained(tmp_path)
+    with_adapters, shape = model_and_shape(tmp_path, config, (True,))
+    with FlopCounterMode(display=False) as counter:
+        loss_of(with_adapters).backward()
     assert counter.get_total_flops() == base_flops(shape, config) + flops.adapter_flops(shape, config)
 
 

@@ -24,6 +24,9 @@ SHAPES: Mapping[str, tuple[Any, ...]] = {
     "llama3-70b": ("llama", 8192, 28672, 80, 64, 8, 128256, False),
 }
 
+# The models of the paper as the hub names them.
+HUB_NAMES = {"meta-llama/Meta-Llama-3-8B-Instruct": "llama3-8b", "Qwen/Qwen2-7B-Instruct": "qwen2-7b"}
+
 # What transformers raises where a configuration is none, or its numbers do not go together.
 MALFORMED = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError)
 
@@ -92,7 +95,7 @@ def load_shape(name: str, target_modules: tuple[str, ...], layers_to_transform: 
     Raises ``ConfigError`` for an unknown name, a file that is no model's configuration, an architecture whose blocks
     are not counted here, and adapter settings that fit no layer.
     """
-    model = meta_model(_config(name), name)
+    model = meta_model(config_of(name), name)
     _refuse_other_blocks(model, name)
     config = model.config.get_text_config()
     blocks = _blocks(model, {target.name for target in find_targets(model, target_modules, layers_to_transform)})
@@ -117,8 +120,12 @@ def meta_model(config: PretrainedConfig, name: str) -> PreTrainedModel:
         raise ConfigError(f"model_config: {name}: no causal language model has this shape: {_line(error)}") from error
 
 
-def _config(name: str) -> PretrainedConfig:
-    """The configuration of a built-in name, of a JSON file, or of a folder with a config.json."""
+def config_of(name: str) -> PretrainedConfig:
+    """The configuration of a built-in name, of a JSON file, or of a folder with a config.json.
+
+    Raises ``ConfigError`` for an unknown name, and for a file that is no model's configuration.
+    """
+    name = HUB_NAMES.get(name, name)
     if name in SHAPES:
         sizes = dict(zip(SIZES, SHAPES[name], strict=True))
         return AutoConfig.for_model(sizes.pop("model_type"), **sizes)

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from abmll.common.files import write_text
+from abmll.experiments.budget import SMOKE
 from abmll.experiments.html import plots, sections
 from abmll.experiments.html.figure import NUM_COLORS
 from abmll.experiments.html.reading import Method, Report, read_report
@@ -88,6 +89,7 @@ def _facts(report: Report, settings: Mapping[str, str]) -> dict[str, str]:
     facts = {
         "Model": settings.get("model"),
         "Suite": report.suite,
+        "Rehearsal": "random model, generated tasks: no results" if (report.suite or "").endswith(SMOKE) else None,
         "Tasks": f"{mean['num_tasks']} unseen" if "num_tasks" in mean else None,
         "Missing tasks": ", ".join(report.missing),
         "Not quite unseen": ", ".join(report.known_leaks),
