@@ -176,7 +176,8 @@ def peak_of(do: Callable[[], object]) -> int:
 def test_a_large_file_of_several_tasks_gives_what_it_gives_in_memory(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [{"question": f"{n}", "output": f"o{n % 2}", "task": f"t{n % 3}", "split": "train"} for n in range(140)]
+    asked = {"option_1": "yes", "option_2": "no", "answer": "no", "split": "train"}
+    rows = [{"question": f"{n}", **asked, "task": f"t{n % 3}"} for n in range(140)]
     path = tmp_path / f"many{suffix}"
     write_table(path, rows)
     how: Any = {"column_mapping": {"question": "input"}, "quiet": True}
@@ -187,7 +188,7 @@ def test_a_large_file_of_several_tasks_gives_what_it_gives_in_memory(
     assert [task.name for task in expected] == ["t0", "t1", "t2"]
     assert said == [f"{path}: more than 100 rows; they are sorted by task in a temporary file"]
     with pytest.raises(DataError, match=r"no column 'answers' \(--column-mapping\)"):
-        load_tasks(path, column_mapping={"answers": "output"}, quiet=True)
+        load_tasks(path, column_mapping={"answers": "answer"}, quiet=True)
 
 
 def test_a_large_file_of_one_task_and_one_of_which_rows_lack_theirs(
