@@ -29,13 +29,13 @@ class Readers:
 
     @contextmanager
     def watching(self, layers: Mapping[str, nn.Module]) -> Iterator[None]:
-        """Inside, passes of the model are watched, the last of which counts."""
-        calls: dict[str, Tensor] = {}
+        """Inside, passes of the model are watched, of which the first that calls the most layers counts."""
+        passes: list[dict[str, Tensor]] = [{}]
 
         def see(name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
-            if name in calls:  # another pass begins
-                calls.clear()
-            calls[name] = args[0]
+            if name in passes[-1]:
+                passes.append({})
+            passes[-1][name] = args[0]
 
         handles = [layer.register_forward_pre_hook(partial(see, name)) for name, layer in layers.items()]
         try:
@@ -43,7 +43,7 @@ class Readers:
         finally:
             for handle in handles:
                 handle.remove()
-        self._keep(calls)
+        self._keep(max(passes, key=len))
 
     def _keep(self, calls: Mapping[str, Tensor]) -> None:
         groups: dict[int, list[str]] = {}  # by a tensor's identity: all are still in memory

@@ -67,28 +67,46 @@ def shared_inputs(
 
     Groups of the same shapes are put together at once, whatever their number.
     """
-    layers = [Sampled(*(tensor.unbind() for tensor in stack)) for stack in stacks]
+    layers = _Layers(
+        [stack.left.unbind() for stack in stacks],
+        [stack.right.unbind() for stack in stacks],
+        [stack.square_A.unbind() for stack in stacks],
+    )
     least = smallest(stacks[0].right)
     alike: dict[tuple[int, ...], list[tuple[str, ...]]] = {}
     for names, places in groups.items():
         alike.setdefault(tuple(stack for stack, _ in places), []).append(names)
     updates: dict[str, LayerUpdate] = {}
     for kind, own in alike.items():
-        each = [groups[names] for names in own]
-        size, sizes = len(kind), [stacks[stack].left.shape[1] for stack in kind]
-        right, square_A = (
-            torch.stack([layers[stack][which][index] for places in each for stack, index in places])
-            .unflatten(0, (len(own), size))
-            .flatten(1, 2)
-            for which in (1, 2)
-        )
-        lefts = [
-            torch.stack([layers[stack].left[places[member][1]] for places in each]) for member, stack in enumerate(kind)
-        ]
-        left = lefts[0] if size == 1 else cast(Tensor, _Diagonal.apply(stacks[kind[0]].right.shape[1], *lefts))
-        for names, *factors in zip(own, left.unbind(), right.unbind(), square_A.unbind(), strict=True):
-            updates |= SharedInput(*factors, least, sizes, names, draws).updates()
+        joint = _joint(layers, [groups[names] for names in own])
+        sizes = [stacks[stack].left.shape[1] for stack in kind]
+        for names, left, right, square_A in zip(own, *(tensor.unbind() for tensor in joint), strict=True):
+            updates |= SharedInput(left, right, square_A, least, sizes, names, draws).updates()
     return updates
+
+
+class _Layers(NamedTuple):
+    """Every single layer of ``Sampled``, by stack: as views, of which torch makes one gradient a stack."""
+
+    left: list[tuple[Tensor, ...]]
+    right: list[tuple[Tensor, ...]]
+    square_A: list[tuple[Tensor, ...]]
+
+
+def _joint(layers: _Layers, groups: Sequence[Sequence[Place]]) -> Sampled:
+    """The factors of L groups of the same shapes, each as ``SharedInput`` has them: (L, D, G (r + m)) and so on."""
+    size = len(groups[0])
+
+    def beside(each: Sequence[Sequence[Tensor]]) -> Tensor:
+        rows = torch.stack([each[stack][layer] for group in groups for stack, layer in group])
+        return rows.unflatten(0, (len(groups), size)).flatten(1, 2)
+
+    lefts = [
+        torch.stack([layers.left[stack][layer] for stack, layer in members]) for members in zip(*groups, strict=True)
+    ]
+    r = layers.right[groups[0][0][0]][0].shape[0]
+    left = lefts[0] if size == 1 else cast(Tensor, _Diagonal.apply(r, *lefts))
+    return Sampled(left, beside(layers.right), beside(layers.square_A))
 
 
 class _Diagonal(torch.autograd.Function):

@@ -54,8 +54,9 @@ class WeightSpace(Space):
             positive_A = factors.scale_A.exp()
             left, right, square_A = self._sampled(factors, positive_A, noise)
             directions, least = shared_directions(positive_A[:, 0], noise), smallest(left)
-            tensors = (left, right, positive_A[:, 0], square_A)
-            stack = zip(*(tensor.unbind() for tensor in tensors), directions, strict=True)
+            stack = zip(
+                left.unbind(), right.unbind(), positive_A[:, 0].unbind(), square_A.unbind(), directions, strict=True
+            )
             return [LowRankUpdate(*layer, least, noise) for layer in stack]
         left, right = self.scaling * factors.mean_B, factors.mean_A
         positive_B, positive_A = self._positive_factors(factors)
