@@ -1,6 +1,7 @@
 """Runs of positions with an adapter each, in one product, against each update on its run alone, with gradients."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import pytest
 import torch
@@ -15,14 +16,16 @@ LAYERS = 2
 CPU = torch.device("cpu")
 
 
-def noises(kind: str | None, count: int, rank: int = 3) -> list[Noise | None]:
+Kind = Literal["local", "shared"] | None
+
+
+def noises(kind: Kind, count: int, rank: int = 3) -> list[Noise | None]:
     if kind is None:
         return [None] * count
-    kinds = {"local": "local", "shared": "shared"}
-    return [Noise(kinds[kind], torch.Generator().manual_seed(seed), rank=rank) for seed in range(count)]  # type: ignore[arg-type]
+    return [Noise(kind, torch.Generator().manual_seed(seed), rank=rank) for seed in range(count)]
 
 
-def outputs(space: Space, each: Sequence[Factors], kind: str | None, xs: Sequence[Tensor]) -> list[Tensor]:
+def outputs(space: Space, each: Sequence[Factors], kind: Kind, xs: Sequence[Tensor]) -> list[Tensor]:
     """Of every layer, each adapter's update on its run alone, put together."""
     made = [space.layers(own, noise) for own, noise in zip(each, noises(kind, len(each)), strict=True)]
     return [torch.cat([own[layer](x[None])[0] for own, x in zip(made, xs, strict=True)]) for layer in range(LAYERS)]
@@ -40,7 +43,7 @@ def outputs(space: Space, each: Sequence[Factors], kind: str | None, xs: Sequenc
 )
 @pytest.mark.parametrize(("sizes", "filled"), [([3, 3, 3], False), ([3, 1, 4], False), ([3, 1, 4], True)])
 def test_outputs_and_gradients_are_those_of_each_alone(
-    space: Space, kind: str | None, sizes: list[int], filled: bool, make_factors: Callable[..., Factors]
+    space: Space, kind: Kind, sizes: list[int], filled: bool, make_factors: Callable[..., Factors]
 ) -> None:
     k = 2 if isinstance(space, FactorSpace) else 1
     each = [make_factors(num_layers=LAYERS, d_out=6, d_in=5, r=2, k=k).requires_grad_() for _ in sizes]
@@ -68,6 +71,15 @@ def test_outputs_and_gradients_are_those_of_each_alone(
             torch.testing.assert_close(tensor.grad, torch.stack([one.grad for one in single if one.grad is not None]))
         else:
             assert all(one.grad is None for one in single)
+
+
+def test_a_second_derivative_is_refused(make_factors: Callable[..., Factors]) -> None:
+    whole = Factors(*(torch.stack([tensor] * 2) for tensor in make_factors(num_layers=1, d_out=6, d_in=5, r=2)))
+    whole.requires_grad_()
+    [layer] = stacked_layers(WeightSpace(2.0), whole, noises("local", 2), {4: Shares.of([2, 2], CPU)})
+    total = layer(torch.ones(1, 4, 5, dtype=torch.float64)).square().sum()
+    with pytest.raises(NotImplementedError, match="differentiable only once"):
+        torch.autograd.grad(total, [whole.mean_A], create_graph=True)
 
 
 def test_what_can_be_stacked() -> None:

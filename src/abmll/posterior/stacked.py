@@ -140,6 +140,8 @@ class _LowRankSamples(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # what was computed on the way is a constant here
+            raise NotImplementedError("the update of several adapters at once is differentiable only once")
         x, left, right, a, units, std, joint = ctx.saved_tensors
         [gradient] = grad_outputs
         by_mean, by_noise = torch.bmm(gradient, left).split([right.shape[1], units.shape[-1]], dim=-1)
