@@ -6,26 +6,26 @@ import re
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from abmll.common.errors import DataError
+from abmll.serving.interface import CSV
 from abmll.serving.problems import Problem
 from abmll.serving.service import Service
 from abmll.serving.task_changes import Repeat
 from abmll.serving.task_store import StoredTask
-from abmll.serving.wire import Examples, NewTask
+from abmll.serving.wire import AddedExamples, NewTask
 from abmll.tasks.columns import find_columns, read_table
 
 Result = TypeVar("Result")
-Labelling = TypeVar("Labelling", NewTask, Examples)  # forms of bodies with labelled texts
+Labelling = TypeVar("Labelling", NewTask, AddedExamples)  # forms of bodies with labelled texts
 WAIT, LONGEST_WAIT = 30.0, 600.0  # seconds
-CSV = "text/csv"
 LONGEST_KEY = 200  # characters
 GLANCE = 0.2  # seconds between looks at a job
 
@@ -51,9 +51,13 @@ def _task(name: str, service: Served, tenant: Tenant) -> StoredTask:
 Named = Annotated[StoredTask, Depends(_task)]
 
 
-async def _patience(request: Request) -> float:
+PREFER = f"respond-async, or wait=SECONDS, at most {LONGEST_WAIT:g}: then 202 and a job. Otherwise {WAIT:g} seconds"
+KEY = f"1 to {LONGEST_KEY} characters: a request that comes twice with the same key is done once"
+TIMEOUT = f"seconds that an answer is worth waiting for, at most {LONGEST_WAIT:g}; then 504"
+
+
+async def _patience(prefer: Annotated[str, Header(alias="Prefer", description=PREFER)] = "") -> float:
     """How many seconds a change may be waited for (RFC 7240: ``Prefer``)."""
-    prefer = request.headers.get("prefer", "")
     if re.search(r"\brespond-async\b", prefer):
         return 0.0
     found = re.search(r"\bwait=(\d{1,6})\b", prefer)
@@ -63,11 +67,12 @@ async def _patience(request: Request) -> float:
 Patience = Annotated[float, Depends(_patience)]
 
 
-async def _seconds(request: Request) -> float:
+async def _seconds(
+    request_timeout: Annotated[str, Header(alias="Request-Timeout", description=TIMEOUT)] = f"{WAIT:g}",
+) -> float:
     """How many seconds an answer is worth waiting for."""
-    text = request.headers.get("request-timeout", str(WAIT))
     try:
-        seconds = float(text)
+        seconds = float(request_timeout)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= LONGEST_WAIT:
@@ -78,9 +83,10 @@ async def _seconds(request: Request) -> float:
 Seconds = Annotated[float, Depends(_seconds)]
 
 
-async def _repeat(request: Request) -> Repeat | None:
+async def _repeat(
+    request: Request, key: Annotated[str | None, Header(alias="Idempotency-Key", description=KEY)] = None
+) -> Repeat | None:
     """The client's key for a request that may come twice."""
-    key = request.headers.get("idempotency-key")
     if key is None:
         return None
     if not 0 < len(key) <= LONGEST_KEY:
@@ -111,7 +117,26 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def pairs_of(request: Request, form: type[Labelling]) -> tuple[Labelling | None, list[tuple[str, str]]]:
+class CsvColumns(NamedTuple):
+    """The names of a CSV's columns, where they are given."""
+
+    text: str | None
+    label: str | None
+
+
+async def _columns(
+    text: Annotated[str | None, Query(description="of a CSV: the column of texts, guessed where not named")] = None,
+    label: Annotated[str | None, Query(description="of a CSV: the column of labels, guessed where not named")] = None,
+) -> CsvColumns:
+    return CsvColumns(text, label)
+
+
+Columns = Annotated[CsvColumns, Depends(_columns)]
+
+
+async def pairs_of(
+    request: Request, form: type[Labelling], columns: CsvColumns
+) -> tuple[Labelling | None, list[tuple[str, str]]]:
     """The labelled texts of a body: CSV, or JSON of the ``form``, which is given as well (None: CSV).
 
     Raises ``DataError`` for what cannot be read.
@@ -120,8 +145,7 @@ async def pairs_of(request: Request, form: type[Labelling]) -> tuple[Labelling |
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != CSV:
         found = _read_body(data, form)
         return found, [(one.text, one.label) for one in found.examples]
-    query = request.query_params
-    return None, await run_in_threadpool(csv_pairs, data, query.get("text"), query.get("label"))
+    return None, await run_in_threadpool(csv_pairs, data, *columns)
 
 
 def _read_body(data: bytes, form: type[Labelling]) -> Labelling:

@@ -22,6 +22,7 @@ class Quality:
     nll: float
     ece: float
     num_examples: int
+    brier: float | None = None
     bins: list[Bin] = field(default_factory=list)
 
 
@@ -108,10 +109,35 @@ class StoredExample:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers, and the version that gave them."""
+    """Answers, the version that gave them, and all labels, in their order where they have one."""
 
     version: int
     answers: list[Answer]
+    labels: list[str] = field(default_factory=list)
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server reads at most at once."""
+
+    texts: int
+    text_characters: int
+    examples: int
+    labels: int
+    body_bytes: int
+
+
+@dataclass(frozen=True)
+class About:
+    """A server: its model, whose requests these are, whether it learns by gradient steps (``adapters``)."""
+
+    version: str
+    model: str
+    device: str
+    tenant: str
+    adapters: bool
+    limits: Limits
 
 
 @dataclass(frozen=True)
