@@ -1,4 +1,4 @@
-"""What the server says of its interface is what it takes and gives: real answers are checked against the description."""
+"""What the server says of its interface is what it takes and gives: its answers have the form that is described."""
 
 import copy
 from collections.abc import Iterator
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 pytest.importorskip("fastapi")
-jsonschema = pytest.importorskip("jsonschema")
 from fastapi.testclient import TestClient
 
 from abmll import AbmllModel
@@ -49,6 +48,7 @@ def closed(document: dict[str, Any]) -> dict[str, Any]:
 
 def check(document: dict[str, Any], response: Any, path: str, media_type: str = "application/json") -> None:
     """An answer has the form that is described of its method, address and status."""
+    jsonschema = pytest.importorskip("jsonschema")
     answers = document["paths"][path][response.request.method.lower()]["responses"]
     status = str(response.status_code) if str(response.status_code) in answers else f"{response.status_code // 100}XX"
     schema = answers[status]["content"][media_type]["schema"]

@@ -22,13 +22,14 @@ from abmll.model.learned_task import TaskPosterior
 from abmll.serving.asking import GLANCE, Named, Seconds, Served, Tenant, while_connected
 from abmll.serving.interface import gives, sends
 from abmll.serving.job_store import UNFINISHED, NoSuchJob
+from abmll.serving.json_bodies import StrictRoute
 from abmll.serving.problems import Problem
 from abmll.serving.replies import Answers, Job, Quality, Suggestion
 from abmll.serving.service import Service, quality_of
 from abmll.serving.task_store import StoredTask, in_order
 from abmll.serving.wire import Exported, Pool, Question, check_texts
 
-router = APIRouter(prefix="/v1", tags=["answers"])
+router = APIRouter(prefix="/v1", tags=["answers"], route_class=StrictRoute)
 BINS = 10
 
 

@@ -141,17 +141,16 @@ async def pairs_of(
 
     Raises ``DataError`` for what cannot be read.
     """
-    data = await request.body()
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != CSV:
-        found = _read_body(data, form)
+        found = _read_body(await request.json(), form)
         return found, [(one.text, one.label) for one in found.examples]
-    return None, await run_in_threadpool(csv_pairs, data, *columns)
+    return None, await run_in_threadpool(csv_pairs, await request.body(), *columns)
 
 
-def _read_body(data: bytes, form: type[Labelling]) -> Labelling:
+def _read_body(value: Any, form: type[Labelling]) -> Labelling:
     """JSON of that form. Raises ``RequestValidationError``, as the framework does for the bodies that it reads."""
     try:
-        return form.model_validate_json(data)
+        return form.model_validate(value)
     except ValidationError as error:
         found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False, include_input=False)]
         raise RequestValidationError(found) from error

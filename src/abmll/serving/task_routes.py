@@ -18,6 +18,7 @@ from abmll.serving.asking import GLANCE, Columns, Named, Patience, Repeated, Ser
 from abmll.serving.interface import CSV, gives, takes
 from abmll.serving.job_store import UNFINISHED
 from abmll.serving.jobs import Live
+from abmll.serving.json_bodies import StrictRoute
 from abmll.serving.problems import Problem
 from abmll.serving.replies import Examples, Job, ServedTask, Tasks, Versions
 from abmll.serving.scored import BASE
@@ -26,7 +27,7 @@ from abmll.serving.task_changes import Accepted, change, check_labels, create, r
 from abmll.serving.task_store import Labelled, NoSuchTask, StoredTask
 from abmll.serving.wire import AddedExamples, NewTask, Texts, check_name, labelled
 
-router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+router = APIRouter(prefix="/v1/tasks", tags=["tasks"], route_class=StrictRoute)
 
 
 @router.get("", **gives(Tasks))
