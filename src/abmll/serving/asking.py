@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import re
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -17,14 +17,14 @@ from starlette.requests import ClientDisconnect
 from abmll.common.errors import DataError
 from abmll.serving.interface import CSV
 from abmll.serving.problems import Problem
+from abmll.serving.replies import LeftOut
 from abmll.serving.service import Service
 from abmll.serving.task_changes import Repeat
-from abmll.serving.task_store import StoredTask
+from abmll.serving.task_store import Labelled, StoredTask
 from abmll.serving.wire import AddedExamples, NewTask
 from abmll.tasks.columns import find_columns, read_table
 
 Result = TypeVar("Result")
-Labelling = TypeVar("Labelling", NewTask, AddedExamples)  # forms of bodies with labelled texts
 WAIT, LONGEST_WAIT = 30.0, 600.0  # seconds
 LONGEST_KEY = 200  # characters
 GLANCE = 0.2  # seconds between looks at a job
@@ -134,20 +134,30 @@ async def _columns(
 Columns = Annotated[CsvColumns, Depends(_columns)]
 
 
-async def pairs_of(
-    request: Request, form: type[Labelling], columns: CsvColumns
-) -> tuple[Labelling | None, list[tuple[str, str]]]:
-    """The labelled texts of a body: CSV, or JSON of the ``form``, which is given as well (None: CSV).
+class Given(NamedTuple):
+    """Labelled texts of a body, the body where it is JSON, and how many rows of a CSV had no text or no label."""
+
+    pairs: list[tuple[str, str]]
+    body: NewTask | AddedExamples | None = None
+    empty: int = 0
+
+    def left_out(self, kept: Sequence[Labelled]) -> LeftOut:
+        """What of them is in none of the examples that are kept."""
+        return LeftOut(self.empty, len(self.pairs) - len(kept))
+
+
+async def given(request: Request, form: type[NewTask] | type[AddedExamples], columns: CsvColumns) -> Given:
+    """The labelled texts of a body: CSV, or JSON of the ``form``.
 
     Raises ``DataError`` for what cannot be read.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != CSV:
         found = _read_body(await request.json(), form)
-        return found, [(one.text, one.label) for one in found.examples]
-    return None, await run_in_threadpool(csv_pairs, await request.body(), *columns)
+        return Given([(one.text, one.label) for one in found.examples], found)
+    return await run_in_threadpool(_of_csv, await request.body(), columns)
 
 
-def _read_body(value: Any, form: type[Labelling]) -> Labelling:
+def _read_body(value: Any, form: type[NewTask] | type[AddedExamples]) -> NewTask | AddedExamples:
     """JSON of that form. Raises ``RequestValidationError``, as the framework does for the bodies that it reads."""
     try:
         return form.model_validate(value)
@@ -156,17 +166,18 @@ def _read_body(value: Any, form: type[Labelling]) -> Labelling:
         raise RequestValidationError(found) from error
 
 
-def csv_pairs(data: bytes, text: str | None, label: str | None) -> list[tuple[str, str]]:
+def _of_csv(data: bytes, named: CsvColumns) -> Given:
     """The rows of a CSV that have a text and a label. Raises ``DataError`` where it cannot be read."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "body.csv"
         path.write_bytes(data)
         try:
             table = read_table(path, quiet=True)
-            columns = find_columns(table, text, label)
+            columns = find_columns(table, *named)
             texts, labels = table.texts(columns.text), table.texts(columns.label)
         except DataError as error:
             line = str(error).replace(str(path), "the CSV").replace("(--", "(?")
             line = line.replace("--text NAME", "?text=NAME").replace("--label NAME", "?label=NAME")
             raise DataError(line) from error
-    return [(one, own) for one, own in zip(texts, labels, strict=True) if one is not None and own is not None]
+    pairs = [(one, own) for one, own in zip(texts, labels, strict=True) if one is not None and own is not None]
+    return Given(pairs, None, len(texts) - len(pairs))

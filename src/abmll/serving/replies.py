@@ -27,6 +27,19 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """What was not learned of the examples that were given.
+
+    Args:
+        empty: rows of a CSV without a text or a label.
+        repeated: examples whose text came again; the last one of a text counts.
+    """
+
+    empty: int = 0
+    repeated: int = 0
+
+
+@dataclass(frozen=True)
 class ServedTask:
     """A task on a server.
 
@@ -37,6 +50,8 @@ class ServedTask:
         counts: examples by label.
         quality: None as long as it is not known.
         job: what is being done for it, if anything.
+        new_labels: after examples were added, the labels that it did not have before.
+        left_out: after examples were given, what of them was not learned.
     """
 
     name: str
@@ -52,6 +67,8 @@ class ServedTask:
     quality: Quality | None = None
     job: str | int | None = None
     error: str | None = None
+    new_labels: list[str] = field(default_factory=list)
+    left_out: LeftOut | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +84,10 @@ class Version:
 
 @dataclass(frozen=True)
 class Job:
-    """Learning that goes on: ``done`` of ``total`` steps; ``state`` is waiting, running, done, failed or cancelled."""
+    """Learning that goes on: ``done`` of ``total`` steps; ``state`` is waiting, running, done, failed or cancelled.
+
+    ``new_labels`` and ``left_out`` are as in ``ServedTask``.
+    """
 
     id: str | int
     task: str
@@ -77,6 +97,8 @@ class Job:
     total: int | None = None
     error: str | None = None
     version: int | None = None
+    new_labels: list[str] = field(default_factory=list)
+    left_out: LeftOut | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -14,13 +15,13 @@ from starlette.concurrency import run_in_threadpool
 
 from abmll.common.errors import DataError
 from abmll.experiments.sheets import csv_text
-from abmll.serving.asking import GLANCE, Columns, Named, Patience, Repeated, Served, Tenant, pairs_of
+from abmll.serving.asking import GLANCE, Columns, Named, Patience, Repeated, Served, Tenant, given
 from abmll.serving.interface import CSV, gives, takes
 from abmll.serving.job_store import UNFINISHED
 from abmll.serving.jobs import Live
 from abmll.serving.json_bodies import StrictRoute
 from abmll.serving.problems import Problem
-from abmll.serving.replies import Examples, Job, ServedTask, Tasks, Versions
+from abmll.serving.replies import Examples, Job, LeftOut, ServedTask, Tasks, Versions
 from abmll.serving.scored import BASE
 from abmll.serving.service import Service, moment, summary
 from abmll.serving.task_changes import Accepted, change, check_labels, create, relearn
@@ -51,15 +52,14 @@ async def new_task(
     how: Annotated[Literal["head", "full"], Query(description="of a CSV: full learns by gradient steps")] = "head",
 ) -> Response:
     """Learn a task from labelled examples: JSON, or a CSV with ``?name=``."""
-    body, pairs = await pairs_of(request, NewTask, columns)
-    if body is None:
-        body = NewTask(name=check_name(name), examples=[], how=how)
-    name, examples = check_name(body.name), labelled(pairs, service.limits)
+    found = await given(request, NewTask, columns)
+    body = found.body if isinstance(found.body, NewTask) else NewTask(name=check_name(name), examples=[], how=how)
+    name, examples = check_name(body.name), labelled(found.pairs, service.limits)
     _refuse_unlearnable(service, body, examples)
     settings = {"label_order": body.label_order, "steps": body.steps}
     limit = service.limits.max_tasks
     act = partial(create, service.store, tenant, name, body.how, settings, examples, repeat, limit)
-    return await _learned(service, act, patience, 201)
+    return await _learned(service, act, patience, 201, found.left_out(examples))
 
 
 @router.get("/{name}", **gives(ServedTask))
@@ -108,11 +108,14 @@ def all_examples(request: Request, service: Served, task: Named) -> Response:
 async def add_examples(
     request: Request, service: Served, task: Named, patience: Patience, repeat: Repeated, columns: Columns
 ) -> Response:
-    """Add examples. A text that is there already with another label gets the new label."""
-    _, pairs = await pairs_of(request, AddedExamples, columns)
-    examples = labelled(pairs, service.limits)
+    """Add examples. A text that is there already with another label gets the new label.
+
+    ``new_labels`` are those that the task did not have: one of them may be mistyped.
+    """
+    found = await given(request, AddedExamples, columns)
+    examples = labelled(found.pairs, service.limits)
     act = partial(change, service.store, task, examples, repeat=repeat, limit=service.limits.max_examples)
-    return await _learned(service, act, patience, 200)
+    return await _learned(service, act, patience, 200, found.left_out(examples))
 
 
 @router.delete("/{name}/examples", **gives(ServedTask, accepted=Job))
@@ -135,27 +138,36 @@ def described(service: Service, tasks: list[StoredTask]) -> Iterator[dict[str, A
             yield service.describe(task)
 
 
-async def _learned(service: Service, accept: Callable[[], Accepted], patience: float, status: int) -> Response:
-    """The task once the job of what is accepted is done, or the job where that takes longer than the client waits."""
+async def _learned(
+    service: Service, accept: Callable[[], Accepted], patience: float, status: int, left_out: LeftOut | None = None
+) -> Response:
+    """The task once the job of what is accepted is done, or the job where that takes longer than the client waits.
+
+    Where examples were given either says as well what was left out of them, and which labels are new.
+    """
     deadline = time.monotonic() + patience
     accepted, live = await run_in_threadpool(_begun, service, accept)
     task, job = accepted.task, accepted.job
+    said: dict[str, Any] = {}
+    if left_out is not None:
+        new_labels = await run_in_threadpool(service.store.new_labels, task, accepted.version)
+        said = {"new_labels": new_labels, "left_out": asdict(left_out)}
     headers = {} if job is None else {"Location": f"/v1/jobs/{job}"}
     if live is not None:
         try:
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(live.finished)), patience or 0.001)
         except asyncio.TimeoutError:
             row = await run_in_threadpool(service.job_store.job, task.tenant, live.id)
-            return JSONResponse(service.describe_job(row), 202, headers)
+            return JSONResponse(service.describe_job(row) | said, 202, headers)
         if live.refused is not None:
             raise live.refused
     if job is not None:
         row = await _settled(service, task, job, deadline)
         if row.state in UNFINISHED:
-            return JSONResponse(service.describe_job(row), 202, headers)
+            return JSONResponse(service.describe_job(row) | said, 202, headers)
         if row.state in ("failed", "cancelled"):
             raise Problem(409 if row.state == "cancelled" else 422, f"task '{task.name}': {row.error}")
-    return JSONResponse(await run_in_threadpool(service.describe, task), status, headers)
+    return JSONResponse(await run_in_threadpool(service.describe, task) | said, status, headers)
 
 
 async def _settled(service: Service, task: StoredTask, job: str, deadline: float) -> "Row[Any]":
