@@ -395,3 +395,16 @@ def test_a_file_that_can_be_read_again_is_no_damage(
         assert client.get("/v1/tasks/tickets").json()["state"] == "damaged"
         assert ask(client).status_code == 200
         assert client.get("/v1/tasks/tickets").json()["state"] == "ready"
+
+
+def test_of_what_was_fitted_only_the_newest_stays(client: TestClient, tmp_path: Path) -> None:
+    fitters, gate = service_of(client).fitters, threading.Event()
+    learn(client)
+    fitters.submit(lambda: None).result()
+    fitters.submit(gate.wait)
+    for number in range(2):  # the second one is there before the first has had its turn
+        more = {"examples": rows([(f"aba {number}", "x")])}
+        assert client.put("/v1/tasks/tickets/examples", json=more).status_code == 200
+    gate.set()
+    fitters.submit(lambda: None).result()
+    assert [path.name for path in tmp_path.rglob("*.fitted.safetensors")] == ["3.fitted.safetensors"]

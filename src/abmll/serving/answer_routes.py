@@ -21,7 +21,7 @@ from abmll.experiments.metrics import Outcomes, reliability_bins
 from abmll.model.learned_task import TaskPosterior
 from abmll.serving.asking import GLANCE, Named, Seconds, Served, Tenant, while_connected
 from abmll.serving.interface import gives, sends
-from abmll.serving.job_store import UNFINISHED, NoSuchJob
+from abmll.serving.job_store import WAITING, NoSuchJob
 from abmll.serving.json_bodies import StrictRoute
 from abmll.serving.problems import Problem
 from abmll.serving.replies import Answers, Job, Quality, Suggestion
@@ -108,7 +108,7 @@ def one_job(job: str, service: Served, tenant: Tenant) -> dict[str, Any]:
 def cancel_job(job: str, service: Served, tenant: Tenant) -> dict[str, Any]:
     """Cancel a job; what was learned before stays."""
     row = service.job_store.job(tenant, job)
-    if row.state not in UNFINISHED or not service.jobs.cancel(job):
+    if row.state != WAITING or not service.jobs.cancel(job):
         raise Problem(409, f"this job is {row.state} already")
     return service.describe_job(service.job_store.job(tenant, job))
 
@@ -133,7 +133,7 @@ async def _events(job: str, service: Service, tenant: str) -> AsyncIterator[str]
         if document != last:
             last = document
             yield f"event: progress\ndata: {document}\n\n"
-        if row.state not in UNFINISHED:
+        if row.state != WAITING:
             yield f"event: end\ndata: {document}\n\n"
             return
         await asyncio.sleep(GLANCE)

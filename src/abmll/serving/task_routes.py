@@ -17,7 +17,7 @@ from abmll.common.errors import DataError
 from abmll.experiments.sheets import csv_text
 from abmll.serving.asking import GLANCE, Columns, Named, Patience, Repeated, Served, Tenant, given
 from abmll.serving.interface import CSV, gives, takes
-from abmll.serving.job_store import UNFINISHED
+from abmll.serving.job_store import WAITING
 from abmll.serving.jobs import Live
 from abmll.serving.json_bodies import StrictRoute
 from abmll.serving.problems import Problem
@@ -163,7 +163,7 @@ async def _learned(
             raise live.refused
     if job is not None:
         row = await _settled(service, task, job, deadline)
-        if row.state in UNFINISHED:
+        if row.state == WAITING:
             return JSONResponse(service.describe_job(row) | said, 202, headers)
         if row.state in ("failed", "cancelled"):
             raise Problem(409 if row.state == "cancelled" else 422, f"task '{task.name}': {row.error}")
@@ -174,7 +174,7 @@ async def _settled(service: Service, task: StoredTask, job: str, deadline: float
     """The row of a job, as it is once another server has done it or the client waits no longer."""
     look = partial(service.job_store.job, task.tenant, job)
     row = await run_in_threadpool(look)
-    while row.state in UNFINISHED and row.owner != service.server and time.monotonic() < deadline:
+    while row.state == WAITING and row.owner != service.server and time.monotonic() < deadline:
         await asyncio.sleep(GLANCE)
         row = await run_in_threadpool(look)
     return row
