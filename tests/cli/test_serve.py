@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from abmll.cli.main import entry
+from abmll.common.locks import lock_path
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
@@ -33,6 +35,13 @@ def test_a_port_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> 
         taken.listen()
         port = str(taken.getsockname()[1])
         assert f"host, port: cannot listen at 127.0.0.1:{port}" in refusal(capsys, "--port", port)
+
+
+def test_a_database_that_another_server_has_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with FileLock(lock_path(Path("shared.sqlite"))):  # its store is another one
+        said = refusal(capsys, "--database", "sqlite:///shared.sqlite")
+    assert said.startswith("abmll: error: shared.sqlite: another process is writing there; ")
+    assert not Path("shared.sqlite").exists()
 
 
 def test_nobody_else_is_let_in_without_tokens(capsys: pytest.CaptureFixture[str]) -> None:

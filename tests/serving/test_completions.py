@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class OneModel:
         self.scorer = scorer
         self.adapters = {"base": None, "tickets/0": adapter}
         self.seconds = 0.0
+        self.given_up = threading.Event()
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -46,7 +48,11 @@ class OneModel:
     async def token_scores(
         self, tenant: str, model: str, texts: Sequence[Sequence[int]], wanted: Wanted
     ) -> list[TokenScores]:
-        await asyncio.sleep(self.seconds)
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.given_up.set()
+            raise
         if model not in self.adapters:
             raise Problem(404, f"no model '{model}'")
         return token_scores(self.scorer, texts, self.adapters[model], wanted)
@@ -189,6 +195,17 @@ def test_a_deadline(client: TestClient, scored: OneModel, monkeypatch: pytest.Mo
     assert (response.status_code, response.json()["type"]) == (504, "/problems/deadline")
     response = client.post("/v1/completions", json=asked, headers={"Request-Timeout": "-1"})
     assert (response.status_code, response.json()["detail"][:24]) == (400, "Request-Timeout: must be")
+
+
+def test_what_a_client_that_goes_away_asked_is_given_up(
+    url: str, scored: OneModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    httpx = pytest.importorskip("httpx")
+    monkeypatch.setattr(scored, "seconds", 60.0)
+    scored.given_up.clear()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/v1/completions", json={"model": "base", "prompt": "a"}, timeout=0.3)
+    assert scored.given_up.wait(15)  # and not only at the end of its time, of 30 seconds
 
 
 def test_the_client_of_an_exported_ensemble(

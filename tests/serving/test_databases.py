@@ -11,7 +11,19 @@ from sqlalchemy import Engine, insert, select, update
 
 from abmll.common.errors import AbmllError
 from abmll.serving import database
-from abmll.serving.database import ANSWERS, EXAMPLES, JOBS, REPEATS, SERVERS, VERSIONS, connect, reading, shown, writing
+from abmll.serving.database import (
+    ANSWERS,
+    EXAMPLES,
+    JOBS,
+    REPEATS,
+    SERVERS,
+    VERSIONS,
+    connect,
+    file_of,
+    reading,
+    shown,
+    writing,
+)
 from abmll.serving.job_store import AnswerStore, JobStore, NoSuchJob
 from abmll.serving.storage_errors import StorageError
 from abmll.serving.task_changes import Accepted, NameTaken, OtherRequest, Repeat, TooMany, change, create, relearn
@@ -115,6 +127,19 @@ def test_the_same_request_again(store: TaskStore) -> None:
         made(store, "other", repeat=Repeat("k", "e"))
     second = change(store, first.task, [Labelled("d", "x")], repeat=Repeat("l", "d"))
     assert change(store, first.task, [Labelled("d", "x")], repeat=Repeat("l", "d")) == second
+
+
+def test_keys_are_forgotten_after_a_day(store: TaskStore) -> None:
+    first = made(store, repeat=Repeat("old", "d"))
+    with store.writing() as db:
+        db.execute(update(REPEATS).values(created=REPEATS.c.created - 90_000))
+    assert made(store, repeat=Repeat("old", "d")) == first  # it was not looked for old ones yet
+    store.keys_seen -= 4_000
+    relearn(store, first.task, Repeat("new", "d"))
+    with store.reading() as db:
+        assert list(db.execute(select(REPEATS.c.key)).scalars()) == ["new"]
+    with pytest.raises(NameTaken):
+        made(store, repeat=Repeat("old", "d"))
 
 
 def test_a_version_is_learned_once(store: TaskStore) -> None:
@@ -316,6 +341,12 @@ def test_addresses_that_are_none(url: str, words: str) -> None:
     with pytest.raises(AbmllError, match=words) as caught:
         connect(url)
     assert "secret" not in str(caught.value)
+
+
+def test_the_file_of_an_address(tmp_path: Path) -> None:
+    assert file_of(f"sqlite:///{tmp_path / 'a.sqlite'}") == tmp_path / "a.sqlite"
+    assert file_of("sqlite+pysqlite:///a.sqlite?timeout=3") == Path("a.sqlite")
+    assert file_of("postgresql+psycopg://me@db.example/abmll") is None
 
 
 def test_shown(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ BODIES: dict[str, bytes] = {
     "a number of 10,000 digits": (TEXT % f', "version": {"9" * 10_000}').encode(),
     "beyond a database's": (TEXT % f', "version": {2**63}').encode(),
     "below one": (TEXT % ', "version": 0').encode(),
+    "a key twice": b'{"texts": ["a"], "texts": ["b"]}',
     "a key nobody reads": (TEXT % ', "temperature": 1').encode(),
     "no texts": b'{"texts": []}',
     "a blank text": b'{"texts": [" \\n "]}',
@@ -110,6 +111,7 @@ EXAMPLES: dict[str, bytes] = {
     "a label of a number": b'{"examples": [{"text": "t", "label": 1}]}',
     "very deep": b'{"examples": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "none": b'{"examples": []}',
+    "a key twice": b'{"examples": [{"text": "t", "label": "bug", "label": "billing"}]}',
 }
 
 

@@ -33,6 +33,7 @@ def test_files_are_kept_by_name(place: str) -> None:
         assert Objects(place).get("0/1/1.bin") == data
     objects.put("0/1/2.bin", b"two")
     objects.put("0/11/1.bin", b"other task")
+    assert (sorted(objects.names("0/1")), objects.names("0/2")) == (["1.bin", "2.bin"], [])
     objects.delete("0/1/2.bin")
     assert objects.get("0/1/2.bin") is None
     objects.delete("0/1")

@@ -164,6 +164,45 @@ def test_a_table_is_learned_as_json_is(client: TestClient) -> None:
     assert "nobody" in unknown.json()["detail"]
 
 
+def put_table(client: TestClient, table: bytes, **headers: str) -> Any:
+    given = {"content-type": "text/csv", **headers}
+    return client.put("/v1/tasks/tickets/examples", content=table, headers=given)
+
+
+def test_rows_that_are_empty_or_repeated_and_labels_that_are_new_are_told(client: TestClient) -> None:
+    made = learn(client, pairs=[*PAIRS, ("aaa 0", "y")]).json()
+    assert (made["left_out"], made["new_labels"]) == ({"empty": 0, "repeated": 1}, [])
+    assert made["counts"] == {"x": 3, "y": 5}
+    table = b"text,label\nabab 5,x\nabab 6,\n,y\n,\nabab 5,y\nbaba 7,z\n"
+    changed = put_table(client, table, **{"idempotency-key": "once"})
+    assert changed.json()["left_out"] == {"empty": 3, "repeated": 1}
+    assert changed.json()["new_labels"] == ["z"]
+    assert changed.json()["counts"] == {"x": 3, "y": 6, "z": 1}
+    again = put_table(client, table, **{"idempotency-key": "once"})
+    assert again.json() == changed.json()
+    later = client.put(
+        "/v1/tasks/tickets/examples",
+        json={"examples": rows([("bbba 9", "w"), ("bbba 8", "z")])},
+        headers={"prefer": "respond-async"},
+    )
+    assert (later.status_code, later.json()["new_labels"]) == (202, ["w"])
+    assert later.json()["left_out"] == {"empty": 0, "repeated": 0}
+
+
+def test_tables_of_spreadsheets_are_read_or_refused_as_the_command_line_does(client: TestClient) -> None:
+    learn(client)
+    table = "sep=;\r\nlabel;text\r\nx;a, b\r\n"
+    for data in (table.encode("utf-8-sig"), table.replace(";", "|").encode()):
+        assert put_table(client, data).json()["counts"] == {"x": 5, "y": 4}
+    utf16 = put_table(client, "text,label\nä,x\n".encode("utf-16"))
+    assert (utf16.status_code, utf16.json()["detail"]) == (422, "the CSV:1: the file is UTF-16; save it as UTF-8")
+    cp1252 = put_table(client, "text,label\nä,x\n".encode("cp1252"))
+    assert cp1252.status_code == 422
+    assert cp1252.json()["detail"].endswith("byte 1 of the line is not UTF-8; save the whole file as UTF-8")
+    odd = put_table(client, b"sep=;\ntext;label\na;x\na;b;c\n")
+    assert odd.json()["detail"].startswith("the CSV:4: 3 cells under 2 columns")
+
+
 def test_requests_of_many_tasks_share_a_pass(client: TestClient, model: AbmllModel) -> None:
     names = [f"task{n}" for n in range(4)]
     for n, name in enumerate(names):
@@ -356,3 +395,16 @@ def test_a_file_that_can_be_read_again_is_no_damage(
         assert client.get("/v1/tasks/tickets").json()["state"] == "damaged"
         assert ask(client).status_code == 200
         assert client.get("/v1/tasks/tickets").json()["state"] == "ready"
+
+
+def test_of_what_was_fitted_only_the_newest_stays(client: TestClient, tmp_path: Path) -> None:
+    fitters, gate = service_of(client).fitters, threading.Event()
+    learn(client)
+    fitters.submit(lambda: None).result()
+    fitters.submit(gate.wait)
+    for number in range(2):  # the second one is there before the first has had its turn
+        more = {"examples": rows([(f"aba {number}", "x")])}
+        assert client.put("/v1/tasks/tickets/examples", json=more).status_code == 200
+    gate.set()
+    fitters.submit(lambda: None).result()
+    assert [path.name for path in tmp_path.rglob("*.fitted.safetensors")] == ["3.fitted.safetensors"]

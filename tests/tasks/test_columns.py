@@ -77,6 +77,16 @@ def test_a_csv_may_be_separated_by_other_marks(tmp_path: Path, mark: str) -> Non
     assert table.rows[1].where == f"{path}:3"
 
 
+def test_a_csv_may_begin_with_what_separates_its_cells(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("SEP=;\r\ntext, whole;label\r\nx, y;a\r\n", encoding="utf-8-sig")
+    [row] = read_table(path).rows
+    assert (row.where, row.values) == (f"{path}:3", {"text, whole": "x, y", "label": "a"})
+    path.write_text("sep=;\n", encoding="utf-8")
+    with pytest.raises(DataError, match="the file is empty"):
+        read_table(path)
+
+
 def test_a_tsv_of_a_user_has_a_header(tmp_path: Path) -> None:
     path = tmp_path / "t.tsv"
     path.write_text("ticket\tteam\nx\ta\n", encoding="utf-8")

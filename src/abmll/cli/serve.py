@@ -1,6 +1,6 @@
 """``abmll serve``: learn and answer tasks for others, over HTTP and on a page."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +47,7 @@ def serve(
         raise ConfigError(f'serve: needs {", ".join(missing)}; run: pip install "abmll[serve]"')
     from abmll.common.locks import sole_writer
     from abmll.serving.access import read_tokens, refuse_open
+    from abmll.serving.database import file_of
     from abmll.serving.hosts import listen_at
 
     if not 0 <= port < 65536:
@@ -56,8 +57,11 @@ def serve(
     say = narrator(quiet)
     store.mkdir(parents=True, exist_ok=True)
     url = database or f"sqlite:///{store / 'store.sqlite'}"
-    alone = sole_writer(store) if url.startswith("sqlite") else nullcontext()  # others may share another database
-    with alone, listen_at(host, port) as listening:
+    file = file_of(url)
+    with ExitStack() as held:
+        for own in (store, file) if file is not None else ():  # others may share another database
+            held.enter_context(sole_writer(own))
+        listening = held.enter_context(listen_at(host, port))
         # Torch is seconds to import: what can be refused without it has been refused by now.
         from abmll.cli.loading import load_for_serving
         from abmll.serving.running import run

@@ -20,17 +20,20 @@ from abmll.experiments.html.reading import Method
 from abmll.experiments.metrics import Outcomes, reliability_bins
 from abmll.model.learned_task import TaskPosterior
 from abmll.serving.asking import GLANCE, Named, Seconds, Served, Tenant, while_connected
-from abmll.serving.job_store import UNFINISHED, NoSuchJob
+from abmll.serving.interface import gives, sends
+from abmll.serving.job_store import WAITING, NoSuchJob
+from abmll.serving.json_bodies import StrictRoute
 from abmll.serving.problems import Problem
+from abmll.serving.replies import Answers, Job, Quality, Suggestion
 from abmll.serving.service import Service, quality_of
 from abmll.serving.task_store import StoredTask, in_order
 from abmll.serving.wire import Exported, Pool, Question, check_texts
 
-router = APIRouter(prefix="/v1", tags=["answers"])
+router = APIRouter(prefix="/v1", tags=["answers"], route_class=StrictRoute)
 BINS = 10
 
 
-@router.post("/tasks/{name}/predict")
+@router.post("/tasks/{name}/predict", **gives(Answers))
 async def predict(body: Question, request: Request, service: Served, task: Named, seconds: Seconds) -> Response:
     """Labels and probabilities of texts, and how much is in doubt.
 
@@ -45,7 +48,7 @@ async def predict(body: Question, request: Request, service: Served, task: Named
     return Response(head + ", ".join(answers) + "]}", media_type="application/json", headers=headers)
 
 
-@router.post("/tasks/{name}/suggest")
+@router.post("/tasks/{name}/suggest", **gives(Suggestion))
 async def suggest(body: Pool, request: Request, service: Served, task: Named, seconds: Seconds) -> dict[str, Any]:
     """Which of unlabelled texts to label next: those first whose label would teach most."""
     check_texts(body.texts, service.limits)
@@ -58,7 +61,7 @@ async def suggest(body: Pool, request: Request, service: Served, task: Named, se
     return {"order": order, "mutual_information": [information[n] for n in order]}
 
 
-@router.get("/tasks/{name}/quality")
+@router.get("/tasks/{name}/quality", **gives(Quality))
 def quality(service: Served, task: Named) -> dict[str, Any]:
     """Accuracy and calibration by cross-validation on the task's examples, with the bins of a reliability figure."""
     found = _quality(service, task)
@@ -73,7 +76,7 @@ def quality(service: Served, task: Named) -> dict[str, Any]:
     return {**found, "bins": shown}
 
 
-@router.get("/tasks/{name}/reliability.svg")
+@router.get("/tasks/{name}/reliability.svg", **sends("image/svg+xml"))
 def figure(service: Served, task: Named) -> Response:
     """The reliability figure."""
     each = np.array(_quality(service, task)["each"])
@@ -84,7 +87,7 @@ def figure(service: Served, task: Named) -> Response:
     return Response(drawn, media_type="image/svg+xml")
 
 
-@router.post("/tasks/{name}/export")
+@router.post("/tasks/{name}/export", **sends("application/zip"))
 async def export(body: Exported, service: Served, task: Named) -> Response:
     """What was learned, in a zip: for ``abmll predict``, for PEFT, or for vLLM."""
     row = await run_in_threadpool(service.store.version, task)
@@ -95,22 +98,22 @@ async def export(body: Exported, service: Served, task: Named) -> Response:
     return Response(data, media_type="application/zip", headers=headers)
 
 
-@router.get("/jobs/{job}")
+@router.get("/jobs/{job}", **gives(Job))
 def one_job(job: str, service: Served, tenant: Tenant) -> dict[str, Any]:
     """How far a job is."""
     return service.describe_job(service.job_store.job(tenant, job))
 
 
-@router.delete("/jobs/{job}", status_code=202)
+@router.delete("/jobs/{job}", status_code=202, **gives(Job, 202))
 def cancel_job(job: str, service: Served, tenant: Tenant) -> dict[str, Any]:
     """Cancel a job; what was learned before stays."""
     row = service.job_store.job(tenant, job)
-    if row.state not in UNFINISHED or not service.jobs.cancel(job):
+    if row.state != WAITING or not service.jobs.cancel(job):
         raise Problem(409, f"this job is {row.state} already")
     return service.describe_job(service.job_store.job(tenant, job))
 
 
-@router.get("/jobs/{job}/events")
+@router.get("/jobs/{job}/events", **sends("text/event-stream"))
 async def watch_job(job: str, request: Request, service: Served, tenant: Tenant) -> StreamingResponse:
     """A job's progress as server-sent events, until it ends."""
     await run_in_threadpool(service.job_store.job, tenant, job)
@@ -130,7 +133,7 @@ async def _events(job: str, service: Service, tenant: str) -> AsyncIterator[str]
         if document != last:
             last = document
             yield f"event: progress\ndata: {document}\n\n"
-        if row.state not in UNFINISHED:
+        if row.state != WAITING:
             yield f"event: end\ndata: {document}\n\n"
             return
         await asyncio.sleep(GLANCE)

@@ -19,12 +19,15 @@ from abmll.serving.doors import guard
 from abmll.serving.engine import NoMemory
 from abmll.serving.fair_queue import QueueFull, TooLate
 from abmll.serving.gauges import Gauges
+from abmll.serving.interface import REFUSALS, Described, sends
 from abmll.serving.job_store import NoSuchJob
 from abmll.serving.problems import Problem, install
+from abmll.serving.replies import About, Limits
 from abmll.serving.service import Service
 from abmll.serving.storage_errors import StorageError, StorageFull
 from abmll.serving.task_changes import NameTaken, OtherRequest, TooMany
 from abmll.serving.task_store import NoSuchTask
+from abmll.tasks.types import MAX_OPTIONS
 
 LOG = logging.getLogger("abmll.serving")
 STATUS: dict[type[AbmllError], tuple[int, str]] = {
@@ -59,7 +62,9 @@ def make_app(
         yield
         service.close()
 
-    app = FastAPI(title="ABMLL", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = Described(
+        title="ABMLL", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, responses=REFUSALS
+    )
     app.state.service = service
     for kind in STATUS:
         app.add_exception_handler(kind, _refused)
@@ -68,7 +73,7 @@ def make_app(
     guard(app, service.limits, host, tokens, allowed_hosts, allowed_origins)
     app.add_api_route("/healthz", healthy, methods=["GET"], tags=["server"])
     app.add_api_route("/readyz", ready, methods=["GET"], tags=["server"])
-    app.add_api_route("/metrics", metrics, methods=["GET"], tags=["server"])
+    app.add_api_route("/metrics", metrics, methods=["GET"], tags=["server"], **sends("text/plain"))
     app.add_api_route("/v1/server", about, methods=["GET"], tags=["server"])
     for router in (task_routes.router, answer_routes.router, page_files.router):
         app.include_router(router)
@@ -93,23 +98,23 @@ def metrics(service: Served) -> Response:
     return Response(service.gauges.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def about(service: Served, tenant: Tenant) -> dict[str, object]:
+def about(service: Served, tenant: Tenant) -> About:
     """What this server is, and what it can be asked."""
     limits = service.limits
-    return {
-        "version": __version__,
-        "model": service.resident.name,
-        "device": str(service.resident.reading.scorer.device),
-        "tenant": tenant,
-        "adapters": service.resident.stepping is not None,
-        "limits": {
-            "texts": limits.max_texts,
-            "text_characters": limits.max_text_characters,
-            "examples": limits.max_examples,
-            "labels": 200,
-            "body_bytes": int(limits.max_body_mb * 1e6),
-        },
-    }
+    return About(
+        version=__version__,
+        model=service.resident.name,
+        device=str(service.resident.reading.scorer.device),
+        tenant=tenant,
+        adapters=service.resident.stepping is not None,
+        limits=Limits(
+            texts=limits.max_texts,
+            text_characters=limits.max_text_characters,
+            examples=limits.max_examples,
+            labels=MAX_OPTIONS,
+            body_bytes=int(limits.max_body_mb * 1e6),
+        ),
+    )
 
 
 async def _refused(request: Request, error: Exception) -> Response:

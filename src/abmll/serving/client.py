@@ -11,6 +11,7 @@ which the server knows that it has been asked the same before.
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -191,7 +192,8 @@ class Client:
         """The task, once the job that a response speaks of is done. Raises ``AbmllError`` for one that fails."""
         if response.status_code != 202:
             return self._server.made(ServedTask, response)
-        job, seen = self._server.made(Job, response), None
+        job = begun = self._server.made(Job, response)
+        seen = None
         while True:
             if on_progress is not None and job != seen:
                 on_progress(job)
@@ -201,7 +203,7 @@ class Client:
             seen, job = job, self.job(job.id)
         if job.state != "done":
             raise AbmllError(f"{name}: its job ended as {job.state}" + f": {job.error}" * bool(job.error))
-        return self.task(name)
+        return replace(self.task(name), new_labels=begun.new_labels, left_out=begun.left_out)
 
 
 def _labelled(examples: Data, text: str | None, label: str | None) -> list[dict[str, str]]:

@@ -12,13 +12,14 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 import anyio
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from transformers import PreTrainedTokenizerBase
 
 from abmll.language.token_scores import Place, TokenScores, Wanted
-from abmll.serving.asking import Seconds, Tenant
+from abmll.serving.asking import Seconds, Tenant, while_connected
 from abmll.serving.completion_forms import Choice, Completion, CompletionRequest, Model, Models, TokenLogs, Usage
+from abmll.serving.json_bodies import StrictRoute
 from abmll.serving.limits import ServeConfig
 from abmll.serving.problems import Problem
 
@@ -51,7 +52,7 @@ class Scored(Protocol):
 
 def completions_router(scored: Scored, config: ServeConfig) -> APIRouter:
     """The two routes. They take the tenant from ``request.state``, where ``Authentication`` puts it."""
-    router = APIRouter(tags=["completions"])
+    router = APIRouter(tags=["completions"], route_class=StrictRoute)
     # Threads share no tokenizer with the engine: a tokenizer that is being used cannot change its settings.
     writer = Writer(copy.deepcopy(scored.tokenizer))
 
@@ -61,7 +62,7 @@ def completions_router(scored: Scored, config: ServeConfig) -> APIRouter:
         return Models(data=[Model(id=name) for name in await scored.model_names(tenant)])
 
     @router.post("/v1/completions")
-    async def completions(asked: CompletionRequest, tenant: Tenant, seconds: Seconds) -> Completion:
+    async def completions(asked: CompletionRequest, request: Request, tenant: Tenant, seconds: Seconds) -> Completion:
         """Log-probabilities of prompts' tokens, and the likeliest next one."""
         if len(asked.prompt) > config.max_texts:
             raise Problem(413, f"{len(asked.prompt):,} prompts; ask for {config.max_texts:,} at most at once")
@@ -69,7 +70,8 @@ def completions_router(scored: Scored, config: ServeConfig) -> APIRouter:
             with anyio.fail_after(seconds):
                 texts = await run_in_threadpool(writer.ids, asked.prompt)
                 refuse_many(texts, asked.wanted)
-                found = await scored.token_scores(tenant, asked.model, texts, asked.wanted)
+                scores = scored.token_scores(tenant, asked.model, texts, asked.wanted)
+                found = await while_connected(request, scores)
         except TimeoutError as error:
             detail = f"not answered within {seconds:g} seconds; ask for less, or set the header Request-Timeout"
             raise Problem(504, detail, word="deadline") from error

@@ -6,9 +6,11 @@ SQLite by default, in a file of the store's folder; PostgreSQL where several ser
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    URL,
     Column,
     Connection,
     Engine,
@@ -92,7 +94,7 @@ JOBS = Table(
     Column("task", ForeignKey("tasks.id", ondelete=CASCADE), nullable=False, index=True),
     Column("version", Integer, nullable=False),
     Column("kind", String, nullable=False),  # learn, update or relearn
-    Column("state", String, nullable=False, index=True),  # waiting, running, done, failed or cancelled
+    Column("state", String, nullable=False, index=True),  # waiting, done, failed or cancelled
     Column("error", Text),
     Column("created", Float, nullable=False),
     Column("owner", String),  # the server that does it
@@ -159,8 +161,18 @@ def connect(url: str, durable: bool = True) -> Engine:
 
 def shown(url: str) -> str:
     """An address as it may be shown: without the password. Raises ``AbmllError`` for what is no address."""
+    return _address(url).render_as_string(hide_password=True)
+
+
+def file_of(url: str) -> Path | None:
+    """SQLite's file, which one server alone may have; None for another database. Raises as ``shown``."""
+    address = _address(url)
+    return Path(address.database) if address.get_backend_name() == "sqlite" and address.database else None
+
+
+def _address(url: str) -> URL:
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        return make_url(url)
     except ArgumentError as error:
         raise AbmllError("database: give an address such as postgresql+psycopg://USER@HOST/NAME") from error
 

@@ -12,7 +12,7 @@ from abmll.serving.database import ABOUT, ANSWERS, JOBS, SERVERS, TASKS, VERSION
 from abmll.serving.storage_errors import Conflict
 from abmll.serving.task_store import NoSuchTask, newest_job
 
-UNFINISHED = ("waiting", "running")
+WAITING = "waiting"  # of a job that has not ended; whether it runs only its server knows
 CANCELLED = "it was cancelled"
 LEASE = 20.0  # seconds without a word of a server, after which others do its jobs
 AT_ONCE = 500  # texts in one statement
@@ -57,7 +57,7 @@ class JobStore:
             db.execute(select(ABOUT.c.name).with_for_update())  # one server at a time
             living = select(SERVERS.c.id).where(SERVERS.c.seen > clock(db) - LEASE)
             is_left = or_(JOBS.c.owner.is_(None), JOBS.c.owner.not_in(living))
-            chosen = update(JOBS).where(JOBS.c.state.in_(UNFINISHED), is_left).values(owner=self.server)
+            chosen = update(JOBS).where(JOBS.c.state == WAITING, is_left).values(owner=self.server)
             taken = set(db.execute(chosen.returning(JOBS.c.id)).scalars())
             own = select(JOBS, TASKS.c.how).join(TASKS).where(self._is_own()).order_by(JOBS.c.created)
             return [row for row in db.execute(own) if row.id in taken]
@@ -70,12 +70,12 @@ class JobStore:
 
     def cancel(self, job: str) -> bool:
         """Note that a job is not wanted any more, whichever server does it; False where it has ended."""
-        return self._change(job, JOBS.c.state.in_(UNFINISHED), state="cancelled", error=CANCELLED)
+        return self._change(job, JOBS.c.state == WAITING, state="cancelled", error=CANCELLED)
 
     def again(self, job: str) -> bool:
         """Make a job that has failed or was cancelled this server's to do."""
         chosen = JOBS.c.state.in_(("failed", "cancelled"))
-        return self._change(job, chosen, state="waiting", error=None, owner=self.server)
+        return self._change(job, chosen, state=WAITING, error=None, owner=self.server)
 
     def end(self, job: str, state: str, error: str | None = None) -> bool:
         """Note what became of a job, where it is still this server's."""
@@ -85,7 +85,7 @@ class JobStore:
         """Change a job, and note that its version was not learned where it was not; False for one not so chosen."""
         own = select(JOBS.c.task, JOBS.c.version).where(JOBS.c.id == job)
         of_version = and_(tuple_(VERSIONS.c.task, VERSIONS.c.version).in_(own), VERSIONS.c.document.is_(None))
-        state = "waiting" if values["state"] in UNFINISHED else "failed"
+        state = WAITING if values["state"] == WAITING else "failed"
         with writing(self.engine, self.where) as db:
             if db.execute(update(JOBS).where(JOBS.c.id == job, chosen).values(**values)).rowcount == 0:
                 return False
@@ -93,7 +93,7 @@ class JobStore:
         return True
 
     def _is_own(self) -> Any:
-        return and_(JOBS.c.state.in_(UNFINISHED), JOBS.c.owner == self.server)
+        return and_(JOBS.c.state == WAITING, JOBS.c.owner == self.server)
 
 
 class AnswerStore:

@@ -54,6 +54,12 @@ class Objects:
         except OSError as error:
             raise CheckpointError(f"{self.place}/{name}: cannot be read ({error})") from error
 
+    def names(self, folder: str) -> list[str]:
+        """The names of the files in a folder, without its own; none where it is not there."""
+        with disk_errors(f"{self.place}/{folder}"), suppress(FileNotFoundError):
+            return [path.rsplit("/", 1)[-1] for path in self.system.ls(f"{self.root}/{folder}", detail=False)]
+        return []
+
     def delete(self, name: str) -> None:
         """Delete a file, or a folder with all its files; nothing happens where there is none."""
         if self.is_local:

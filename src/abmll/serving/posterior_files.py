@@ -63,12 +63,15 @@ class PosteriorFiles:
         return posterior if posterior.head is None else self.resident.sharing(posterior)
 
     def save_fitted(self, task: StoredTask, version: int, posterior: TaskPosterior) -> None:
-        """Keep what a head has been fitted, so that it need not be fitted again; that of the version before leaves."""
+        """Keep what a head has been fitted, so that it need not be fitted again; that of earlier versions leaves."""
         assert posterior.head is not None
         fitted = posterior.head.fitted()
         if sum(tensor.nbytes for tensor in fitted.values()) <= MOST_FITTED:
             self.objects.put(_name(task, version, "fitted"), _packed({"fitted": fitted}))
-        self.objects.delete(_name(task, version - 1, "fitted"))
+        for name in self.objects.names(_folder(task)):
+            number, _, what = name.partition(".")
+            if what == "fitted.safetensors" and int(number) < version:
+                self.objects.delete(_name(task, int(number), "fitted"))
 
     def with_fitted(self, task: StoredTask, version: int, posterior: TaskPosterior) -> TaskPosterior | None:
         """The posterior with what its head has been fitted before; None where that was not kept or is damaged."""

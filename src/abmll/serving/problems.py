@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from abmll.common.errors import AbmllError, CheckpointError, ConfigError, DataError, one_line
+from abmll.common.errors import AbmllError, ConfigError, DataError, one_line
 from abmll.common.files import FULL
 
 MEDIA_TYPE = "application/problem+json"
@@ -110,8 +110,6 @@ def problem_of(error: Exception, request: Request) -> Problem:
         return _of_http(error, request)
     if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
         return _logged(error, request, 507, "the server's disk is full; nothing was changed, try again later")
-    if isinstance(error, CheckpointError):
-        return _logged(error, request, 500, "a file that the server needs for this cannot be used")
     if isinstance(error, AbmllError) and not isinstance(error.__cause__, OSError):
         return Problem(422 if isinstance(error, DataError | ConfigError) else 400, str(error))
     return _logged(error, request, 500, "the server failed at this request")
@@ -129,13 +127,11 @@ def _logged(error: Exception, request: Request, status: int, detail: str) -> Pro
 
 
 def _of_http(error: HTTPException, request: Request) -> Problem:
-    """What the framework itself refuses: an address or a method that is not there, a body that cannot be read."""
+    """What the framework itself refuses: an address or a method that is not there; and what it wraps of ours."""
+    if isinstance(error.__cause__, Problem):  # of a body that cannot be read
+        return error.__cause__
     detail, path = str(error.detail), _shortened(request.url.path, SHOWN)
-    if isinstance(error.__cause__, UnicodeDecodeError):
-        detail = "the body is no UTF-8; send JSON in UTF-8"
-    elif isinstance(error.__cause__, RecursionError):
-        detail = "the body is nested too deeply; send one JSON object"
-    elif detail == "Not Found":
+    if detail == "Not Found":
         detail = f"there is nothing at {path}; /docs lists what there is"
     elif detail == "Method Not Allowed":
         allowed = (error.headers or {}).get("Allow") or (error.headers or {}).get("allow") or "another method"
@@ -146,9 +142,6 @@ def _of_http(error: HTTPException, request: Request) -> Problem:
 def _validation_detail(errors: Sequence[Any]) -> str:
     """The first thing that is wrong with a request, where it is in the user's own words, and how many more are."""
     first = errors[0]
-    if first["type"] == "json_invalid":
-        place = f"character {first['loc'][-1]}: " if isinstance(first["loc"][-1], int) else ""
-        return f"the body is no JSON ({place}{first['ctx']['error']}); send one JSON object"
     message = str(first["msg"]).removeprefix("Value error, ").replace("Input should be", "should be")
     message = message[:1].lower() + message[1:] if message[1:2].islower() else message
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""

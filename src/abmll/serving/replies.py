@@ -22,7 +22,21 @@ class Quality:
     nll: float
     ece: float
     num_examples: int
+    brier: float | None = None
     bins: list[Bin] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What was not learned of the examples that were given.
+
+    Args:
+        empty: rows of a CSV without a text or a label.
+        repeated: examples whose text came again; the last one of a text counts.
+    """
+
+    empty: int = 0
+    repeated: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,8 @@ class ServedTask:
         counts: examples by label.
         quality: None as long as it is not known.
         job: what is being done for it, if anything.
+        new_labels: after examples were added, the labels that it did not have before.
+        left_out: after examples were given, what of them was not learned.
     """
 
     name: str
@@ -51,6 +67,8 @@ class ServedTask:
     quality: Quality | None = None
     job: str | int | None = None
     error: str | None = None
+    new_labels: list[str] = field(default_factory=list)
+    left_out: LeftOut | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,10 @@ class Version:
 
 @dataclass(frozen=True)
 class Job:
-    """Learning that goes on: ``done`` of ``total`` steps; ``state`` is waiting, running, done, failed or cancelled."""
+    """Learning that goes on: ``done`` of ``total`` steps; ``state`` is waiting, running, done, failed or cancelled.
+
+    ``new_labels`` and ``left_out`` are as in ``ServedTask``.
+    """
 
     id: str | int
     task: str
@@ -76,6 +97,8 @@ class Job:
     total: int | None = None
     error: str | None = None
     version: int | None = None
+    new_labels: list[str] = field(default_factory=list)
+    left_out: LeftOut | None = None
 
 
 @dataclass(frozen=True)
@@ -108,10 +131,35 @@ class StoredExample:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers, and the version that gave them."""
+    """Answers, the version that gave them, and all labels, in their order where they have one."""
 
     version: int
     answers: list[Answer]
+    labels: list[str] = field(default_factory=list)
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server reads at most at once."""
+
+    texts: int
+    text_characters: int
+    examples: int
+    labels: int
+    body_bytes: int
+
+
+@dataclass(frozen=True)
+class About:
+    """A server: its model, whose requests these are, whether it learns by gradient steps (``adapters``)."""
+
+    version: str
+    model: str
+    device: str
+    tenant: str
+    adapters: bool
+    limits: Limits
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from abmll.serving.database import connect, shown
 from abmll.serving.engine import Engine
 from abmll.serving.fresh_threads import FreshThreads
 from abmll.serving.gauges import Gauges
-from abmll.serving.job_store import UNFINISHED, AnswerStore, JobStore
+from abmll.serving.job_store import WAITING, AnswerStore, JobStore
 from abmll.serving.jobs import Jobs
 from abmll.serving.limits import ServeConfig
 from abmll.serving.memory import Memory
@@ -86,7 +86,7 @@ class Service:
         versions = self.store.versions(task)
         job = self.job_store.newest(task.id)
         learned = next((row for row in versions if row.document is not None), None)
-        is_busy = job.state in UNFINISHED
+        is_busy = job.state == WAITING
         if learned is None:
             state = "learning" if is_busy else "failed"
         elif learned.state == "damaged":
@@ -113,12 +113,8 @@ class Service:
 
     def describe_job(self, row: "Row[Any]") -> dict[str, Any]:
         """A job as clients see it."""
-        live = self.jobs.live.get(row.id) if row.state in UNFINISHED else None
-        state = row.state
-        if live is not None:
-            state = "running" if live.is_running else "waiting"
-        elif state in UNFINISHED:
-            state = "waiting"  # in another server, or until one takes it
+        live = self.jobs.live.get(row.id) if row.state == WAITING else None
+        state = "running" if live is not None and live.is_running else row.state
         return {
             "id": row.id,
             "task": row.task_name,

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from abmll.common.errors import AbmllError, DataError
 from abmll.serving.database import EXAMPLES, JOBS, REPEATS, TASKS, VERSIONS
@@ -19,6 +19,7 @@ from abmll.serving.task_store import Labelled, StoredTask, TaskStore, examples_o
 from abmll.tasks.types import MAX_OPTIONS
 
 AT_ONCE = 500  # numbers in one statement
+DAY, HOUR = 86_400.0, 3_600.0  # seconds that a key is kept at least, and between two looks for those that are older
 
 
 class NameTaken(AbmllError):
@@ -90,7 +91,7 @@ def _created(
         found = db.execute(select(TASKS).where(TASKS.c.tenant == tenant, TASKS.c.name == name)).one()
         task = StoredTask.of(found)
         _add(db, task, 1, {one.text: one.label for one in examples})
-        return _accept(db, store.server, task, 1, "learn", repeat)
+        return _accept(db, store, task, 1, "learn", repeat)
 
 
 def change(
@@ -129,7 +130,7 @@ def _changed(
         gone = [present[text].id for text in {*new, *removed} if text in present]
         if not new and not gone:
             newest = db.execute(newest_job(task.id)).one()
-            _remember(db, task, newest.id, repeat)
+            _remember(db, store, task, newest.id, repeat)
             return Accepted(task, None if newest.state == "done" else newest.id, version - 1)
         left = {text: row.label for text, row in present.items() if text not in removed} | new
         if limit is not None and len(left) > limit:
@@ -141,7 +142,7 @@ def _changed(
             chosen = EXAMPLES.c.id.in_(gone[start : start + AT_ONCE])
             db.execute(update(EXAMPLES).where(chosen).values(removed=version))
         _add(db, task, version, new)
-        return _accept(db, store.server, task, version, "update", repeat)
+        return _accept(db, store, task, version, "update", repeat)
 
 
 def check_labels(labels: Set[str], order: Sequence[str] | None) -> None:
@@ -162,7 +163,7 @@ def relearn(store: TaskStore, task: StoredTask, repeat: Repeat | None = None) ->
         with store.writing() as db:
             version = _next_version(db, task)
             before = _repeated(db, task.tenant, repeat)
-            return before or _accept(db, store.server, task, version, "relearn", repeat)
+            return before or _accept(db, store, task, version, "relearn", repeat)
 
     return once_more(act)
 
@@ -180,22 +181,29 @@ def _add(db: Connection, task: StoredTask, version: int, examples: Mapping[str, 
         db.execute(insert(EXAMPLES), rows)
 
 
-def _accept(db: Connection, server: str, task: StoredTask, version: int, kind: str, repeat: Repeat | None) -> Accepted:
+def _accept(
+    db: Connection, store: TaskStore, task: StoredTask, version: int, kind: str, repeat: Repeat | None
+) -> Accepted:
     """Note that a version is to be learned, the job of this server's that does it, and the key it was asked under."""
     rows = list(db.execute(examples_of(task.id, version)))
     labels, job = sorted({row.label for row in rows}), uuid.uuid4().hex
     about = {"task": task.id, "version": version, "created": time.time(), "state": "waiting"}
     db.execute(insert(VERSIONS).values(**about, labels=json.dumps(labels), num_examples=len(rows)))
-    db.execute(insert(JOBS).values(**about, id=job, tenant=task.tenant, kind=kind, owner=server))
-    _remember(db, task, job, repeat)
+    db.execute(insert(JOBS).values(**about, id=job, tenant=task.tenant, kind=kind, owner=store.server))
+    _remember(db, store, task, job, repeat)
     return Accepted(task, job, version)
 
 
-def _remember(db: Connection, task: StoredTask, job: str, repeat: Repeat | None) -> None:
-    """Note the key that a request came with, and its job."""
-    if repeat is not None:
-        values = {"tenant": task.tenant, "task": task.id, "job": job, "created": time.time()}
-        db.execute(insert(REPEATS).values(**values, key=repeat.key, digest=repeat.digest))
+def _remember(db: Connection, store: TaskStore, task: StoredTask, job: str, repeat: Repeat | None) -> None:
+    """Note the key that a request came with, and its job; now and then forget the keys of days before."""
+    if repeat is None:
+        return
+    now = time.time()
+    values = {"tenant": task.tenant, "task": task.id, "job": job, "created": now}
+    db.execute(insert(REPEATS).values(**values, key=repeat.key, digest=repeat.digest))
+    if now - store.keys_seen > HOUR:
+        store.keys_seen = now
+        db.execute(delete(REPEATS).where(REPEATS.c.created < now - DAY))
 
 
 def _repeated(db: Connection, tenant: str, repeat: Repeat | None) -> Accepted | None:

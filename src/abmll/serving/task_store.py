@@ -63,6 +63,7 @@ class TaskStore:
         self.engine = engine
         self.where = where
         self.server = server
+        self.keys_seen = 0.0  # when it was last looked for keys of requests that are too old
 
     def reading(self) -> AbstractContextManager[Connection]:
         """A transaction that reads."""
@@ -142,6 +143,15 @@ class TaskStore:
         if not found:
             raise NoSuchTask(f"there is no task '{task.name}'")
         return found
+
+    def new_labels(self, task: StoredTask, version: int) -> list[str]:
+        """The labels that a version has and the one before has not; those of a first version are not new."""
+        chosen = select(VERSIONS.c.version, VERSIONS.c.labels).where(
+            VERSIONS.c.task == task.id, VERSIONS.c.version.in_((version - 1, version))
+        )
+        with self.reading() as db:
+            labels = {row.version: set(json.loads(row.labels)) for row in db.execute(chosen)}
+        return sorted(labels[version] - labels[version - 1]) if len(labels) == 2 else []
 
     def version(self, task: StoredTask, version: int | None = None) -> "Row[Any]":
         """One version, None: the newest that was learned. Raises ``NoSuchTask``."""

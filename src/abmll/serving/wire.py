@@ -39,7 +39,7 @@ class NewTask(Body):
     steps: int | None = Field(default=None, ge=0, le=10_000)
 
 
-class Examples(Body):
+class AddedExamples(Body):
     """Examples to be added."""
 
     examples: list[LabelledText]

@@ -6,6 +6,7 @@ Nothing is known here of what a row means, only whether it can be read at all, i
 import csv
 import gzip
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,7 @@ MAX_JSON_BYTES = 200 * 10**6
 MAX_PARQUET_ROWS = 10 * 10**6  # a file of a few bytes can claim any number
 TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 SUFFIXES = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES), ".parquet", ".xlsx")
+SEPARATOR = re.compile(r"sep=([,;|\t])", re.IGNORECASE)  # a first line that Excel writes and reads
 STDIN = Path("<stdin>")  # what "-" is called in messages
 
 
@@ -211,16 +213,21 @@ def _read_tsv(path: Path, has_header: bool) -> Iterator[Row]:
 
 
 def _read_table(path: Path, delimiter: str | None = None, as_it_is: bool = False) -> Iterator[Row]:
-    """Rows under a header line; a CSV whose header has no comma but semicolons or tabs is separated by these."""
+    """Rows under a header line; a CSV whose header has no comma but semicolons or tabs is separated by these.
+
+    Excel's first line, such as ``sep=;``, says what separates the cells.
+    """
     lines = (line for _, line in _lines(path))
-    first = next(lines, "")
+    first, before = next(lines, ""), 0
+    if named := SEPARATOR.fullmatch(first.rstrip("\r\n")):
+        delimiter, first, before = named[1], next(lines, ""), 1
     if delimiter is None:
         delimiter = next((mark for mark in ",;\t" if mark in first), ",")
     reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
     header: list[str] = []
     try:
         for cells in reader:
-            where = f"{path}:{reader.line_num}"
+            where = f"{path}:{before + reader.line_num}"
             if not cells:
                 continue
             if not header:
@@ -235,8 +242,8 @@ def _read_table(path: Path, delimiter: str | None = None, as_it_is: bool = False
     except csv.Error as error:
         if "field limit" in str(error):
             limit = f"{csv.field_size_limit():,} characters"
-            raise DataError(f"{path}:{reader.line_num}: a cell has more than {limit}; shorten it") from error
-        raise DataError(f"{path}:{reader.line_num}: malformed table ({error}); check the quotes") from error
+            raise DataError(f"{path}:{before + reader.line_num}: a cell has more than {limit}; shorten it") from error
+        raise DataError(f"{path}:{before + reader.line_num}: malformed table ({error}); check the quotes") from error
 
 
 def _cells(where: str, header: list[str], cells: list[str]) -> Row:

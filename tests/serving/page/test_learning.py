@@ -77,10 +77,23 @@ def test_pasted_lines_and_tables_are_read_as_they_are_meant(site: Site) -> None:
         "faults": ["Line 2 has no label: put a tab and the label after its text."],
     }
     assert read("fromCsv", 'a,b\r\n"1,""2""\r\n3",\r\n\r\nx,y') == [["a", "b"], ['1,"2"\r\n3', ""], ["x", "y"]]
+    assert read("fromLines", "a, b; c\ne; d\nf, g; c")["examples"] == [
+        {"text": "a, b", "label": "c"},
+        {"text": "e", "label": "d"},
+        {"text": "f, g", "label": "c"},
+    ]
+    assert read("fromLines", "wait; then, x\nstop; now, x\nno label")["examples"] == [
+        {"text": "wait; then", "label": "x"},
+        {"text": "stop; now", "label": "x"},
+    ]
+    assert read("fromCsv", "SEP=|\r\na|b\r\n1;2|\r\n|\r\n\r\n") == [["a", "b"], ["1;2", ""], ["", ""]]
     assert read("fromCsv", "a\tb,c\n1\t2") == [["a", "b,c"], ["1", "2"]]
     assert read("guessColumns", ["id", " Text", "LABEL"]) == {"text": 1, "label": 2}
     assert read("guessColumns", ["words", "label"]) == {"text": 0, "label": 1}
     assert read("guessColumns", ["input", "tag", "category"]) == {"text": 0, "label": -1}
+    words = [["1", f"word {n} of it", "xy"[n % 2], "same"] for n in range(4)]
+    assert read("guessColumns", ["a", "b", "c", "d"], words) == {"text": 1, "label": 2}
+    assert read("guessColumns", ["a", "b", "c", "d"], words[:2]) == {"text": 1, "label": -1}
     assert read("toCsv", [["=a", 'b"c', -1.5, "-x"]]) == '\'=a,"b""c",-1.5,\'-x\r\n'
 
 
@@ -112,6 +125,7 @@ def test_a_change_that_is_cancelled_leaves_the_task_as_it_was_until_it_is_learne
     site.open("task/tickets/examples")
     site.field("One example a line").fill("Hello, greeting")
     site.button("Add").click()
+    site.button("Keep").click()  # the label is a new one
     site.button("Cancel").click()
     site.expect("Cancelled. The task answers as before.")
     site.expect("The last change is not learned: it was cancelled")

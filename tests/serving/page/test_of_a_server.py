@@ -83,7 +83,7 @@ def test_a_task_is_learned_asked_corrected_and_taken_away(site: Site) -> None:
     site.expect("13 examples · version 4")
     site.button("Undo").click()
     site.expect("14 examples · version 5")
-    rows = download(site, "Download examples (CSV)").decode().splitlines()
+    rows = download(site, "Download examples (CSV)").decode("utf-8-sig").splitlines()
     assert rows[0] == "text,label"
     assert len(rows) == 15
     part(site, "Quality")
@@ -112,6 +112,7 @@ def test_the_server_says_why_it_refuses(site: Site) -> None:
     part(site, "Examples")
     site.field("One example a line").fill("x" * 300 + ", " + "long label " * 30)
     site.button("Add").click()
+    site.button("Keep").click()
     site.expect("must be one line of at most 200 characters")
     site.forgive("a status of 422")
     assert site.field("One example a line").input_value().startswith("xxx")
@@ -122,3 +123,6 @@ def test_the_interface_is_described_as_the_server_has_it(site: Site) -> None:
     site.page.get_by_role("heading", name="POST /v1/tasks", exact=True).wait_for()
     described: Any = site.page.locator("section").filter(has_text="POST /v1/tasks").first.locator("pre").first
     assert '"how"?: "head" | "full"' in described.inner_text()
+    site.expect("Prefer (header, string): respond-async, or wait=SECONDS")
+    site.expect("Answer 202, application/json:")
+    site.expect('"counts": {TEXT: integer}')

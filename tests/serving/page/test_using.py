@@ -63,8 +63,10 @@ def test_many_answers_are_shown_in_parts_and_saved_whole(site: Site, state: Stan
     assert not site.button("Show more").is_visible()
     with site.page.expect_download() as download:
         site.button("Download answers (CSV)").click()
-    rows = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
-    assert rows[0] == "text,label,p(account),p(billing),p(bug),entropy,mutual_information"
+    saved = Path(download.value.path()).read_bytes()
+    assert saved.startswith(b"\xef\xbb\xbf")  # without it Excel takes it for another encoding
+    rows = saved.decode("utf-8-sig").splitlines()
+    assert rows[0] == "text,predicted_label,prob_account,prob_billing,prob_bug,entropy,mutual_information"
     assert len(rows) == 51
     assert rows[1].startswith("'=1+1,")  # no formula for a spreadsheet
 
@@ -132,7 +134,34 @@ def test_examples_are_found_removed_put_back_added_and_downloaded(site: Site, st
     with site.page.expect_download() as download:
         site.button("Download examples (CSV)").click()
     assert download.value.suggested_filename == "tickets.csv"
-    assert "Charged again,billing" in Path(download.value.path()).read_text(encoding="utf-8")
+    saved = Path(download.value.path()).read_bytes()
+    assert saved.startswith(b"\xef\xbb\xbftext,label")
+    assert b"Charged again,billing" in saved
+
+
+def test_labels_that_are_new_are_asked_about_and_what_is_left_out_is_said(
+    site: Site, state: StandIn, tmp_path: Path
+) -> None:
+    state.put("tickets", EXAMPLES)
+    site.open("task/tickets/examples")
+    site.field("One example a line").fill("Charged again, biling\nCharged again, billing\nIt hangs, bgu")
+    site.expect("2 examples, 2 labels. 1 was repeated.")
+    site.button("Add").click()
+    site.expect("“bgu” is a new label. Keep it?")
+    site.button("Go back").click()
+    site.expect("Nothing was added: correct the label, then add again.")
+    assert "Charged again" not in state.tasks["tickets"]["examples"]
+    site.button("Add").click()
+    site.button("Keep").click()
+    site.expect("2 examples added. Version 2 has learned them. 1 was repeated.")
+    assert state.tasks["tickets"]["examples"]["It hangs"]["label"] == "bgu"
+    table = tmp_path / "more.csv"
+    table.write_text("sep=;\ntext;label\nNo refund;billing\n;bug\n;\nNo refund;billing\n", encoding="utf-8")
+    site.page.get_by_label("Upload a CSV file").check()
+    site.field("CSV file").set_input_files(table)
+    site.expect("1 example, 1 label. 2 rows were empty and left out, 1 was repeated.")
+    site.button("Add").click()
+    site.expect("1 example added. Version 3 has learned them. 2 rows were empty and left out, 1 was repeated.")
 
 
 def test_quality_is_said_in_numbers_a_figure_and_its_words(site: Site, state: StandIn) -> None:

@@ -2,7 +2,7 @@
 
 import { ofTask, request } from "./api.js";
 import { card } from "./answer.js";
-import { announce, attempt, element, find, focusOn, fromTemplate, lines, plural, saveAs } from "./dom.js";
+import { announce, attempt, element, find, focusOn, fromTemplate, lines, plural, saveCsv } from "./dom.js";
 import { toCsv } from "./examples_text.js";
 
 const AT_ONCE = 20; // answers that are shown before one asks for more
@@ -29,7 +29,7 @@ export function ask(context) {
   });
   find("[data-part=more]", root).onclick = () => showMore(root, shown, context);
   find("[data-part=save]", root).onclick = () => {
-    saveAs(new Blob([csvOf(shown)], { type: "text/csv" }), `${context.name}_answers.csv`);
+    saveCsv(csvOf(shown), `${context.name}_answers.csv`);
   };
   return { root, update: (task) => update(root, form, shown, task) };
 }
@@ -68,9 +68,11 @@ function update(root, form, { prediction }, task) {
   line.replaceChildren(`Answered by version ${prediction.version}.`, ...newer);
 }
 
+/** Under the names that the columns have in a file of abmll predict. */
 function csvOf({ texts, prediction }) {
   const { labels, answers } = prediction;
-  const heading = ["text", "label", ...labels.map((label) => `p(${label})`), "entropy", "mutual_information"];
+  const probabilities = labels.map((label) => `prob_${label}`);
+  const heading = ["text", "predicted_label", ...probabilities, "entropy", "mutual_information"];
   const rows = answers.map(({ label, probabilities, entropy, mutual_information }, index) =>
     [texts[index], label, ...labels.map((one) => probabilities[one]), entropy, mutual_information]);
   return toCsv([heading, ...rows]);

@@ -15,6 +15,7 @@ export function form(schema, definitions, indent = "", depth = 0) {
   const choices = schema.anyOf ?? schema.oneOf;
   if (choices) return choices.map((choice) => same(choice)).join(" | ");
   if (schema.type === "array") return `[${schema.items ? same(schema.items) : "any"}, …]`;
+  if (schema.type === "object" && schema.additionalProperties) return `{TEXT: ${same(schema.additionalProperties)}}`;
   if (!schema.properties) return schema.type ?? "any";
   const required = new Set(schema.required ?? []);
   const rows = Object.entries(schema.properties)
@@ -30,13 +31,20 @@ function operation(method, path, described, common) {
   const heading = element("h2", {}, element("code", {}, `${method.toUpperCase()} ${path}`));
   const parts = [heading, element("p", {}, ...prose(described.description ?? described.summary ?? ""))];
   const parameters = described.parameters ?? [];
-  if (parameters.length) parts.push(element("p", {}, "Parameters: ", ...parameters.flatMap(parameter)));
-  for (const [type, { schema }] of Object.entries(described.requestBody?.content ?? {})) {
-    const definitions = { ...common, ...schema?.$defs };
-    parts.push(element("p", {}, "Body, ", element("code", {}, type), ":"));
-    parts.push(element("pre", { tabindex: "0" }, form(schema ?? {}, definitions)));
+  if (parameters.length) parts.push(element("ul", {}, ...parameters.map((one) => parameter(one, common))));
+  parts.push(...bodies("Body", described.requestBody, common));
+  for (const [status, answer] of Object.entries(described.responses ?? {})) {
+    if (/^2/.test(status)) parts.push(...bodies(`Answer ${status}`, answer, common));
   }
   return element("section", {}, ...parts);
+}
+
+/** The forms of a body, one for each type that it may have. */
+function bodies(words, described, definitions) {
+  return Object.entries(described?.content ?? {}).flatMap(([type, { schema }]) => [
+    element("p", {}, `${words}, `, element("code", {}, type), ":"),
+    element("pre", { tabindex: "0" }, form(schema ?? {}, definitions)),
+  ]);
 }
 
 /** Text in which ``code`` stands between double backticks. */
@@ -44,9 +52,9 @@ function prose(text) {
   return text.split("``").map((part, index) => (index % 2 ? element("code", {}, part) : part));
 }
 
-function parameter({ name, in: where, required, schema }, index) {
-  const about = [where, schema?.type, required ? "needed" : null].filter(Boolean).join(", ");
-  return [index ? "; " : "", element("code", {}, name), ` (${about})`];
+function parameter({ name, in: where, required, schema, description }, definitions) {
+  const about = [where, form(schema ?? {}, definitions), required ? "needed" : null].filter(Boolean).join(", ");
+  return element("li", {}, element("code", {}, name), ` (${about})${description ? `: ${description}` : ""}`);
 }
 
 async function start() {

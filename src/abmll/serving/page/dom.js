@@ -79,6 +79,23 @@ export function saveAs(blob, name) {
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
+/** The same of a CSV. With a byte-order mark spreadsheets know that it is UTF-8. */
+export function saveCsv(text, name) {
+  saveAs(new Blob(["\ufeff", text], { type: "text/csv" }), name);
+}
+
+/** Ask a question on top of the page; whether the answer was ``yes``. */
+export function confirmed(question, hint, yes, no) {
+  const dialog = find("#question");
+  find("h2", dialog).textContent = question;
+  find("p", dialog).textContent = hint;
+  find("[value=yes]", dialog).textContent = yes;
+  find("[value=no]", dialog).textContent = no;
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((resolve) => { dialog.onclose = () => resolve(dialog.returnValue === "yes"); });
+}
+
 export const lines = (text) => text.split(/\r?\n/).map((line) => line.trim()).filter(Boolean);
 export const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 export const nats = (value) => value.toFixed(2);

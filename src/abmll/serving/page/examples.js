@@ -1,11 +1,12 @@
 // The examples of a task: find, remove, download, add.
 
 import { get, ofTask, request } from "./api.js";
-import { announce, attempt, element, find, fromTemplate, plural, saveAs } from "./dom.js";
+import { announce, attempt, confirmed, element, find, fromTemplate, plural, saveCsv } from "./dom.js";
 import { ExamplesInput } from "./examples_input.js";
 import { add, remove } from "./teach.js";
 
 const AT_ONCE = 50; // rows that are shown before one asks for more
+const SHOWN_LABELS = 5; // of those that are new
 
 /** The part of a task that lists its examples. */
 export function examples(context) {
@@ -17,7 +18,7 @@ export function examples(context) {
   find("[data-part=undo]", root).onclick = () => list.change(putBack, "Undone.", false);
   find("[data-part=save]", root).onclick = (event) => attempt(event.target, async () => {
     const response = await request("GET", ofTask(context.name, "/examples"), { headers: { Accept: "text/csv" } });
-    saveAs(await response.blob(), `${context.name}.csv`);
+    saveCsv(await response.blob(), `${context.name}.csv`);
   }, find(".notice", root));
   adding(find("form", root), context);
   return { root, update: (task) => list.load(task) };
@@ -29,14 +30,28 @@ function adding(form, context) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     attempt(form, async () => {
-      const taken = input.taken();
+      const { examples: taken, leftOut } = input.taken();
       const outcome = find(".outcome", form);
       outcome.textContent = "";
+      await askAboutNew(taken, context.task);
       const task = await add(context, taken, find("[data-slot=job]", form));
       input.clear();
-      outcome.textContent = `${plural(taken.length, "example")} added. Version ${task.version} has learned them.`;
+      const added = `${plural(taken.length, "example")} added. Version ${task.version} has learned them.`;
+      outcome.textContent = [added, leftOut].filter(Boolean).join(" ");
     });
   });
+}
+
+/** Ask whether labels that the task has not are meant, as one that is mistyped makes it larger. Raises Error if not. */
+async function askAboutNew(examples, task) {
+  const known = new Set([...task.labels, ...Object.keys(task.counts)]);
+  const fresh = [...new Set(examples.map(({ label }) => label))].filter((label) => !known.has(label));
+  if (!fresh.length) return;
+  const names = fresh.slice(0, SHOWN_LABELS).map((label) => `“${label}”`).join(", ");
+  const more = fresh.length > SHOWN_LABELS ? ` and ${fresh.length - SHOWN_LABELS} more` : "";
+  const question = fresh.length === 1 ? `${names} is a new label. Keep it?` : `${names}${more} are new labels. Keep them?`;
+  const answer = await confirmed(question, `This task has ${[...known].join(", ")}.`, "Keep", "Go back");
+  if (!answer) throw new Error("Nothing was added: correct the label, then add again.");
 }
 
 class List {

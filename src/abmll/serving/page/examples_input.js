@@ -1,7 +1,9 @@
 // Where examples are given: pasted lines or a CSV file. Shows the labels and their counts before anything is learned.
 
 import { element, find, fromTemplate, plural, setOptions } from "./dom.js";
-import { contradictions, countLabels, decoded, fromCsv, fromLines, fromRows, guessColumns } from "./examples_text.js";
+import {
+  contradictions, countLabels, decoded, fromCsv, fromLines, fromRows, guessColumns, once,
+} from "./examples_text.js";
 
 const SHOWN_FAULTS = 5;
 const WAIT_MS = 300; // after the last key, before what was typed is summed up
@@ -29,13 +31,14 @@ export class ExamplesInput {
     return find("[name=source]:checked", this.root).value === "file";
   }
 
-  /** The examples that are given. Raises Error, in a sentence, where there are none or a line is faulty. */
+  /** The examples that are given, and what is left out of them, in words. Raises Error, in a sentence, where there are
+  none or a line is faulty. */
   taken() {
     const { examples, faults } = this.#read();
     if (!this.isFile && faults.length) throw new Error(faults[0]);
     if (!examples.length && this.isFile) throw new Error("Choose a CSV file and its columns first.");
     if (!examples.length) throw new Error("Paste some examples first.");
-    return examples;
+    return { examples: once(examples), leftOut: leftOut(examples, faults) };
   }
 
   /** Forget what was given: it has been learned. */
@@ -48,15 +51,17 @@ export class ExamplesInput {
   /** Sum up what is given so far. */
   show() {
     const { examples, faults, missing } = this.#read();
-    const counts = countLabels(examples);
+    const kept = once(examples);
+    const counts = countLabels(kept);
     const remarks = faults.slice(0, SHOWN_FAULTS);
     const hidden = faults.length - SHOWN_FAULTS;
     if (hidden > 0) remarks.push(`And ${hidden} more like these.`);
     const torn = contradictions(examples);
     if (torn.length) remarks.push(`“${torn[0]}” is there with two labels.`);
     if (torn.length > 1) remarks.push(`So are ${torn.length - 1} other texts.`);
-    const summary = `${plural(examples.length, "example")}, ${plural(counts.length, "label")}`;
-    find(".summary", this.root).textContent = missing ?? (examples.length ? summary : "");
+    const summary = `${plural(kept.length, "example")}, ${plural(counts.length, "label")}`;
+    const left = leftOut(examples, this.isFile ? faults : []);
+    find(".summary", this.root).textContent = missing ?? (kept.length ? `${summary}${left && ". "}${left}` : "");
     find(".faults", this.root).replaceChildren(...remarks.map((remark) => element("li", {}, remark)));
     this.#showCounts(counts);
     this.root.dispatchEvent(new CustomEvent("examples", { detail: counts.map(([label]) => label) }));
@@ -113,11 +118,20 @@ export class ExamplesInput {
     if (!rows.length) throw new Error("This file has no rows below its first line, which names the columns.");
     this.fileName = name;
     this.table = { columns, rows };
-    const guessed = guessColumns(columns);
+    const guessed = guessColumns(columns, rows);
     for (const [part, select] of Object.entries(this.columns)) {
       const chosen = guessed[part] < 0 ? "" : String(guessed[part]);
       setOptions(select, columns.map((_, index) => String(index)), chosen, "Choose…");
       columns.forEach((column, index) => { select.options[index + 1].text = column.trim() || `Column ${index + 1}`; });
     }
   }
+}
+
+/** What is not learned of the examples that are given, in a sentence; nothing where all are. */
+function leftOut(examples, faults) {
+  const repeated = examples.length - once(examples).length;
+  const wanting = `${plural(faults.length, "row")} ${faults.length === 1 ? "was" : "were"} empty and left out`;
+  const again = `${repeated} ${repeated === 1 ? "was" : "were"} repeated`;
+  const said = [faults.length && wanting, repeated && again].filter(Boolean).join(", ");
+  return said && `${said}.`;
 }

@@ -6,9 +6,14 @@ const TEXT_NAMES = [["text", "input"], ["sentence", "question", "message", "body
 const LABEL_NAMES = [["label", "output"], ["labels", "class", "category", "categories", "target", "tag", "tags",
   "intent", "topic", "sentiment", "answer"]];
 
-/** Examples of pasted lines, ``text<TAB or comma>label``, and in one sentence each what is wrong with a line. */
+const NAMED = { "\t": "tab", ",": "comma", ";": "semicolon" };
+const MOST_LABELS = 200; // of a task
+const WORDS = 3; // in texts, on average, where a column is known by nothing else
+
+/** Examples of pasted lines, ``text<TAB, comma or semicolon>label``, and in one sentence each what is wrong. */
 export function fromLines(pasted) {
-  const [separator, named] = pasted.includes("\t") ? ["\t", "tab"] : [",", "comma"];
+  const separator = separatorOfLines(pasted.split(/\r?\n/).filter((line) => line.trim()));
+  const named = NAMED[separator];
   const examples = [];
   const faults = [];
   pasted.split(/\r?\n/).forEach((line, index) => {
@@ -23,6 +28,18 @@ export function fromLines(pasted) {
     else if (examples.length || faults.length || !isHeading(text, label)) examples.push({ text, label });
   });
   return { examples, faults };
+}
+
+/** What stands before the labels: a tab where there is one; else what more lines have, or makes fewer labels of them. */
+function separatorOfLines(lines) {
+  if (lines.some((line) => line.includes("\t"))) return "\t";
+  const [comma, semicolon] = [",", ";"].map((separator) => {
+    const labels = lines.map((line) => [line, lastSeparator(line, separator)]).filter(([, place]) => place >= 0)
+      .map(([line, place]) => unquoted(line.slice(place + 1)));
+    return { lines: labels.length, labels: new Set(labels).size };
+  });
+  const isMore = semicolon.lines > comma.lines;
+  return isMore || (semicolon.lines === comma.lines && semicolon.labels < comma.labels) ? ";" : ",";
 }
 
 /** Where a line's label begins: at its last separator, which is not the one inside of a label in quotes. */
@@ -41,8 +58,10 @@ function unquoted(cell) {
 }
 
 /** The rows of a CSV or TSV (RFC 4180: quotes, and line breaks within them), as lists of cells. */
-export function fromCsv(text) {
-  const separator = separatorOf(text);
+export function fromCsv(given) {
+  const [first, said] = /^sep=([,;|\t])(?:\r?\n|$)/i.exec(given) ?? ["", null]; // as Excel writes it
+  const text = given.slice(first.length);
+  const separator = said ?? separatorOf(text);
   const rows = [];
   let row = [];
   let cell = "";
@@ -65,7 +84,7 @@ export function fromCsv(text) {
   }
   if (isQuoted) throw new Error("A quotation mark in this file is never closed. Save it as CSV again.");
   if (cell || row.length) { end(); rows.push(row); }
-  return rows.filter((cells) => cells.some((one) => one.trim()));
+  return rows.filter((cells) => cells.length > 1 || cells[0].trim());
 }
 
 /** What stands between the cells: the one of tab, comma and semicolon that the first line has most of. */
@@ -84,13 +103,32 @@ export function decoded(bytes) {
   throw new Error("This file is not text in UTF-8. In a spreadsheet, save it as “CSV UTF-8”.");
 }
 
-/** Which columns have the texts and the labels: two indices, -1 where more than one could be meant. */
-export function guessColumns(columns) {
-  const label = byName(columns, LABEL_NAMES, -1);
+/** Which columns have the texts and the labels: two indices, -1 where more than one could be meant.
+
+By their usual names; else by what is in ``rows``, as abmll.tasks.columns does it. */
+export function guessColumns(columns, rows = []) {
+  const cells = (index) => rows.map((row) => (row[index] ?? "").trim()).filter(Boolean);
+  const only = (taken, canBe) => {
+    const found = [...columns.keys()].filter((index) => index !== taken && canBe(cells(index)));
+    return found.length === 1 ? found[0] : -1;
+  };
+  let label = byName(columns, LABEL_NAMES, -1);
   let text = byName(columns, TEXT_NAMES, label);
-  if (columns.length === 2 && text < 0 && label >= 0) text = 1 - label;
-  if (columns.length === 2 && label < 0 && text >= 0) return { text, label: 1 - text };
+  if (text < 0) text = columns.length === 2 && label >= 0 ? 1 - label : only(label, canBeTexts);
+  if (label < 0 && text >= 0) label = columns.length === 2 ? 1 - text : only(text, canBeLabels);
   return { text, label };
+}
+
+/** Mostly different texts of several words. */
+function canBeTexts(cells) {
+  const words = cells.reduce((sum, cell) => sum + cell.split(/\s+/).length, 0);
+  return cells.length > 0 && new Set(cells).size > cells.length / 2 && words >= WORDS * cells.length;
+}
+
+/** At least two different cells, each of them twice on average, and not too many for a task. */
+function canBeLabels(cells) {
+  const { size } = new Set(cells);
+  return size >= 2 && size <= Math.min(MOST_LABELS, cells.length / 2);
 }
 
 function byName(columns, names, taken) {
@@ -112,6 +150,12 @@ export function fromRows(rows, text, label) {
     else faults.push(`Row ${index + 1} has no ${example.text ? "label" : "text"}: it is left out.`);
   });
   return { examples, faults };
+}
+
+/** Each text once, with its last label. */
+export function once(examples) {
+  const labels = new Map(examples.map(({ text, label }) => [text, label]));
+  return [...labels].map(([text, label]) => ({ text, label }));
 }
 
 /** How many examples each label has, the most frequent first. */

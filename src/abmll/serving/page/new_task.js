@@ -60,7 +60,7 @@ function wanted(form, input) {
     field.focus();
     throw new Error("Give the task a name of letters, digits, dots, dashes and underscores; for example: tickets.");
   }
-  const body = { name, examples: input.taken(), how: find("[name=how]:checked", form).value };
+  const body = { name, examples: input.taken().examples, how: find("[name=how]:checked", form).value };
   if (new Set(body.examples.map(({ label }) => label)).size < 2) {
     throw new Error("All examples have the same label. Give some of at least two labels.");
   }
