@@ -126,6 +126,7 @@ REFUSED: list[tuple[type[Checked], str, Any, str]] = [
     (config.TableConfig, "max_examples", 3, "a whole number of 4 or more"),
     (config.ModelConfig, "model", "", "a text"),
     (config.ModelConfig, "dtype", "fp16", "'auto', 'bf16' or 'fp32'"),
+    (config.ModelConfig, "device_map", "cuda", "none or 'auto', 'balanced' or 'sequential'"),
     (config.PlaceConfig, "dtype", "f32", "'auto', 'bf16' or 'fp32'"),
 ]
 
@@ -152,6 +153,7 @@ def test_every_bounded_or_chosen_setting_has_a_case() -> None:
         "load_in_4bit",
         "load_in_8bit",
         "load_in_int8_torchao",
+        "shard_base",
         "text",
         "label",
         "multi_label",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from abmll.cli.console import count, cut_in_words, narrator, print_result
+from abmll.cli.shared_base import by_all_processes
 from abmll.common.config import ActivationCacheConfig, AdaptConfig, ContinueConfig, PlaceConfig, TableConfig
 from abmll.common.errors import ConfigError, DataError
 from abmll.common.locks import sole_writer
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from abmll.tasks import Example
 
 
+@by_all_processes
 def adapt(
     task: Path,
     *,
@@ -85,6 +87,7 @@ def adapt(
             meta.gradient_checkpointing_enable()
         cache = disk_cache(meta.scorer.base, meta.scorer.lower_blocks, activations, narrator(quiet))
         posterior = learn(table, examples, meta, name, seed, quiet, cache, settings)
+        meta.scorer.base.settle()
         posterior.save_pretrained(output_dir, overwrite)
     has_head = posterior.head is not None
     summary = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from abmll.cli.console import narrator
 from abmll.common.checkpoint import DOCUMENT, STATE, checkpoints, load_bundle, model_checkpoint
-from abmll.common.config import QUANTIZATIONS, AdaptConfig, ContinueConfig, ModelConfig, PlaceConfig
+from abmll.common.config import PLACES, QUANTIZATIONS, AdaptConfig, ContinueConfig, ModelConfig, PlaceConfig
 from abmll.common.errors import CheckpointError, ConfigError
 from abmll.common.settings import flatten, kinds_of, pick
 from abmll.model.hub import find_folder
@@ -109,4 +109,5 @@ def _placed(settings: dict[str, object], place: PlaceConfig) -> ModelConfig:
     dtype = saved.dtype if place.dtype == "auto" else place.dtype
     quantized = {name: getattr(place, name) for name in QUANTIZATIONS}
     chosen = quantized if any(quantized.values()) else {}
-    return replace(saved, model=place.model or saved.model, dtype=dtype, device=place.device, **chosen)
+    lying: dict[str, Any] = {name: getattr(place, name) for name in PLACES}
+    return replace(saved, model=place.model or saved.model, dtype=dtype, **lying, **chosen)

@@ -18,7 +18,10 @@ LATER = {
     "load_in_8bit": False,
     "load_in_int8_torchao": False,
     "members_at_once": None,
+    "shard_base": False,
+    "device_map": None,
 }
+PLACES = ("device", "device_map", "shard_base")  # of ModelConfig: where the model lies, which changes no result
 QUANTIZATIONS = ("load_in_4bit", "load_in_8bit", "load_in_int8_torchao")  # of ModelConfig; one of them at most
 
 
@@ -281,6 +284,10 @@ class ModelConfig(Checked):
     load_in_4bit: bool = setting(False, "quantise the frozen model to 4 bits while loading it (NF4, bitsandbytes)")
     load_in_8bit: bool = setting(False, "quantise it to 8 bits (LLM.int8, bitsandbytes)")
     load_in_int8_torchao: bool = setting(False, "quantise its weights to 8-bit integers (torchao)")
+    device_map: Literal["auto", "balanced", "sequential"] | None = setting(
+        None, "spread the frozen model over all devices of this process, as accelerate does (default: it lies on one)"
+    )
+    shard_base: bool = setting(False, "share out the frozen model over the processes that torchrun has started (FSDP2)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -293,10 +300,13 @@ class ModelConfig(Checked):
 
 
 def _refuse_several(config: Any) -> None:
-    """Raise ``ConfigError`` where more than one setting says how the frozen model is quantised."""
+    """Raise ``ConfigError`` where more than one setting says how the frozen model is quantised, or where it lies."""
     chosen = [name for name in QUANTIZATIONS if getattr(config, name)]
     if len(chosen) > 1:
         raise ConfigError(f"{chosen[0]}: excludes {chosen[1]}; choose one of them")
+    if config.shard_base and (config.device_map is not None or chosen):
+        other = chosen[0] if chosen else "device_map"
+        raise ConfigError(f"shard_base: excludes {other}; choose one of them")
 
 
 @dataclass(frozen=True)
@@ -328,6 +338,8 @@ class PlaceConfig(Checked):
     load_in_4bit: bool = again(ModelConfig, "load_in_4bit")
     load_in_8bit: bool = again(ModelConfig, "load_in_8bit")
     load_in_int8_torchao: bool = again(ModelConfig, "load_in_int8_torchao")
+    device_map: Literal["auto", "balanced", "sequential"] | None = again(ModelConfig, "device_map")
+    shard_base: bool = again(ModelConfig, "shard_base")
 
     def __post_init__(self) -> None:
         super().__post_init__()

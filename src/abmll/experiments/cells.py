@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from abmll.common.config import LATER
+from abmll.common.config import LATER, PLACES
 from abmll.common.documents import FORMATS, Document, read_json, read_json_lines, write_document, write_json_lines
 from abmll.experiments.budget import CURVES
 from abmll.experiments.method_spec import Settings, Spec
 
 # Settings that change how a result is computed, but not the result.
 NOT_HASHED = (
-    "device",
+    *PLACES,
     "gradient_checkpointing",
     "save_steps",
     "save_total_limit",

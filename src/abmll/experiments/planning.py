@@ -5,7 +5,15 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from abmll.common.config import AdapterConfig, EvaluateConfig, LearningConfig, ModelConfig, PredictConfig, PromptConfig
+from abmll.common.config import (
+    PLACES,
+    AdapterConfig,
+    EvaluateConfig,
+    LearningConfig,
+    ModelConfig,
+    PredictConfig,
+    PromptConfig,
+)
 from abmll.common.errors import ConfigError
 from abmll.common.settings import flatten
 from abmll.experiments.budget import CURVES
@@ -93,7 +101,7 @@ def _training(spec: Spec, seed: int, suite: Suite, config: ComparisonConfig, dat
     if not find_rule(trained.method).is_trained:
         return None
     values = _settings(trained, suite, config)
-    names = flatten(ModelConfig(), AdapterConfig(), PromptConfig(), LearningConfig()).keys() - {"seed", "device"}
+    names = flatten(ModelConfig(), AdapterConfig(), PromptConfig(), LearningConfig()).keys() - {"seed", *PLACES}
     names = (*names, "max_steps", "save_steps", "save_total_limit", "activation_cache_gb", "limit_train")
     kept = {name: values[name] for name in names}
     return Training(trained.method, seed, kept, data, kept_episodes=values["episodes"])

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from abmll.common.config import ModelConfig
 from abmll.common.errors import CheckpointError, ConfigError, nearest
-from abmll.language import embedded, quantized
+from abmll.language import embedded, placement, quantized, sharding
 from abmll.language.fingerprint import kept_fingerprint, sampled_fingerprint
 from abmll.language.hub_model import only_cached
 from abmll.language.packing import PREFIX, remove_packing
@@ -48,6 +48,7 @@ class Base:
 
     ``quantization`` is the setting that quantised it while it was loaded (``load_in_4bit``), if one did.
     ``sampled_fingerprint`` is what folders of 0.2.0 and caches know the weights by.
+    ``shards`` is there where several processes keep a share each of the weights.
     """
 
     model: PreTrainedModel
@@ -56,6 +57,15 @@ class Base:
     fingerprint: str
     quantization: str | None = None
     sampled_fingerprint: str = ""
+    shards: sharding.Shards | None = None
+
+    def settle(self) -> None:
+        """Call it before processes that share this base meet in any other way, and at their end.
+
+        Here one that has nothing more to compute helps the others, until none of them computes any more.
+        """
+        if self.shards is not None:
+            self.shards.settle()
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
@@ -80,8 +90,14 @@ class Base:
         return min(longest, window) if slides and window else longest
 
     def twin(self) -> "Base":
-        """The very same weights under new modules without a scorer's wrappers, for other adapters beside the first."""
+        """The very same weights under new modules without a scorer's wrappers, for other adapters beside the first.
+
+        Raises ``ConfigError`` for a base whose weights are shared out over processes: FSDP2 knows modules, not weights.
+        """
+        if self.shards is not None:
+            raise ConfigError("shard_base: a second adapter beside the first needs the whole base; leave it out")
         tensors = [*self.model.parameters(), *self.model.buffers(), *quantized.side_tensors(self.model)]
+        tensors += placement.kept_elsewhere(self.model)
         model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
         if (model.config._attn_implementation or "").startswith(PREFIX):
             remove_packing(model)
@@ -99,6 +115,9 @@ def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool 
     installed, and for a model that is quantised already.
     """
     device = resolve_device(config.device)
+    mesh = sharding.open_mesh(device) if config.shard_base else None
+    if config.device_map is not None:
+        placement.refuse_unplaceable(device)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[resolve_dtype(config.dtype, device)]
     name = config.model
     source = embedded.embedded_model(announce, quiet=quiet) if name == embedded.NAME else _located(name)
@@ -107,28 +126,45 @@ def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool 
     attention = "eager" if device.type == "cpu" else "sdpa"
     try:
         with no_progress_bars():
-            extra = quantized.loading(config.quantization, source, name, dtype, device, cached)
-            result: Any = AutoModelForCausalLM.from_pretrained(
-                source,
-                dtype=dtype,
-                attn_implementation=attention,
-                trust_remote_code=False,
-                output_loading_info=True,
-                local_files_only=cached,
-                **extra,
-            )
+            if sharding.is_reader(mesh):
+                extra = quantized.loading(config.quantization, source, name, dtype, device, cached, config.device_map)
+                model = _read_weights(source, name, dtype, attention, cached, extra)
+                model = model if extra or mesh is not None or config.device_map is not None else model.to(device)
+            else:
+                model = sharding.skeleton(source, dtype, attention, cached)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=cached)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(": ")
         where = "" if Path(source).is_dir() else " (there is no such folder)"
         raise CheckpointError(f"model: cannot load {name}{where}: {reason}") from error
+    model.eval().requires_grad_(False)
+    quantized.settle(model)
+    whole, sampled = sharding.told(
+        mesh, lambda: [kept_fingerprint(model, source, config.quantization), sampled_fingerprint(model)]
+    )
+    shards = None if mesh is None else sharding.share_out(model, mesh, device)
+    if config.device_map is not None and config.quantization is None:
+        placement.spread(model, placement.device_map_of(model, config.device_map))
+    return Base(model, tokenizer, name, whole, config.quantization, sampled, shards)
+
+
+def _read_weights(
+    source: Path | str, name: str, dtype: torch.dtype, attention: str, cached: bool, extra: dict[str, Any]
+) -> PreTrainedModel:
+    """The model in ``source``, called ``name``. Raises ``CheckpointError`` where a weight is missing."""
+    result: Any = AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=dtype,
+        attn_implementation=attention,
+        trust_remote_code=False,
+        output_loading_info=True,
+        local_files_only=cached,
+        **extra,
+    )
     model, loaded = result
     if loaded["missing_keys"]:  # transformers has filled them with random numbers
         raise CheckpointError(f"model: {name} lacks weights: {', '.join(sorted(loaded['missing_keys'])[:3])}")
-    model = (model if extra else model.to(device)).eval().requires_grad_(False)
-    quantized.settle(model)
-    whole = kept_fingerprint(model, source, config.quantization)
-    return Base(model, tokenizer, name, whole, config.quantization, sampled_fingerprint(model))
+    return model
 
 
 def resolve_device(name: str) -> torch.device:

@@ -14,7 +14,7 @@ from abmll.language.targets import decoder_blocks
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """The hidden states (R, L, d) after the final norm."""
+    """The hidden states (R, L, d) after the final norm, on the device of the batch."""
     additive = torch.full_like(batch.visible, torch.finfo(model.dtype).min, dtype=model.dtype)
     additive.masked_fill_(batch.visible, 0.0)
     output = model.base_model(
@@ -24,7 +24,7 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
         use_cache=False,
         **({} if batch.packing is None else {"packing": batch.packing}),
     )
-    return output.last_hidden_state
+    return output.last_hidden_state.to(batch.input_ids.device)
 
 
 def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """
     config = model.config.get_text_config()
     head: Any = model.get_output_embeddings()
-    values = head(hidden)
+    values = head(hidden).to(hidden.device)
     factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
     values = values if factor == 1.0 else values * factor
     cap = getattr(config, "final_logit_softcapping", None)
@@ -44,9 +44,10 @@ def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 @contextmanager
 def collected(model: nn.Module, hidden: dict[int, Tensor]) -> Iterator[None]:
     """Inside, a pass fills ``hidden``: for each key its hidden states (R, L, d) behind so many decoder blocks."""
+    device = next(model.parameters()).device
 
     def keep(depth: int, block: nn.Module, args: object, output: Any) -> None:
-        hidden[depth] = output[0] if isinstance(output, tuple) else output
+        hidden[depth] = (output[0] if isinstance(output, tuple) else output).to(device)
 
     blocks = decoder_blocks(model)
     handles = [blocks[depth - 1].register_forward_hook(partial(keep, depth)) for depth in hidden]
@@ -86,11 +87,11 @@ class LastMLP:
             return args
         hidden, *others = args
         self.length = hidden.shape[1]
-        return (hidden.index_select(1, self.rows), *others)
+        return (hidden.index_select(1, self.rows.to(hidden.device)), *others)
 
     def _put_back(self, mlp: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if self.rows is None:
             return output
         first, *others = output if isinstance(output, tuple) else (output,)
-        whole = first.new_zeros(1, self.length, first.shape[-1]).index_copy(1, self.rows, first)
+        whole = first.new_zeros(1, self.length, first.shape[-1]).index_copy(1, self.rows.to(first.device), first)
         return (whole, *others) if isinstance(output, tuple) else whole

@@ -32,7 +32,7 @@ def linearize(scorer: OptionScorer, phi: Adapter, batch: Batch) -> tuple[Tensor,
     layers = phi.by_layer()
     covariance = scores.new_zeros(len(scores), len(leads), len(leads), dtype=torch.float64)
     for index, name in enumerate(names):
-        gradients = torch.stack([_by_example(row[index], batch) for row in by_lead], dim=1)
+        gradients = torch.stack([_by_example(row[index], batch) for row in by_lead], dim=1).to(covariance.device)
         inputs = _by_example(trace.inputs[name], batch)
         covariance += scorer.space.linear_covariance(layers[name], inputs, gradients)
     return scores.detach(), covariance

@@ -73,7 +73,7 @@ class LowerBlocks:
             raise ValueError("the first block has an adapter, or this model's blocks cannot be skipped")
         output = self._last_output(batch)
         assert isinstance(output, Tensor)
-        return output
+        return output.to(batch.input_ids.device)
 
     def fill(self, batch: Batch) -> Batch:
         """The batch with its ``lower`` computed, so that several passes share it; as it is where that cannot be."""

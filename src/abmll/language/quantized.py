@@ -18,7 +18,13 @@ LIBRARIES = {"load_in_4bit": "bitsandbytes", "load_in_8bit": "bitsandbytes", "lo
 
 
 def loading(
-    quantization: str | None, source: Path | str, name: str, dtype: torch.dtype, device: torch.device, cached: bool
+    quantization: str | None,
+    source: Path | str,
+    name: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    cached: bool,
+    device_map: str | None = None,
 ) -> dict[str, Any]:
     """What ``from_pretrained`` must be told to load the model in ``source``, called ``name``, by that setting.
 
@@ -32,8 +38,8 @@ def loading(
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=cached)
     if getattr(config, "quantization_config", None) is not None:
         raise ConfigError(f"{quantization}: {name} is quantised already and is loaded as it is; leave the setting out")
-    # A map with one place: the weights are quantised where they will lie.
-    return {"quantization_config": _config(quantization, dtype), "device_map": {"": device}}
+    # Without a map, one with one place: the weights are quantised where they will lie.
+    return {"quantization_config": _config(quantization, dtype), "device_map": device_map or {"": device}}
 
 
 def _config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig | TorchAoConfig:

@@ -149,12 +149,16 @@ def by_name(phi: Adapter, made: Callable[[str], Sequence[T]]) -> dict[str, T]:
 
 
 class AdaptedLinear(Wrapper):
-    """A frozen linear layer plus, while an adapter is bound, its Gaussian LoRA contribution."""
+    """A frozen linear layer plus, while an adapter is bound, its Gaussian LoRA contribution.
 
-    def __init__(self, linear: nn.Module, target: Target, wiring: Wiring) -> None:
+    That is computed on ``device``, where adapters are, wherever the layer itself is.
+    """
+
+    def __init__(self, linear: nn.Module, target: Target, wiring: Wiring, device: torch.device) -> None:
         super().__init__(linear)
         self.target = target
         self.wiring = wiring
+        self.device = device
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, d_in) -> (N, T, d_out), in the base layer's dtype; the adapter itself computes in fp32."""
@@ -162,14 +166,15 @@ class AdaptedLinear(Wrapper):
         bound, name = self.wiring.bound, self.target.name
         if bound is None:
             return y
+        x = x.to(self.device)
         if bound.terms is None:
-            y = y + bound.updates[name](x).to(y.dtype)
+            y = y + bound.updates[name](x).to(y)
         else:
             # x is left attached: the input of this layer is a sample of phi's layers below, and their share of the
             # divergence's gradient belongs to the expectation.
             recorder = bound.terms.recorders[name]
             coefficients = bound.terms.coefficients[name] = recorder.coefficients(x)
-            y = y + recorder.update(coefficients).to(y.dtype)
+            y = y + recorder.update(coefficients).to(y)
         if bound.trace is not None:
             bound.trace.inputs[name] = x.detach()
             # The lowest layers' outputs depend on nothing that is learned: they begin the graph themselves.
@@ -187,8 +192,8 @@ def adapt_linears(
     if any(isinstance(module, AdaptedLinear) for module in model.modules()):
         raise ConfigError("this model carries adapters already: share its scorer, or load the model once more")
     model.requires_grad_(False)
-    adapted = {}
+    adapted, device = {}, next(model.parameters()).device
     for target in find_targets(model, target_modules, layers_to_transform):
-        adapted[target.name] = AdaptedLinear(model.get_submodule(target.name), target, wiring)
+        adapted[target.name] = AdaptedLinear(model.get_submodule(target.name), target, wiring, device)
         model.set_submodule(target.name, adapted[target.name])
     return adapted

@@ -1,0 +1,33 @@
+"""Commands of several processes which share the language model and compute the same."""
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from abmll.common.config import PlaceConfig
+
+
+def by_all_processes(command: Callable[..., None]) -> Callable[..., None]:
+    """``command``, in each of the processes that share a base: all compute the same, the first writes and speaks.
+
+    What the others write goes into a folder that is deleted afterwards.
+    """
+
+    @wraps(command)
+    def run(
+        *values: Any, place: PlaceConfig, output_dir: Path, quiet: bool = False, json: bool = False, **others: Any
+    ) -> None:
+        others |= {"place": place}
+        if not place.shard_base:
+            return command(*values, output_dir=output_dir, quiet=quiet, json=json, **others)
+        from abmll.common.processes import together
+
+        with together() as processes, TemporaryDirectory() as folder:
+            if processes.is_first:
+                command(*values, output_dir=output_dir, quiet=quiet, json=json, **others)
+            else:
+                command(*values, output_dir=Path(folder) / "copy", quiet=True, json=False, **others)
+
+    return run
