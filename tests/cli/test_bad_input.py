@@ -315,7 +315,8 @@ def test_options_longer_than_the_context_are_never_cut(verb: str, work: Any, ref
 
 
 @pytest.mark.parametrize(
-    "command", ["adapt toy3.jsonl", "compare --suite suite.yaml", "tune --suite suite.yaml", "serve --store s"]
+    "command",
+    ["adapt toy3.jsonl --output-dir out", "compare --suite suite.yaml", "tune --suite suite.yaml", "serve --store s"],
 )
 def test_several_processes_are_refused(
     command: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch

@@ -134,3 +134,24 @@ def test_the_command_in_two_processes(tiny_llama: Path, tasks: Path, tmp_path: P
     few = train(4, "few")
     assert "error: meta_batch is 2, but 4 processes share out the episodes of an outer step" in few.stderr
     assert not (tmp_path / "few").exists()
+
+
+def test_processes_that_share_the_base_learn_the_same(tiny_llama: Path, tasks: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held out"  # three for two processes: one of them has more to do
+    held_out.mkdir()
+    for number in range(3):
+        (tasks / f"toy{number}.jsonl").rename(held_out / f"toy{number}.jsonl")
+
+    def train(processes: int, folder: str, *more: str) -> "subprocess.CompletedProcess[str]":
+        settings = ["--tasks", str(tasks), "--output-dir", str(tmp_path / folder), "--meta-batch", "2"]
+        settings += ["--model", str(tiny_llama), "--max-steps", "4", "--save-steps", "2", "--inner-steps", "2"]
+        settings += ["--dtype", "fp32", "--device", "cpu", "--r", "2", "--layers-to-transform", "1"]
+        settings += ["--calibration-tasks", "2", "--calibration-examples", "4", "--gradient-checkpointing"]
+        settings += ["--eval-tasks", str(held_out), "--eval-test-examples", "6", "--eval-steps", "2"]
+        return start(processes, "abmll", "train", *settings, *more)
+
+    alone, both = train(1, "alone"), train(2, "both", "--shard-base")
+    assert (alone.returncode, both.returncode) == (0, 0), both.stderr
+    theta, rows = "checkpoint-4/theta.safetensors", "validation.jsonl"
+    assert (tmp_path / "both" / theta).read_bytes() == (tmp_path / "alone" / theta).read_bytes()
+    assert (tmp_path / "both" / rows).read_text().count("\n") == 2

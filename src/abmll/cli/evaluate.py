@@ -1,6 +1,7 @@
 """``abmll evaluate``: adapt to every evaluation task of a suite, and measure."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -89,6 +90,7 @@ def evaluate(
         else:
             refuse_unread(writing, "chosen, not written")
         model = load_learner(run, adapt, method, continued, place, quiet, explicit)
+        processes = replace(processes, settle=model.scorer.base.settle)
         _refuse_learned(run, model.trained_on, loaded)
         for key, value in loaded.prompt.items():
             used = getattr(model.scorer.prompt, key)
@@ -104,6 +106,7 @@ def evaluate(
         evaluation = evaluate_tasks(
             model, loaded.evaluation, settings, seed=seed, cache=cache, quiet=quiet, processes=processes
         )
+        model.scorer.base.settle()
     if not processes.is_first:
         return None
     save_evaluation(evaluation, output_dir, model, settings, about)

@@ -50,7 +50,7 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
-SEVERAL = ("train", "evaluate")  # what torchrun may start in several processes
+SEVERAL = ("train", "evaluate", "adapt")  # what torchrun may start in several processes
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """Commands of several processes which share the language model and compute the same."""
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -7,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from abmll.common.config import PlaceConfig
+from abmll.common.errors import ConfigError
 
 
 def by_all_processes(command: Callable[..., None]) -> Callable[..., None]:
@@ -21,6 +23,11 @@ def by_all_processes(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         others |= {"place": place}
         if not place.shard_base:
+            if (size := os.environ.get("WORLD_SIZE") or "1") != "1":
+                raise ConfigError(
+                    f"WORLD_SIZE is {size}, but '{command.__name__}' is for one process; start it by itself, or add "
+                    "--shard-base"
+                )
             return command(*values, output_dir=output_dir, quiet=quiet, json=json, **others)
         from abmll.common.processes import together
 

@@ -67,11 +67,13 @@ def train(
         how = Reading(parse_mapping(column_mapping), say, quiet, generate)
         chosen, held_out = tasks_of_training(tasks, eval_tasks, settings, data_dir, allow_missing, how)
         loaded = load_base(base, say, quiet)
+        processes = replace(processes, settle=loaded.settle)
         model = AbmllModel(loaded, adapter, prompt, settings.seed)
         cache = open_cache(loaded, model.scorer.lower_blocks, settings, settings.activation_cache_gb, say)
         trainer = MetaTrainer(model, chosen, settings, cache, eval_tasks=held_out, processes=processes)
         say(trainer.describe())
         result = trainer.train(resume=resume, overwrite=overwrite, quiet=quiet)
+        loaded.settle()
     if processes.is_first:
         summary = _summary(trainer, result) | {"report": str(write_report(result.folder))}
         print_result(summary, _facts(summary, trainer.rule.label), quiet, json)

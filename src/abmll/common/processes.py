@@ -9,7 +9,7 @@ Processes exchange JSON and safetensors.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,10 +27,14 @@ STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among the ``size`` of a run; one by itself unless ``together`` says more."""
+    """This process among the ``size`` of a run; one by itself unless ``together`` says more.
+
+    ``settle`` is called before the processes tell each other anything (``Base.settle``, where they share a base).
+    """
 
     rank: int = 0
     size: int = 1
+    settle: Callable[[], None] = lambda: None
 
     @property
     def is_first(self) -> bool:
@@ -106,6 +110,7 @@ class Processes:
         padded = flat.new_zeros(most, stretch * self.size)
         padded[: len(flat), :length] = flat
         sent = padded.reshape(most, self.size, stretch).transpose(0, 1).contiguous()
+        self.settle()
         received, whole = torch.empty_like(sent), flat.new_empty(self.size, stretch)
         with _lost():
             distributed.all_to_all_single(received, sent)
@@ -116,6 +121,7 @@ class Processes:
 
     def _gathered(self, data: bytes) -> list[bytes]:
         """The bytes of each process, by rank."""
+        self.settle()
         lengths = torch.empty(self.size, 1, dtype=torch.int64)
         with _lost():
             distributed.all_gather(list(lengths), torch.tensor([len(data)]))
@@ -127,6 +133,7 @@ class Processes:
 
     def _sent(self, data: bytes) -> bytes:
         """The first one's bytes."""
+        self.settle()
         length = torch.tensor([len(data)])
         with _lost():
             distributed.broadcast(length, 0)
