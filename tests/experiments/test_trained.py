@@ -11,7 +11,9 @@ from abmll import AbmllModel
 from abmll.common.config import TrainConfig
 from abmll.experiments.trained import cost_of_run, recall, train_once
 from abmll.language.meter import metered
+from abmll.methods import State
 from abmll.tasks import Task
+from abmll.training.outer_step import OuterStep
 from abmll.training.trainer import MetaTrainer
 
 
@@ -63,15 +65,15 @@ def test_an_interrupted_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     trainings: list[bool],
 ) -> None:
-    episode = MetaTrainer._episode
+    take = OuterStep.take
 
-    def stopped(self: MetaTrainer, state: object, number: int) -> object:
-        if number == 1:
+    def stopped(self: OuterStep, state: State, first: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        if first == 1:
             raise KeyboardInterrupt
-        return episode(self, state, number)  # pyright: ignore[reportArgumentType]
+        return take(self, state, first)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MetaTrainer, "_episode", stopped)
+        patch.setattr(OuterStep, "take", stopped)
         with pytest.raises(KeyboardInterrupt):
             train_once(tiny_model, toy_tasks, config, None, quiet=True)
     train_once(tiny_model, toy_tasks, config, None, quiet=True)

@@ -129,7 +129,8 @@ def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool 
             if sharding.is_reader(mesh):
                 extra = quantized.loading(config.quantization, source, name, dtype, device, cached, config.device_map)
                 model = _read_weights(source, name, dtype, attention, cached, extra)
-                model = model if extra or mesh is not None or config.device_map is not None else model.to(device)
+                if not extra and mesh is None and config.device_map is None:
+                    model.to(device)  # pyright: ignore[reportArgumentType]
             else:
                 model = sharding.skeleton(source, dtype, attention, cached)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=cached)
