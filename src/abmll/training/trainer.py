@@ -14,19 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from abmll.common.checkpoint import (
-    PREFIX,
-    STATE,
-    Bundle,
     checkpoints,
     keep_newest,
-    latest_checkpoint,
-    load_bundle,
-    refuse_other_base,
-    save_bundle,
     write_best,
 )
 from abmll.common.config import LearningConfig, TrainConfig
-from abmll.common.errors import CheckpointError, ConfigError, DataError
+from abmll.common.errors import DataError
 from abmll.common.files import write_text
 from abmll.common.locks import sole_writer
 from abmll.common.processes import ALONE, Processes
@@ -38,16 +31,16 @@ from abmll.language.meter import counted
 from abmll.methods import State, make_rule, refuse_written
 from abmll.model.card import run_card
 from abmll.model.meta_learner import AbmllModel
-from abmll.model.run_folder import CARD, METRICS, TIMING, VALIDATION, RunFolder, refuse_other_run
+from abmll.model.run_folder import CARD, METRICS, TIMING, VALIDATION, RunFolder
 from abmll.posterior.calibration import CalibrationPrior
 from abmll.tasks import Task
-from abmll.tasks.order import sample_seed
 from abmll.training.callbacks import Callback, Callbacks
 from abmll.training.early_stopping import is_over
 from abmll.training.empirical_bayes import learn_calibration_prior
 from abmll.training.episodes import Episodes
 from abmll.training.outer_step import OuterStep
 from abmll.training.refusals import refuse_too_many, refuse_unfit
+from abmll.training.run_state import RunState
 from abmll.training.sampler import EpisodeSampler
 from abmll.training.trackers import trackers
 from abmll.training.training_tasks import check_encodings, fingerprint, usable
@@ -120,6 +113,9 @@ class MetaTrainer:
         shown = config.num_demonstrations if self.rule.demonstrations else 0
         self.episodes = Episodes(model.scorer, self.tasks, sampler, cache, shown, part_size)
         self.outer_step = OuterStep(self.rule, self.episodes, config, processes)
+        names = tuple(task.name for task in self.tasks)
+        known = self.data_sha256, self.validation.fingerprint
+        self.saved = RunState(self.folder, self.rule, self.settings(), names, *known)
 
     def settings(self) -> dict[str, Any]:
         """Everything that determines the run but its tasks, flat and fit for YAML: what ``config.yaml`` holds."""
@@ -194,46 +190,12 @@ class MetaTrainer:
                 raise DataError("the processes have read different training tasks; give all of them the same files")
             if self.processes.is_first:
                 if resume:
-                    episode, tensors = self._read_checkpoint()
+                    episode, tensors = self.saved.read()
                     rows = self.folder.rows(VALIDATION)
                 else:
                     self.folder.start(self.settings(), overwrite)
         episode, self.validation.rows = self.processes.of_first([episode, rows])
-        tensors = self.processes.tensors_of_first(tensors) if resume else {}
-        return self._state(tensors, self.folder.path / f"{PREFIX}{episode}"), episode
-
-    def _read_checkpoint(self) -> tuple[int, dict[str, Tensor]]:
-        """Episodes and tensors of the newest checkpoint; the folder is touched only once all of it is accepted."""
-        path = latest_checkpoint(self.folder.path)
-        bundle = load_bundle(path, STATE)
-        document, episode = bundle.document, bundle.document["episode"]
-        refuse_other_run(document["settings"], self.settings(), self.folder.path)
-        base = self.model.scorer.base
-        refuse_other_base(document, base.fingerprints, base.name, path)
-        if document["data_sha256"] != self.data_sha256:
-            raise CheckpointError(f"{path}: the training tasks are not those the run began with; give the same --tasks")
-        if document.get("validation_sha256") not in (None, self.validation.fingerprint):
-            same = "give the same --eval-tasks, --eval-examples, --eval-test-examples and --eval-adapt-steps"
-            raise CheckpointError(f"{path}: the run has been evaluated in another way so far; {same}")
-        if episode > self.config.max_steps:
-            raise ConfigError(f"max_steps is {self.config.max_steps}, but {path} has done more; give {episode} or more")
-        tensors = {f"{file}/{name}": one for file, some in bundle.tensors.items() for name, one in some.items()}
-        self._state(tensors, path)
-        self.folder.resume(self.settings(), episode)
-        return episode, tensors
-
-    def _state(self, tensors: Mapping[str, Tensor], path: Path) -> State:
-        """The state of a checkpoint with these tensors, ``file/name``, or without any a fresh one.
-
-        Raises ``CheckpointError`` where they do not fit.
-        """
-        theta = self.model.scorer.new_adapter(sample_seed(self.config.seed, "init"))
-        if tensors:
-            theta.load_state_dict(_of_file("theta", tensors), str(path / "theta.safetensors"))
-        state = self.rule.init(theta)
-        for name, optimizer in state.optimizers().items():
-            optimizer.load_tensors(_of_file(name, tensors), str(path / f"{name}.safetensors"))
-        return state
+        return self.saved.state(episode, self.processes.tensors_of_first(tensors) if resume else {}), episode
 
     def _evaluate_and_save(self, state: State, episode: int) -> None:
         """What is due after an episode. With the best theta wanted at the end, each new best one is saved."""
@@ -246,7 +208,11 @@ class MetaTrainer:
         ends = episode == config.max_steps or is_over(validation.rows, config)
         due = ends or episode % config.save_steps == 0 or validation.best_episode() == episode
         if due and self.processes.is_first:
-            self._save(state, episode)
+            path = self.saved.save(state, episode)
+            keep_newest(
+                self.folder.path, config.save_total_limit, validation.best_episode(checkpoints(self.folder.path))
+            )
+            self.callbacks.on_save(episode, path)
 
     def _finish(self, theta: Adapter, last: int, quiet: bool) -> Mapping[str, Any] | None:
         """Hand the model what was learned and write the card; learn theta's calibration unless an earlier call did.
@@ -269,20 +235,19 @@ class MetaTrainer:
 
     def _chosen(self, theta: Adapter, last: int) -> tuple[Adapter, int]:
         """The best theta that is saved, where that is wanted, or else the last; and of after which episode it is."""
-        found: list[Any] = [last]
-        tensors: Mapping[str, Tensor] = {}
+        best, tensors = None, {}
         with self.processes.agreed():
             if self.processes.is_first:
                 best = self.validation.best_episode(checkpoints(self.folder.path))
                 if best not in (None, last):
-                    tensors = load_bundle(self.folder.path / f"{PREFIX}{best}", STATE).tensors["theta"]
+                    tensors = self.saved.theta(best)
                     write_best(self.folder.path, best)
-                    found = [best]
-        [episode] = self.processes.of_first(found)
-        if episode != last:
-            theta, path = theta.clone(), self.folder.path / f"{PREFIX}{episode}"
-            theta.load_state_dict(self.processes.tensors_of_first(tensors), str(path / "theta.safetensors"))
-        return theta, episode
+        best = self.processes.of_first(best)
+        if best in (None, last):
+            return theta, last
+        theta = theta.clone()
+        theta.load_state_dict(self.processes.tensors_of_first(tensors), str(self.saved.path(best)))
+        return theta, best
 
     def _calibration(self, episode: int, quiet: bool) -> CalibrationPrior:
         """Theta's calibration of after ``episode``: that of the run folder, or learned now."""
@@ -302,29 +267,6 @@ class MetaTrainer:
             self.folder.write_calibration(episode, prior, wanted, cost.of_run())
         return prior
 
-    def _save(self, state: State, episode: int) -> None:
-        moments = {name: optimizer.tensors() for name, optimizer in state.optimizers().items()}
-        tensors = {"theta": state.theta.state_dict(), "optimizer_phi": {}} | moments
-        document = {
-            "episode": episode,
-            "num_tasks": len(self.tasks),
-            "tasks": [task.name for task in self.tasks],
-            "data_sha256": self.data_sha256,
-            "validation_sha256": self.validation.fingerprint,
-            "base_fingerprint": self.model.scorer.base.fingerprint,
-            "settings": self.settings(),
-        }
-        saved = self.folder.path / f"{PREFIX}{episode}"
-        save_bundle(saved, Bundle(tensors, document), STATE, overwrite=True)
-        best = self.validation.best_episode(checkpoints(self.folder.path))
-        keep_newest(self.folder.path, self.config.save_total_limit, best)
-        self.callbacks.on_save(episode, saved)
-
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         if self.processes.is_first:
             self.folder.append(name, row)
-
-
-def _of_file(file: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of one file, of those named ``file/name``."""
-    return {name.removeprefix(f"{file}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{file}/")}
