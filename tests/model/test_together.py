@@ -15,6 +15,7 @@ from abmll.common.errors import ConfigError, DataError
 from abmll.language.adapter import Adapter
 from abmll.language.packing import remove_packing
 from abmll.language.scorer import OptionScorer
+from abmll.model import prediction
 from abmll.model.prequential import TaskCalibration
 from abmll.model.together import Request, predict_together
 from abmll.tasks import Example
@@ -86,8 +87,9 @@ def assert_same(found: Sequence[Prediction], wanted: Sequence[Prediction]) -> No
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many examples each pass has whose adapters are bound together."""
+    """How many examples each pass has whose adapters are bound together: those of a posterior alone are not here."""
     seen: list[int] = []
+    monkeypatch.setattr(prediction, "POSITIONS_CPU", 0)
     scores = OptionScorer.scores
 
     def spy(self: OptionScorer, batch: Any, phi: Adapter | None, how: Any = None) -> Any:
