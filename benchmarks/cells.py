@@ -15,6 +15,7 @@ from benchmarks import (
     scaling,
     serving,
     starting,
+    torchrun,
     training,
 )
 from benchmarks.bench import Bench
@@ -83,6 +84,7 @@ EXTRA: dict[str, Cell] = {
     "growth-served": growth.served,
     "growth-head-examples": growth.head_examples,
     "growth-head-options": growth.head_options,
+    "growth-processes": torchrun.processes,
 }
 
 

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from abmll.common.config import LearningConfig, PromptConfig
 from abmll.posterior import head
 from abmll.tasks import Example, Task
 from tests.hub_stand_in import Hub, serving
+
+with suppress(ImportError):
+    # Its import closes logging's handlers. One of absl's, made in another test, would take pytest's own file with it.
+    import submitit  # noqa: F401
 
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 259}
 FAMILIES = {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from safetensors.torch import load_file
@@ -182,7 +183,8 @@ def test_adapt_learns_as_it_is_told(work: Any, abmll: Call) -> None:
     methods = [document["settings"]["method"] for document in documents.values()]
     assert methods == ["abmll-mixture", "abmll-mixture", "abmll"]
     one, first, second = map(load_file, ("one/phi.safetensors", "two/phi.safetensors", "two/phi_2.safetensors"))
-    assert all((one[name] == first[name]).all() for name in one)
+    for name, tensor in one.items():  # which members learn side by side changes their rounding
+        np.testing.assert_allclose(first[name], tensor, rtol=0, atol=1e-5)
     assert not all((one[name] == second[name]).all() for name in one)
 
 

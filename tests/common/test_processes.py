@@ -23,7 +23,7 @@ def parts_of(count: int) -> list[dict[str, Tensor]]:
 
 def test_three_processes_hear_the_same() -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"]
-    ended = subprocess.run([*command, "-m", "tests.common.of_three"], capture_output=True, text=True)
+    ended = subprocess.run([*command, "-m", "tests.common.of_three"], capture_output=True, text=True, timeout=900)
     assert ended.returncode == 0, ended.stderr
     assert sorted(ended.stdout.split("\n")) == ["", *(f"process {rank} agrees" for rank in range(3))]
 

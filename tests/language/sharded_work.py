@@ -22,15 +22,15 @@ from tests.conftest import SHORT, toy_task
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "checkpointed": {"checkpointing": True},
-    "second order": {"method": "maml"},
+    "adapters in all blocks": {"layers": None},
     "conv1d": {"family": "gpt2"},
 }
 
 
-def facts(base: Base, folder: Path, checkpointing: bool = False, method: str = "abmll") -> dict[str, Tensor]:
-    """What a model on ``base`` computes; its lowest decoder block has no adapter."""
-    model = AbmllModel.from_base(base, prompt=SHORT, r=2, layers_to_transform="1", target_modules=["all-linear"])
-    task, settings = toy_task("letters"), {"method": method, "inner_steps": 2, "per_device_train_batch_size": 2}
+def facts(base: Base, folder: Path, checkpointing: bool = False, layers: str | None = "1") -> dict[str, Tensor]:
+    """What a model on ``base`` computes, its lowest decoder block without an adapter unless ``layers`` is None."""
+    model = AbmllModel.from_base(base, prompt=SHORT, r=2, layers_to_transform=layers, target_modules=["all-linear"])
+    task, settings = toy_task("letters"), {"inner_steps": 2, "per_device_train_batch_size": 2}
     if checkpointing:
         model.gradient_checkpointing_enable()
     scorer, examples = model.scorer, list(task.examples)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import toy_task
 
+SECONDS = 900  # after which processes that wait for each other are given up
 FILES = ("metrics.jsonl", "validation.jsonl", "config.yaml")
 RULES: tuple[dict[str, Any], ...] = (
     {"method": "abmll", "eval_steps": 4, "eval_examples": 4, "eval_test_examples": 5, "eval_adapt_steps": 2},
@@ -21,6 +22,9 @@ RULES: tuple[dict[str, Any], ...] = (
     {"method": "reptile", "meta_batch": 8, "save_steps": 8},
     {"method": "maml", "meta_batch": 6, "max_steps": 12, "save_steps": 6},
     {"method": "abml"},
+    {"method": "fomaml"},
+    {"method": "metaicl", "num_demonstrations": 2},
+    {"method": "abmll-icl", "num_demonstrations": 2},
 )
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -44,7 +48,8 @@ def start(processes: int, *command: str) -> "subprocess.CompletedProcess[str]":
     """The command in so many processes, each with one thread."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "--"]
     whole = [sys.executable, *(torchrun if processes > 1 else ["-m"]), *command]
-    return subprocess.run(whole, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(whole, capture_output=True, text=True, env=environment, timeout=SECONDS)
 
 
 @pytest.fixture
@@ -125,14 +130,13 @@ def test_the_command_in_two_processes(tiny_llama: Path, tasks: Path, tmp_path: P
     assert (alone.returncode, both.returncode) == (0, 0), both.stderr
     theta = "checkpoint-4/theta.safetensors"
     assert (tmp_path / "both" / theta).read_bytes() == (tmp_path / "alone" / theta).read_bytes()
-    assert both.stdout.count("validation") == alone.stdout.count("validation")
     assert both.stdout.count("gradient steps") == 1
     assert (tmp_path / "both/report.html").exists()
     taken = train(2, "both")
     assert taken.returncode != 0
     assert taken.stderr.count("holds a run already; continue it with --resume or replace it with --overwrite") == 1
     few = train(4, "few")
-    assert "error: meta_batch is 2, but 4 processes share out the episodes of an outer step" in few.stderr
+    assert few.stderr.count("error: meta_batch is 2, but 4 processes share out the episodes of an outer step") == 1
     assert not (tmp_path / "few").exists()
 
 

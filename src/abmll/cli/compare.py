@@ -78,6 +78,8 @@ def compare(
     from abmll.experiments.published import beside_published
     from abmll.experiments.summary import summarize
 
+    if dry_run and shared.dtype == "auto":
+        shared = replace(shared, dtype="bf16")  # the GPU's, not this computer's
     if smoke:
         output_dir, suite, flags, shared = rehearsal(output_dir, suite, flags, shared)
     results, config = prepare(output_dir, suite, flags, seeds, shared, activations, explicit)
@@ -113,7 +115,10 @@ def rehearsal(
     from abmll.cli.places import check_folder
     from abmll.experiments.smoke import rehearse
 
-    folder = folder.with_name(f"{folder.name}{SMOKE}")
+    whole = folder if folder.name not in ("", "..") else folder.resolve()
+    if not whole.name:
+        raise ConfigError(f"output_dir: {folder} has no folder beside it for a rehearsal; name another one")
+    folder = whole.with_name(f"{whole.name}{SMOKE}")
     check_folder(folder, overwrite=True)  # its own earlier results
     path, small = rehearse(folder, suite, shared)
     return folder, str(path), replace(flags, data_dir=folder / "tasks"), small

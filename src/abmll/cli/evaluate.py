@@ -73,22 +73,24 @@ def evaluate(
     with together() as processes:
         quiet = quiet or not processes.is_first
         say = narrator(quiet)
-        mapping = parse_mapping(column_mapping)
-        how: dict[str, Any] = {"allow_missing": allow_missing, "column_mapping": mapping, "announce": say}
-        loaded = load_suite(suite, data_dir, **how, quiet=quiet)
-        loaded.refuse_leaks()
         with processes.agreed():
+            mapping = parse_mapping(column_mapping)
+            how: dict[str, Any] = {"allow_missing": allow_missing, "column_mapping": mapping, "announce": say}
+            loaded = load_suite(suite, data_dir, **how, quiet=quiet)
+            loaded.refuse_leaks()
             if processes.is_first:
                 check_folder(output_dir, overwrite)
-        written = are_written([task.examples[0] for task in loaded.evaluation])
-        if written:
-            refuse_unread(pick(PredictConfig, flatten(settings)), "written, not chosen", explicit)
-            if processes.size > 1:
-                raise ConfigError("tasks whose answers are written are evaluated by one process; start it by itself")
-            require_rouge()
-            adapt = adapt or "full"
-        else:
-            refuse_unread(writing, "chosen, not written")
+            written = are_written([task.examples[0] for task in loaded.evaluation])
+            if written:
+                refuse_unread(pick(PredictConfig, flatten(settings)), "written, not chosen", explicit)
+                if processes.size > 1:
+                    raise ConfigError(
+                        "tasks whose answers are written are evaluated by one process; start it by itself"
+                    )
+                require_rouge()
+                adapt = adapt or "full"
+            else:
+                refuse_unread(writing, "chosen, not written")
         model = load_learner(run, adapt, method, continued, place, quiet, explicit)
         processes = replace(processes, settle=model.scorer.base.settle)
         _refuse_learned(run, model.trained_on, loaded)

@@ -18,27 +18,32 @@ _NULL_TAG = "tag:yaml.org,2002:null"
 def read_settings(path: Path, kinds: Mapping[str, Kind], including: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values that a YAML file, or a recipe, gives to the settings of ``kinds``, dashes in names as underscores.
 
-    ``include`` in it names a file beside it, before whose values its own go; ``including`` are the files that led here.
+    ``include`` in it names a file beside it, or a recipe, before whose values its own go; ``including`` are the files
+    that led here.
     The values are read from their text: the setting's kind decides what 1e-6, no or 007 means, not YAML's rules.
     Raises ``ConfigError`` with file and line for an unknown setting, one that is set twice, or a value of another kind.
     """
     path = _recipe(path) or path
-    including = including or (path,)
+    including = including or (path.resolve(),)
     root = _parse(path)
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{path}:{root.start_mark.line + 1}: must be a mapping: 'name: value', one a line")
     values: dict[str, Any] = {}
-    included: dict[str, Any] = {}
+    included: dict[str, Any] | None = None
     for key, node in root.value:
         where, name = f"{path}:{key.start_mark.line + 1}", str(key.value).replace("-", "_")
         if isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{where}: {name} must be a value or a list of values; settings are not nested")
         if name == INCLUDE and isinstance(node, yaml.ScalarNode):
-            if (other := path.parent / node.value) in including:
+            if included is not None:
+                raise ConfigError(f"{where}: {name} is set a second time; keep one")
+            other = path.parent / node.value
+            other = other if other.exists() else _recipe(Path(node.value)) or other
+            if other.resolve() in including:
                 raise ConfigError(f"{where}: includes itself; leave it out")
-            included = read_settings(other, kinds, (*including, other))
+            included = read_settings(other, kinds, (*including, other.resolve()))
             continue
         if name not in kinds:
             raise ConfigError(f"{where}: unknown setting '{name}'.{nearest(name, kinds)}")
@@ -48,7 +53,7 @@ def read_settings(path: Path, kinds: Mapping[str, Kind], including: tuple[Path, 
             values[name] = _value(kinds[name], node)
         except ValueError as error:
             raise ConfigError(f"{where}: {name} {error}") from error
-    return included | values
+    return (included or {}) | values
 
 
 def recipes() -> list[str]:
@@ -58,7 +63,7 @@ def recipes() -> list[str]:
 
 def _recipe(name: Path) -> Path | None:
     """The file of a recipe, where there is no file of that name in the current folder."""
-    return RECIPES / f"{name}.yaml" if str(name) in recipes() and not name.exists() else None
+    return RECIPES / f"{name}.yaml" if str(name) in recipes() and not name.is_file() else None
 
 
 def write_settings(values: Mapping[str, Any]) -> str:

@@ -29,9 +29,13 @@ def by_all_processes(command: Callable[..., None]) -> Callable[..., None]:
                     "--shard-base"
                 )
             return command(*values, output_dir=output_dir, quiet=quiet, json=json, **others)
+        from abmll.cli.places import check_folder
         from abmll.common.processes import together
 
         with together() as processes, TemporaryDirectory() as folder:
+            with processes.agreed():  # here, as the others write elsewhere and would wait for the first one
+                if processes.is_first:
+                    check_folder(output_dir, others.get("overwrite", False), "posterior")
             if processes.is_first:
                 command(*values, output_dir=output_dir, quiet=quiet, json=json, **others)
             else:

@@ -56,16 +56,16 @@ def train(
     settings = replace(settings, output_dir=str(Path(settings.output_dir).expanduser()))
     refuse_unfit(settings)
     with together() as processes:
-        refuse_too_many(processes.size, settings.meta_batch)
         quiet = quiet or not processes.is_first
         say = narrator(quiet)
         with processes.agreed():
+            refuse_too_many(processes.size, settings.meta_batch)
             if processes.is_first:
                 # What is missing or in the way is named before anything loads.
                 trackers(settings.report_to, Path(settings.output_dir))
                 check_run(Path(settings.output_dir), resume, overwrite)
-        how = Reading(parse_mapping(column_mapping), say, quiet, generate)
-        chosen, held_out = tasks_of_training(tasks, eval_tasks, settings, data_dir, allow_missing, how)
+            how = Reading(parse_mapping(column_mapping), say, quiet, generate)
+            chosen, held_out = tasks_of_training(tasks, eval_tasks, settings, data_dir, allow_missing, how)
         loaded = load_base(base, say, quiet)
         processes = replace(processes, settle=loaded.settle)
         model = AbmllModel(loaded, adapter, prompt, settings.seed)

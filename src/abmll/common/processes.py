@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, distributed
 
-from abmll.common.errors import AbmllError, ConfigError, ReportedError, TrainingError
+from abmll.common.errors import AbmllError, ConfigError, ReportedError, TrainingError, is_out_of_memory
 
 PATIENCE = timedelta(hours=2)  # that a process waits for the others: one may have far longer texts to read
 STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -86,7 +86,9 @@ class Processes:
 
     def of_first(self, value: Any) -> Any:
         """What the first process has to say; ``value`` is JSON-ready, and not looked at in the others."""
-        return value if self.size == 1 else json.loads(self._sent(json.dumps(value).encode()))
+        if self.size == 1:
+            return value
+        return json.loads(self._sent(json.dumps(value).encode() if self.is_first else b""))
 
     def tensors_of_first(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The first one's tensors by name, on the CPU in the others, whose own are not looked at."""
@@ -99,7 +101,7 @@ class Processes:
         """The mean of ``count`` parts, each the same tensors by name, of which ``own`` are this process's.
 
         The parts are added in their order. Each process adds up its own stretch of the elements and passes the sums on:
-        it sends and receives about (count / size + 1) times the size of a part, and holds that much.
+        it sends and receives about (count / size + 1) times the size of a part, and holds about four times as much.
         """
         if self.size == 1:
             return _mean(own, count)
@@ -110,9 +112,9 @@ class Processes:
         padded = flat.new_zeros(most, stretch * self.size)
         padded[: len(flat), :length] = flat
         sent = padded.reshape(most, self.size, stretch).transpose(0, 1).contiguous()
-        self.settle()
         received, whole = torch.empty_like(sent), flat.new_empty(self.size, stretch)
-        with _lost():
+        with reachable():
+            self.settle()
             distributed.all_to_all_single(received, sent)
             parts = [{"": received[part % self.size, part // self.size]} for part in range(count)]
             distributed.all_gather(list(whole), _mean(parts, count)[""])
@@ -121,9 +123,9 @@ class Processes:
 
     def _gathered(self, data: bytes) -> list[bytes]:
         """The bytes of each process, by rank."""
-        self.settle()
         lengths = torch.empty(self.size, 1, dtype=torch.int64)
-        with _lost():
+        with reachable():
+            self.settle()
             distributed.all_gather(list(lengths), torch.tensor([len(data)]))
             padded = torch.zeros(int(lengths.max()), dtype=torch.uint8)
             padded[: len(data)] = _as_tensor(data)
@@ -133,9 +135,9 @@ class Processes:
 
     def _sent(self, data: bytes) -> bytes:
         """The first one's bytes."""
-        self.settle()
         length = torch.tensor([len(data)])
-        with _lost():
+        with reachable():
+            self.settle()
             distributed.broadcast(length, 0)
             sent = _as_tensor(data) if self.is_first else torch.empty(int(length), dtype=torch.uint8)
             distributed.broadcast(sent, 0)
@@ -159,9 +161,10 @@ def together() -> Iterator[Processes]:
     missing = [name for name in STARTED if not os.environ.get(name)]
     if missing:
         raise ConfigError(f"WORLD_SIZE is {wanted}, but {missing[0]} is not set; start the command with torchrun")
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    with _lost():
+    local = int(os.environ["LOCAL_RANK"])
+    if local < torch.cuda.device_count():
+        torch.cuda.set_device(local)
+    with reachable():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size())
@@ -170,14 +173,14 @@ def together() -> Iterator[Processes]:
 
 
 @contextmanager
-def _lost() -> Iterator[None]:
+def reachable() -> Iterator[None]:
     """Raise ``TrainingError`` where another process cannot be reached."""
     try:
         yield
     except RuntimeError as error:
-        raise TrainingError(
-            f"another process of this run cannot be reached; see what it said, and go on with --resume ({error})"
-        ) from error
+        if is_out_of_memory(error):
+            raise
+        raise TrainingError("another process cannot be reached; see what it said, and begin again") from error
 
 
 def _mean(parts: Sequence[Mapping[str, Tensor]], count: int) -> dict[str, Tensor]:

@@ -25,7 +25,8 @@ def published() -> Mapping[str, Any]:
 def beside_published(comparison: Document) -> Table | None:
     """Rows that the paper has numbers of, each metric as it came out and as published.
 
-    None where the paper has no numbers of this suite with this base model and with all training examples.
+    None where the paper has no numbers of this suite with this base model and with all training examples. The title
+    says how many tasks are missing here.
     """
     table = _table_of(comparison["suite"])
     if table is None:
@@ -43,7 +44,9 @@ def beside_published(comparison: Document) -> Table | None:
             rows.append(Row(row["label"], [Cell(text) for pair in pairs for text in pair]))
     headers = [f"{one['name']}, {which}" for one in shown.values() for which in ("here", "published")]
     model = "" if table["model"] else "; base model not stated"
-    return Table(f"Published numbers ({table['source']}{model})", "Method", headers, rows) if rows else None
+    count = len(comparison["missing"])
+    missing = f"; {count} of its tasks missing here" if count else ""
+    return Table(f"Published numbers ({table['source']}{model}{missing})", "Method", headers, rows) if rows else None
 
 
 def _table_of(suite: str) -> Mapping[str, Any] | None:

@@ -1,6 +1,7 @@
 """Loading a frozen causal language model: the embedded one, a folder, or a Hugging Face name."""
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -140,7 +141,7 @@ def load_base(config: ModelConfig, announce: Callable[[str], None], quiet: bool 
         raise CheckpointError(f"model: cannot load {name}{where}: {reason}") from error
     model.eval().requires_grad_(False)
     quantized.settle(model)
-    whole, sampled = sharding.told(
+    whole, sampled = sharding.of_reader(
         mesh, lambda: [kept_fingerprint(model, source, config.quantization), sampled_fingerprint(model)]
     )
     shards = None if mesh is None else sharding.share_out(model, mesh, device)
@@ -177,6 +178,9 @@ def resolve_device(name: str) -> torch.device:
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # depends on how torch was built
         raise ConfigError(f"device: '{name}' is not available here; use cpu, cuda, mps or auto") from error
+    number, gpus = int(os.environ.get("LOCAL_RANK") or 0), torch.cuda.device_count()
+    if device.type == "cuda" and device.index is None and number >= gpus:
+        raise ConfigError(f"device: this computer has {gpus} GPUs; start as many processes, or use --device cpu")
     return device
 
 

@@ -35,7 +35,9 @@ def device_map_of(model: PreTrainedModel, how: str) -> dict[str, Any]:
     memory = None if how == "sequential" else get_balanced_memory(model, **whole)
     found = dict(infer_auto_device_map(model, max_memory=memory, **whole))
     if "disk" in found.values():
-        raise ConfigError("device_map: the model fits into the memory of GPUs and computer no more; quantise it")
+        raise ConfigError(
+            "device_map: the model does not fit into the memory of the GPUs and the computer together; quantise it"
+        )
     return found
 
 

@@ -2,12 +2,11 @@
 while it computes (FSDP2). Embeddings, the final norm and the head are whole in every process, as adapters are.
 
 FSDP2 by itself needs processes whose passes are in step: each gathers a block when its own pass comes to it, and a
-process with one pass less than the others lets them wait for ever. Here processes learn different tasks, find other
+process with one pass less than the others makes them wait for ever. Here processes learn different tasks, find other
 activations in their caches, and are asked different numbers of questions. So before a block is gathered all of them
 say which one they need next, and gather these together, in the same order. Who needs none takes part in ``settle``.
 """
 
-import json
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
@@ -22,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.import_utils import is_torch_greater_or_equal
 
 from abmll.common.errors import ConfigError
+from abmll.common.processes import PATIENCE, Processes, reachable
 from abmll.language.targets import decoder_blocks
 
 NONE = -1  # in the place of a block's number
@@ -36,7 +36,9 @@ class Shards:
         """``blocks`` are those of one model, each of them sharded over the ``mesh``; all processes come here."""
         self.blocks = blocks
         # Of its own, and of the CPU: what is agreed on must not wait for what a GPU still computes.
-        self.group: Any = distributed.new_group(distributed.get_process_group_ranks(mesh.get_group()), backend="gloo")
+        self.group: Any = distributed.new_group(
+            distributed.get_process_group_ranks(mesh.get_group()), backend="gloo", timeout=PATIENCE
+        )
         for index, block in enumerate(blocks):
             block.register_forward_pre_hook(partial(self._before, index), prepend=True)
             block.register_forward_hook(partial(self._behind, index), prepend=True)
@@ -56,7 +58,8 @@ class Shards:
         """The blocks that the processes need, each once, in order."""
         own = torch.tensor([index])
         every = [torch.empty_like(own) for _ in range(distributed.get_world_size(self.group))]
-        distributed.all_gather(every, own, group=self.group)
+        with reachable():
+            distributed.all_gather(every, own, group=self.group)
         return sorted({int(one) for one in every})
 
     def _gather(self, wanted: list[int], own: int) -> None:
@@ -109,16 +112,11 @@ def skeleton(source: str | Path, dtype: torch.dtype, attention: str, cached: boo
         return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
 
 
-def told(mesh: DeviceMesh | None, find: Callable[[], T]) -> T:
+def of_reader(mesh: DeviceMesh | None, find: Callable[[], T]) -> T:
     """What ``find`` gives to the process that reads the weights, in all processes; it is JSON-ready."""
     if mesh is None:
         return find()
-    data = json.dumps(find() if is_reader(mesh) else None).encode()
-    length = torch.tensor([len(data)])
-    distributed.broadcast(length, src=0)
-    sent = torch.frombuffer(bytearray(data.ljust(int(length))), dtype=torch.uint8)[: int(length)]
-    distributed.broadcast(sent, src=0)
-    return json.loads(sent.numpy().tobytes())
+    return Processes(mesh.get_rank(), mesh.size()).of_first(find() if is_reader(mesh) else None)
 
 
 def share_out(model: PreTrainedModel, mesh: DeviceMesh, device: torch.device) -> Shards:
@@ -130,7 +128,7 @@ def share_out(model: PreTrainedModel, mesh: DeviceMesh, device: torch.device) ->
 
     blocks = list(decoder_blocks(model))
     paths = {module: f"{name}." for name, module in model.named_modules()}
-    dtypes, tied = told(mesh, lambda: _layout(model))
+    dtypes, tied = of_reader(mesh, lambda: _layout(model))
     for block in blocks:
         for name in [name for name in dtypes if name.startswith(paths[block])]:
             _receive(model, name, dtypes.pop(name), mesh, device)
@@ -163,7 +161,8 @@ def _receive(model: nn.Module, name: str, dtype: str, mesh: DeviceMesh, device: 
         value = tensor.detach().to(device)
     else:
         value = torch.empty(tensor.shape, dtype=getattr(torch, dtype), device=device)
-    distributed.broadcast(value, src=0, group=mesh.get_group())
+    with reachable():
+        distributed.broadcast(value, src=0, group=mesh.get_group())
     _put(model, name, nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value)
 
 
@@ -178,10 +177,6 @@ def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def _is_sharded(block: nn.Module) -> bool:
-    return _is_dtensor(next(block.parameters()))
-
-
-def _is_dtensor(tensor: Tensor) -> bool:
     from torch.distributed.tensor import DTensor
 
-    return isinstance(tensor, DTensor)
+    return isinstance(next(block.parameters()), DTensor)

@@ -167,6 +167,10 @@ def _load(recipe: Recipe, say: Say, source: Path | None) -> Loaded:
     name = HubName(recipe.dataset, recipe.config, recipe.revision)
     files = recipe.files_of_splits
     size = None
+    if source is None and name.folder is not None:
+        raise DataError(
+            f"{name.path}: is a folder here, not the hub's dataset; use it with --archive . or call from another folder"
+        )
     if source is not None:
         name = HubName(str(source / recipe.dataset), recipe.config)
         if name.folder is None:

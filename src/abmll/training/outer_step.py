@@ -24,12 +24,11 @@ from abmll.training.schedule import rate
 
 
 class Learned(NamedTuple):
-    """An episode before theta's step: its losses by name, what it gives to theta's step, and what it took."""
+    """An episode before theta's step: its losses by name, and what it gives to that step."""
 
     episode: int
     losses: Mapping[str, Loss]
     share: Mapping[str, Tensor]
-    seconds: float
     left_out: int  # demonstrations
 
 
@@ -48,7 +47,8 @@ class OuterStep:
         Returns the row of metrics and the cost of each, in their order. Raises ``TrainingError``, with the episode and
         its task, where a loss term is not finite, or where nothing has moved after the very first step.
         """
-        count, before = self.config.meta_batch, state.theta.clone() if first == 0 else None
+        started, count = time.perf_counter(), self.config.meta_batch
+        before = state.theta.clone() if first == 0 else None
         learned: list[Learned] = []
         with self.processes.agreed():
             begun = {name: tensor.clone() for name, tensor in state.passed_on().items()} if count > 1 else {}
@@ -57,7 +57,6 @@ class OuterStep:
                     state.put_back(begun)
                 with self._named(first + part):
                     learned.append(self._episode(state, first + part))
-        started = time.perf_counter()
         mean = self.processes.mean([one.share for one in learned], count)
         if count > 1:
             state.put_back(state.passed_on() | mean)
@@ -89,17 +88,17 @@ class OuterStep:
         return rate(self.config, episode, self.config.max_steps)
 
     def _episode(self, state: State, episode: int) -> Learned:
-        started, left_out = time.perf_counter(), self.episodes.left_out
+        left_out = self.episodes.left_out
         losses, share = self.learn(state, episode)
         if self.config.meta_batch > 1:  # the next episode writes over what is not copied; all count the same steps
             passed_on = {name: one for name, one in state.passed_on().items() if not name.endswith(".step")}
             share = {name: tensor.clone() for name, tensor in (share | passed_on).items()}
-        return Learned(episode, losses, share, time.perf_counter() - started, self.episodes.left_out - left_out)
+        return Learned(episode, losses, share, self.episodes.left_out - left_out)
 
     def _outcome(
         self, state: State, one: Learned, norms: Mapping[str, Tensor], seconds: float
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The episode's row of metrics, after theta's step, and its cost."""
+        """The episode's row of metrics, after theta's step, and its cost; ``seconds`` are its part of the step's."""
         losses = dict(one.losses)
         if OUTER in losses:
             losses[OUTER] = losses[OUTER].stepped(norms)
@@ -109,7 +108,7 @@ class OuterStep:
         about = {"episode": one.episode + 1, "task": self.episodes.name(one.episode)}
         return about | summarize(steps) | {"log_sigma": log_sigma}, {
             "episode": one.episode + 1,
-            "seconds": one.seconds + seconds,
+            "seconds": seconds,
             "tokens": sum(step.tokens for step in steps.values()),
             "steps": len(steps),
             "forward_passes": sum(step.passes for step in steps.values()),

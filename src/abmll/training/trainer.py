@@ -19,7 +19,7 @@ from abmll.common.checkpoint import (
     write_best,
 )
 from abmll.common.config import LearningConfig, TrainConfig
-from abmll.common.errors import DataError
+from abmll.common.errors import ConfigError, DataError, ReportedError
 from abmll.common.files import write_text
 from abmll.common.locks import sole_writer
 from abmll.common.processes import ALONE, Processes
@@ -100,6 +100,11 @@ class MetaTrainer:
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         self.rule = make_rule(model.scorer, config, len(tasks))
+        if model.scorer.base.shards is not None and not self.rule.accumulates:
+            raise ConfigError(
+                f"shard_base: {self.rule.name} differentiates its steps a second time, when the blocks are in parts "
+                "again; use fomaml, or leave shard_base out"
+            )
         query = self.rule.needs_query
         self.tasks = usable(tasks, min_examples=1 + query if self.rule.draws_from == "task" else 0)
         if self.tasks[0].is_written:
@@ -151,8 +156,9 @@ class MetaTrainer:
     def _train(self, resume: bool, overwrite: bool, quiet: bool) -> TrainResult:
         config, encoder = self.config, self.model.scorer.encoder
         drawn = self.episodes.sampler.drawn(config.max_steps)
-        examples, truncated = check_encodings(encoder, self.tasks, drawn, quiet)
-        self.validation.check(self.model)
+        with self.processes.agreed():
+            examples, truncated = check_encodings(encoder, self.tasks, drawn, quiet)
+            self.validation.check(self.model)
         state, episode = self._begin(resume, overwrite)
         started, steps, tokens, result = time.perf_counter(), 0, 0, None
         with progress(config.max_steps, f"training {self.rule.label}", "episode", quiet=quiet) as bar:
@@ -160,12 +166,14 @@ class MetaTrainer:
             try:
                 self.callbacks.on_start(self.settings())
                 while episode < config.max_steps and not is_over(self.validation.rows, config):
-                    for row, cost in self.outer_step.take(state, episode):
-                        episode, steps, tokens = episode + 1, steps + cost["steps"], tokens + cost["tokens"]
-                        self._append(METRICS, row)
-                        self._append(TIMING, cost)
-                        self.callbacks.on_step(episode, row)
-                        bar.set_postfix(nll=f"{row['nll']:.3f}", accuracy=f"{row['accuracy']:.2f}")
+                    rows = self.outer_step.take(state, episode)
+                    with self.processes.agreed():
+                        for row, cost in rows:
+                            episode, steps, tokens = episode + 1, steps + cost["steps"], tokens + cost["tokens"]
+                            self._append(METRICS, row)
+                            self._append(TIMING, cost)
+                            self.callbacks.on_step(episode, row)
+                            bar.set_postfix(nll=f"{row['nll']:.3f}", accuracy=f"{row['accuracy']:.2f}")
                     self._evaluate_and_save(state, episode)
                     bar.update(config.meta_batch)
                 evaluation = self._finish(state.theta, episode, quiet)
@@ -175,6 +183,8 @@ class MetaTrainer:
                 result = TrainResult(self.folder.path, episode, seconds=seconds, **counts, **ended)
                 return result
             except KeyboardInterrupt:
+                if not self.processes.is_first:
+                    raise ReportedError("interrupted") from None
                 saved = max(checkpoints(self.folder.path), default=0)  # a checkpoint may just have been completed
                 again = f"--resume to go on from episode {saved}" if saved else "--overwrite: no checkpoint was due yet"
                 raise KeyboardInterrupt(f"{self.folder.path}: run the same command with {again}") from None
@@ -184,10 +194,14 @@ class MetaTrainer:
     def _begin(self, resume: bool, overwrite: bool) -> tuple[State, int]:
         """The state to begin or to go on from, and the episodes done so far: what the first process has found."""
         tensors: dict[str, Tensor] = {}
-        episode, rows, data = 0, [], self.processes.told(self.data_sha256)
+        episode, rows, base = 0, [], self.model.scorer.base
+        own = [self.data_sha256, self.validation.fingerprint, base.fingerprint, self.settings()]
+        known = self.processes.told(own)
         with self.processes.agreed():
-            if data[0] != self.data_sha256:
-                raise DataError("the processes have read different training tasks; give all of them the same files")
+            if any(one != known[0] for one in known):
+                raise DataError(
+                    "the processes have read different tasks or models, or have other settings; give all the same"
+                )
             if self.processes.is_first:
                 if resume:
                     episode, tensors = self.saved.read()
@@ -207,12 +221,16 @@ class MetaTrainer:
             self.callbacks.on_evaluate(episode, found)
         ends = episode == config.max_steps or is_over(validation.rows, config)
         due = ends or episode % config.save_steps == 0 or validation.best_episode() == episode
-        if due and self.processes.is_first:
-            path = self.saved.save(state, episode)
-            keep_newest(
-                self.folder.path, config.save_total_limit, validation.best_episode(checkpoints(self.folder.path))
-            )
-            self.callbacks.on_save(episode, path)
+        with self.processes.agreed():
+            if due and self.processes.is_first:
+                self._save(state, episode)
+
+    def _save(self, state: State, episode: int) -> None:
+        path = self.saved.save(state, episode)
+        keep_newest(
+            self.folder.path, self.config.save_total_limit, self.validation.best_episode(checkpoints(self.folder.path))
+        )
+        self.callbacks.on_save(episode, path)
 
     def _finish(self, theta: Adapter, last: int, quiet: bool) -> Mapping[str, Any] | None:
         """Hand the model what was learned and write the card; learn theta's calibration unless an earlier call did.
@@ -263,8 +281,11 @@ class MetaTrainer:
         how: dict[str, Any] = {"seed": config.seed, "cache": self.episodes.cache, "quiet": quiet}
         with counted(self.model.scorer) as cost:
             prior = learn_calibration_prior(self.model, self.tasks, **wanted, **how, processes=self.processes)
-        if self.processes.is_first:
-            self.folder.write_calibration(episode, prior, wanted, cost.of_run())
+        costs = self.processes.told(cost.of_run())
+        with self.processes.agreed():
+            if self.processes.is_first:
+                whole = {kind: sum(one[kind] for one in costs) for kind in costs[0]}
+                self.folder.write_calibration(episode, prior, wanted, whole)
         return prior
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:

@@ -53,10 +53,11 @@ class RayJobs:
         how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if own := {name: value for name, value in os.environ.items() if name.startswith("ABMLL_")}:
             how["runtime_env"] = {"env_vars": own}
-        if not (self.options.address or os.environ.get("RAY_ADDRESS")):
+        address = self.options.address or os.environ.get("RAY_ADDRESS") or "local"
+        if address == "local":
             how["include_dashboard"] = False
         try:
-            ray.init(self.options.address, **how)
+            ray.init(address, **how)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(f"executor: Ray does not start, or is not at that address: {error}") from error
 

@@ -19,6 +19,7 @@ from abmll.experiments.executors.work import Lost, Workers, attempt
 
 CLUSTERS = ("slurm", "local")
 ARRAY = 1000  # Slurm's default limit of an array is 1001 jobs
+TIMEOUTS = 100  # so often a job whose time is over goes back into the queue
 MINUTES = 240  # of a job, where nothing else is said; one that needs more goes on from its last checkpoint
 
 
@@ -47,7 +48,8 @@ class SubmititJobs:
         """submitit's executor. Raises ``ConfigError`` where there is no Slurm, or an option is none."""
         submitit = _submitit()
         try:
-            executor = submitit.AutoExecutor(folder / "%j", cluster=self.cluster)
+            often = {f"{kind}_max_num_timeout": TIMEOUTS for kind in CLUSTERS}
+            executor = submitit.AutoExecutor(folder / "%j", cluster=self.cluster, **often)
         except RuntimeError as error:
             raise ConfigError(
                 "executor: there is no Slurm here (no 'srun'); start the command where sbatch works, or try it out on "
@@ -119,7 +121,7 @@ class JobQueue:
         if error is None:
             return job.result()
         log = f"its log is {job.paths.stderr}"
-        if isinstance(error, utils.UncompletedJobError):
+        if not isinstance(error, utils.FailedJobError):
             state = "" if self.is_local else f" (Slurm says {job.state})"
             return Lost(f"job {job.job_id} has ended without a result{state}; {log}", again=True)
         return Lost(f"job {job.job_id} could not begin; {log}", again=False)
