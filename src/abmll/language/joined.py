@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.packing import Packing
-from abmll.language.wiring import by_name
-from abmll.posterior import Factors, LayerUpdate, Noise, Space
+from abmll.language.wiring import Wiring, by_name
+from abmll.posterior import Factors, LayerUpdate, Noise, WeightSpace
+from abmll.posterior.shared_runs import shared_runs
 from abmll.posterior.stacked import Layout, Shares, stacked_layers
 
 
@@ -69,9 +70,16 @@ def joined(batches: Sequence[Batch], even: bool = False) -> tuple[Batch, Layout]
 
 
 def stacked_updates(
-    space: Space, whole: Adapter, noises: Sequence[Noise | None], layout: Layout
+    wiring: Wiring, whole: Adapter, noises: Sequence[Noise | None], layout: Layout
 ) -> dict[str, LayerUpdate]:
-    """Of every adapted layer, by name, what the adapters in ``whole`` add to it under their noises, each to its run."""
+    """Of every adapted layer, by name, what the adapters in ``whole`` add to it under their noises, each to its run.
+
+    Those that read the same tensor are computed together where noise is local.
+    """
+    space, drawn = wiring.space, [noise for noise in noises if noise is not None]
+    if isinstance(space, WeightSpace) and drawn and drawn[0].kind == "local":
+        groups, together = wiring.groups(whole)
+        return shared_runs(space, list(whole.stacks.values()), groups, drawn, together, layout)
     return by_name(whole, lambda shape: stacked_layers(space, whole.stacks[shape], noises, layout))
 
 

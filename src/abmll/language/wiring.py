@@ -8,6 +8,7 @@ of one forward pass, and thousands of task posteriors can share one base.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from abmll.language.batch import Batch
 from abmll.language.readers import Readers
 from abmll.language.targets import Target, find_targets
 from abmll.posterior import Draws, LayerUpdate, Noise, OutputSpace, Prior, Recorder, Space
+from abmll.posterior.space import Place
 
 T = TypeVar("T")
 
@@ -102,7 +104,9 @@ class Wiring:
         if phi is not None and theta is not None and isinstance(space, OutputSpace):
             recorders = by_name(phi, lambda shape: space.recorders(phi.stacks[shape], theta.stacks[shape], noise))
             if noise is not None and noise.rank and noise.kind == "local":
-                draws = self._draws(noise, {name: len(one.mean_B) for name, one in recorders.items()})
+                together = [name for name in self.readers.together if name in recorders]
+                channels = {name: len(one.mean_B) for name, one in recorders.items()}
+                draws = Draws(noise.generator, noise.rank, channels, together)
                 recorders = {name: replace(one, draws=(name, draws)) for name, one in recorders.items()}
             terms = ActivationTerms(space, phi, theta, batch, recorders)
             bound = Bound({}, terms, trace)
@@ -114,18 +118,20 @@ class Wiring:
 
     def _grouped(self, phi: Adapter, noise: Noise) -> dict[str, LayerUpdate] | None:
         """The updates of layers that read the same tensor together, where the space can do that."""
+        groups, together = self.groups(phi)
+        draws = Draws(noise.generator, noise.rank, dict.fromkeys(chain(*groups), 0), together)
+        return self.space.grouped_layers(list(phi.stacks.values()), groups, noise, draws)
+
+    def groups(self, phi: Adapter) -> tuple[dict[tuple[str, ...], list[Place]], list[str]]:
+        """The adapted layers by what they read, the same tensor in one group, with their places in ``phi``'s stacks.
+
+        Beside them the layers that see all positions, in the order of their calls.
+        """
         places = {
             name: (stack, layer) for stack, names in enumerate(phi.layers.values()) for layer, name in enumerate(names)
         }
         groups = {names: [places[name] for name in names] for names in self.readers.groups(places)}
-        draws = self._draws(noise, dict.fromkeys(places, 0))
-        return self.space.grouped_layers(list(phi.stacks.values()), groups, noise, draws)
-
-    def _draws(self, noise: Noise, channels: Mapping[str, int]) -> Draws:
-        """The numbers of one pass."""
-        return Draws(
-            noise.generator, noise.rank, channels, [name for name in self.readers.together if name in channels]
-        )
+        return groups, [name for name in self.readers.together if name in places]
 
     @contextmanager
     def use_updates(self, updates: Mapping[str, LayerUpdate]) -> Iterator[None]:

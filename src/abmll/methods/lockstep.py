@@ -91,7 +91,7 @@ class Lockstep:
         rule, phis = self.rule, _apart(self.phi)
         batch, layout = joined(batches, even=True)
         noises = [rule.noise(one.mask, generator) for one, generator in zip(batches, generators, strict=True)]
-        updates = stacked_updates(rule.scorer.space, self.phi, noises, layout)
+        updates = stacked_updates(rule.scorer.wiring, self.phi, noises, layout)
         scores = rule.scorer.scores(batch, None, Pass(updates=updates))
         loss = rule.with_terms(rule.read(scores, batch), _flat(self.phi), _flat(self.theta))
         loss.total.backward()

@@ -211,7 +211,7 @@ def _stacked_probs(
             for member, sample in chosen
         ]
         whole = stack([members[member] for member, _ in chosen])
-        updates = stacked_updates(scorer.space, whole, noises, layout)
+        updates = stacked_updates(scorer.wiring, whole, noises, layout)
         scores = scorer.scores(side_by_side, None, Pass(updates=updates)).options
         found += probabilities(scores).split(len(batch.answers))
     yield from torch.stack(found).split(each)

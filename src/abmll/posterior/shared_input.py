@@ -26,33 +26,43 @@ class Sampled(NamedTuple):
 
 
 @dataclass
-class SharedInput:
-    """The updates of G layers that read the same tensor: computed when the first of them is called."""
+class ReadOnce:
+    """The updates of layers ``names`` that read the same tensor: computed when the first of them is called."""
 
-    left: Tensor  # (D, G (r + m)) for the layers' D outputs: all that belongs to means, then all that does to noise
-    right: Tensor  # (G r, d_in)
-    square_A: Tensor  # (G m, d_in)
-    least: Tensor  # see ``sampled_outputs``
-    sizes: Sequence[int]  # d_out of every layer
     names: tuple[str, ...]
-    draws: Draws
-    seen: Tensor | None = None
-    outputs: dict[int, Tensor] = field(default_factory=dict)  # by layer, until they are asked for
+    seen: Tensor | None = field(default=None, init=False)
+    outputs: dict[int, Tensor] = field(default_factory=dict, init=False)  # by layer, until they are asked for
+
+    def compute(self, x: Tensor) -> list[Tensor]:
+        """(R, L, d_in) -> (R, L, d_out) of every layer, in the input's dtype."""
+        raise NotImplementedError
 
     def updates(self) -> dict[str, LayerUpdate]:
         """The layers' own updates, by name."""
         return {name: partial(self._of, index) for index, name in enumerate(self.names)}
 
     def _of(self, index: int, x: Tensor) -> Tensor:
-        """(R, L, d_in) -> (R, L, d_out) of one layer, in the input's dtype."""
         if self.seen is not x or index not in self.outputs:
-            self.seen, self.outputs = x, dict(enumerate(self._compute(x)))
+            self.seen, self.outputs = x, dict(enumerate(self.compute(x)))
         output = self.outputs.pop(index)
         if not self.outputs:
             self.seen = None
         return output
 
-    def _compute(self, x: Tensor) -> list[Tensor]:
+
+@dataclass
+class SharedInput(ReadOnce):
+    """The updates of G layers by one adapter."""
+
+    left: Tensor  # (D, G (r + m)) for the layers' D outputs: all that belongs to means, then all that does to noise
+    right: Tensor  # (G r, d_in)
+    square_A: Tensor  # (G m, d_in)
+    least: Tensor  # see ``sampled_outputs``
+    sizes: Sequence[int]  # d_out of every layer
+    draws: Draws
+
+    def compute(self, x: Tensor) -> list[Tensor]:
+        """(R, L, d_in) -> (R, L, d_out) of every layer, in the input's dtype."""
         flat = x.flatten(0, -2)
         _, rows = self.draws.take(self.names, len(flat), self.right)
         units = rows.view(len(self.names), len(flat), -1).transpose(0, 1)
@@ -67,25 +77,30 @@ def shared_inputs(
 
     Groups of the same shapes are put together at once, whatever their number.
     """
-    layers = _Layers(
+    layers = Layers(
         [stack.left.unbind() for stack in stacks],
         [stack.right.unbind() for stack in stacks],
         [stack.square_A.unbind() for stack in stacks],
     )
     least = smallest(stacks[0].right)
-    alike: dict[tuple[int, ...], list[tuple[str, ...]]] = {}
-    for names, places in groups.items():
-        alike.setdefault(tuple(stack for stack, _ in places), []).append(names)
     updates: dict[str, LayerUpdate] = {}
-    for kind, own in alike.items():
-        joint = _joint(layers, [groups[names] for names in own])
+    for kind, own in alike(groups).items():
+        joint = beside_each_other(layers, [groups[names] for names in own])
         sizes = [stacks[stack].left.shape[1] for stack in kind]
         for names, left, right, square_A in zip(own, *(tensor.unbind() for tensor in joint), strict=True):
-            updates |= SharedInput(left, right, square_A, least, sizes, names, draws).updates()
+            updates |= SharedInput(names, left, right, square_A, least, sizes, draws).updates()
     return updates
 
 
-class _Layers(NamedTuple):
+def alike(groups: Mapping[tuple[str, ...], Sequence[Place]]) -> dict[tuple[int, ...], list[tuple[str, ...]]]:
+    """The groups by the stacks that their layers are in: those of one kind have the same shapes."""
+    kinds: dict[tuple[int, ...], list[tuple[str, ...]]] = {}
+    for names, places in groups.items():
+        kinds.setdefault(tuple(stack for stack, _ in places), []).append(names)
+    return kinds
+
+
+class Layers(NamedTuple):
     """Every single layer of ``Sampled``, by stack: as views, of which torch makes one gradient a stack."""
 
     left: list[tuple[Tensor, ...]]
@@ -93,7 +108,7 @@ class _Layers(NamedTuple):
     square_A: list[tuple[Tensor, ...]]
 
 
-def _joint(layers: _Layers, groups: Sequence[Sequence[Place]]) -> Sampled:
+def beside_each_other(layers: Layers, groups: Sequence[Sequence[Place]]) -> Sampled:
     """The factors of L groups of the same shapes, each as ``SharedInput`` has them: (L, D, G (r + m)) and so on."""
     size = len(groups[0])
 

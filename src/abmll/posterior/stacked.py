@@ -116,7 +116,8 @@ class _Sampled:
             units = F.normalize(self._normal(runs, shares), dim=-1)
         else:
             units = F.normalize(torch.bmm(runs, self.directions), dim=-1)
-        output = cast(Tensor, _LowRankSamples.apply(runs, self.left, self.right, self.positive_A, units))
+        square_A = self.positive_A.square()[:, None]
+        output = sampled_runs(runs, self.left, self.right, square_A, units[:, :, None])
         return shares.beside(output).view(*x.shape[:-1], -1)
 
     def _normal(self, runs: Tensor, shares: Shares) -> Tensor:
@@ -127,28 +128,38 @@ class _Sampled:
         return normal
 
 
+def sampled_runs(x: Tensor, left: Tensor, right: Tensor, square_A: Tensor, units: Tensor) -> Tensor:
+    """Outputs (C, P, D) of G layers together for one input x (C, P, d_in), by an adapter for every run.
+
+    As ``sampled_outputs``: left (C, D, G (r + m)) has the columns of all means, then those of all noises; right is
+    (C, G r, d_in), square_A (C, G, d_in) is a^2, and units are (C, P, G, m). Differentiable once.
+    """
+    return cast(Tensor, _LowRankSamples.apply(x, left, right, square_A, units))
+
+
 class _LowRankSamples(torch.autograd.Function):
-    """left [right x; ||a x|| u] for every run, in one node; differentiable once."""
+    """left [right x; ||a x|| u] for every run, in one node."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any, **kwargs: Any) -> Tensor:
-        x, left, right, a, units = args
-        std = torch.bmm(x.square(), a.square()[..., None]).sqrt_()
-        joint = torch.cat([torch.bmm(x, right.mT), std * units], dim=-1)
-        ctx.save_for_backward(x, left, right, a, units, std, joint)
+        x, left, right, square_A, units = args
+        std = torch.bmm(x.square(), square_A.mT).sqrt_()
+        joint = torch.cat([torch.bmm(x, right.mT), (std[..., None] * units).flatten(2)], dim=-1)
+        ctx.save_for_backward(x, left, right, square_A, units, std, joint)
         return torch.bmm(joint, left.mT)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # what was computed on the way is a constant here
             raise NotImplementedError("the update of several adapters at once is differentiable only once")
-        x, left, right, a, units, std, joint = ctx.saved_tensors
+        x, left, right, square_A, units, std, joint = ctx.saved_tensors
         [gradient] = grad_outputs
-        by_mean, by_noise = torch.bmm(gradient, left).split([right.shape[1], units.shape[-1]], dim=-1)
-        share = (by_noise * units).sum(-1, keepdim=True) / std.clamp_min(torch.finfo(std.dtype).tiny)
+        by_joint, rank = torch.bmm(gradient, left), right.shape[1]
+        by_mean, by_noise = by_joint[..., :rank], by_joint[..., rank:].view(units.shape)
+        share = (by_noise * units).sum(-1) / std.clamp_min(torch.finfo(std.dtype).tiny)
         by_x = None
         if ctx.needs_input_grad[0]:
-            by_x = torch.bmm(by_mean, right).addcmul_(x, share * a.square()[:, None])
-        by_a = a * torch.bmm(share.mT, x.square())[:, 0]
-        by_units = std * by_noise if ctx.needs_input_grad[4] else None
-        return by_x, torch.bmm(gradient.mT, joint), torch.bmm(by_mean.mT, x), by_a, by_units
+            by_x = torch.bmm(by_mean, right).addcmul_(x, torch.bmm(share, square_A))
+        by_square = torch.bmm(share.mT, x.square()).mul_(0.5)
+        by_units = std[..., None] * by_noise if ctx.needs_input_grad[4] else None
+        return by_x, torch.bmm(gradient.mT, joint), torch.bmm(by_mean.mT, x), by_square, by_units
