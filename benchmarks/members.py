@@ -3,15 +3,12 @@
 Beside a small model a GPU waits for its host, which queues one operation after the other. Members that learn side by
 side, and samples that read a batch side by side, should queue hardly more of them than one does.
 
-Counted are operations that torch dispatches below autograd and that compute or copy, of a whole call: making batches,
-forward and backward passes, the optimizer. Views, and memory that is only allocated, are left out. An operation on a
-list of tensors is one. Attention is as on a GPU.
+Counted are launches, as ``operations`` has them, of a whole call: making batches, forward and backward passes, the
+optimizer.
 """
 
 from collections.abc import Callable
 from typing import Any
-
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from abmll.common.config import ContinuedConfig, PredictConfig
 from abmll.language.encoding import Encoded
@@ -21,32 +18,15 @@ from abmll.model.prediction import predict
 from abmll.tasks import Example
 from benchmarks.bench import Bench
 from benchmarks.contenders import ALL, QV, Setting
-from benchmarks.machine import ROOT
+from benchmarks.operations import FOLDER, LAYERS, Operations
 from benchmarks.rows import Row
 from benchmarks.small import small_model
 
-ALLOCATIONS = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "_unsafe_view", "lift_fresh")
 MEMBERS, SAMPLES = 5, 16
 LEARNED = {"abmll-mixture": "abmll", "ensemble": "regular-lora"}  # several members, and the method that learns one
 STEPS, BATCH_SIZE = 4, 2
 TARGETS = {"members": 1.3, "samples": 2.0}
-LAYERS = 30  # as many as SmolLM2-135M has
-FOLDER = ROOT / "runs" / "benchmarks" / "operations"
 AT_ONCE = 10**6  # positions: no limit for what is counted here
-
-
-class Launches(TorchDispatchMode):
-    """Inside, counts the operations that compute or copy."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        returned = [value.alias_info for value in func._schema.returns]
-        is_view = any(alias is not None and not alias.is_write for alias in returned)
-        self.count += not is_view and func._schema.name.removeprefix("aten::") not in ALLOCATIONS
-        return func(*args, **(kwargs or {}))
 
 
 def members(bench: Bench) -> list[Row]:
@@ -79,9 +59,9 @@ def samples(bench: Bench) -> list[Row]:
 def launches(call: Callable[[], object]) -> int:
     """The operations of ``call`` once it has been called before."""
     call()
-    with Launches() as counted:
+    with Operations() as counted:
         call()
-    return counted.count
+    return counted.launches.total()
 
 
 def _adaptation(model: AbmllModel, method: str, encoded: list[Encoded]) -> Callable[[], object]:

@@ -41,9 +41,7 @@ def test_what_computes_is_counted() -> None:
 def test_five_members_beside_one(bench: Bench) -> None:
     rows = members.members(bench)
     assert len(rows) == 4
-    # The target is 1.3. A component of a mixture does not share what layers that read the same tensor have in common.
-    assert max(row.ratio for row in rows) <= 1.8, [row.ratio for row in rows]
-    assert all(row.ratio <= 1.3 for row in rows if "ensemble" in row.name)
+    assert max(row.ratio for row in rows) <= 1.4, [row.ratio for row in rows]  # at 30 layers 1.20
     assert all(row.denominator and row.denominator > 100 * LAYERS for row in rows)
 
 
