@@ -1,14 +1,13 @@
 """Samples and members that read a batch side by side, against one after the other."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from abmll import AbmllModel
-from abmll.common.config import PredictConfig, PromptConfig
+from abmll.common.config import PredictConfig
 from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
 from abmll.language.packing import remove_packing
@@ -16,29 +15,9 @@ from abmll.language.scorer import OptionScorer
 from abmll.model import prediction
 from abmll.model.prediction import Prediction, predict
 from abmll.tasks import Example
+from tests.model.conftest import MakeModel, learned
 
-MakeModel = Callable[..., AbmllModel]
 OPTIONS = ("no", "yes", "perhaps", "of course")
-
-
-@pytest.fixture
-def make_model(tiny_llama: Path) -> MakeModel:
-    def make(**adapter: Any) -> AbmllModel:
-        settings: dict[str, Any] = {"r": 2, "target_modules": ["all-linear"], "layers_to_transform": "1"} | adapter
-        prompt = PromptConfig(instruction=False, list_options=False)
-        return AbmllModel.from_base(str(tiny_llama), prompt=prompt, dtype="fp32", device="cpu", **settings)
-
-    return make
-
-
-def learned(model: AbmllModel, seed: int) -> Adapter:
-    """An adapter with a mean and standard deviations that matter."""
-    phi, generator = model.theta.clone(), torch.Generator().manual_seed(seed)
-    for tensor in phi.mean_tensors():
-        tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
-    for tensor in [] if model.scorer.space.per_activation else phi.scale_tensors():
-        tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator) - 1.0)
-    return phi
 
 
 def questions(model: AbmllModel) -> list[Encoded]:

@@ -1,8 +1,7 @@
 """Requests to many tasks answered together, against what each posterior says by itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from abmll import AbmllModel, Prediction, TaskPosterior
-from abmll.common.config import PredictConfig, PromptConfig
+from abmll.common.config import PredictConfig
 from abmll.common.errors import ConfigError, DataError
 from abmll.language.adapter import Adapter
 from abmll.language.packing import remove_packing
@@ -19,31 +18,9 @@ from abmll.model import prediction
 from abmll.model.prequential import TaskCalibration
 from abmll.model.together import Request, predict_together
 from abmll.tasks import Example
+from tests.model.conftest import MakeModel, learned
 
 LABELS = ("no", "yes", "perhaps", "never", "of course")
-MakeModel = Callable[..., AbmllModel]
-
-
-@pytest.fixture(scope="module")
-def make_model(tiny_llama: Path) -> MakeModel:
-    """make_model(**AdapterConfig's fields): a scorer in fp32; its adapter is in the second layer of two."""
-
-    def make(**adapter: Any) -> AbmllModel:
-        settings: dict[str, Any] = {"r": 2, "target_modules": ["all-linear"], "layers_to_transform": "1"} | adapter
-        prompt = PromptConfig(instruction=False, list_options=False)
-        return AbmllModel.from_base(str(tiny_llama), prompt=prompt, dtype="fp32", device="cpu", **settings)
-
-    return make
-
-
-def learned(model: AbmllModel, seed: int) -> Adapter:
-    """An adapter with a mean and standard deviations that matter."""
-    phi, generator = model.theta.clone(), torch.Generator().manual_seed(seed)
-    for tensor in phi.mean_tensors():
-        tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
-    for tensor in [] if model.scorer.space.per_activation else phi.scale_tensors():
-        tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator) - 1.0)
-    return phi
 
 
 def asked(
