@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from abmll.common.errors import DataError
-from abmll.tasks import Example, Task, WrittenExample, check_leaks, load_suite, load_tasks
+from abmll.tasks import Example, Task, WrittenExample, check_leaks, load_suite, load_tasks, row_spool
 from abmll.tasks import read as read_module
 from abmll.tasks import shelf as shelf_module
 from abmll.tasks.row_spool import RowSpool
@@ -212,6 +212,19 @@ def test_rows_that_json_cannot_hold_come_back_too() -> None:
     for row in [*dated, *plain]:
         spool.add("d" if row in dated else "p", row)
     assert (list(spool.rows("d")), list(spool.rows("p")), list(spool.rows("no"))) == (dated, plain, [])
+
+
+def test_rows_of_very_many_small_tasks_do_not_wait_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_spool, "WAITING", 10)
+    rows: dict[str, list[Row]] = {f"task{number}": [] for number in range(7)}
+    spool = RowSpool()
+    for number in range(60):
+        name, row = f"task{number * number % 7}", Row(f"row {number}", {"input": number})
+        rows[name].append(row)
+        spool.add(name, row)
+        assert sum(map(len, vars(spool)["_waiting"].values())) < 10
+    assert {name: list(spool.rows(name)) for name in rows} == rows
+    assert spool.length == 60
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:

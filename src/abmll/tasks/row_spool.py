@@ -7,7 +7,8 @@ from itertools import chain
 from abmll.tasks.rows import Row
 from abmll.tasks.spool import Spool
 
-BLOCK = 16  # rows: of every task, fewer wait in memory for the others of their block
+BLOCK = 16  # rows of a task that are written together
+WAITING = 100_000  # rows in memory at most, of all tasks, that wait for the others of their block
 
 
 class RowSpool:
@@ -17,6 +18,7 @@ class RowSpool:
         self._spool = Spool()
         self._waiting: dict[str | None, list[Row]] = {}
         self._blocks: dict[str | None, list[tuple[int, int] | list[Row]]] = {}
+        self._num_waiting = 0
         self.length = 0
 
     @property
@@ -29,14 +31,23 @@ class RowSpool:
         waiting = self._waiting.setdefault(task, [])
         waiting.append(row)
         self.length += 1
+        self._num_waiting += 1
         if len(waiting) == BLOCK:
-            self._blocks.setdefault(task, []).append(self._written(waiting))
-            self._waiting[task] = []
+            self._write(task)
+        elif self._num_waiting == WAITING:
+            for own in [own for own, rows in self._waiting.items() if rows]:
+                self._write(own)
 
     def rows(self, task: str | None) -> Iterator[Row]:
         """The rows of a task, in their order."""
         blocks = (self._read(block) for block in self._blocks.get(task, ()))
         yield from chain(chain.from_iterable(blocks), self._waiting.get(task, ()))
+
+    def _write(self, task: str | None) -> None:
+        """Put the rows of a task that wait into a block."""
+        rows, self._waiting[task] = self._waiting[task], []
+        self._blocks.setdefault(task, []).append(self._written(rows))
+        self._num_waiting -= len(rows)
 
     def _written(self, rows: list[Row]) -> tuple[int, int] | list[Row]:
         """Where the rows lie; the rows themselves, where one holds what JSON has not, such as a date of Parquet."""
