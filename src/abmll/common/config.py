@@ -172,7 +172,7 @@ class ActivationCacheConfig(Checked):
 class RunConfig(ActivationCacheConfig):
     """How a training run proceeds and what it leaves on disk."""
 
-    max_steps: int = setting(100, "episodes (outer steps)", at_least=1)
+    max_steps: int = setting(100, "episodes, of which an outer step takes meta_batch", at_least=1)
     save_steps: int = setting(20, "episodes between checkpoints", at_least=1)
     save_total_limit: int = setting(2, "checkpoints kept (the newest ones)", at_least=1)
     activation_cache_gb: float = setting(
