@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,11 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 400  # a minute where the machine has nothing else to do
 JOBS = "--executor submitit --executor-options cluster=local --jobs 2"
 PARTLY = {"cost", "command", "sha256"}  # of a cell: what says how it was computed, not what was found
+# A shell that starts something in the background has it ignore Ctrl-C, and so do its children.
+INTERRUPTIBLE = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from abmll.cli.main import entry; sys.exit(entry(sys.argv[1:]))"
+)
 Call = Callable[..., Any]
 
 
@@ -26,15 +31,21 @@ def needs(library: str) -> pytest.MarkDecorator:
 
 
 @pytest.fixture
-def compare(work: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A comparison of a trained method and of two that share another one's run; workers are like this process."""
+def compare(work: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A comparison of a trained method and of two that share another one's run; workers are like this process.
+
+    A test that fails leaves no jobs behind, which would train for hours.
+    """
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT)]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return (
+    yield (
         f"compare --suite suite.yaml --model {work.model} --methods abmll,mc-dropout,blob --seeds 0 --dtype fp32 --r 2 "
         "--layers-to-transform 1 --max-steps 2 --save-steps 1 --inner-steps 2 --steps 2 --adapt-examples 6 "
         "--per-device-train-batch-size 4 --test-examples 5 --num-samples 2"
     )
+    for process in workers() if sys.platform == "linux" else ():
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def cells_of(folder: str) -> dict[str, Any]:
@@ -59,7 +70,7 @@ def started(command: str) -> Iterator[subprocess.Popen[bytes]]:
     What it says goes into a file: the jobs that outlive it would keep a pipe open.
     """
     with open("said", "wb") as said:
-        process = subprocess.Popen([sys.executable, "-m", "abmll", *command.split()], stdout=said, stderr=said)
+        process = subprocess.Popen([sys.executable, "-c", INTERRUPTIBLE, *command.split()], stdout=said, stderr=said)
     try:
         until = time.monotonic() + SECONDS
         while len({path.parent for path in Path().glob("out/runs/*/checkpoint-*")}) < 2 and process.poll() is None:
