@@ -5,7 +5,9 @@ and the logs. It is deleted at the end; where a job was lost, the logs stay.
 """
 
 import shutil
+import signal
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -95,7 +97,8 @@ class JobQueue:
 
     def submit(self, units: Sequence[Any]) -> Sequence[Any]:
         try:
-            jobs = self.executor.map_array(self.do, units)
+            with _heard():
+                jobs = self.executor.map_array(self.do, units)
         except (_submitit().core.utils.FailedJobError, OSError) as error:
             raise AbmllError(f"executor: sbatch does not take the jobs: {error}") from error
         self.running.update(jobs)
@@ -147,6 +150,25 @@ class Restartable:
     def checkpoint(self, unit: Any) -> Any:
         """The same again: what is finished is found, and a training goes on from its last checkpoint."""
         return _submitit().helpers.DelayedSubmission(self, unit)
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Processes that begin inside hear SIGINT, by which submitit ends those of this computer.
+
+    A command that a shell has started in the background ignores it, and so would all that it starts.
+    """
+    if (
+        signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _submitit() -> Any:
