@@ -12,6 +12,12 @@ import pytest
 from abmll.cli.main import entry
 from abmll.posterior.threads import one_thread
 
+# The program, for tests that interrupt it. Where tests run in the background, their children would ignore Ctrl-C.
+INTERRUPTIBLE = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from abmll.cli.main import entry; sys.exit(entry())"
+)
+
 
 class Outcome(NamedTuple):
     """What a command leaves behind: its exit code and what it printed."""

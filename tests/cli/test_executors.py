@@ -14,15 +14,12 @@ from typing import Any
 
 import pytest
 
+from tests.cli.conftest import INTERRUPTIBLE
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 400  # a minute where the machine has nothing else to do
 JOBS = "--executor submitit --executor-options cluster=local --jobs 2"
 PARTLY = {"cost", "command", "sha256"}  # of a cell: what says how it was computed, not what was found
-# A shell that starts something in the background has it ignore Ctrl-C, and so do its children.
-INTERRUPTIBLE = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    "from abmll.cli.main import entry; sys.exit(entry(sys.argv[1:]))"
-)
 Call = Callable[..., Any]
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from abmll.methods import rule
+from tests.cli.conftest import INTERRUPTIBLE
 
 Call = Callable[..., Any]
 RUN = "--output-dir out --save-steps 1 --max-steps 4"
@@ -128,17 +129,10 @@ def test_ctrl_c_while_writing(verb: str, work: Any, abmll: Call, monkeypatch: py
     assert abmll(WRITE[verb]).code == 0
 
 
-# Where tests run in the background, their children would inherit that Ctrl-C is ignored.
-PROGRAM = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    "from abmll.cli.main import entry; sys.exit(entry())"
-)
-
-
 def test_ctrl_c_in_the_middle_of_a_run(work: Any, abmll: Call) -> None:
     endless = f"{work.train} --output-dir out --save-steps 1 --save-total-limit 3 --max-steps 100000"
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *endless.split()],
+        [sys.executable, "-c", INTERRUPTIBLE, *endless.split()],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -10,6 +10,7 @@ import torch
 from abmll import AbmllModel
 from abmll.common.config import PromptConfig
 from abmll.language.adapter import Adapter
+from abmll.language.packing import remove_packing
 
 MakeModel = Callable[..., AbmllModel]
 
@@ -24,6 +25,12 @@ def make_model(tiny_llama: Path) -> MakeModel:
         return AbmllModel.from_base(str(tiny_llama), prompt=prompt, dtype="fp32", device="cpu", **settings)
 
     return make
+
+
+def unpack(model: AbmllModel) -> None:
+    """Let it read its batches as padded rows."""
+    remove_packing(model.scorer.base.model)
+    model.scorer.packed = model.scorer.lower_blocks.packed = False
 
 
 def learned(model: AbmllModel, seed: int) -> Adapter:

@@ -10,12 +10,11 @@ from abmll import AbmllModel
 from abmll.common.config import PredictConfig
 from abmll.language.adapter import Adapter
 from abmll.language.encoding import Encoded
-from abmll.language.packing import remove_packing
 from abmll.language.scorer import OptionScorer
 from abmll.model import prediction
 from abmll.model.prediction import Prediction, predict
 from abmll.tasks import Example
-from tests.model.conftest import MakeModel, learned
+from tests.model.conftest import MakeModel, learned, unpack
 
 OPTIONS = ("no", "yes", "perhaps", "of course")
 
@@ -67,8 +66,7 @@ SPACES: list[dict[str, Any]] = [
 def test_samples_of_members(adapter: dict[str, Any], packed: bool, make_model: MakeModel, passes: list[int]) -> None:
     model = make_model(**adapter)
     if not packed:
-        remove_packing(model.scorer.base.model)
-        model.scorer.packed = model.scorer.lower_blocks.packed = False
+        unpack(model)
     members = [learned(model, seed) for seed in range(3)]
     passes.clear()
     found, _ = both(model, members, PredictConfig(num_samples=4))

@@ -12,13 +12,12 @@ from abmll import AbmllModel, Prediction, TaskPosterior
 from abmll.common.config import PredictConfig
 from abmll.common.errors import ConfigError, DataError
 from abmll.language.adapter import Adapter
-from abmll.language.packing import remove_packing
 from abmll.language.scorer import OptionScorer
 from abmll.model import prediction
 from abmll.model.prequential import TaskCalibration
 from abmll.model.together import Request, predict_together
 from abmll.tasks import Example
-from tests.model.conftest import MakeModel, learned
+from tests.model.conftest import MakeModel, learned, unpack
 
 LABELS = ("no", "yes", "perhaps", "never", "of course")
 
@@ -95,8 +94,7 @@ def test_each_request_is_answered_as_by_its_own_posterior(
 ) -> None:
     model = make_model(**adapter)
     if not packed:
-        remove_packing(model.scorer.base.model)
-        model.scorer.packed = model.scorer.lower_blocks.packed = False
+        unpack(model)
     requests = mixed(model)
     wanted = alone(requests, seed=4)
     assert not passes

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from abmll.posterior import Factors, Noise, Space, WeightSpace
+from abmll.posterior import Factors, LayerUpdate, Noise, Space, WeightSpace
 from abmll.posterior.bernoulli import DropoutSpace
 from abmll.posterior.factor import FactorSpace
-from abmll.posterior.stacked import Shares, can_stack, stacked_layers
+from abmll.posterior.shared_runs import shared_runs
+from abmll.posterior.stacked import Layout, Shares, can_stack, stacked_layers
 
 LAYERS = 2
 CPU = torch.device("cpu")
@@ -29,6 +30,16 @@ def outputs(space: Space, each: Sequence[Factors], kind: Kind, xs: Sequence[Tens
     """Of every layer, each adapter's update on its run alone, put together."""
     made = [space.layers(own, noise) for own, noise in zip(each, noises(kind, len(each)), strict=True)]
     return [torch.cat([own[layer](x[None])[0] for own, x in zip(made, xs, strict=True)]) for layer in range(LAYERS)]
+
+
+def several(space: Space, whole: Factors, kind: Kind, layout: Layout) -> Sequence[LayerUpdate]:
+    """The layers' updates by three adapters at once."""
+    drawn = [noise for noise in noises(kind, 3) if noise is not None]
+    if kind == "local" and isinstance(space, WeightSpace):
+        groups = {(f"{layer}",): [(0, layer)] for layer in range(LAYERS)}
+        updates = shared_runs(space, [whole], groups, drawn, [], layout)
+        return [updates[f"{layer}"] for layer in range(LAYERS)]
+    return stacked_layers(space, whole, drawn or [None] * 3, layout)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +69,7 @@ def test_outputs_and_gradients_are_those_of_each_alone(
     together = torch.cat(rows).requires_grad_()
     real = torch.cat([torch.arange(len(row)) < size for row, size in zip(rows, sizes, strict=True)])
     layout = {len(together): Shares.of(sizes, CPU, filled)}
-    found = [layer(together[None])[0][real] for layer in stacked_layers(space, whole, noises(kind, 3), layout)]
+    found = [layer(together[None])[0][real] for layer in several(space, whole, kind, layout)]
     torch.testing.assert_close(found, wanted)
     weights = torch.randn(LAYERS, sum(sizes), 6, dtype=torch.float64, generator=generator)
     (torch.stack(found) * weights).sum().backward()
@@ -76,7 +87,7 @@ def test_outputs_and_gradients_are_those_of_each_alone(
 def test_a_second_derivative_is_refused(make_factors: Callable[..., Factors]) -> None:
     whole = Factors(*(torch.stack([tensor] * 2) for tensor in make_factors(num_layers=1, d_out=6, d_in=5, r=2)))
     whole.requires_grad_()
-    [layer] = stacked_layers(WeightSpace(2.0), whole, noises("local", 2), {4: Shares.of([2, 2], CPU)})
+    [layer] = stacked_layers(WeightSpace(2.0), whole, noises("shared", 2), {4: Shares.of([2, 2], CPU)})
     total = layer(torch.ones(1, 4, 5, dtype=torch.float64)).square().sum()
     with pytest.raises(NotImplementedError, match="differentiable only once"):
         torch.autograd.grad(total, [whole.mean_A], create_graph=True)

@@ -5,7 +5,7 @@ is clipped by its own norm. On an accelerator a step of a small model takes as l
 learners have hardly more of them than one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.joined import joined, stack, stacked_updates
 from abmll.language.scorer import Pass, Scores
-from abmll.methods.loss import Loss, read_steps
-from abmll.methods.rule import READ_EVERY, PhiState, Rule
+from abmll.methods.loss import Loss, read_along
+from abmll.methods.rule import PhiState, Rule
 from abmll.methods.support import Support
 from abmll.posterior import Factors
 from abmll.posterior.stacked import can_stack
@@ -72,19 +72,17 @@ class Lockstep:
 
     def learn(self, support: Support, first: int = 0) -> list[Adapter]:
         """Each learner's phi; they are those of ``support`` from number ``first`` on."""
-        unread: dict[str, Loss] = {}
+        read_along(self._steps(support, first), "phi", self.phi)
+        return [phi.clone() for phi in _apart(self.phi)]
+
+    def _steps(self, support: Support, first: int) -> Iterator[Loss]:
         learners = range(first, first + len(_apart(self.phi)))
-        steps = zip(*(support.batches(number) for number in learners), strict=True)
-        for number, step in enumerate(steps, start=1):
+        for step in zip(*(support.batches(number) for number in learners), strict=True):
             batches, generators = zip(*step, strict=True)
-            unread[f"step {number}"], own = self.step(batches, generators)
+            loss, own = self.step(batches, generators)
             if first == 0:
                 support.losses.append(own)
-            if number % READ_EVERY == 0:
-                read_steps(unread, "phi", self.phi)
-                unread.clear()
-        read_steps(unread, "phi", self.phi)
-        return [phi.clone() for phi in _apart(self.phi)]
+            yield loss
 
     def step(self, batches: Sequence[Batch], generators: Sequence[torch.Generator]) -> tuple[Loss, Loss]:
         """One step of every learner on its batch; the loss of all together, and that of the first alone."""

@@ -6,7 +6,7 @@ that was learned from it is kept.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from abmll.common.errors import TrainingError
 from abmll.language.adapter import Adapter
 from abmll.methods.optimizer import total_norm
 
+READ_EVERY = 50  # steps of an adaptation, so that a long one that breaks early does not go on to its end
 OUTER = "outer step"  # the last of an episode's steps, beside "step 1" to "step K"
 TERMS: tuple[str, ...] = (
     "nll",
@@ -115,6 +116,20 @@ def read_steps(steps: Mapping[str, Loss], role: str, learned: Adapter) -> dict[s
         if not is_finite:
             raise TrainingError(f"{role}'s {name} is not finite after the step; lower the learning rates")
     return readings
+
+
+def read_along(losses: Iterable[Loss], role: str, learned: Adapter) -> None:
+    """Take all steps, which happen as their ``losses`` are asked for, and read now and then what came of them.
+
+    Raises ``TrainingError`` as ``read_steps``.
+    """
+    unread: dict[str, Loss] = {}
+    for step, loss in enumerate(losses, start=1):
+        unread[f"step {step}"] = loss
+        if step % READ_EVERY == 0:
+            read_steps(unread, role, learned)
+            unread.clear()
+    read_steps(unread, role, learned)
 
 
 def _refuse_broken(step: str, terms: Mapping[str, float], norms: Mapping[str, float]) -> None:

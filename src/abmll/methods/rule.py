@@ -10,7 +10,7 @@ A step waits for no number: on an accelerator it is only queued. What came of an
 whoever keeps their result, with ``read_steps``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -22,13 +22,12 @@ from abmll.common.settings import flatten, pick
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass, Scores, nll
-from abmll.methods.loss import NO_NORMS, Loss, combined, read_steps
+from abmll.methods.loss import NO_NORMS, Loss, combined, read_along
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.support import Support
 from abmll.posterior import Noise, Prior
 from abmll.posterior.head import HeadPrior, Known
 
-READ_EVERY = 50  # steps of an adaptation, so that a long one that breaks early does not go on to its end
 PHI, THETA = "optimizer_phi", "optimizer_theta"  # the optimizers' files in a checkpoint
 
 
@@ -181,16 +180,15 @@ class Rule(Generic[S]):
 
     def learn(self, state: S, support: Support, learner: int = 0) -> Adapter:
         """phi after one inner step for each batch of a learner. Raises ``TrainingError`` as ``read_steps``."""
-        unread: dict[str, Loss] = {}
-        for step, (batch, generator) in enumerate(support.batches(learner), start=1):
-            loss = unread[f"step {step}"] = self.inner_step(state, batch, generator, rate=1.0)
+        read_along(self._steps(state, support, learner), "phi", state.phi)
+        return state.phi.requires_grad_(False)
+
+    def _steps(self, state: S, support: Support, learner: int) -> Iterator[Loss]:
+        for batch, generator in support.batches(learner):
+            loss = self.inner_step(state, batch, generator, rate=1.0)
             if learner == 0:
                 support.losses.append(loss)
-            if step % READ_EVERY == 0:
-                read_steps(unread, "phi", state.phi)
-                unread.clear()
-        read_steps(unread, "phi", state.phi)
-        return state.phi.requires_grad_(False)
+            yield loss
 
     def likelihood(self, phi: Adapter, batch: Batch, how: Pass | None = None) -> Loss:
         """The batch's negative log-likelihood, at phi's mean unless ``how`` has noise."""

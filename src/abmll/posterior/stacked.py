@@ -66,7 +66,8 @@ def stacked_layers(
     """Of each of L layers the update (R, L, d_in) -> (R, L, d_out) by which C adapters act, each on its own run.
 
     ``factors`` are those of a stack, (C, L, ...); gradients reach them, once. ``can_stack`` holds for each of the C
-    ``noises``, and all are of one kind. Each draws what it draws for its adapter alone.
+    ``noises``, and all are of one kind, which is not local (``shared_runs``). Each draws what it draws for its adapter
+    alone.
     """
     drawn = [noise for noise in noises if noise is not None]
     if not drawn:
@@ -74,9 +75,9 @@ def stacked_layers(
         return [_Plain(left, right, layout) for left, right in pairs]
     if isinstance(space, WeightSpace):
         left, right, positive_A, directions = space.low_rank_samples(factors, drawn)
-        each = directions.unbind(1) if directions is not None else [None] * left.shape[1]
-        stack = zip(left.unbind(1), right.unbind(1), positive_A.unbind(1), each, strict=True)
-        return [_Sampled(*layer, drawn, layout) for layer in stack]
+        assert directions is not None, "local noise is for ``shared_runs``"
+        stack = zip(left.unbind(1), right.unbind(1), positive_A.unbind(1), directions.unbind(1), strict=True)
+        return [_Sampled(*layer, layout) for layer in stack]
     samples = [space.plain_sample(own, 0, noise.generator) for own, noise in zip(factors.unbind(), drawn, strict=True)]
     lefts, rights = (torch.stack(side, 1).unbind() for side in zip(*samples, strict=True))
     return [_Plain(left, right, layout) for left, right in zip(lefts, rights, strict=True)]
@@ -99,33 +100,22 @@ class _Plain:
 
 @dataclass(frozen=True)
 class _Sampled:
-    """``LowRankUpdate`` for every run."""
+    """``LowRankUpdate`` for every run, with shared noise."""
 
     left: Tensor  # (C, d_out, r + m)
     right: Tensor  # (C, r, d_in)
     positive_A: Tensor  # (C, d_in)
-    directions: Tensor | None  # (C, d_in, m), shared noise only
-    noises: Sequence[Noise]
+    directions: Tensor  # (C, d_in, m)
     layout: Layout
 
     def __call__(self, x: Tensor) -> Tensor:
         flat = x.flatten(0, -2).to(self.right.dtype)
         shares = self.layout[len(flat)]
         runs = shares.apart(flat)
-        if self.directions is None:
-            units = F.normalize(self._normal(runs, shares), dim=-1)
-        else:
-            units = F.normalize(torch.bmm(runs, self.directions), dim=-1)
+        units = F.normalize(torch.bmm(runs, self.directions), dim=-1)
         square_A = self.positive_A.square()[:, None]
         output = sampled_runs(runs, self.left, self.right, square_A, units[:, :, None])
         return shares.beside(output).view(*x.shape[:-1], -1)
-
-    def _normal(self, runs: Tensor, shares: Shares) -> Tensor:
-        """(C, P, m): what every noise draws for its own run; zero behind its end."""
-        normal = runs.new_zeros(*runs.shape[:2], self.noises[0].rank)
-        for noise, run, size in zip(self.noises, normal, shares.sizes, strict=True):
-            run[:size].normal_(generator=noise.generator)
-        return normal
 
 
 def sampled_runs(x: Tensor, left: Tensor, right: Tensor, square_A: Tensor, units: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from abmll.common.errors import DataError, nearest
-from abmll.common.hub_access import sizes_of
+from abmll.common.hub_access import SECONDS, sizes_of
 from abmll.tasks.hub_name import HubName
 from abmll.tasks.mapping import OPTION, ColumnMapping
 from abmll.tasks.rows import Row
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from huggingface_hub import DatasetInfo
 
 Say = Callable[[str], None]
-SECONDS = 7  # to connect to the hub, and as much to its answer
 EVALUATION = (
     "test",
     "validation",

@@ -63,7 +63,8 @@ class OuterStep:
         norms = self.rule.take(state, mean, self._rate(first + count - 1))
         seconds = (time.perf_counter() - started) / count
         with self.processes.agreed():
-            rows = [self._outcome(state, one, norms, seconds) for one in learned]
+            log_sigma = mean_log_sigma(self.rule.scorer, state.theta) if self.rule.is_posterior else None
+            rows = [self._outcome(state, one, norms, log_sigma, seconds) for one in learned]
             if before is not None:
                 with self._named(0):
                     _refuse_unmoved(before, {"phi": state.phi, "theta": state.theta})
@@ -96,7 +97,7 @@ class OuterStep:
         return Learned(episode, losses, share, self.episodes.left_out - left_out)
 
     def _outcome(
-        self, state: State, one: Learned, norms: Mapping[str, Tensor], seconds: float
+        self, state: State, one: Learned, norms: Mapping[str, Tensor], log_sigma: float | None, seconds: float
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The episode's row of metrics, after theta's step, and its cost; ``seconds`` are its part of the step's."""
         losses = dict(one.losses)
@@ -104,7 +105,6 @@ class OuterStep:
             losses[OUTER] = losses[OUTER].stepped(norms)
         with self._named(one.episode):
             steps = read_steps(losses, "theta", state.theta)
-        log_sigma = mean_log_sigma(self.rule.scorer, state.theta) if self.rule.is_posterior else None
         about = {"episode": one.episode + 1, "task": self.episodes.name(one.episode)}
         return about | summarize(steps) | {"log_sigma": log_sigma}, {
             "episode": one.episode + 1,

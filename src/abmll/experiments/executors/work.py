@@ -94,6 +94,6 @@ def attempt(do: Callable[[Unit], Result], unit: Unit) -> Result | Lost:
     """
     try:
         return do(unit)
-    except Exception as error:
+    except Exception as error:  # whatever a unit's defect is, those of the others go on
         traceback.print_exc()
         return Lost(f"{type(error).__name__}: {error}", again=False)
