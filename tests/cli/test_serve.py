@@ -44,5 +44,12 @@ def test_a_database_that_another_server_has_is_refused(capsys: pytest.CaptureFix
     assert not Path("shared.sqlite").exists()
 
 
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_files_of_another_server_are_refused(prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = str(tmp_path / "files")
+    with FileLock(lock_path(Path(files))):  # its store and its database are others
+        assert f"error: {files}: another process is writing there; " in refusal(capsys, "--files", prefix + files)
+
+
 def test_nobody_else_is_let_in_without_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--token-file" in refusal(capsys, "--host", "0.0.0.0")

@@ -1,16 +1,19 @@
 """What a store promises it keeps in SQLite and in PostgreSQL, also where two servers write at the same time."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Engine, event, insert, select, update
 
 from abmll.common.errors import AbmllError
 from abmll.serving import database
+from abmll.serving.answer_store import AnswerStore
 from abmll.serving.database import (
     ANSWERS,
     EXAMPLES,
@@ -24,7 +27,7 @@ from abmll.serving.database import (
     shown,
     writing,
 )
-from abmll.serving.job_store import AnswerStore, JobStore, NoSuchJob
+from abmll.serving.job_store import JobStore, NoSuchJob
 from abmll.serving.storage_errors import StorageError
 from abmll.serving.task_changes import Accepted, NameTaken, OtherRequest, Repeat, TooMany, change, create, relearn
 from abmll.serving.task_store import Labelled, NoSuchTask, TaskStore
@@ -217,8 +220,33 @@ def test_the_first_answer_stays(store: TaskStore, engine: Engine) -> None:
     assert AnswerStore(engine, "", 0).keep(task, 1, {"a": "not kept"}) == {"a": "not kept"}
 
 
+def test_answers_that_wait_together(store: TaskStore, engine: Engine) -> None:
+    """One transaction keeps those that waited for the same turn; a deleted task's are refused, and no others."""
+    task, begun = made(store).task.id, []
+    answers = AnswerStore(engine, "", 100)
+    asked = [(task, {"a": str(n), str(n): "own"}) for n in range(6)] + [(task + 1, {"b": "of no task"})]
+    with ThreadPoolExecutor(len(asked)) as threads:
+        with answers.turn:
+            kept = [threads.submit(answers.keep, own, 1, new) for own, new in asked[:-1]]
+            while len(answers.waiting) < len(kept):
+                time.sleep(0.001)
+            event.listen(engine, "begin", begun.append)
+        found = [one.result() for one in kept]
+        assert len(begun) == 1
+        with answers.turn:
+            kept = [threads.submit(answers.keep, own, 2, new) for own, new in asked]
+            while len(answers.waiting) < len(kept):
+                time.sleep(0.001)
+        again = [one.result() for one in kept[:-1]]
+        with pytest.raises(NoSuchTask):
+            kept[-1].result()
+    for version, results in ((1, found), (2, again)):
+        assert len({one["a"] for one in results}) == 1
+        assert results == [answers.given(task, version, ["a", str(n)]) for n in range(6)]
+
+
 def test_the_newest_answers_are_kept(store: TaskStore, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abmll.serving.job_store.SPARE", 4)
+    monkeypatch.setattr("abmll.serving.answer_store.SPARE", 4)
     task = made(store).task.id
     answers = AnswerStore(engine, "", 3)
     texts = [str(n) for n in range(10)]

@@ -59,8 +59,12 @@ def serve(
     url = database or f"sqlite:///{store / 'store.sqlite'}"
     file = file_of(url)
     with ExitStack() as held:
-        for own in (store, file) if file is not None else ():  # others may share another database
-            held.enter_context(sole_writer(own))
+        if file is not None:  # with another database several servers may share all of it
+            local = (
+                [Path(files.removeprefix("file://"))] if files and "://" not in files.removeprefix("file://") else []
+            )
+            for own in (store, file, *local):
+                held.enter_context(sole_writer(own))
         listening = held.enter_context(listen_at(host, port))
         # Torch is seconds to import: what can be refused without it has been refused by now.
         from abmll.cli.loading import load_for_serving

@@ -10,12 +10,13 @@ import torch
 from sqlalchemy import Row
 
 from abmll.model.meta_learner import AbmllModel
+from abmll.serving.answer_store import AnswerStore
 from abmll.serving.answerer import Answerer, read_with_adapters
 from abmll.serving.database import connect, shown
 from abmll.serving.engine import Engine
 from abmll.serving.fresh_threads import FreshThreads
 from abmll.serving.gauges import Gauges
-from abmll.serving.job_store import WAITING, AnswerStore, JobStore
+from abmll.serving.job_store import WAITING, JobStore
 from abmll.serving.jobs import Jobs
 from abmll.serving.limits import ServeConfig
 from abmll.serving.memory import Memory
