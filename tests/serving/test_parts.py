@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abmll.serving.engine import Engine, NoMemory
+from abmll.serving.engine import MANY, Engine, NoMemory
 from abmll.serving.fair_queue import FairQueue, QueueFull, Request, TooLate
 from abmll.serving.limits import ServeConfig
 from abmll.serving.memory import Memory
@@ -129,6 +129,16 @@ def test_one_value_that_is_larger_than_the_limit_is_kept() -> None:
         assert memory.bytes == 12
 
 
+def test_a_queue_gives_a_share_of_one_kind() -> None:
+    queue = FairQueue(100)
+    queue.put(request("A", [1] * 6, "a"), 1.0)
+    queue.put(request("B", [1] * 5, "b"), 1.0)
+    assert (queue.kind(), queue.kind(("b", "c")), queue.kind(("c",))) == ("a", "b", None)
+    assert (queue.waiting_of("a"), queue.waiting_of("b"), queue.waiting_of("c")) == (6, 5, 0)
+    assert [(one.tenant, part) for one, part in queue.take(TOKENS, LONGEST, "b", 3)] == [("B", range(3))]
+    assert (queue.waiting_of("a"), queue.waiting_of("b")) == (6, 2)
+
+
 def test_an_engine_answers_everybody_with_their_own() -> None:
     passes: list[int] = []
 
@@ -168,3 +178,31 @@ def test_an_engine_answers_everybody_with_their_own() -> None:
     finally:
         engine.stop()
     assert engine.waiting == 0
+
+
+def test_threads_share_what_waits_where_it_is_much() -> None:
+    """Two read at once of many rows; of few, or of a kind that is not shared, one reads and is alone."""
+    begun, going, meet = list[tuple[str, int, bool]](), threading.local(), threading.Barrier(2, timeout=20)
+
+    def read(rows: Sequence[str]) -> list[str]:
+        begun.append((rows[0][0], len(rows), going.is_alone))
+        if len(rows) == MANY // 2:
+            meet.wait()  # for the other half
+        return [row.upper() for row in rows]
+
+    def begin(is_alone: bool) -> None:
+        going.is_alone = is_alone
+
+    engine = Engine({"a": read, "b": read}, ServeConfig(batch_window_ms=50.0), 100)
+    engine.share(["a"], 2, begin)
+    try:
+        for kind, number in (("a", MANY), ("a", MANY - 1), ("b", MANY)):
+            begun.clear()
+            one = Request("T", kind, [f"{kind} {n}" for n in range(number)], list, 1e12)
+            engine.submit(one)
+            assert one.future.result(20) == [f"{kind.upper()} {n}" for n in range(number)]
+            expected = [(kind, MANY // 2, False)] * 2 if (kind, number) == ("a", MANY) else [(kind, number, True)]
+            assert begun == expected
+    finally:
+        engine.stop()
+    assert not any(thread.is_alive() for thread in (engine.thread, *engine.helpers))

@@ -65,7 +65,7 @@ class FeatureReader:
         missing = {key: one for key, one in asked.items() if key not in found}
         if missing:
             order = sorted(missing)  # so that no batch depends on the order of the examples
-            found |= zip(order, self._compute([missing[key] for key in order], quiet), strict=True)
+            found |= zip(order, self.read_anew([missing[key] for key in order], quiet), strict=True)
         if self.store is not None:
             for key in missing:
                 self.store.put(key, torch.cat([part.flatten().float() for part in found[key]]))
@@ -93,8 +93,8 @@ class FeatureReader:
         return row[:-count].view(len(self.blocks), -1).clone(), row[-count:].view(-1, 2).double()
 
     @torch.no_grad()
-    def _compute(self, examples: Sequence[Encoded], quiet: bool) -> list[tuple[Tensor, Tensor]]:
-        """Of each example the hidden states (K, d) and the scores of its options (C, 2)."""
+    def read_anew(self, examples: Sequence[Encoded], quiet: bool = True) -> list[tuple[Tensor, Tensor]]:
+        """Of each example the hidden states (K, d) and the scores of its options (C, 2), not kept."""
         counts = [len(example.options) for example in examples]
         examples = [_scored(example) for example in examples]
         rows: dict[int, tuple[Tensor, Tensor]] = {}

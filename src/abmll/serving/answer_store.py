@@ -88,7 +88,7 @@ class AnswerStore:
         rows.sort(key=lambda row: (row["task"], row["version"], row["digest"]))
         with writing(self.engine, self.where) as db:
             written = db.execute(build(ANSWERS).on_conflict_do_nothing(), rows).rowcount
-            kept = [one.answers for one in together]
+            kept: list[Mapping[str, str]] = [one.answers for one in together]
             if written < len(rows):
                 kept = [{**one.answers, **_given(db, one.task, one.version, list(one.answers))} for one in together]
             self.since += len(rows)

@@ -1,13 +1,17 @@
-"""One thread that has the model: it reads what waits, rows of many requests and tasks in one pass.
+"""The threads that have the model: they read what waits, rows of many requests and tasks in one pass.
 
 A pass takes as long for 32 rows of 32 tasks as for those of one. So a request waits a few milliseconds for others, and
 then reads with them. While a pass runs others gather by themselves.
+
+Where few rows wait, one thread reads them with all cores. Where many do, they are shared out to threads with their own
+cores each: cores that work on one product meet at its end, thousands of times in a pass, and each time all wait for the
+one that had a request to see to.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, TypeVar
 
@@ -20,6 +24,7 @@ Reader = Callable[[Sequence[Any]], Sequence[Any]]  # rows of one kind to what wa
 Result = TypeVar("Result")
 TOKENS = 2048  # of a pass
 FULL = 32  # rows that wait for no others
+MANY = 16  # rows that are shared out
 FIRST_RATE = 10.0  # rows a second, before any was measured
 
 
@@ -51,21 +56,39 @@ class Engine:
         self.rate = FIRST_RATE
         self.errands: list[tuple[Callable[[], Any], Future[Any]]] = []
         self.is_stopped = False
+        self.shared: frozenset[str] = frozenset()
+        self.on_begin: Callable[[bool], object] = lambda is_alone: None
+        self.busy = 0  # threads that read
+        self.is_alone = False  # the one that reads has all cores
         self.thread = threading.Thread(target=self._run, name="abmll-engine", daemon=True)
+        self.helpers: list[threading.Thread] = []
         self.thread.start()
+
+    def share(self, kinds: Collection[str], threads: int, on_begin: Callable[[bool], object]) -> None:
+        """Let so many threads read rows of these ``kinds`` at a time, whose readers must be safe for that.
+
+        ``on_begin`` is called in a thread before each of its passes, and told whether no other one reads meanwhile.
+        """
+        self.shared, self.on_begin = frozenset(kinds), on_begin
+        self.helpers = [
+            threading.Thread(target=self._help, name=f"abmll-engine-{number}", daemon=True)
+            for number in range(2, threads + 1)
+        ]
+        for helper in self.helpers:
+            helper.start()
 
     def submit(self, request: Request) -> None:
         """Let a request wait for its turn; its future tells the result. Raises ``QueueFull``."""
         with self.changed:
             self.queue.put(request, self.rate)
-            self.changed.notify()
+            self.changed.notify_all()
 
     def do(self, act: Callable[[], Result]) -> "Future[Result]":
-        """Let the thread do something between two passes."""
+        """Let the first thread do something between two passes."""
         future: Future[Result] = Future()
         with self.changed:
             self.errands.append((act, future))
-            self.changed.notify()
+            self.changed.notify_all()
         return future
 
     @property
@@ -74,11 +97,12 @@ class Engine:
         return self.queue.waiting
 
     def stop(self) -> None:
-        """End after the pass that runs; requests that wait get no answer."""
+        """End after the passes that run; requests that wait get no answer."""
         with self.changed:
             self.is_stopped = True
-            self.changed.notify()
-        self.thread.join(timeout=60)
+            self.changed.notify_all()
+        for thread in (self.thread, *self.helpers):
+            thread.join(timeout=60)
 
     def _run(self) -> None:
         while not self.is_stopped:
@@ -87,11 +111,46 @@ class Engine:
                 errands, self.errands = self.errands, []
                 if not errands:  # others may come within the window
                     self.changed.wait_for(lambda: self.queue.waiting >= FULL or self.is_stopped, self.window)
-                taken = self.queue.take(TOKENS, self.longest)
+                taken = [] if errands else self._take(self.queue.kind())
             for act, future in errands:
                 _run_errand(act, future)
-            if taken:
-                self._pass(taken)
+            self._passes(taken)
+
+    def _help(self) -> None:
+        """Read beside the first thread while it reads a share of what waits, or something else."""
+        while not self.is_stopped:
+            with self.changed:
+                self.changed.wait_for(lambda: self._is_wanted() or self.is_stopped)
+                taken = [] if self.is_stopped else self._take(self.queue.kind(self.shared))
+            self._passes(taken)
+
+    def _is_wanted(self) -> bool:
+        return self.busy > 0 and not self.is_alone and self.queue.kind(self.shared) is not None
+
+    def _take(self, kind: str | None) -> list[Taken]:
+        """Rows of a kind for one pass: a share of what waits where that is much, and another thread is free."""
+        if kind is None:
+            return []
+        waiting, free = self.queue.waiting_of(kind), 1 + len(self.helpers) - self.busy
+        is_shared = kind in self.shared and waiting >= MANY
+        taken = self.queue.take(TOKENS, self.longest, kind, -(-waiting // free) if is_shared else waiting)
+        if taken:
+            self.is_alone = self.busy == 0 and not (is_shared and self.helpers)
+            self.busy += 1
+            self.changed.notify_all()
+        return taken
+
+    def _passes(self, taken: Sequence[Taken]) -> None:
+        """Read what was taken."""
+        if not taken:
+            return
+        self.on_begin(self.is_alone)
+        try:
+            self._pass(taken)
+        finally:
+            with self.changed:
+                self.busy -= 1
+                self.changed.notify_all()
 
     def _pass(self, taken: Sequence[Taken]) -> None:
         started = time.monotonic()

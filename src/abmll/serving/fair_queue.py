@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,20 +81,30 @@ class FairQueue:
         self.waiting += len(request.rows)
         self.tenants.setdefault(request.tenant, OrderedDict())[id(request)] = request
 
-    def take(self, tokens: int, longest: int) -> list[Taken]:
-        """Rows for one pass: of one kind, of at most so many ``tokens``, and at least one row.
+    def kind(self, kinds: Collection[str] | None = None) -> str | None:
+        """Of which kind the row is whose turn it is, of these ``kinds``, None: of all; None where none waits."""
+        self._dismiss()
+        request = self._next(kinds)
+        return None if request is None else request.kind
+
+    def waiting_of(self, kind: str) -> int:
+        """Rows of a kind that wait."""
+        return sum(one.waiting for requests in self.tenants.values() for one in requests.values() if one.kind == kind)
+
+    def take(self, tokens: int, longest: int, kind: str | None = None, rows: int | None = None) -> list[Taken]:
+        """Rows for one pass: of one ``kind``, of at most so many ``tokens`` and ``rows``, and at least one row.
 
         One row at a time: of the tenant whose turn it is, of its request whose turn it is. A row has at most
         ``longest`` tokens. Requests that are late or that nobody waits for any more leave.
         """
         self._dismiss()
         taken: dict[int, tuple[Request, int]] = {}
-        kind, used = None, 0
-        while request := self._next(kind):
+        used = number = 0
+        while request := self._next(None if kind is None else (kind,)):
             size = min(len(request.rows[request.taken]), longest)
-            if taken and used + size > tokens:
+            if taken and (used + size > tokens or number == rows):
                 break
-            kind, used = request.kind, used + size
+            kind, used, number = request.kind, used + size, number + 1
             first = taken.get(id(request), (request, request.taken))[1]
             taken[id(request)] = (request, first)
             request.taken += 1
@@ -102,10 +112,10 @@ class FairQueue:
             self._turn(request)
         return [(request, range(first, request.taken)) for request, first in taken.values()]
 
-    def _next(self, kind: str | None) -> Request | None:
+    def _next(self, kinds: Collection[str] | None) -> Request | None:
         for requests in self.tenants.values():
             for request in requests.values():
-                if kind in (None, request.kind):
+                if kinds is None or request.kind in kinds:
                     return request
         return None
 

@@ -5,6 +5,7 @@ role has modules of its own around the same weights (``Base.twin``).
 """
 
 from dataclasses import replace
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import torch
@@ -38,7 +39,7 @@ class Resident:
     """A model that learns with heads, and where it has a theta that takes gradient steps, by those too.
 
     Attributes:
-        reading: learns with heads; the engine reads with it.
+        reading: learns with heads; the engine reads with it, and with twins of it where it reads in several threads.
         stepping: learns by gradient steps in a thread of its own; None where there is no such theta.
         answering: the modules with which the engine answers what ``stepping`` has learned.
     """
@@ -47,13 +48,18 @@ class Resident:
         self.threads = torch.get_num_threads()
         self.reading = model.with_head()
         self.reader: FeatureReader = self.reading.reader()
+        # More than two at a time would each have fewer rows to read, and activations besides.
+        self.lanes = 2 if self.threads > 1 and self.reading.scorer.device.type == "cpu" else 1
+        self.free: SimpleQueue[FeatureReader] = SimpleQueue()
+        for reader in (self.reader, *(self.reading.on_twin().reader() for _ in range(1, self.lanes))):
+            self.free.put(reader)
         self.stepping = _stepping(model)
         self.answering: OptionScorer | None = None if self.stepping is None else self.stepping.on_twin().scorer
 
-    def begin(self) -> None:
-        """Called first in a thread that computes: one that began while another computed alone (``posterior.threads``)
-        would do so for good."""
-        torch.set_num_threads(self.threads)
+    def begin(self, is_alone: bool = True) -> None:
+        """Called first in a thread that computes, by itself or beside the other lanes: one that began while another
+        computed alone (``posterior.threads``) would do so for good."""
+        torch.set_num_threads(self.threads if is_alone else self.threads // self.lanes)
 
     @property
     def name(self) -> str:
@@ -81,11 +87,15 @@ class Resident:
         return [Row(one) for one in self.reading.scorer.encode(examples, task_name)]
 
     def read(self, rows: list[Row]) -> list[Read]:
-        """What the model makes of rows, of whatever tasks, in as few passes as can be."""
-        if self.reading.scorer.base.model.dtype == torch.float32:
-            self.begin()  # the library that multiplies these has one number of threads for the whole process
-        hidden, scores = self.reader.read([row.encoded for row in rows])
-        return [Read(hidden[n], scores[n, : len(row.encoded.options)]) for n, row in enumerate(rows)]
+        """What the model makes of rows, of whatever tasks, in as few passes as can be; in ``lanes`` threads at a time.
+
+        It is not kept: answers are, and of what was answered little is learned.
+        """
+        reader = self.free.get()
+        try:
+            return [Read(*one) for one in reader.read_anew([row.encoded for row in rows])]
+        finally:
+            self.free.put(reader)
 
     def sharing(self, posterior: TaskPosterior) -> TaskPosterior:
         """A posterior that was loaded, with this model's reader, whose features are kept for all tasks together."""

@@ -56,6 +56,7 @@ class Service:
         self.resident = self.engine.do(lambda: Resident(load())).result()
         self.engine.longest = self.resident.longest
         self.engine.readers = {FEATURES: self.resident.read, ANSWERS: read_with_adapters, TOKENS: score_tokens}
+        self.engine.share([FEATURES], self.resident.lanes, self.resident.begin)
         self.store.claim(self.resident.belongs_to)
         self.files = PosteriorFiles(self.store, Objects(files), self.resident)
         self.loaders, self.fitters = FreshThreads(LOADERS, alone), FreshThreads(1, alone)
