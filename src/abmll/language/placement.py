@@ -62,11 +62,10 @@ def kept_elsewhere(model: PreTrainedModel) -> list[object]:
 @contextmanager
 def at_hand(layer: nn.Module) -> Iterator[Tensor]:
     """The weight of a layer as it is, also where it lies elsewhere than it computes: then inside of the block alone."""
-    weight: Any = layer.weight
-    if not weight.is_meta:
-        yield layer.weight
+    if not layer.get_parameter("weight").is_meta:
+        yield layer.get_parameter("weight")
         return
     from accelerate.utils import align_module_device
 
     with align_module_device(layer):
-        yield layer.weight
+        yield layer.get_parameter("weight")
