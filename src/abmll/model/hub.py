@@ -124,7 +124,7 @@ class OnHub:
 
     def push_to_hub(
         self,
-        name: str,
+        repo_id: str,
         *,
         private: bool | None = None,
         token: str | None = None,
@@ -133,16 +133,16 @@ class OnHub:
         license: str | None = None,
         datasets: Sequence[str] = (),
     ) -> str:
-        """Save it as ``user/name`` on the hub and return its URL; see ``abmll.model.hub.push_folder``.
+        """Save it on the hub as ``repo_id`` (user/name), and return its URL; see ``abmll.model.hub.push_folder``.
 
         ``license`` and ``datasets``, the hub's names of them, stand in the card; without them it says nothing of them.
         """
         with TemporaryDirectory() as scratch:
-            folder = Path(scratch) / name.rpartition("/")[2]
+            folder = Path(scratch) / repo_id.rpartition("/")[2]
             self.save_pretrained(folder)
             return push_folder(
                 folder,
-                name,
+                repo_id,
                 private=private,
                 token=token,
                 revision=revision,
