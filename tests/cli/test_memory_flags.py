@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 # PEFT asks a deprecated property of transformers.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -17,27 +17,16 @@ QUANTISED = ("--load-in-4bit", "--load-in-8bit", "--load-in-int8-torchao")
 FLAGS = (*QUANTISED, "--gradient-checkpointing", "--gradient-accumulation-steps 2")
 
 
-@pytest.fixture(scope="module")
-def wide(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny Llama as wide as a block of 4-bit codes."""
-    folder = tmp_path_factory.mktemp("wide")
-    torch.manual_seed(1)
-    config = AutoConfig.from_pretrained(tiny_llama, hidden_size=64, intermediate_size=128, head_dim=16)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("flag", FLAGS)
 def test_a_run_is_trained_adapted_asked_and_exported(
-    flag: str, wide: Path, work: Any, abmll: Callable[..., Any]
+    flag: str, wide_llama: Path, work: Any, abmll: Callable[..., Any]
 ) -> None:
     def done(command: str) -> str:
         code, out, err = abmll(command, "--quiet")
         assert code == 0, err
         return out
 
-    done(f"{work.train} --model {wide} {flag} --max-steps 2 --calibration-tasks 0 --output-dir trained")
+    done(f"{work.train} --model {wide_llama} {flag} --max-steps 2 --calibration-tasks 0 --output-dir trained")
     own = flag if flag == "--gradient-checkpointing" else ""  # the others are remembered, or are of training alone
     done(f"adapt toy3.jsonl --theta trained --adapt full --method abmll --steps 2 {own} --output-dir learned")
     done("predict learned --input questions.jsonl --output answers.jsonl")
@@ -47,7 +36,7 @@ def test_a_run_is_trained_adapted_asked_and_exported(
     done("export learned --format peft --output-dir adapter")
     update = load_file("adapter/adapter_model.safetensors")
     assert all(one.abs().sum() > 0 for one in update.values())  # B starts at zero: it has learned
-    plain = AutoModelForCausalLM.from_pretrained(wide, dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(wide_llama, dtype=torch.float32)
     PeftModel.from_pretrained(plain, "adapter")
     code, _, err = abmll("export learned --format merged --output-dir merged --quiet")
     if flag in QUANTISED:
