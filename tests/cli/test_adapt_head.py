@@ -76,7 +76,8 @@ def test_beside_the_adapter_that_it_reads_with_a_head_is_exported(
     format: str, work: Any, abmll: Callable[..., Any]
 ) -> None:
     assert abmll("adapt toy3.jsonl --theta run --output-dir p").code == 0
-    assert abmll(f"export p --format {format} --output-dir out").code == 0
+    code, out, _ = abmll(f"export p --format {format} --output-dir out")
+    assert (code, f"not in the adapter, but in {Path('out/posterior')}, for 'abmll predict' alone" in out) == (0, True)
     assert {path.name for path in Path("out/posterior").iterdir()} == {
         *("manifest.json", "posterior.json", "head.safetensors", "phi.safetensors")
     }
