@@ -214,7 +214,8 @@ def _refuse_unreachable(name: HubName) -> None:
 
     if name.looks_local:
         near = [path.name for path in Path(name.path).expanduser().parent.glob("*") if path.is_dir()]
-        raise DataError(f"{name}: no such folder.{nearest(Path(name.path).name, near)}")
+        hint = nearest(Path(name.path).name, near)
+        raise DataError(f"{name}: no such folder.{hint} Give a clone of a dataset, or what save_to_disk wrote")
     if not config.HF_HUB_OFFLINE:
         _asked(name)
 
