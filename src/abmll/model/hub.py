@@ -31,6 +31,7 @@ from abmll.model.run_folder import CARD, SHARED
 FETCHED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "*.md"]  # no code, no pickles
 # What a push replaces where the repository has it.
 OURS = [f"{PREFIX}*", "phi*.safetensors", "head.safetensors", DOCUMENT, "manifest.json", "classifier.json", *SHARED]
+EXPORTS = ("abmll.json", "ensemble.json")  # each is in every export of its kind
 
 Say = Callable[[str], None]
 
@@ -92,6 +93,10 @@ def push_folder(
     """
     if hub_name(name) is None or "@" in name:
         raise ConfigError(f"'{name}' is no name on a hub; write user/name")
+    if any((folder / sign).is_file() for sign in EXPORTS):
+        raise ConfigError(
+            f"{folder}: is an export, which has its card; push it with: hf upload {name} {folder}"
+        )
     files: dict[str, bytes | Path] = {file: folder / file for file in _files(folder)}
     files[CARD] = folder_card(folder, name, card).encode()
     token = token or get_token()
