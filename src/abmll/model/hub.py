@@ -94,9 +94,7 @@ def push_folder(
     if hub_name(name) is None or "@" in name:
         raise ConfigError(f"'{name}' is no name on a hub; write user/name")
     if any((folder / sign).is_file() for sign in EXPORTS):
-        raise ConfigError(
-            f"{folder}: is an export, which has its card; push it with: hf upload {name} {folder}"
-        )
+        raise ConfigError(f"{folder}: is an export, which has its card; push it with: hf upload {name} {folder}")
     files: dict[str, bytes | Path] = {file: folder / file for file in _files(folder)}
     files[CARD] = folder_card(folder, name, card).encode()
     token = token or get_token()
