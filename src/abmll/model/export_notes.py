@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from abmll.common.checkpoint import DOCUMENT, Bundle, save_bundle
+from abmll.common.checkpoint import DOCUMENT, Bundle, write_bundle
 from abmll.common.documents import FORMATS, Document
 from abmll.common.files import json_text
 from abmll.common.markdown_text import as_text, block
@@ -81,7 +81,8 @@ def write_notes(folder: Path, notes: Document, format: str, headed: Bundle | Non
     names the right place in the error of a full disk.
     """
     if headed is not None:
-        save_bundle(folder / HEADED, headed, DOCUMENT)
+        (folder / HEADED).mkdir()
+        write_bundle(folder / HEADED, headed, DOCUMENT)
     (folder / NOTES).write_text(json_text(notes), encoding="utf-8")
     (folder / CARD).write_text(card(notes, format), encoding="utf-8")
 
