@@ -107,6 +107,17 @@ def tiny_llama(family_folder: Callable[[str], Path]) -> Path:
     return family_folder("llama")
 
 
+@pytest.fixture(scope="session")
+def wide_llama(family_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random Llama with two layers, as wide as a block of 4-bit codes."""
+    folder = tmp_path_factory.mktemp("wide")
+    torch.manual_seed(1)
+    config = AutoConfig.from_pretrained(family_folder("llama"), hidden_size=64, intermediate_size=128, head_dim=16)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
 SHORT = PromptConfig(instruction=False, list_options=False, answer="text")
 
 

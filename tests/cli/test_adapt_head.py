@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,4 +68,24 @@ def test_a_head_is_not_exported_as_an_adapter(work: Any, abmll: Callable[..., An
     assert abmll(f"adapt toy3.jsonl --model {work.model} --output-dir p").code == 0
     code, _, err = abmll("export p --format peft --output-dir out")
     assert code == 2
-    assert "a head on the bare model's features; it has no adapter" in err
+    assert "a head on the bare model's features; it has no adapter; answer with it in ABMLL (predict), or" in err
+
+
+@pytest.mark.parametrize("format", ["peft", "merged", "lm-eval --data toy3.jsonl"])
+def test_beside_the_adapter_that_it_reads_with_a_head_is_exported(
+    format: str, work: Any, abmll: Callable[..., Any]
+) -> None:
+    assert abmll("adapt toy3.jsonl --theta run --output-dir p").code == 0
+    code, out, _ = abmll(f"export p --format {format} --output-dir out")
+    assert (code, f"not in the adapter, but in {Path('out/posterior')}, for 'abmll predict' alone" in out) == (0, True)
+    assert {path.name for path in Path("out/posterior").iterdir()} == {
+        *("manifest.json", "posterior.json", "head.safetensors", "phi.safetensors")
+    }
+    assert json.loads(Path("out/abmll.json").read_text(encoding="utf-8"))["head_left_out"] is True
+    texts = [path.read_text(encoding="utf-8") for name in ("*.json", "*.md") for path in Path("out").rglob(name)]
+    assert not any(str(work.model) in text for text in texts)
+    [said] = re.findall(r"`abmll (predict FOLDER/posterior --model BASE [^`]*)`", "".join(texts))
+    asked = said.replace("FOLDER", "out").replace("BASE", str(work.model)).replace("new.csv", "questions.jsonl")
+    assert abmll(asked).code == 0
+    assert abmll("predict p --input questions.jsonl --output own.csv").code == 0
+    assert Path("answers.csv").read_bytes() == Path("own.csv").read_bytes()

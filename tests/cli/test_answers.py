@@ -70,7 +70,7 @@ def test_other_endings_are_refused(name: str) -> None:
 def test_parquet_needs_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     check_form(Path("a.parquet"))
     monkeypatch.setattr(answers, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs pyarrow; install abmll\[data\]"):
+    with pytest.raises(ConfigError, match=r'needs pyarrow; run: pip install "abmll\[data\]"'):
         check_form(Path("a.parquet"))
 
 

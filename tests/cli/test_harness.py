@@ -1,6 +1,7 @@
 """Our numbers by way of lm-evaluation-harness: of an exported adapter in its own model, and of ABMLL as a model."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ pytest.importorskip("lm_eval")
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-from abmll.cli.harness import AbmllLM
+from abmll.cli.harness import main
+from abmll.cli.harness_model import AbmllLM
 
 # PEFT 0.21 asks transformers 5.23 for an attribute under its old name; any other warning is an error.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -123,6 +125,42 @@ def test_the_model_refuses_what_has_no_options(tiny_llama: Path, toy_tasks: list
     for ask in (lm.generate_until, lm.loglikelihood_rolling):
         with pytest.raises(ConfigError, match="multiple choice only"):
             ask([])
+
+
+def test_arguments_that_the_model_does_not_have() -> None:
+    with pytest.raises(ConfigError, match=r"^model_args: say what 'abmll adapt' or 'abmll train' wrote, as"):
+        AbmllLM(num_samples=4, batch_size=1)
+    with pytest.raises(ConfigError, match=r"^model_args: abmll has no peft; it has pretrained, num_samples,"):
+        AbmllLM("none", peft="adapter")
+
+
+@pytest.mark.parametrize("problem", [ValueError("Tasks not found: abmll_toy"), ConfigError("none: no such folder")])
+def test_what_cannot_be_is_one_line(
+    problem: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise problem
+
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", fail)
+    assert main() == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"abmll: error: {problem}")
+    assert err.count("\n") == 1
+
+
+def test_what_is_no_affair_of_the_user_has_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: json.loads("{"))
+    with pytest.raises(ValueError, match="Expecting property name"):
+        main()
+
+
+def test_without_the_harness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delitem(sys.modules, "abmll.cli.harness_model")
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    assert main() == 2
+    assert capsys.readouterr().err == (
+        'abmll: error: harness: lm-eval is not installed; run: pip install "abmll[lm-eval]"\n'
+    )
 
 
 def test_files_of_a_task(tiny_llama: Path, toy_tasks: list[Task]) -> None:

@@ -97,6 +97,14 @@ def test_what_is_refused(command: str, fragment: str, work: Any, abmll: Call, hu
     assert fragment in err
 
 
+def test_an_export_is_pushed_by_the_hubs_own_command(work: Any, abmll: Call, hub: Hub) -> None:
+    assert abmll("export new --format peft --output-dir adapter").code == 0
+    code, _, err = abmll("push adapter ann/adapter")
+    said = "adapter: is an export, which has its card; push it with: hf upload ann/adapter adapter"
+    assert (code, err) == (2, f"abmll: error: {said}\n")
+    assert hub.requests == []
+
+
 def test_out_of_reach(work: Any, abmll: Call, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     for command, advice in {

@@ -51,6 +51,14 @@ def test_a_name_that_the_hub_does_not_have(hub: Hub) -> None:
         load_base(ModelConfig("ann/none", "fp32", "cpu"), lambda line: None)
 
 
+def test_what_is_no_name(hub: Hub) -> None:
+    remedy = "for a revision give a folder, made by: hf download ann/tiny --revision v1 --local-dir FOLDER"
+    for name, expected in {"ann/tiny@v1": remedy, "ann/ti~ny": "check the name"}.items():
+        with pytest.raises(CheckpointError, match=f"^model: {name} is no folder, and no name on a hub; {expected}$"):
+            load_base(ModelConfig(name, "fp32", "cpu"), lambda line: None)
+    assert hub.requests == []
+
+
 def test_without_a_network_nothing_else_is_said(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from abmll import AbmllModel
+from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.common.config import LearningConfig, ModelConfig
 from abmll.common.errors import ConfigError
 from abmll.language import placement
@@ -76,3 +77,22 @@ def test_a_map_keeps_blocks_whole_and_refuses_the_disk(tiny_llama: Path, monkeyp
 def test_without_a_gpu_there_is_nothing_to_spread(tiny_llama: Path) -> None:
     with pytest.raises(ConfigError, match=r"^device_map: there is no GPU to spread the model over; leave it out$"):
         load_base(ModelConfig(str(tiny_llama), device="cpu", device_map="auto"), print, quiet=True)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_layers_that_lie_elsewhere_are_trained_with_and_exported(
+    family: str, family_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    found = []
+    plain = load_base(ModelConfig(str(family_folder(family)), device="cpu", dtype="fp32"), print, quiet=True)
+    for name, base in {"plain": plain, "placed": placed(family_folder(family), tmp_path / "disk")}.items():
+        model = AbmllModel.from_base(base, prompt=SHORT, r=2, layers_to_transform="0,1", target_modules=["all-linear"])
+        short: dict[str, Any] = {"max_steps": 2, "inner_steps": 2, "calibration_tasks": 0}
+        MetaTrainer(model, [toy_task("toy")], TrainConfig(output_dir=str(tmp_path / name / "run"), **short)).train()
+        posterior = model.theta_as_posterior("toy")
+        posterior.export_peft(tmp_path / name / "peft")
+        posterior.export_merged(tmp_path / name / "merged")
+        files = [tmp_path / name / file for file in ("peft/adapter_model.safetensors", "merged/model.safetensors")]
+        found.append([load_file(file) for file in files])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-6, rtol=0)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from abmll import AbmllModel, MetaTrainer, TaskPosterior, TrainConfig
 from abmll.common.config import QUANTIZATIONS, LearningConfig, ModelConfig, PlaceConfig, PromptConfig
@@ -27,14 +26,9 @@ kinds = pytest.mark.parametrize("kind", QUANTIZATIONS)
 
 
 @pytest.fixture(scope="module")
-def tiny_llama(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny Llama as wide as a block of 4-bit codes."""
-    folder = tmp_path_factory.mktemp("llama")
-    torch.manual_seed(1)
-    config = AutoConfig.from_pretrained(tiny_llama, hidden_size=64, intermediate_size=128, head_dim=16)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
-    return folder
+def tiny_llama(wide_llama: Path) -> Path:
+    """Here the tiny Llama has rows of a whole block of 4-bit codes."""
+    return wide_llama
 
 
 def load(folder: Path, kind: str | None, dtype: str = "fp32") -> Base:

@@ -1,5 +1,6 @@
 """The documentation as a site: it builds without a warning, and its pages ask nothing of other hosts."""
 
+import html
 import re
 import subprocess
 import sys
@@ -38,6 +39,16 @@ def test_every_page_of_docs_is_in_the_site(site: Path) -> None:
         page = site / (name.parent if name.name == "index" else name) / "index.html"
         assert page.is_file(), source
     assert not list(site.rglob("*.py"))
+
+
+def test_the_scripts_stand_on_the_page_of_examples(site: Path) -> None:
+    page = (site / "howto" / "examples" / "index.html").read_text(encoding="utf-8")
+    shown = html.unescape(re.sub(r"<[^>]*>", "", page))
+    source = (ROOT / "docs" / "howto" / "examples.md").read_text(encoding="utf-8")
+    scripts = re.findall(r'^--8<-- "(.*)"$', source, flags=re.MULTILINE)
+    assert len(scripts) == source.count("```python") == 5
+    for script in scripts:
+        assert (ROOT / script).read_text(encoding="utf-8").strip() in shown
 
 
 def test_pages_fetch_nothing_from_other_hosts(site: Path) -> None:

@@ -331,7 +331,7 @@ def test_without_the_library(small: Collection, copies: Path, monkeypatch: pytes
     import sys
 
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r'needs the datasets library; run: pip install "abmll\[data\]"'):
+    with pytest.raises(DataError, match=r'^small: needs the datasets library; run: pip install "abmll\[data\]"$'):
         fetch_collection("small", lambda line: None, quiet=True, collection=small)
 
 

@@ -19,10 +19,13 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 def check_form(path: Path) -> None:
     """Raise ``ConfigError`` where the suffix names no form of answers, or one whose package is missing."""
     if path.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise ConfigError(f"{path}: Parquet needs pyarrow; install abmll[data], or name a .jsonl, .csv or .tsv file")
+        raise ConfigError(
+            f'{path}: Parquet needs pyarrow; run: pip install "abmll[data]", or name a .jsonl, .csv or .tsv file'
+        )
     if path.suffix == ".xlsx" and (find_spec("pandas") is None or find_spec("openpyxl") is None):
         raise ConfigError(
-            f"{path}: Excel needs pandas and openpyxl; install abmll[excel], or name a .csv, .tsv or .jsonl file"
+            f'{path}: Excel needs pandas and openpyxl; run: pip install "abmll[excel]", '
+            "or name a .csv, .tsv or .jsonl file"
         )
     if path.suffix not in (".jsonl", ".parquet", ".xlsx", *SEPARATORS):
         raise ConfigError(

@@ -42,6 +42,7 @@ def export(
     """
     from abmll.cli.loading import load_posterior
     from abmll.cli.places import check_folder
+    from abmll.model.export_notes import HEADED
     from abmll.model.lm_eval_export import harness_name
     from abmll.model.vllm_ensemble import serve_command
     from abmll.tasks import load_task
@@ -85,6 +86,9 @@ def export(
     elif members > 1:
         what += f", the average of {members} members to within {100 * lost:.1g} %"
     facts["what"] = what
+    if posterior.head is not None:
+        result["head"] = str(output_dir / HEADED)
+        facts["head"] = f"not in the adapter, but in {output_dir / HEADED}, for 'abmll predict' alone"
     if format == "lm-eval":
         task = f"{harness_name(posterior.task_name)}_calibrated"
         result |= {"task": task, "rows": len(examples)}

@@ -58,17 +58,22 @@ def save_bundle(
     further files by name. Raises ``AbmllError`` for a document that could not be read again.
     """
     with atomic_folder(folder, overwrite=overwrite) as target:
-        for name, tensors in bundle.tensors.items():
-            contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-            (target / f"{name}.safetensors").write_bytes(save(contiguous, metadata={"format": "pt"}))
-        about = {"format": FORMATS[LAYOUTS[document_name].kind], "tensors": sorted(bundle.tensors)}
-        document = bundle.document | about
-        text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
-        refuse_unreadable(LAYOUTS[document_name].kind, text)
-        for name, content in {document_name: text, **(beside or {})}.items():
-            (target / name).write_text(content, encoding="utf-8")
-        hashes = {path.name: sha256_file(path) for path in sorted(target.iterdir())}
-        (target / MANIFEST).write_text(json.dumps({"sha256": hashes}, indent=1) + "\n", encoding="utf-8")
+        write_bundle(target, bundle, document_name, beside)
+
+
+def write_bundle(target: Path, bundle: Bundle, document_name: str, beside: Mapping[str, str] | None = None) -> None:
+    """``save_bundle`` into an empty folder ``target`` that nobody reads yet, such as a part of an ``atomic_folder``."""
+    for name, tensors in bundle.tensors.items():
+        contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        (target / f"{name}.safetensors").write_bytes(save(contiguous, metadata={"format": "pt"}))
+    about = {"format": FORMATS[LAYOUTS[document_name].kind], "tensors": sorted(bundle.tensors)}
+    document = bundle.document | about
+    text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    refuse_unreadable(LAYOUTS[document_name].kind, text)
+    for name, content in {document_name: text, **(beside or {})}.items():
+        (target / name).write_text(content, encoding="utf-8")
+    hashes = {path.name: sha256_file(path) for path in sorted(target.iterdir())}
+    (target / MANIFEST).write_text(json.dumps({"sha256": hashes}, indent=1) + "\n", encoding="utf-8")
 
 
 def load_bundle(folder: Path, document_name: str) -> Bundle:

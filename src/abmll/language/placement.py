@@ -4,12 +4,14 @@ accelerate's hooks bring the inputs of a layer to where its weights are, and wei
 to a GPU. Batches and adapters stay on the device of the first layer, and what adapters add is computed there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from abmll.common.errors import ConfigError
@@ -55,3 +57,15 @@ def kept_elsewhere(model: PreTrainedModel) -> list[object]:
     every = [one for hook in hooks for one in (hook, *getattr(hook, "hooks", ()))]
     held = [getattr(hook, name, None) for hook in every for name in ("weights_map", "tied_params_map")]
     return [one for one in held if one is not None]
+
+
+@contextmanager
+def at_hand(layer: nn.Module) -> Iterator[Tensor]:
+    """The weight of a layer as it is, also where it lies elsewhere than it computes: then inside of the block alone."""
+    if not layer.get_parameter("weight").is_meta:
+        yield layer.get_parameter("weight")
+        return
+    from accelerate.utils import align_module_device
+
+    with align_module_device(layer):
+        yield layer.get_parameter("weight")

@@ -1,13 +1,19 @@
-"""What an export needs beside its weights: prompt, labels, tokens of the answers, calibration; JSON and a card."""
+"""What an export needs beside its weights: prompt, labels, tokens of the answers, calibration; JSON and a card.
+
+Of a task that a head answers, the posterior lies beside it, as ABMLL saves it: no other program has heads.
+"""
 
 import json
 import string
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from abmll.common.checkpoint import DOCUMENT, Bundle, write_bundle
 from abmll.common.documents import FORMATS, Document
 from abmll.common.files import json_text
 from abmll.common.markdown_text import as_text, block
+from abmll.language import embedded
 from abmll.language.base import Base
 from abmll.methods import find_rule
 from abmll.model.card import base_name, front_matter
@@ -17,7 +23,7 @@ from abmll.tasks.prompts import Rendered, render
 if TYPE_CHECKING:
     from abmll.model.learned_task import TaskPosterior
 
-NOTES, CARD = "abmll.json", "README.md"
+NOTES, CARD, HEADED = "abmll.json", "README.md", "posterior"
 PLACEHOLDERS = ("{option A}", "{option B}")
 
 
@@ -59,11 +65,24 @@ def export_notes(posterior: "TaskPosterior", member: int | None) -> Document:
     }
 
 
-def write_notes(folder: Path, notes: Document, format: str) -> None:
+def headed(posterior: "TaskPosterior") -> Bundle | None:
+    """A posterior with a head as it is saved, its base named as others know it; None of one without: it is exported."""
+    if posterior.head is None:
+        return None
+    bundle, base = posterior.bundle(), posterior.scorer.base.name
+    known = base if base == embedded.NAME else base_name(base).name
+    return replace(bundle, document={**bundle.document, "settings": {**bundle.document["settings"], "model": known}})
+
+
+def write_notes(folder: Path, notes: Document, format: str, headed: Bundle | None = None) -> None:
     """Write ``abmll.json`` and the card into the folder of an export of a ``format``, peft or merged.
 
-    The folder is a temporary one of ``atomic_folder``, which names the right place in the error of a full disk.
+    What is ``headed`` goes into a folder of its own there. The folder is a temporary one of ``atomic_folder``, which
+    names the right place in the error of a full disk.
     """
+    if headed is not None:
+        (folder / HEADED).mkdir()
+        write_bundle(folder / HEADED, headed, DOCUMENT)
     (folder / NOTES).write_text(json_text(notes), encoding="utf-8")
     (folder / CARD).write_text(card(notes, format), encoding="utf-8")
 
@@ -126,7 +145,12 @@ def _probabilities(notes: Document) -> str:
             "softmax(inverse_temperature * log p + biases)."
         )
     if notes["head_left_out"]:
-        parts.append("The head that answers in ABMLL is not part of this export, so its answers are others.")
+        model = "" if notes["base"]["is_hub_name"] else " --model BASE"
+        parts.append(
+            "In ABMLL a head answers, on the features of this adapter, and its answers are others. It lies in "
+            f"`{HEADED}`, and no other program reads it: "
+            f"`abmll predict FOLDER/{HEADED}{model} --input new.csv --output answers.csv`."
+        )
     if notes["members"] > 1 and notes["member"] is None:
         parts.append(f"This is the average of {notes['members']} members; in ABMLL their probabilities are averaged.")
     return " ".join([*parts, "`abmll.json` has the tokens of the answers and all other settings."])

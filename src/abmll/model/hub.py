@@ -31,6 +31,7 @@ from abmll.model.run_folder import CARD, SHARED
 FETCHED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "*.md"]  # no code, no pickles
 # What a push replaces where the repository has it.
 OURS = [f"{PREFIX}*", "phi*.safetensors", "head.safetensors", DOCUMENT, "manifest.json", "classifier.json", *SHARED]
+EXPORTS = ("abmll.json", "ensemble.json")  # each is in every export of its kind
 
 Say = Callable[[str], None]
 
@@ -92,6 +93,8 @@ def push_folder(
     """
     if hub_name(name) is None or "@" in name:
         raise ConfigError(f"'{name}' is no name on a hub; write user/name")
+    if any((folder / sign).is_file() for sign in EXPORTS):
+        raise ConfigError(f"{folder}: is an export, which has its card; push it with: hf upload {name} {folder}")
     files: dict[str, bytes | Path] = {file: folder / file for file in _files(folder)}
     files[CARD] = folder_card(folder, name, card).encode()
     token = token or get_token()
@@ -124,7 +127,7 @@ class OnHub:
 
     def push_to_hub(
         self,
-        name: str,
+        repo_id: str,
         *,
         private: bool | None = None,
         token: str | None = None,
@@ -133,16 +136,16 @@ class OnHub:
         license: str | None = None,
         datasets: Sequence[str] = (),
     ) -> str:
-        """Save it as ``user/name`` on the hub and return its URL; see ``abmll.model.hub.push_folder``.
+        """Save it on the hub as ``repo_id`` (user/name), and return its URL; see ``abmll.model.hub.push_folder``.
 
         ``license`` and ``datasets``, the hub's names of them, stand in the card; without them it says nothing of them.
         """
         with TemporaryDirectory() as scratch:
-            folder = Path(scratch) / name.rpartition("/")[2]
+            folder = Path(scratch) / repo_id.rpartition("/")[2]
             self.save_pretrained(folder)
             return push_folder(
                 folder,
-                name,
+                repo_id,
                 private=private,
                 token=token,
                 revision=revision,

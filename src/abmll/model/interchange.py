@@ -1,6 +1,7 @@
 """The posterior mean for other programs: one adapter of several, plain PEFT LoRA, or a model with it merged in."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from abmll.common.checkpoint import Bundle
 from abmll.common.documents import Document
 from abmll.common.errors import AbmllError, ConfigError
 from abmll.common.files import atomic_folder, give_usual_modes
+from abmll.language import placement
 from abmll.language.adapter import Adapter
 from abmll.language.base import is_plain, no_progress_bars
 from abmll.language.scorer import OptionScorer
@@ -59,18 +62,19 @@ def export_peft(
     overwrite: bool = False,
     notes: Document | None = None,
     texts: Mapping[str, str] | None = None,
+    headed: Bundle | None = None,
 ) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT writes them.
 
     The update (lora_alpha / r) B A is the mean's; standard deviations are left out. Every adapted layer is named in
     full, so that PEFT's matching rules cannot reach any other. The base is named as on the hub; of a folder only the
-    last name is, as its path means nothing elsewhere. ``notes`` (``export_notes``) and files of these
-    ``texts`` are written beside them.
+    last name is, as its path means nothing elsewhere. ``notes`` (``export_notes``) with what is ``headed``, and files
+    of these ``texts``, are written beside them.
     """
     with atomic_folder(folder, overwrite=overwrite) as target:
         write_adapter(target, scorer, phi, scorer.adapter_config.lora_alpha)
         if notes is not None:
-            write_notes(target, notes, "peft")
+            write_notes(target, notes, "peft", headed)
         for name, text in (texts or {}).items():
             (target / name).write_text(text, encoding="utf-8")
 
@@ -100,27 +104,34 @@ def write_adapter(folder: Path, scorer: OptionScorer, phi: Adapter, lora_alpha: 
 
 @torch.no_grad()
 def export_merged(
-    scorer: OptionScorer, phi: Adapter, folder: Path, overwrite: bool = False, notes: Document | None = None
+    scorer: OptionScorer,
+    phi: Adapter,
+    folder: Path,
+    overwrite: bool = False,
+    notes: Document | None = None,
+    headed: Bundle | None = None,
 ) -> None:
     """Write model and tokenizer with W0 + (lora_alpha / r) B A as weights, in the base model's dtype.
 
-    The model in memory is not touched; ``notes`` as in ``export_peft``. Raises ``ConfigError`` for a base whose
-    weights are not plain numbers.
+    The model in memory is not touched; ``notes`` and ``headed`` as in ``export_peft``. Raises ``ConfigError`` for a
+    base whose weights are not plain numbers.
     """
     model = scorer.base.twin().model
     merged: dict[str, Tensor] = {}
     for name, layer in phi.by_layer().items():
         linear = model.get_submodule(name)
-        weight = linear.weight
-        if not is_plain(weight):
+        if not is_plain(linear.weight):
             raise ConfigError(
                 f"{name}: cannot merge into a quantised layer; export with --format peft, load that adapter with "
                 "PEFT on an unquantised copy of the model, and call merge_and_unload there"
             )
         update = scorer.space.scaling * layer.mean_B @ layer.mean_A
         update = update.T if isinstance(linear, Conv1D) else update
-        merged[f"{name}.weight"] = (weight.float() + update).to(weight.dtype)
-    with atomic_folder(folder, overwrite=overwrite) as target, no_progress_bars():
+        with placement.at_hand(linear) as weight:
+            merged[f"{name}.weight"] = (weight.float() + update.to(weight.device)).to(weight.dtype)
+    with atomic_folder(folder, overwrite=overwrite) as target, no_progress_bars(), warnings.catch_warnings():
+        # Of a model with layers in the computer's memory it says that one file of weights has to fit there, too.
+        warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules", UserWarning)
         try:
             model.save_pretrained(target, state_dict=model.state_dict() | merged)
         except SafetensorError as error:  # its word for a disk that takes no more
@@ -128,4 +139,4 @@ def export_merged(
         scorer.base.tokenizer.save_pretrained(target)
         give_usual_modes(target)
         if notes is not None:
-            write_notes(target, notes, "merged")
+            write_notes(target, notes, "merged", headed)

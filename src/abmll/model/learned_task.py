@@ -19,7 +19,7 @@ from abmll.language.base import load_base
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods import find_rule
-from abmll.model.export_notes import export_notes
+from abmll.model.export_notes import export_notes, headed
 from abmll.model.generation import WrittenAnswer, write_answers
 from abmll.model.hub import OnHub, find_folder
 from abmll.model.interchange import average_update, export_merged, export_peft
@@ -80,8 +80,8 @@ class TaskPosterior(OnHub):
         phi = self.members[number]
         if phi is None:
             raise ConfigError(
-                "this posterior is a head on the bare model's features; it has no adapter; keep it with "
-                "save_pretrained, or learn the task with how='full' (--adapt full)"
+                "this posterior is a head on the bare model's features; it has no adapter; answer with it in ABMLL "
+                "(predict), or learn the task with how='full' (--theta RUN --adapt full)"
             )
         return phi
 
@@ -274,11 +274,12 @@ class TaskPosterior(OnHub):
         """Write the posterior mean, or that of one ``member`` of several, as a plain LoRA adapter PEFT loads.
 
         The mean of several members is the average of their updates, or what of it has their rank. Returns how far that
-        is from the average (``average_update``). Beside it lie ``abmll.json`` and a card (``export_notes``). Raises
-        ``ConfigError`` where there is no adapter or no such member, ``AbmllError`` where it cannot be written.
+        is from the average (``average_update``). Beside it lie ``abmll.json`` and a card (``export_notes``), and of a
+        posterior with a head the posterior itself. Raises ``ConfigError`` where there is no adapter or no such member,
+        ``AbmllError`` where it cannot be written.
         """
         phi, lost = self._exported(member)
-        export_peft(self.scorer, phi, Path(folder), overwrite, export_notes(self, member))
+        export_peft(self.scorer, phi, Path(folder), overwrite, export_notes(self, member), headed=headed(self))
         return lost
 
     def export_lm_eval(
@@ -290,7 +291,7 @@ class TaskPosterior(OnHub):
         """
         phi, lost = self._exported(member)
         notes = export_notes(self, member)
-        export_peft(self.scorer, phi, Path(folder), overwrite, notes, harness_files(notes, examples))
+        export_peft(self.scorer, phi, Path(folder), overwrite, notes, harness_files(notes, examples), headed(self))
         return lost
 
     def export_vllm_ensemble(
@@ -312,7 +313,7 @@ class TaskPosterior(OnHub):
     def export_merged(self, folder: Path | str, overwrite: bool = False, member: int | None = None) -> float:
         """Write the whole model with the posterior mean added into its weights; the rest as in ``export_peft``."""
         phi, lost = self._exported(member)
-        export_merged(self.scorer, phi, Path(folder), overwrite, export_notes(self, member))
+        export_merged(self.scorer, phi, Path(folder), overwrite, export_notes(self, member), headed(self))
         return lost
 
     def _exported(self, member: int | None) -> tuple[Adapter, float]:

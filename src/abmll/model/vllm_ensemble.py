@@ -56,7 +56,7 @@ def export_ensemble(
     if posterior.head is not None:
         raise ConfigError(
             "vllm-ensemble: this task is learned by a head, whose answers are not in an adapter; answer with "
-            "'abmll predict', or learn the task with --adapt full"
+            "'abmll predict', or learn the task with --theta RUN --adapt full"
         )
     notes = export_notes(posterior, member)
     tokens = _answer_tokens(notes)

@@ -16,7 +16,7 @@ from abmll.common.files import disk_errors, sha256_file
 from abmll.common.locks import sole_writer
 from abmll.common.progress import progress
 from abmll.tasks.collection import Collection, Recipe, collection_dir, read_collection
-from abmll.tasks.hub_dataset import PARQUET, HubUnreachable, Say, files_of, load_hub
+from abmll.tasks.hub_dataset import PARQUET, HubUnreachable, Say, files_of, load_hub, refuse_without_library
 from abmll.tasks.hub_name import HubName
 from abmll.tasks.sampling import Splits, examples_of
 from abmll.tasks.types import Example
@@ -58,6 +58,7 @@ def fetch_collection(
     collection = collection or read_collection(name)
     folder = collection_dir(name)
     if _missing(folder, collection, _known(folder)):
+        refuse_without_library(collection.name)
         with ExitStack() as stack:
             with disk_errors(folder):
                 stack.enter_context(sole_writer(folder, patience=PATIENCE))  # of several processes one fetches them

@@ -111,7 +111,7 @@ def files_of(name: HubName, patterns: Sequence[str]) -> Files:
 
     Raises ``DataError``: no such dataset, revision or file, the library is missing; ``HubUnreachable``.
     """
-    _refuse_without_library(name)
+    refuse_without_library(name)
     from datasets import config
 
     if config.HF_HUB_OFFLINE:
@@ -137,7 +137,7 @@ def load_hub(
     and ``size`` their bytes.
     Raises ``DataError``: the library is missing, no such dataset, config or split, the hub cannot be reached.
     """
-    _refuse_without_library(name)
+    refuse_without_library(name)
     import datasets
 
     folder = name.folder
@@ -165,7 +165,8 @@ def load_hub(
     return HubDataset(name, splits if name.split is None else {name.split: splits[name.split]})
 
 
-def _refuse_without_library(name: HubName) -> None:
+def refuse_without_library(name: HubName | str) -> None:
+    """Raise ``DataError`` that names what is asked for where the ``datasets`` library is not installed."""
     try:
         import datasets  # noqa: F401
     except ImportError as error:
@@ -213,7 +214,8 @@ def _refuse_unreachable(name: HubName) -> None:
 
     if name.looks_local:
         near = [path.name for path in Path(name.path).expanduser().parent.glob("*") if path.is_dir()]
-        raise DataError(f"{name}: no such folder.{nearest(Path(name.path).name, near)}")
+        hint = nearest(Path(name.path).name, near)
+        raise DataError(f"{name}: no such folder.{hint} Give a clone of a dataset, or what save_to_disk wrote")
     if not config.HF_HUB_OFFLINE:
         _asked(name)
 
