@@ -1,4 +1,4 @@
-"""Functions that torch.compile takes whole: one graph for each shape, without a break, kept for a model's lifetime."""
+"""Functions that torch.compile takes whole: a graph for each shape, without a break, kept as long as the model."""
 
 import inspect
 from collections.abc import Callable
@@ -8,32 +8,35 @@ from typing import Any, TypeVar
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from abmll.common.errors import ConfigError
+from abmll.common.errors import ConfigError, one_line
 
-SHAPES = 64  # graphs of one function, beyond which something is wrong with the shapes
+SHAPES = 64  # of one function; more would be a graph for every step
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Compilation:
-    """How functions are compiled, by torch.compile's words for it, and those that have been.
+    """How functions are compiled, in the words of torch.compile, and what has been.
 
-    Raises ``ConfigError`` where this torch cannot keep the graphs of several models apart.
+    ``passes`` and ``tokens`` count the model's passes inside, which no hook sees. Raises ``ConfigError`` where this
+    torch cannot keep the graphs of several models apart.
     """
 
     backend: str | Callable[..., Any] = "inductor"
     mode: str | None = None
+    passes: int = field(default=0, init=False)
+    tokens: int = field(default=0, init=False)
     compiled: dict[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
-            raise ConfigError(f"compile: torch {torch.__version__} cannot do that; install a newer one, or leave it out")
+            raise ConfigError(f"compile: torch {torch.__version__} is too old for it; install 2.13 or newer")
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """``function(*arguments)``, compiled when it is first called with arguments of such shapes.
 
-        Raises ``ConfigError`` where it cannot be compiled.
+        Raises ``ConfigError`` where torch cannot compile it.
         """
         if function not in self.compiled:
             how: dict[str, Any] = {"recompile_limit": SHAPES, "isolate_recompiles": True}
@@ -43,5 +46,5 @@ class Compilation:
         try:
             return self.compiled[function](*arguments)
         except TorchDynamoException as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"compile: torch cannot compile a step of this model: {reason}; leave it out") from error
+            reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[0])
+            raise ConfigError(f"compile: torch cannot compile this model's step: {reason}; leave it out") from error

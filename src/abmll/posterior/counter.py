@@ -47,8 +47,8 @@ def new_key(generator: torch.Generator) -> Tensor:
 def normals(key: Tensor, shapes: Sequence[tuple[int, int, int, int]], dtype: torch.dtype) -> list[Tensor]:
     """Standard normal numbers in these shapes, all of them in as many operations as one takes.
 
-    ``key`` (2,) has two words. A number depends on it, on the sum of the first axes of the shapes before, and on its own
-    place, but not on how long the other axes are. Four numbers that are neighbours in the last one share a block of bits.
+    ``key`` (2,) has two words. A number depends on it, on its own place and on the sum of the first axes of the shapes
+    before, but not on how long its other axes are. Four neighbours in the last axis share a block of bits.
     """
     counters: list[list[Tensor]] = []
     blocks, begin = [], 0
@@ -63,9 +63,7 @@ def normals(key: Tensor, shapes: Sequence[tuple[int, int, int, int]], dtype: tor
     words = philox([torch.cat(one) for one in zip(*counters, strict=True)], key.unbind())
     numbers = torch.stack([*_box_muller(words[0], words[1], dtype), *_box_muller(words[2], words[3], dtype)], -1)
     drawn = numbers.split([math.prod(sizes) for sizes in blocks])
-    return [
-        own.view(*sizes[:3], -1)[..., : shape[3]] for own, sizes, shape in zip(drawn, blocks, shapes, strict=True)
-    ]
+    return [own.view(*sizes[:3], -1)[..., : shape[3]] for own, sizes, shape in zip(drawn, blocks, shapes, strict=True)]
 
 
 def _box_muller(one: Tensor, two: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
