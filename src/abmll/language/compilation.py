@@ -19,14 +19,11 @@ T = TypeVar("T")
 class Compilation:
     """How functions are compiled, in the words of torch.compile, and what has been.
 
-    ``passes`` and ``tokens`` count the model's passes inside, which no hook sees. Raises ``ConfigError`` where this
-    torch cannot keep the graphs of several models apart.
+    Raises ``ConfigError`` where this torch cannot keep the graphs of several models apart.
     """
 
     backend: str | Callable[..., Any] = "inductor"
     mode: str | None = None
-    passes: int = field(default=0, init=False)
-    tokens: int = field(default=0, init=False)
     compiled: dict[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from abmll.language.encoding import Encoded, Encoder
 from abmll.language.forward import LastMLP, collected, hidden_states, logits
 from abmll.language.lower_blocks import LowerBlocks
 from abmll.language.packing import install_packing, remove_packing
+from abmll.language.passes import Passes
 from abmll.language.recomputed import Scene, recomputed
 from abmll.language.targets import decoder_blocks
 from abmll.language.wiring import ActivationTerms, Trace, Wiring, adapt_linears
@@ -80,6 +81,8 @@ class OptionScorer:
         with self.wiring.readers.watching(self.adapted):
             self._check()
         self.lower_blocks = LowerBlocks(base.model, min(target.block for target in targets), self.packed)
+        self.passes = Passes()
+        self.passes.watch(base.model)
 
     @property
     def device(self) -> torch.device:

@@ -39,8 +39,7 @@ def compiled_loss(rule: "Rule[Any]", phi: Adapter, theta: Adapter, batch: Batch,
     constant = {shape: Factors(*(tensor.detach() for tensor in stack)) for shape, stack in theta.stacks.items()}
     whole = filled(batch)
     found = compilation.call(step_terms, rule, phi, Adapter(constant, theta.layers), whole, how, key)
-    compilation.passes += 1
-    compilation.tokens += whole.input_ids.numel()
+    rule.scorer.passes.add(whole.input_ids.numel())
     # Copies, as a CUDA graph writes what it finds next time to the same memory.
     total, nll, kl, prior, correct, options = (tensor.clone() for tensor in found)
     options = options[:, : batch.option_lengths.shape[1]]
