@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.exc import TorchDynamoException
 from torch._functorch._aot_autograd.utils import make_boxed_func
 
 from abmll.common.config import ContinuedConfig
@@ -180,11 +181,23 @@ def test_what_breaks_a_graph_is_said_in_a_line() -> None:
     def broken(x: Tensor) -> Tensor:
         return x + 1 if float(x.sum()) > 0 else x
 
-    with pytest.raises(
-        ConfigError, match=r"^compile: torch cannot compile this model's step: .*; leave it out$"
-    ) as said:
-        Compilation("eager").call(broken, torch.ones(2))
+    compilation = Compilation("eager")
+    line = r"^compile: torch cannot compile a step of this model \(.*\); leave it out$"
+    with pytest.raises(ConfigError, match=line) as said, compilation.refusing():
+        compilation.call(broken, torch.ones(2))
     assert "\n" not in str(said.value)
+
+
+def test_a_gradient_that_cannot_be_compiled_is_refused_too(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw
+) -> None:
+    class Half(Graphs):
+        def _backward(self, graph: Any, inputs: Any) -> Any:
+            raise TorchDynamoException("no such operation")  # as inductor does
+
+    scorer = make_scorer(layers_to_transform="1")
+    with pytest.raises(ConfigError, match=r"^compile: torch cannot compile a step of this model \(.*no such operation"):
+        learned(scorer, make_theta(scorer), draw_examples(4), Compilation(Half()), method="reptile")
 
 
 def test_a_torch_that_cannot_do_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,12 @@
 """Functions that torch.compile takes whole: a graph for each shape, without a break, kept as long as the model."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from abmll.common.errors import ConfigError, one_line
 
@@ -31,17 +31,24 @@ class Compilation:
             raise ConfigError(f"compile: torch {torch.__version__} is too old for it; install 2.13 or newer")
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """``function(*arguments)``, compiled when it is first called with arguments of such shapes.
-
-        Raises ``ConfigError`` where torch cannot compile it.
-        """
+        """``function(*arguments)``, compiled when it is first called with arguments of such shapes."""
         if function not in self.compiled:
             how: dict[str, Any] = {"recompile_limit": SHAPES, "isolate_recompiles": True}
             self.compiled[function] = torch.compile(
                 function, fullgraph=True, dynamic=False, backend=self.backend, mode=self.mode, **how
             )
+        return self.compiled[function](*arguments)
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Inside are calls, and the gradients of what they give, which are compiled when they are first asked for.
+
+        Raises ``ConfigError`` where torch cannot compile them.
+        """
+        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
         try:
-            return self.compiled[function](*arguments)
+            yield
         except TorchDynamoException as error:
-            reason = one_line((str(error).strip().splitlines() or [type(error).__name__])[0])
-            raise ConfigError(f"compile: torch cannot compile this model's step: {reason}; leave it out") from error
+            reason = one_line(" ".join(str(error).split("\n")[:2]).strip() or type(error).__name__)
+            raise ConfigError(f"compile: torch cannot compile a step of this model ({reason}); leave it out") from error

@@ -29,7 +29,7 @@ PARTS = "inner_loss", "noise", "with_terms"
 def compiled_loss(rule: "Rule[Any]", phi: Adapter, theta: Adapter, batch: Batch, generator: torch.Generator) -> Loss:
     """The rule's ``inner_loss`` of one part of a batch, by the scorer's compilation; theta is a constant.
 
-    Raises ``ConfigError`` where it cannot be compiled.
+    Raises ``ConfigError`` for answers that are written.
     """
     if batch.is_written:
         raise ConfigError("compile: the answers of this task are written, and only steps on options are compiled")

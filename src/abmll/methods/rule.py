@@ -11,6 +11,7 @@ whoever keeps their result, with ``read_steps``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -149,8 +150,10 @@ class Rule(Generic[S]):
 
     def inner_step(self, state: S, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """One gradient step on the task's parameters, at ``rate`` times the learning rates."""
-        parts = (self.step_loss(state, part, generator) for part in batch.parts)
-        return self.adamw_step(parts, state.optimizers()[PHI], rate)
+        compilation = self.scorer.compilation
+        with nullcontext() if compilation is None else compilation.refusing():
+            parts = (self.step_loss(state, part, generator) for part in batch.parts)
+            return self.adamw_step(parts, state.optimizers()[PHI], rate)
 
     def step_loss(self, state: S, part: Batch, generator: torch.Generator) -> Loss:
         """``inner_loss``, as a compiled graph where the scorer is to have it so."""
