@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.exc import TorchDynamoException
 from torch._functorch._aot_autograd.utils import make_boxed_func
 
+from abmll import AbmllModel
 from abmll.common.config import ContinuedConfig
 from abmll.common.errors import ConfigError
 from abmll.language.adapter import Adapter
@@ -93,6 +95,28 @@ def test_one_graph_for_all_steps(
     assert (graphs.forward, graphs.backward) == (1, 1)
     steps = 8 if "method" in settings else 4
     assert (cost.forward_passes, cost.gradient_passes, cost.tokens) == (steps, steps, steps * 2 * 32)
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "targets"),
+    [
+        ("qwen2", "bf16", ["q_proj", "v_proj"]),
+        ("gpt2", "fp32", ["c_attn", "c_proj"]),
+        ("gemma", "fp32", ["q_proj", "down_proj"]),
+    ],
+)
+def test_families(
+    family: str,
+    dtype: Any,
+    targets: list[str],
+    family_folder: Callable[[str], Path],
+    make_theta: MakeTheta,
+    draw_examples: Draw,
+) -> None:
+    how: dict[str, Any] = {"dtype": dtype, "target_modules": targets, "layers_to_transform": "1", "r": 2}
+    scorer = AbmllModel.from_base(str(family_folder(family)), **how).scorer
+    theta, examples = make_theta(scorer), draw_examples(4)
+    assert_same(learned(scorer, theta, examples, Compilation("eager")), learned(scorer, theta, examples, Plain()))
 
 
 @pytest.mark.parametrize("method", ["regular-lora", "reptile"])
