@@ -28,4 +28,5 @@ class Passes:
 
     def _see(self, module: nn.Module, inputs: Any, keywords: dict[str, Any]) -> None:
         if not torch.compiler.is_compiling():
-            self.add(keywords["input_ids"].numel())
+            read = keywords.get("input_ids", inputs[0] if inputs else None)  # ours are keywords; others may come too
+            self.add(0 if read is None else read.numel())
