@@ -1,11 +1,12 @@
 """A training whose steps are compiled."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
-from abmll import AbmllModel, MetaTrainer
+from abmll import AbmllModel, MetaTrainer, TaskPosterior
 from abmll.common.errors import ConfigError
 from abmll.tasks import Task
 
@@ -45,12 +46,16 @@ def test_the_setting_alone_compiles(make_trainer: MakeTrainer, tiny_model: Abmll
     assert tiny_model.on_twin().scorer.compilation is tiny_model.scorer.compilation
 
 
-def test_an_adapted_posterior_says_so_and_predicts(tiny_model: AbmllModel, toy_tasks: list[Task]) -> None:
+def test_an_adapted_posterior_says_so_and_predicts(
+    tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path
+) -> None:
     train, test = toy_tasks[0].train[:6], toy_tasks[0].train[6:10]
     plain = tiny_model.adapt(train, steps=2)
     tiny_model.compile("eager")
     compiled = tiny_model.adapt(train, steps=2)
     assert "adapt_compile" not in plain.settings
     assert compiled.settings["adapt_compile"] is True
+    compiled.save_pretrained(tmp_path / "p")
+    assert TaskPosterior.from_pretrained(tmp_path / "p").settings["adapt_compile"] is True
     assert compiled.predict(test).probs.shape == plain.predict(test).probs.shape
     assert not torch.equal(plain.phi.mean_tensors()[0], compiled.phi.mean_tensors()[0])  # other random numbers

@@ -22,7 +22,7 @@ from abmll.posterior.counter import new_key
 if TYPE_CHECKING:
     from abmll.methods.rule import Rule
 
-# What makes a step's loss, by default ``inner_loss`` alone; a rule that changes one of them says all of it.
+# The first is a step's loss, the others are what a graph makes it of: they must come from one class to agree.
 PARTS = "inner_loss", "noise", "with_terms"
 
 
