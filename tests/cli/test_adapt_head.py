@@ -57,6 +57,14 @@ def test_adapt_full_takes_steps(work: Any, abmll: Callable[..., Any]) -> None:
             "adapt toy3.jsonl --theta run --adapt head --gradient-checkpointing --output-dir p",
             "gradient_checkpointing: a head takes no gradient steps",
         ),
+        (
+            "adapt toy3.jsonl --theta run --adapt head --compile --output-dir p",
+            "compile: a head takes no gradient steps",
+        ),
+        (
+            "adapt toy3.jsonl --theta run --compile --gradient-checkpointing --output-dir p",
+            "compile: excludes gradient_checkpointing; leave one of them out",
+        ),
         ("adapt toy3.jsonl --adapt both --output-dir p", "--adapt is 'both'"),
     ],
 )

@@ -150,6 +150,7 @@ def test_every_bounded_or_chosen_setting_has_a_case() -> None:
         "device",
         "do_sample",
         "gradient_checkpointing",
+        "compile",
         "load_in_4bit",
         "load_in_8bit",
         "load_in_int8_torchao",

@@ -117,6 +117,7 @@ class ToyScorer:
     """
 
     device = torch.device("cpu")
+    compilation = None
 
     def __init__(self, weights: list[Tensor], r: int = 2, scaling: float = 1.5) -> None:
         self.weights = weights

@@ -27,6 +27,7 @@ def adapt(
     adapt: Literal["head", "full"] | None = None,
     settings: AdaptConfig,
     gradient_checkpointing: bool = False,
+    compile: bool = False,
     method: str | None = None,
     continued: ContinueConfig,
     task_name: str | None = None,
@@ -55,6 +56,8 @@ def adapt(
             (default: head, unless --method, --steps or --batch-size say how to take steps)
         gradient_checkpointing: with full, compute activations anew in the backward pass: less memory, more time, the
             same result
+        compile: with full, compile a gradient step into one graph, which takes minutes at first; with other random
+            numbers
         method: with full, how to learn it: abmll or abmll-mixture, from a run of abmll, or blob, laplace, ensemble,
             mc-dropout or regular-lora itself, from one of regular-lora (default: abmll-mixture, where the run is of
             abmll in weight space, or else the run's own)
@@ -85,6 +88,8 @@ def adapt(
             raise ConfigError("multi_label, ordinal: only a head learns such labels; leave out what asks for steps")
         if gradient_checkpointing:
             meta.gradient_checkpointing_enable()
+        if compile:
+            meta.compile()
         cache = disk_cache(meta.scorer.base, meta.scorer.lower_blocks, activations, narrator(quiet))
         posterior = learn(table, examples, meta, name, seed, quiet, cache, settings)
         meta.scorer.base.settle()

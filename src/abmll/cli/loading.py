@@ -45,7 +45,13 @@ def load_learner(
     """
     from abmll.methods import preferred
 
-    of_steps = explicit & {"method", "gradient_checkpointing", *kinds_of(AdaptConfig), *kinds_of(ContinueConfig)}
+    of_steps = explicit & {
+        "method",
+        "gradient_checkpointing",
+        "compile",
+        *kinds_of(AdaptConfig),
+        *kinds_of(ContinueConfig),
+    }
     if how is None:
         how = "full" if of_steps else "head"
     if how == "head":

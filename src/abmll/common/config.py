@@ -20,6 +20,7 @@ LATER = {
     "members_at_once": None,
     "shard_base": False,
     "device_map": None,
+    "compile": False,
 }
 PLACES = ("device", "device_map", "shard_base")  # of ModelConfig: where the model lies, which changes no result
 QUANTIZATIONS = ("load_in_4bit", "load_in_8bit", "load_in_int8_torchao")  # of ModelConfig; one of them at most
@@ -225,6 +226,9 @@ class TrainConfig(RunConfig, ValidationConfig, LearningConfig):
     """All settings of a training run; ``output_dir`` is its folder."""
 
     output_dir: str = setting("runs/abmll", "run folder")
+    compile: bool = setting(
+        False, "compile a gradient step into one graph, which takes minutes at first; with other random numbers"
+    )
 
 
 @dataclass(frozen=True)

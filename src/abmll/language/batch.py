@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from abmll.language.bucket import Bucket
 from abmll.language.encoding import Encoded
 from abmll.language.packing import Packing
 
@@ -46,6 +47,7 @@ class Batch:
     counts: Tensor | None = None  # (R, L) how many examples a position stands for; None where that is one everywhere
     lower: Tensor | None = None  # (R, L, d) output of the blocks below the lowest adapted layer, where known
     rest: tuple["Batch", ...] = ()  # further examples of the same gradient step, for passes of their own
+    bucket: Bucket | None = None  # what a compiled step fills it up to; None: the smallest that holds it
 
     @property
     def parts(self) -> tuple["Batch", ...]:

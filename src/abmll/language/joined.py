@@ -47,14 +47,14 @@ def joined(batches: Sequence[Batch], even: bool = False) -> tuple[Batch, Layout]
         input_ids=_beside([batch.input_ids for batch in batches], sizes, is_packed),
         position_ids=_beside([batch.position_ids for batch in batches], sizes, is_packed),
         mask=None if is_packed else torch.cat([batch.mask for batch in batches if batch.mask is not None]),
-        visible=torch.cat([_seen(batch.visible, length) for batch in batches]),
+        visible=torch.cat([seen(batch.visible, length) for batch in batches]),
         rows=torch.cat([batch.rows + start for batch, start in zip(batches, place_starts, strict=True)]),
         token_row=torch.cat([batch.token_row + start for batch, start in zip(batches, row_starts, strict=True)]),
         token_id=torch.cat([batch.token_id for batch in batches]),
         token_option=torch.cat(
-            [_widened(batch, width) + start for batch, start in zip(batches, option_starts, strict=True)]
+            [widened(batch, width) + start for batch, start in zip(batches, option_starts, strict=True)]
         ),
-        option_lengths=torch.cat([_padded(batch.option_lengths, width) for batch in batches]),
+        option_lengths=torch.cat([padded(batch.option_lengths, width) for batch in batches]),
         answers=torch.cat([batch.answers for batch in batches]),
         num_tokens=sum(batch.num_tokens for batch in batches),
         packing=packing,
@@ -116,17 +116,18 @@ def _starts(sizes: Sequence[int]) -> list[int]:
     return [sum(sizes[:number]) for number in range(len(sizes))]
 
 
-def _padded(values: Tensor, width: int) -> Tensor:
-    return values if values.shape[-1] == width else F.pad(values, (0, width - values.shape[-1]))
+def padded(values: Tensor, width: int, value: int = 0) -> Tensor:
+    """``values`` (..., w) with ``value`` behind them, (..., width)."""
+    return values if values.shape[-1] == width else F.pad(values, (0, width - values.shape[-1]), value=value)
 
 
-def _widened(batch: Batch, width: int) -> Tensor:
+def widened(batch: Batch, width: int) -> Tensor:
     """``token_option`` where each example has ``width`` options."""
     own = batch.option_lengths.shape[1]
     return batch.token_option if own == width else batch.token_option + batch.token_option // own * (width - own)
 
 
-def _seen(visible: Tensor, length: int) -> Tensor:
+def seen(visible: Tensor, length: int) -> Tensor:
     """``visible`` (N, 1, T, T) for ``length`` positions, of which those added see themselves alone."""
     added = length - visible.shape[-1]
     if not added:

@@ -3,12 +3,10 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from abmll.language.scorer import OptionScorer
 
@@ -48,21 +46,14 @@ def metered(scorer: OptionScorer) -> Iterator[Cost]:
 @contextmanager
 def counted(scorer: OptionScorer) -> Iterator[Cost]:
     """The same but for the memory: of parts of what is metered."""
-    cost = Cost()
-
-    def count(module: nn.Module, inputs: Any, keywords: dict[str, Any]) -> None:
-        cost.forward_passes += 1
-        cost.gradient_passes += torch.is_grad_enabled()
-        cost.tokens += keywords["input_ids"].numel()
-
-    model: Any = scorer.base.model
-    handle = model.base_model.register_forward_pre_hook(count, with_kwargs=True)
-    started = time.perf_counter()
+    cost, before, started = Cost(), replace(scorer.passes), time.perf_counter()
     try:
         yield cost
     finally:
-        handle.remove()
         cost.seconds = time.perf_counter() - started
+        cost.forward_passes = scorer.passes.forward - before.forward
+        cost.gradient_passes = scorer.passes.gradient - before.gradient
+        cost.tokens = scorer.passes.tokens - before.tokens
 
 
 def _process_peak() -> float | None:

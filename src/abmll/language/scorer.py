@@ -18,10 +18,12 @@ from abmll.language.adapter import Adapter
 from abmll.language.base import Base
 from abmll.language.batch import Batch, make_batch
 from abmll.language.check import check_scoring
+from abmll.language.compilation import Compilation
 from abmll.language.encoding import Encoded, Encoder
 from abmll.language.forward import LastMLP, collected, hidden_states, logits
 from abmll.language.lower_blocks import LowerBlocks
 from abmll.language.packing import install_packing, remove_packing
+from abmll.language.passes import Passes
 from abmll.language.recomputed import Scene, recomputed
 from abmll.language.targets import decoder_blocks
 from abmll.language.wiring import ActivationTerms, Trace, Wiring, adapt_linears
@@ -56,7 +58,8 @@ class OptionScorer:
     """A frozen language model whose target layers add the Gaussian LoRA adapter that is passed in.
 
     The model itself has no trainable state: theta, phi and every task posterior are ``Adapter`` objects.
-    Where ``gradient_checkpointing`` is set, passes with gradients keep the inputs of the upper blocks alone.
+    Where ``gradient_checkpointing`` is set, passes with gradients keep the inputs of the upper blocks alone. Where
+    ``compilation`` is, learning rules compile their steps.
     Raises ``ConfigError`` for settings that fit no layer of the model, and for a model that cannot be scored this way.
     """
 
@@ -74,9 +77,12 @@ class OptionScorer:
         self.last_mlp = LastMLP(base.model)
         self.packed = install_packing(base.model)
         self.gradient_checkpointing = False
+        self.compilation: Compilation | None = None
         with self.wiring.readers.watching(self.adapted):
             self._check()
         self.lower_blocks = LowerBlocks(base.model, min(target.block for target in targets), self.packed)
+        self.passes = Passes()
+        self.passes.watch(base.model)
 
     @property
     def device(self) -> torch.device:

@@ -13,6 +13,7 @@ from abmll.methods.abml import Abml
 from abmll.methods.abmll import Abmll
 from abmll.methods.bayesian_head import AbmllHead, Head, LoraHead, MetaHead
 from abmll.methods.blob import Blob
+from abmll.methods.compiled import refuse_uncompiled
 from abmll.methods.ensemble import Ensemble
 from abmll.methods.icl import AbmllIcl, BatchIcl, Icl, MetaIcl
 from abmll.methods.laplace import Laplace
@@ -77,8 +78,8 @@ def refuse_written(method: str) -> None:
 def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> Rule[Any]:
     """The rule that ``config.method`` names, for ``num_tasks`` training tasks.
 
-    Raises ``ConfigError`` for an unknown name, an adapter of a space that the rule has no use for, and settings that
-    contradict it.
+    Raises ``ConfigError`` for an unknown name, an adapter of a space that the rule has no use for, settings that
+    contradict it, and steps that are to be compiled and cannot be.
     """
     rule = find_rule(config.method)
     space = scorer.adapter_config.space
@@ -89,7 +90,10 @@ def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> R
             f"gradient_accumulation_steps is {config.gradient_accumulation_steps}, but {rule.name} keeps the graphs of "
             "all steps of an episode, so that parts would save no memory; use 1, or another method, such as fomaml"
         )
-    return rule(scorer, config, num_tasks)
+    made = rule(scorer, config, num_tasks)
+    if scorer.compilation is not None and rule.classifier is None:
+        refuse_uncompiled(made)
+    return made
 
 
 __all__ = [

@@ -51,9 +51,9 @@ def _at_once(rule: Rule[Any], support: Support) -> int:
 
 
 def _can_stack(rule: Rule[Any]) -> bool:
-    """Whether this rule's learners can share a pass with gradients, in which no activation is computed anew."""
+    """Whether this rule's learners can share a pass with gradients: none that is compiled or has activations anew."""
     scorer = rule.scorer
-    if not scorer.packed or scorer.gradient_checkpointing:
+    if not scorer.packed or scorer.gradient_checkpointing or scorer.compilation is not None:
         return False
     noise = rule.noise(None, torch.Generator(scorer.device))
     return can_stack(scorer.space, noise)

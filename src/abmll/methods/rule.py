@@ -11,6 +11,7 @@ whoever keeps their result, with ``read_steps``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -22,6 +23,7 @@ from abmll.common.settings import flatten, pick
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.scorer import OptionScorer, Pass, Scores, nll
+from abmll.methods.compiled import compiled_loss
 from abmll.methods.loss import NO_NORMS, Loss, combined, read_along
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.support import Support
@@ -148,8 +150,16 @@ class Rule(Generic[S]):
 
     def inner_step(self, state: S, batch: Batch, generator: torch.Generator, rate: float) -> Loss:
         """One gradient step on the task's parameters, at ``rate`` times the learning rates."""
-        parts = (self.inner_loss(state, part, generator) for part in batch.parts)
-        return self.adamw_step(parts, state.optimizers()[PHI], rate)
+        compilation = self.scorer.compilation
+        with nullcontext() if compilation is None else compilation.refusing():
+            parts = (self.step_loss(state, part, generator) for part in batch.parts)
+            return self.adamw_step(parts, state.optimizers()[PHI], rate)
+
+    def step_loss(self, state: S, part: Batch, generator: torch.Generator) -> Loss:
+        """``inner_loss``, as a compiled graph where the scorer is to have it so."""
+        if self.scorer.compilation is None:
+            return self.inner_loss(state, part, generator)
+        return compiled_loss(self, state.phi, state.theta, part, generator)
 
     def share(self, state: S, batch: Batch, generator: torch.Generator) -> tuple[Loss | None, dict[str, Tensor]]:
         """What the episode teaches theta: tensors by name, whose mean over an outer step ``take`` gets.

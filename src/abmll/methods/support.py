@@ -1,12 +1,14 @@
 """The labelled examples of an unseen task, and the batches of them that a rule learns from."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 
 from abmll.language.activation_cache import ActivationCache
 from abmll.language.batch import Batch
+from abmll.language.bucket import Bucket
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer
 from abmll.methods.loss import Loss
@@ -53,10 +55,16 @@ class Support:
         """The examples at these indices as a batch."""
         self.on_batch()
         if not self.num_shown:
-            return self.scorer.batch([self.encoded[index] for index in indices], self.cache)
+            batch = self.scorer.batch([self.encoded[index] for index in indices], self.cache)
+            return batch if self.scorer.compilation is None else replace(batch, bucket=self._bucket)
         others = demonstrations(self.seed, len(self.examples), self.num_shown, indices, *indices)
         asked, shown = ([self.examples[index] for index in chosen] for chosen in (indices, others))
         return self.scorer.batch(self.scorer.encoder.encode_demonstrated(asked, self.task_name, shown)[0])
+
+    @cached_property
+    def _bucket(self) -> Bucket:
+        """One for all batches, so that all compiled steps have one shape."""
+        return Bucket.of_any(self.encoded, min(self.batch_size, len(self.encoded)))
 
     def answers(self) -> list[tuple[Sequence[int], torch.Tensor]]:
         """Each batch of the first learner, with the log-probabilities (N, C) that its options had before its step.

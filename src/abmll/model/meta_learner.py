@@ -23,6 +23,7 @@ from abmll.common.settings import flatten, pick, refuse_unknown
 from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.adapter import Adapter
 from abmll.language.base import Base, load_base
+from abmll.language.compilation import Compilation
 from abmll.language.features import FeatureReader
 from abmll.language.scorer import OptionScorer
 from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule, refuse_written
@@ -122,6 +123,7 @@ class AbmllModel(OnHub):
         model, adapter = copy.copy(self), adapter or self.scorer.adapter_config
         model.scorer = OptionScorer(self.scorer.base.twin(), adapter, self.scorer.prompt)
         model.scorer.gradient_checkpointing = self.scorer.gradient_checkpointing
+        model.scorer.compilation = self.scorer.compilation
         model.readers = {}
         return model
 
@@ -131,6 +133,14 @@ class AbmllModel(OnHub):
         It needs less memory and more time, and what is learned is the same.
         """
         self.scorer.gradient_checkpointing = True
+
+    def compile(self, backend: str | Callable[..., Any] = "inductor", mode: str | None = None) -> None:
+        """Let gradient steps be compiled, as torch.compile does with that ``backend`` and ``mode``.
+
+        The first step of a shape then takes minutes, and noise is of other random numbers. What cannot be compiled is
+        refused when it is to be learned, with a ``ConfigError``.
+        """
+        self.scorer.compilation = Compilation(backend, mode)
 
     def learned(
         self, theta: Adapter, learning: LearningConfig, num_tasks: int, calibration: CalibrationPrior | None = None
@@ -211,6 +221,8 @@ class AbmllModel(OnHub):
                 raise TrainingError(f"adapting to '{task_name}', {error}") from error
         adapted = {"adapt_steps": steps, "adapt_batch_size": batch_size, "adapt_examples": len(examples)}
         settings = flatten(self.learning) | adapted | {"adapt_seed": seed} | ({WRITTEN: True} if written else {})
+        if self.scorer.compilation is not None:
+            settings["adapt_compile"] = True
         chosen = tuple(examples[index] for index in demonstrations(seed, len(examples), shown, ()))
         prequential = evidence(examples, support.answers())
         calibration = None

@@ -99,6 +99,12 @@ class MetaTrainer:
         self.config = config
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
+        if config.compile and model.scorer.compilation is None:
+            model.compile()
+        if model.scorer.compilation is not None and not config.compile:
+            raise ConfigError(
+                "compile: this model's steps are compiled, which the run's settings must say; set it there"
+            )
         self.rule = make_rule(model.scorer, config, len(tasks))
         if model.scorer.base.shards is not None and not self.rule.accumulates:
             raise ConfigError(
