@@ -11,7 +11,7 @@ from abmll.common.config import PredictConfig
 from abmll.language.adapter import Adapter
 from abmll.language.scorer import OptionScorer
 from abmll.model.beginnings import Beginning, Beginnings
-from abmll.model.together import Request, predict_together
+from abmll.model.together import predict_together
 from tests.model.conftest import MakeModel, learned, unpack
 from tests.model.test_together import SPACES, alone, asked, assert_same, mixed
 
@@ -100,9 +100,8 @@ def test_the_longest_unused_leaves_first(phis: list[Adapter]) -> None:
 
 def test_what_belongs_to_an_adapter_goes_with_it(phis: list[Adapter]) -> None:
     beginnings = Beginnings()
-    for phi in phis:
-        beginnings.keep(phi, beginning(1))
-    del phi
-    phis.pop()
+    beginnings.keep(phis[0], beginning(1))
+    beginnings.keep(phis[1], beginning(1))
+    del phis[0]
     gc.collect()
-    assert len(beginnings.kept) == 2
+    assert list(beginnings.kept) == [phis[0]]

@@ -32,7 +32,9 @@ def by_name(stacks: Any) -> dict[str, Any]:
     return {name: one for names, own in zip(STACKS, stacks, strict=True) for name, one in zip(names, own, strict=True)}
 
 
-def together(adapters: list[list[Factors]], noises: list[Noise | None], runs: Mapping[int, list[int]]) -> dict[str, LayerUpdate]:
+def together(
+    adapters: list[list[Factors]], noises: list[Noise | None], runs: Mapping[int, list[int]]
+) -> dict[str, LayerUpdate]:
     layers = [by_name([stack.unbind() for stack in own]) for own in adapters]
     return run_samples(SPACE, layers, STACKS, GROUPS, noises, runs)
 

@@ -7,7 +7,7 @@ long prefix it is half of it: then the prefix attends to itself once, and of eac
 """
 
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 PREFIX = "packed_"
 WORTHWHILE = 256  # queries saved from which on a second call of the attention function, for the prefix, pays
 
-KeysAndValues = MutableMapping[torch.nn.Module, tuple[Tensor, Tensor]]  # (1, h, M, d) each, by attention module
+KeysAndValues = Mapping[torch.nn.Module, tuple[Tensor, Tensor]]  # of M places (1, h, M, d) each, by attention module
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Packing:
     prefix: int  # shared tokens
     rest: "Packing | None" = None  # of what follows the prefix, where the prefix attends to itself once
     shared: tuple[Tensor, Tensor] | None = None  # of several rows joined: places (S,), flat positions (S, K) beside one
-    seen: KeysAndValues | None = None  # filled with those that the row's places have
-    before: KeysAndValues | None = None  # of places before the row's, see ``behind``
+    seen: dict[torch.nn.Module, tuple[Tensor, Tensor]] | None = None  # filled with the row's keys and values
+    before: KeysAndValues | None = None  # those of places before the row's: see ``behind``
 
     @classmethod
     def of(cls, lengths: Sequence[int], prefix: int) -> "Packing":

@@ -1,8 +1,8 @@
 """Samples of many adapters at once, each on a run of few positions, in as little more than one adapter's as can be.
 
-The random numbers of a sample belong to its noise, whatever the adapter: they are drawn once for all adapters under that
-noise. What an adapter makes of them is made where it is used, as long as it is in the processor's cache. Layers that read
-the same tensor (``shared_input``) share its squares and the products with their right factors.
+The random numbers of a sample belong to its noise, whatever the adapter: they are drawn once for all adapters under
+that noise. What an adapter makes of them is made layer by layer, where it is used and still in the processor's cache.
+Layers that read the same tensor (``shared_input``) share its squares, and one product with all of their right factors.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ class Normals(NamedTuple):
 
 @dataclass
 class RunSamples(ReadOnce):
-    """The updates of G layers that read the same tensor, by C adapters: ``LowRankUpdate`` with shared noise of rank m."""
+    """The updates by C adapters of G layers that read the same tensor: ``LowRankUpdate`` with shared noise."""
 
     adapters: Sequence[Sequence[Factors]]  # C times G, each of rank r
     normals: Sequence[Normals]  # of every layer
@@ -75,13 +75,15 @@ def run_samples(
 ) -> dict[str, LayerUpdate]:
     """The updates of all layers by name, by C adapters of ``space``, for passes without gradients.
 
-    ``stacks`` are the names of layers of one shape, in the adapters' order, and a group those that read the same tensor.
-    Adapters with the very same noise, which is shared and of some rank, have the same sample; at least one has some, and
-    those without are at their means.
+    ``stacks`` are the names of layers of one shape, in the adapters' order, and a group those that read one tensor.
+    Noise is shared, and all of it of one rank above 0. Adapters with the very same one have the same sample; at least
+    one has some, and those without are at their means.
     """
     distinct = {id(noise): noise for noise in noises}
     places = {key: place for place, key in enumerate(distinct)}
-    which = torch.tensor([places[id(noise)] for noise in noises]) if len(distinct) > 1 else slice(None)
+    which, device = slice(None), next(iter(adapters[0].values())).mean_A.device
+    if len(distinct) > 1:
+        which = torch.tensor([places[id(noise)] for noise in noises], device=device)
     normals: dict[str, Normals] = {}
     for names in stacks:
         normals |= zip(names, _drawn(adapters[0][names[0]], len(names), list(distinct.values())), strict=True)
@@ -94,7 +96,7 @@ def run_samples(
 
 
 def _drawn(like: Factors, count: int, noises: Sequence[Noise | None]) -> list[Normals]:
-    """The numbers of ``count`` layers of one shape, in the order in which an adapter alone draws them (``WeightSpace``)."""
+    """The numbers of ``count`` layers of one shape, drawn in the order of ``WeightSpace.noisy_layers``."""
     rank = max(noise.rank for noise in noises if noise is not None)
     sides: tuple[list[Tensor], list[Tensor]] = [], []
     for noise in noises:
@@ -106,7 +108,7 @@ def _drawn(like: Factors, count: int, noises: Sequence[Noise | None]) -> list[No
 
 
 def _beside(means: Tensor, positive: Tensor, normal: Tensor) -> Tensor:
-    """(..., r, d), (..., 1, d) and (..., m, d) -> (..., r + m, d): the means, then the positive times the normal numbers."""
+    """(..., r, d), (..., 1, d), (..., m, d) -> (..., r + m, d): the means, then ``positive`` times ``normal``."""
     rank, total = means.shape[-2], means.shape[-2] + normal.shape[-2]
     whole = means.new_empty(*means.shape[:-2], total, means.shape[-1])
     whole[..., :rank, :] = means
