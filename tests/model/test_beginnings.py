@@ -41,8 +41,9 @@ def test_answers_are_those_of_each_posterior_alone(
     """When the beginnings are read, when they are there, and in other company."""
     requests, beginnings = mixed(make_model(**adapter)), Beginnings()
     wanted = alone(requests, how, seed=4)
-    for _ in range(2):
-        assert_same(predict_together(requests, how, 4, beginnings), wanted)
+    first, second = (predict_together(requests, how, 4, beginnings) for _ in range(2))
+    assert_same(first, wanted)
+    assert all(torch.equal(one.probs, other.probs) for one, other in zip(first, second, strict=True))
     assert_same(predict_together(requests[2:5], how, 4, beginnings), wanted[2:5])
     assert len(beginnings.kept) == sum(len(one.posterior.members) for one in requests)
 
