@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import cycle, islice
+from itertools import chain, cycle, islice, zip_longest
 
 import torch
 
 from abmll.common.config import LearningConfig
 from abmll.language.features import FeatureReader
+from abmll.model.beginnings import Beginnings
 from abmll.model.learned_task import TaskPosterior
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.together import Request, predict_together
@@ -30,8 +31,9 @@ def adapters(bench: Bench, setting: Setting, instruction: bool) -> list[Row]:
     posteriors = [_posterior(model, number) for number in range(count)]
     asked = _examples(bench, count)
     requests = [Request(posterior, [one]) for posterior, one in zip(posteriors, asked, strict=True)]
+    beginnings = Beginnings()  # as a server has it: kept from the second answer on
     contenders: dict[str, Callable[[int], object]] = {
-        "mixed": lambda number: predict_together(requests),
+        "mixed": lambda number: predict_together(requests, beginnings=beginnings),
         "one task": lambda number: posteriors[number % count].predict(asked),
         "in turn": lambda number: [one.posterior.predict(one.examples) for one in requests],
     }
@@ -96,7 +98,11 @@ def _posterior(model: AbmllModel, number: int) -> TaskPosterior:
 
 
 def _examples(bench: Bench, count: int) -> Sequence[Example]:
-    """The beginnings of so many questions of the unseen tasks, one task after the other, without an answer."""
-    texts = [" ".join(one.input.split()[:WORDS]) for task in bench.workload.evaluation for one in task.test[:count]]
+    """The beginnings of so many questions of the unseen tasks in turn, without an answer.
+
+    Many a task's questions begin alike, which only the answers of one task together could use.
+    """
+    rounds = zip_longest(*(task.test[:count] for task in bench.workload.evaluation))
+    texts = [" ".join(one.input.split()[:WORDS]) for one in chain(*rounds) if one is not None]
     chosen = islice(cycle(dict.fromkeys(texts)), count)
     return [Example(str(number), text, LABELS, None) for number, text in enumerate(chosen)]

@@ -95,6 +95,26 @@ def test_attention_in_one_kernel_as_on_a_gpu_is_the_same(
     torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-4, atol=2e-5 * float(wanted_gradient.abs().max()))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_was_read_before_need_not_be_read_again(
+    family: str, make_scorer: Callable[..., OptionScorer], ragged: list[Encoded], randomize: Any
+) -> None:
+    """One example behind a beginning of its own, and two behind another one, of which a few tokens are left."""
+    scorer, beginnings = make_scorer(family), [(11, 12, 13, 14, 15), (21, 22, 23, 24, 25)]
+    adapter = randomize(scorer.new_adapter(0))
+    prompts = zip((beginnings[0], beginnings[1], beginnings[1]), ragged, strict=False)
+    examples = [replace(one, prompt=start + tuple(one.prompt)) for start, one in prompts]
+    first = scorer.batch([Encoded(start, ((0,),), None) for start in beginnings], share_prefix=False)
+    seen: dict[torch.nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+    scorer.scores(replace(first, packing=replace(first.places, seen=seen)), adapter)
+    before = {module: tuple(row[:, :, [0, 1, 2, 5, 6, 7]] for row in pair) for module, pair in seen.items()}
+    batch = scorer.batch(examples, share_prefix=False).behind(3, [1, 2])
+    assert batch.input_ids.numel() == sum(map(len, examples)) - 9
+    batch = replace(batch, packing=replace(batch.places, before=before))
+    wanted = scorer.scores(padded(examples), adapter).options
+    torch.testing.assert_close(scorer.scores(batch, adapter).options, wanted, rtol=2e-5, atol=2e-5)
+
+
 def test_no_token_is_padding_and_a_shared_prefix_is_read_once(
     make_scorer: Callable[..., OptionScorer], alike: list[Encoded]
 ) -> None:

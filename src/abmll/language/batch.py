@@ -59,6 +59,13 @@ class Batch:
         """Whether the answers are written: there is one text to an example, and nothing to choose from."""
         return self.option_lengths.shape[1] == 1
 
+    @property
+    def places(self) -> Packing:
+        """Where a packed batch's examples lie; one that is alone fills its row."""
+        if self.packing is not None:
+            return self.packing
+        return Packing.of([self.input_ids.shape[1]], 0).to(self.rows.device)
+
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on ``device``."""
         values: dict[str, Any] = vars(self)
@@ -81,6 +88,18 @@ class Batch:
         scored = torch.bincount(torch.bucketize(self.rows, stops, right=True), minlength=len(counts)).tolist()
         return {len(self.rows): scored, rows * length: positions}
 
+    def behind(self, size: int, counts: Sequence[int]) -> "Batch":
+        """A packed batch without the first ``size`` tokens of each example: see ``Packing.behind``."""
+        packing, left = self.places.behind(size, counts)
+        return replace(
+            self,
+            input_ids=self.input_ids[:, left],
+            position_ids=self.position_ids[:, left],
+            rows=torch.searchsorted(left, self.rows),
+            lower=None if self.lower is None else self.lower[:, left],
+            packing=packing,
+        )
+
     def with_lower(self, rows: Sequence[Tensor]) -> "Batch":
         """The batch with the lower blocks' output for each of its examples, (T_n, d)."""
         if self.packing is None:
@@ -100,10 +119,10 @@ def collate(examples: Sequence[Encoded], pad_id: int, packed: bool = False, shar
     example then passes through the same activations as another's.
     """
     batch = _pad(examples, pad_id)
-    if len(examples) == 1:
-        return replace(batch, mask=None)  # packed already
     if not packed:
         return batch
+    if len(examples) == 1:
+        return replace(batch, mask=None)  # packed already
     prefix = shared_prefix([example.prompt for example in examples]) if share_prefix else 0
     packing = Packing.of([len(example) for example in examples], prefix)
     return replace(

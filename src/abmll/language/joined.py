@@ -35,7 +35,7 @@ def joined(batches: Sequence[Batch], even: bool = False) -> tuple[Batch, Layout]
     """
     first, device = batches[0], batches[0].rows.device
     is_packed = first.mask is None
-    packing = Packing.joined([_packing(batch) for batch in batches], even) if is_packed else None
+    packing = Packing.joined([batch.places for batch in batches], even) if is_packed else None
     length = first.visible.shape[-1] if packing is None else packing.spread.shape[1]
     own = [batch.input_ids.numel() for batch in batches]
     sizes = [max(own)] * len(own) if is_packed and even else own
@@ -91,13 +91,6 @@ def stack(adapters: Sequence[Adapter]) -> Adapter:
         for shape in adapters[0].stacks
     }
     return Adapter(stacks, adapters[0].layers)
-
-
-def _packing(batch: Batch) -> Packing:
-    """Where a packed batch's examples lie; one that is alone fills its row."""
-    if batch.packing is not None:
-        return batch.packing
-    return Packing.of([batch.input_ids.shape[1]], 0).to(batch.rows.device)
 
 
 def _beside(values: Sequence[Tensor], sizes: Sequence[int], is_packed: bool) -> Tensor:

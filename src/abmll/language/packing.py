@@ -7,7 +7,7 @@ long prefix it is half of it: then the prefix attends to itself once, and of eac
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -21,6 +21,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PREFIX = "packed_"
 WORTHWHILE = 256  # queries saved from which on a second call of the attention function, for the prefix, pays
+
+KeysAndValues = Mapping[torch.nn.Module, tuple[Tensor, Tensor]]  # of M places (1, h, M, d) each, by attention module
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Packing:
     prefix: int  # shared tokens
     rest: "Packing | None" = None  # of what follows the prefix, where the prefix attends to itself once
     shared: tuple[Tensor, Tensor] | None = None  # of several rows joined: places (S,), flat positions (S, K) beside one
+    seen: dict[torch.nn.Module, tuple[Tensor, Tensor]] | None = None  # filled with the row's keys and values
+    before: KeysAndValues | None = None  # those of places before the row's: see ``behind``
 
     @classmethod
     def of(cls, lengths: Sequence[int], prefix: int) -> "Packing":
@@ -83,6 +87,22 @@ class Packing:
             place, position = place + len(one.gather) + empty, position + count * length
         shared = (torch.cat(places), torch.cat(beside)) if places else None
         return cls(torch.cat(spread), torch.cat(gather), torch.cat(unread), 0, shared=shared)
+
+    def behind(self, size: int, counts: Sequence[int]) -> tuple["Packing", Tensor]:
+        """Without the first ``size`` tokens of each example, and the places that are left; no prefix is shared.
+
+        There are C groups of so many examples, which begin alike: keys and values of their beginnings, ``before``, are
+        those of a row of C times ``size`` places that comes first.
+        """
+        left = self.gather % self.spread.shape[1] >= size
+        places = left.cumsum(0) - 1 + len(counts) * size
+        groups = torch.arange(len(counts), device=left.device).repeat_interleave(torch.tensor(counts).to(left.device))
+        beginnings = groups[:, None] * size + torch.arange(size, device=left.device)
+        spread = torch.cat([beginnings, places[self.spread[:, size:]]], 1)
+        unread = self.unread.clone()
+        unread[:, :size] = True
+        rest = self.of((~unread).sum(1).tolist(), 0).to(left.device)
+        return Packing(spread, self.gather[left], unread, size, rest), left.nonzero()[:, 0]
 
     def to(self, device: torch.device) -> "Packing":
         """The same packing with its tensors on ``device``."""
@@ -168,18 +188,23 @@ def packed_attention(
     attend = _own_eager(module) if inner == "eager" else ALL_ATTENTION_FUNCTIONS[inner]
     if packing is None:
         return attend(module, query, key, value, attention_mask, **kwargs)
+    if packing.seen is not None:
+        packing.seen[module] = key, value
     if packing.rest is None:
         spread = _spread_heads((query, key, value), packing)
         output, _ = attend(module, *spread, attention_mask, **kwargs)
         return _gather_heads(output, packing), None
     assert attention_mask is not None
-    size = packing.prefix
-    own = (heads[:, :, :size] for heads in (query, key, value))
-    first, _ = attend(module, *own, attention_mask[:1, :, :size, :size], **kwargs)
-    [rest] = _spread_heads([query[:, :, size:]], packing.rest)
+    size, parts = packing.prefix, []
+    if packing.before is None:
+        own = (heads[:, :, :size] for heads in (query, key, value))
+        parts, query = [attend(module, *own, attention_mask[:1, :, :size, :size], **kwargs)[0]], query[:, :, size:]
+    else:
+        key, value = (torch.cat(pair, 2) for pair in zip(packing.before[module], (key, value), strict=True))
+    [rest] = _spread_heads([query], packing.rest)
     spread = _spread_heads((key, value), packing)
     output, _ = attend(module, rest, *spread, attention_mask[:, :, size:], **kwargs)
-    return torch.cat([first, _gather_heads(output, packing.rest)], dim=1), None
+    return torch.cat([*parts, _gather_heads(output, packing.rest)], dim=1), None
 
 
 def _spread_heads(each: Sequence[Tensor], packing: Packing) -> tuple[Tensor, ...]:

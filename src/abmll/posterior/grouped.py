@@ -4,14 +4,12 @@ A product of a few dozen positions is little more than a call. So squares, roots
 together, and only the products, each with an adapter's own matrix, run by run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from abmll.posterior.noise import LowRankUpdate
 from abmll.posterior.space import LayerUpdate, LowRank
 
 # How many positions each adapter has, by how many there are together: a layer may see all of them or a part.
@@ -28,9 +26,6 @@ def grouped(updates: Sequence[LayerUpdate], runs: Runs) -> LayerUpdate:
     plain = [one for one in updates if isinstance(one, LowRank)]
     if len(plain) == len(updates) and _are_alike([one.left for one in plain]):
         return _Plain([one.left.mT for one in plain], [one.right.mT for one in plain], runs)
-    sampled = [one for one in updates if isinstance(one, LowRankUpdate) and one.directions is not None]
-    if len(sampled) == len(updates) and _are_alike([one.left for one in sampled]):
-        return _Sampled.of(sampled, runs)
     return _Apart(updates, runs)
 
 
@@ -43,34 +38,10 @@ class _Plain:
     runs: Runs
 
     def __call__(self, x: Tensor) -> Tensor:
-        flat, sizes = _flat(x, self.rights[0], self.runs)
-        output = _products(_products(flat, self.rights, sizes), self.lefts, sizes)
+        flat = x.flatten(0, -2).to(self.rights[0].dtype)
+        sizes = self.runs[len(flat)]
+        output = run_products(run_products(flat, self.rights, sizes), self.lefts, sizes)
         return output.view(*x.shape[:-1], -1)
-
-
-@dataclass(frozen=True)
-class _Sampled:
-    """``LowRankUpdate`` with shared noise of rank m, run by run."""
-
-    lefts: Sequence[Tensor]  # (r + m, d_out) each
-    rights: Sequence[Tensor]  # (d_in, r + m) each: the mean's, then the random directions
-    squares: Sequence[Tensor]  # (d_in, 1) each: a^2
-    rank: int  # r
-    runs: Runs
-
-    @classmethod
-    def of(cls, updates: Sequence[LowRankUpdate], runs: Runs) -> "_Sampled":
-        """The update of these, all with directions."""
-        rights = [torch.cat([one.right.mT, one.directions], 1) for one in updates if one.directions is not None]
-        squares = [one.positive_A.square()[:, None] for one in updates]
-        return cls([one.left.mT for one in updates], rights, squares, len(updates[0].right), runs)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        flat, sizes = _flat(x, self.rights[0], self.runs)
-        joint, std = _products(flat, self.rights, sizes), _products(flat.square(), self.squares, sizes).sqrt_()
-        images = joint[:, self.rank :]
-        images.copy_(std * F.normalize(images, dim=-1))
-        return _products(joint, self.lefts, sizes).view(*x.shape[:-1], -1)
 
 
 @dataclass(frozen=True)
@@ -90,14 +61,9 @@ def _are_alike(matrices: Sequence[Tensor]) -> bool:
     return len({matrix.shape for matrix in matrices}) == 1
 
 
-def _flat(x: Tensor, like: Tensor, runs: Runs) -> tuple[Tensor, Sequence[int]]:
-    """(M, d_in) in the dtype of ``like``, and how many of the M positions each adapter has."""
-    flat = x.flatten(0, -2).to(like.dtype)
-    return flat, runs[len(flat)]
-
-
-def _products(x: Tensor, matrices: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+def run_products(x: Tensor, matrices: Iterable[Tensor], sizes: Sequence[int]) -> Tensor:
     """(M, a) -> (M, b): each run of rows times its own matrix (a, b)."""
+    matrices = list(matrices)
     output = x.new_empty(len(x), matrices[0].shape[1])
     for run, matrix, result in zip(x.split(list(sizes)), matrices, output.split(list(sizes)), strict=True):
         torch.mm(run, matrix, out=result)

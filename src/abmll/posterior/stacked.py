@@ -1,6 +1,6 @@
 """Several adapters on one layer at once, in as many operations as one takes: their factors stacked, their runs as well.
 
-Each adapter updates a run of positions of its own, the runs lying side by side. Beside ``grouped`` this is for few
+Each adapter updates a run of positions of its own, the runs lying side by side. Beside ``run_samples`` this is for few
 adapters with many positions each, and for passes with gradients.
 """
 

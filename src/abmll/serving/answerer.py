@@ -12,6 +12,7 @@ import torch
 from sqlalchemy import Row
 from starlette.concurrency import run_in_threadpool
 
+from abmll.model.beginnings import Beginnings
 from abmll.model.learned_task import TaskPosterior
 from abmll.model.prediction import Prediction
 from abmll.model.together import Request as Asked
@@ -133,7 +134,7 @@ class Answerer:
         return _Prepared(Request(task.tenant, FEATURES, rows, finish, deadline), truncated)
 
 
-def read_with_adapters(rows: Sequence[AdapterRow]) -> list[Answered]:
+def read_with_adapters(rows: Sequence[AdapterRow], beginnings: Beginnings | None = None) -> list[Answered]:
     """The answers to rows of whatever tasks, each with its own task's adapters."""
     places: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
@@ -141,7 +142,7 @@ def read_with_adapters(rows: Sequence[AdapterRow]) -> list[Answered]:
     groups = list(places.values())
     asked = [Asked(rows[own[0]].posterior, [rows[number].example for number in own]) for own in groups]
     found: dict[int, Answered] = {}
-    for own, prediction in zip(groups, predict_together(asked), strict=True):
+    for own, prediction in zip(groups, predict_together(asked, beginnings=beginnings), strict=True):
         found |= zip(own, _apart(prediction), strict=True)
     return [found[number] for number in range(len(rows))]
 

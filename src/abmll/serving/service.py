@@ -4,11 +4,13 @@ import json
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import torch
 from sqlalchemy import Row
 
+from abmll.model.beginnings import Beginnings
 from abmll.model.meta_learner import AbmllModel
 from abmll.serving.answer_store import AnswerStore
 from abmll.serving.answerer import Answerer, read_with_adapters
@@ -55,7 +57,8 @@ class Service:
         load = (lambda: model) if isinstance(model, AbmllModel) else model
         self.resident = self.engine.do(lambda: Resident(load())).result()
         self.engine.longest = self.resident.longest
-        self.engine.readers = {FEATURES: self.resident.read, ANSWERS: read_with_adapters, TOKENS: score_tokens}
+        answer = partial(read_with_adapters, beginnings=Beginnings())
+        self.engine.readers = {FEATURES: self.resident.read, ANSWERS: answer, TOKENS: score_tokens}
         self.engine.share([FEATURES], self.resident.lanes, self.resident.begin)
         self.store.claim(self.resident.belongs_to)
         self.files = PosteriorFiles(self.store, Objects(files), self.resident)
