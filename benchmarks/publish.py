@@ -220,8 +220,6 @@ def _remark(comparison: Document) -> str:
         f"Best constant answer {mean['majority']:.3f}, chance {mean['chance']:.3f}, "
         f"NLL of the uniform prediction {comparison['uniform_nll']:.3f}."
     )
-    if comparison["missing"]:
-        text += f" Tasks of the suite not at hand: {len(comparison['missing'])}."
     if cut := max(row["truncated_prompts"] for row in methods):
         text += f" Prompts cut in the middle, over all seeds: {cut:,} of a method."
     if left_out := max(row["demonstrations_left_out"] for row in methods):

