@@ -76,7 +76,7 @@ def parquet(bench: Bench) -> list[Row]:
         ]
     ratio = peaks[1] / peaks[0]
     name = f"memory that reading takes at most, {many:,},000 rows in Parquet / {few:,},000"
-    return [compared(name, Spread(ratio, ratio, ratio), peaks[1], peaks[0], "MB", 1.5)]
+    return [compared(name, Spread(ratio, ratio, ratio), peaks[1], peaks[0], "MB")]
 
 
 def run_tasks(bench: Bench) -> list[Row]:
