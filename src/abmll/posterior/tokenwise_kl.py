@@ -84,7 +84,7 @@ def _gradients(
     rank = by_variance.shape[2]
     by_scale[..., :rank].add_(by_variance)
     by_scale[..., rank:].sub_(by_variance)
-    by_coefficients = torch.cat([by_mean, by_scale], -1)
+    by_coefficients = torch.cat([by_mean.mT, by_scale.mT], 1).mT
     if counts is not None:
         by_coefficients.mul_(counts[:, None])
     by_shift = factors[0] * mean[:, :rank].mT, factors[1] * scale[:, :rank].mT
