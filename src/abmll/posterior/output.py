@@ -14,7 +14,7 @@ from abmll.posterior.prior import Prior
 from abmll.posterior.recorders import Record, Recorder, Recording, shared_recorders
 from abmll.posterior.space import LayerUpdate, Noise, Place, Space, kaiming_uniform
 from abmll.posterior.stacks import Factors
-from abmll.posterior.tokenwise_kl import tokenwise_kl
+from abmll.posterior.tokenwise_terms import tokenwise_exp, tokenwise_kl
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,23 @@ class OutputSpace(Space):
     def activation_negative_log_prior(
         self, theta: Factors, prior: Prior, coefficients: Tensor, counts: Tensor | None
     ) -> Tensor:
-        """-log p(theta) of the layers' outputs in nats with its normalisers, summed likewise."""
+        """-log p(theta) of the layers' outputs in nats with its normalisers, summed likewise.
+
+        Of all its terms the precisions alone need the outputs themselves: squares of means are a quadratic form in the
+        coefficients, logarithms of sigma are linear in them.
+        """
         mean, d_mean, scale, d_scale = coefficients.chunk(4, dim=-1)
-        mu = self.scaling * (mean - d_mean) @ theta.mean_B.mT
-        log_sigma = 0.5 * self.scaling * (scale - d_scale) @ theta.scale_B.mT + self.init_log_sigma
+        mean, scale, num_outputs = mean - d_mean, scale - d_scale, theta.mean_B.shape[:2].numel()
+        squares = self.scaling**2 * (mean @ (theta.mean_B.mT @ theta.mean_B) * mean).sum((0, 2))
+        log_sigmas = 0.5 * self.scaling * (scale * theta.scale_B.sum(1)[:, None]).sum((0, 2))
         by_token = (
-            mu.square().sum((0, 2)) / (2 * prior.std**2)
-            + 2 * (prior.gamma_shape - 1) * log_sigma.sum((0, 2))
-            + prior.gamma_rate * torch.exp(-2 * log_sigma).sum((0, 2))
-            + len(mu) * mu.shape[-1] * (prior.gaussian_constant + prior.gamma_constant)
+            squares / (2 * prior.std**2)
+            + 2 * (prior.gamma_shape - 1) * (log_sigmas + num_outputs * self.init_log_sigma)
+            + num_outputs * (prior.gaussian_constant + prior.gamma_constant)
         )
-        return by_token.sum() if counts is None else by_token @ counts
+        precisions = tokenwise_exp(scale, -self.scaling * theta.scale_B.mT, counts)
+        rest = by_token.sum() if counts is None else by_token @ counts
+        return rest + prior.gamma_rate * math.exp(-2 * self.init_log_sigma) * precisions
 
     def linear_covariance(self, layer: Factors, x: Tensor, gradients: Tensor) -> Tensor:
         """Every token and channel has noise of its own here: sum_ti g_ti g'_ti sigma_ti^2."""

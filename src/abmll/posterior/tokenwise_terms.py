@@ -1,4 +1,4 @@
-"""Output space's divergence, summed over every token and channel of a stack of layers, a tile of them at a time."""
+"""Sums over every token and channel of a stack of layers, for output space's divergence and prior: by tiles."""
 
 import math
 from collections.abc import Sequence
@@ -68,9 +68,13 @@ def _kl_and_gradients(
         torch.sum(excess.add_(square), -1, out=by_token[layers, rows])
         for by_product, gradient in zip(by_products, (pull, growth, square), strict=True):
             by_product.add(layers, rows, gradient)
-    by_token = by_token.sum(0, dtype=torch.float64)
-    value = 0.5 * (by_token.sum() if counts is None else by_token @ counts.double())
-    return value.to(theta_B.dtype), _gradients(by_products, factors, counts, learned)
+    return 0.5 * _total(by_token, counts), _gradients(by_products, factors, counts, learned)
+
+
+def _total(by_token: Tensor, counts: Tensor | None) -> Tensor:
+    """The scalar sum over layers and tokens of what is (L, n)."""
+    sums = by_token.sum(0, dtype=torch.float64)
+    return (sums.sum() if counts is None else sums @ counts.double()).to(by_token.dtype)
 
 
 def _gradients(
@@ -92,3 +96,25 @@ def _gradients(
         return by_coefficients, *by_shift, None, None
     by_theta_scale = torch.add(factors[1] * scale[:, rank:], variance, alpha=factors[2]).mT
     return by_coefficients, *by_shift, factors[0] * mean[:, rank:].mT, by_theta_scale
+
+
+def tokenwise_exp(left: Tensor, right: Tensor, counts: Tensor | None) -> Tensor:
+    """sum of c exp(left right) over L layers, n tokens, d_out channels: a scalar, differentiable once.
+
+    ``left`` is (L, n, r), ``right`` (L, r, d_out), ``counts`` as above.
+    """
+    learned = wanted(left, right)
+
+    def evaluate(left: Tensor, right: Tensor) -> tuple[Tensor, Gradients]:
+        by_product = ProductGradient(left if counts is None else left * counts[:, None], right, learned)
+        by_token = left.new_empty(left.shape[:2])
+        for layers, rows, [power] in Tiles(left, right, 1):
+            torch.bmm(left[layers, rows], right[layers], out=power).exp_()
+            torch.sum(power, -1, out=by_token[layers, rows])
+            by_product.add(layers, rows, power)
+        by_right, by_left = by_product.result(1.0)
+        if by_left is not None and counts is not None:
+            by_left.mul_(counts[:, None])
+        return _total(by_token, counts), (by_left, by_right)
+
+    return in_one_pass(evaluate, (left, right))
