@@ -72,15 +72,19 @@ def test_outputs_and_gradients_are_those_of_layers_alone(
     torch.testing.assert_close(gradients(got), gradients(wanted))
 
 
-def test_second_derivatives_by_finite_differences(stacks: list[Pair], inputs: list[Tensor]) -> None:
-    def sample(*tensors: Tensor) -> Tensor:
-        own = [Factors(*tensors[start : start + 4]) for start in range(2, len(tensors), 4)]
-        layers = together([(own[0], own[1]), (own[2], own[3])], tensors[:2], GROUPS, [*CALLS])
-        return torch.stack([one.square().sum() for layer in layers for one in layer]).sum()
+def test_derivatives_by_finite_differences(stacks: list[Pair], inputs: list[Tensor]) -> None:
+    """First ones, and second ones, of outputs and of what is recorded."""
+    block, x = dict(list(CALLS.items())[:3]), inputs[0].detach()[:1, :2].requires_grad_()
 
-    short = [x.detach()[:1, :2].requires_grad_() for x in inputs]
-    assert torch.autograd.gradcheck(sample, leaves_of(stacks, short))
-    assert torch.autograd.gradgradcheck(sample, leaves_of(stacks, short))
+    def sample(x: Tensor, *tensors: Tensor) -> Tensor:
+        pairs = [(Factors(*tensors[at : at + 4]), Factors(*tensors[at + 4 : at + 8])) for at in (0, 8)]
+        draws = Draws(torch.Generator().manual_seed(7), RANK, CHANNELS, [])
+        recorders = SPACE.shared_recorders(pairs, {tuple(block): list(block.values())}, draws)
+        return torch.cat([one.flatten() for name in block for one in recorders[name](x)]).square().sum()
+
+    leaves = leaves_of(stacks, [x])
+    assert torch.autograd.gradcheck(sample, leaves)
+    assert torch.autograd.gradgradcheck(sample, leaves, fast_mode=True)
 
 
 def test_an_input_in_half_precision_gives_outputs_in_it(make_factors: Callable[..., Factors]) -> None:

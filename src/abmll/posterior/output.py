@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from abmll.common.errors import ConfigError
 from abmll.posterior.draws import Draws
 from abmll.posterior.prior import Prior
 from abmll.posterior.recorders import Record, Recorder, Recording, shared_recorders
@@ -16,10 +17,14 @@ from abmll.posterior.space import LayerUpdate, Noise, Place, Space, kaiming_unif
 from abmll.posterior.stacks import Factors
 from abmll.posterior.tokenwise_terms import tokenwise_exp, tokenwise_kl
 
+LARGEST_LOG_SIGMA = 40  # beyond it, either way, a variance or its inverse is no number of single precision
+
 
 @dataclass(frozen=True)
 class OutputSpace(Space):
     """Output-space Gaussian LoRA, whose KL and prior need the layers' inputs.
+
+    Raises ConfigError for an ``init_log_sigma`` further from zero than 40.
 
     scale_A and scale_B are A' and B' above, of the means' rank; log c^2 is twice ``init_log_sigma``.
 
@@ -30,6 +35,11 @@ class OutputSpace(Space):
     init_log_sigma: float = -5.0
 
     per_activation: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if abs(self.init_log_sigma) > LARGEST_LOG_SIGMA:
+            raise ConfigError(f"{self}: give an init_log_sigma between -{LARGEST_LOG_SIGMA} and {LARGEST_LOG_SIGMA}")
 
     def init_scales(self, mean_A: Tensor, mean_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A' as LoRA's A, B' zero: log variance 2 init_log_sigma whatever the input."""
@@ -67,7 +77,8 @@ class OutputSpace(Space):
         return self._recording(phi, phi.mean_A, shift_A, phi.scale_A, shift_scale)
 
     def _recording(self, phi: Factors, *rows: Tensor) -> Recording:
-        return Recording(self.scaling * phi.mean_B, 0.5 * self.scaling * phi.scale_B, torch.cat(rows, dim=1))
+        mean_B, half_B = self.scaling * phi.mean_B, 0.5 * self.scaling * phi.scale_B
+        return Recording(mean_B.mT, half_B.mT, torch.cat(rows, dim=1))
 
     def activation_kl(self, phi: Factors, theta: Factors, coefficients: Tensor, counts: Tensor | None) -> Tensor:
         """KL of the layers' outputs in nats, summed over layers, tokens and channels.
@@ -110,4 +121,3 @@ class OutputSpace(Space):
     def log_sigma_mean(self, factors: Factors) -> Tensor:
         """Half the log variance at input zero."""
         return factors.mean_A.new_tensor(self.init_log_sigma)
-

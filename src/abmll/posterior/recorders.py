@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,8 +28,8 @@ Record = Callable[[Tensor], Recorded]  # of an input (R, L, d_in)
 class Recording(NamedTuple):
     """A stack of L layers that record."""
 
-    mean_B: Tensor  # (L, d_out, r), times s
-    half_B: Tensor  # (L, d_out, r), scale_B times s / 2
+    mean_B: Tensor  # (L, r, d_out), times s
+    half_B: Tensor  # (L, r, d_out), scale_B times s / 2
     right: Tensor  # (L, c, d_in): what is multiplied by the input, mean_A first, scale_A from c / 2 on
 
 
@@ -38,8 +37,8 @@ class Recording(NamedTuple):
 class Recorder:
     """One layer, which draws its own noise."""
 
-    mean_B: Tensor  # (d_out, r), times s
-    half_B: Tensor  # (d_out, r), scale_B times s / 2
+    mean_B: Tensor  # (r, d_out), times s
+    half_B: Tensor  # (r, d_out), scale_B times s / 2
     right: Tensor  # (c, d_in): what is multiplied by the input, mean_A first, scale_A from c / 2 on
     sigma: float  # at an input of zero
     noise: Noise | None
@@ -55,14 +54,14 @@ class Recorder:
         """Output and coefficients, both in the factors' dtype."""
         if self.noise is None:
             coefficients = self.coefficients(x)
-            return Recorded(F.linear(coefficients[..., : self.mean_B.shape[1]], self.mean_B), coefficients)
+            return Recorded(coefficients[..., : len(self.mean_B)] @ self.mean_B, coefficients)
         x, run = x.to(self.right.dtype), (self.mean_B[None], self.half_B[None])
         [output], [coefficients] = perturbed(x.flatten(0, -2), self.right, self._normal(x, self.noise), [run])
         return Recorded(output.view(*x.shape[:-1], -1), coefficients.view(*x.shape[:-1], -1))
 
     def _normal(self, x: Tensor, noise: Noise) -> Tensor:
-        """(R, L, d_out), normal with standard deviation ``sigma``; the same for all tokens of a row where they share it."""
-        (num_rows, num_tokens, _), d_out = x.shape, len(self.mean_B)
+        """(R, L, d_out) with standard deviation ``sigma``; the same for all tokens of a row where they share it."""
+        (num_rows, num_tokens, _), d_out = x.shape, self.mean_B.shape[1]
         if noise.kind == "shared" or not noise.rank:
             drawn = draw((num_rows, 1 if noise.kind == "shared" else num_tokens, d_out), x, noise.generator)
             return drawn.mul_(self.sigma).expand(num_rows, num_tokens, d_out)
@@ -88,8 +87,8 @@ class SharedRecorder(ReadOnce[Recorded]):
     def _normal(self, num_tokens: int) -> Tensor:
         """Of all layers, as their outputs lie in memory."""
         drawn, units = self.draws.take(self.names, num_tokens, self.right)
-        shapes = [mean_B.shape[:2] for mean_B, _ in self.runs]
-        normal = self.right.new_empty(num_tokens * sum(shape.numel() for shape in shapes))
+        shapes = [(len(mean_B), mean_B.shape[2]) for mean_B, _ in self.runs]
+        normal = self.right.new_empty(num_tokens * sum(number * d_out for number, d_out in shapes))
         sizes = [number * (d_out + num_tokens) for number, d_out in shapes]
         rows = drawn.split(sizes), units.split(sizes), parts(normal, num_tokens, self.runs)
         for (number, d_out), channels, tokens, part in zip(shapes, *rows, strict=True):
@@ -111,11 +110,11 @@ def shared_recorders(
         places = [groups[names] for names in own]
         sizes = [len(list(run)) for _, run in groupby(kind)]
         runs = [
-            tuple(gathered(lefts, [each[stop - size : stop] for each in places]).unbind() for lefts in (mean_B, half_B))
+            tuple(gathered(each, [group[stop - size : stop] for group in places]).unbind() for each in (mean_B, half_B))
             for size, stop in zip(sizes, accumulate(sizes), strict=True)
         ]
         rights = gathered(right, places).flatten(1, 2).unbind()
         for index, names in enumerate(own):
-            lefts = [(means[index], halves[index]) for means, halves in runs]
-            recorders |= SharedRecorder(names, rights[index], lefts, sigma, draws).updates()
+            own_runs = [(means[index], halves[index]) for means, halves in runs]
+            recorders |= SharedRecorder(names, rights[index], own_runs, sigma, draws).updates()
     return recorders

@@ -7,6 +7,7 @@ Layers of one shape that follow each other are a *run*: their products are one o
 outputs lies in one piece of memory, layer after layer, so that the rest is one operation for all of them.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate, chain
 from typing import Any, cast
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from abmll.posterior.tiles import Gradients
 
-Run = tuple[Tensor, Tensor]  # left factors (G, d_out, r) of the means and of log sigma, for a run's G layers
+Run = tuple[Tensor, Tensor]  # factors (G, r, d_out) of the means and of log sigma, for a run's G layers
 
 
 def perturbed(
@@ -34,33 +35,31 @@ def perturbed(
 
 def parts(memory: Tensor, num_tokens: int, runs: Sequence[Run]) -> list[Tensor]:
     """Views (G, n, d_out) of every run's part of ``memory``."""
-    shapes = [(len(mean), num_tokens, mean.shape[1]) for mean, _ in runs]
-    pieces = memory.split([torch.Size(shape).numel() for shape in shapes])
+    shapes = [(len(mean), num_tokens, mean.shape[2]) for mean, _ in runs]
+    pieces = memory.split(list(map(math.prod, shapes))) if len(shapes) > 1 else [memory]
     return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 class _Perturbed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        x, right, normal, *lefts = args
-        runs, wide = _runs(lefts), x.to(right.dtype)
+        x, right, normal, *factors = args
+        runs, wide = _runs(factors), x.to(right.dtype)
         coefficients = wide @ right.mT
-        means, halves = _columns(coefficients.mT, runs)
         noise, output = (wide.new_empty(normal.numel()) for _ in range(2))
-        for (mean_left, half_left), mean, half, *into in zip(
-            runs, means, halves, parts(output, len(x), runs), parts(noise, len(x), runs), strict=True
-        ):
-            torch.bmm(mean.mT, mean_left.mT, out=into[0])
-            torch.bmm(half.mT, half_left.mT, out=into[1])
+        pieces = zip(parts(output, len(x), runs), parts(noise, len(x), runs), strict=True)
+        for run, columns, piece in zip(runs, _columns(coefficients.mT, runs), pieces, strict=True):
+            for factor, column, part in zip(run, columns, piece, strict=True):
+                torch.bmm(column.mT, factor, out=part)
         noise.exp_().view(normal.shape).mul_(normal)
         output = torch.add(output, noise, out=output if x.dtype == output.dtype else x.new_empty(len(output)))
-        ctx.save_for_backward(x, right, wide, coefficients, noise, *lefts)
+        ctx.save_for_backward(x, right, wide, coefficients, noise, *factors)
         return *chain(*parts(output, len(x), runs)), *coefficients.chunk(_num_layers(runs), 1)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Gradients:
-        x, right, wide, coefficients, noise, *lefts = ctx.saved_tensors
-        runs, count = _runs(lefts), len(grad_outputs) // 2
+        x, right, wide, coefficients, noise, *factors = ctx.saved_tensors
+        runs, count = _runs(factors), len(grad_outputs) // 2
         gradients = [one.flatten() for one in grad_outputs[:count]]
         if not torch.is_grad_enabled():
             gradient = torch.cat(gradients, out=torch.empty_like(noise))
@@ -68,40 +67,40 @@ class _Perturbed(torch.autograd.Function):
             gradient = torch.cat(gradients).to(noise.dtype)
             wide = x.to(right.dtype)
             coefficients = wide @ right.mT
-            noise = noise * _one(runs, _columns(coefficients.mT, runs)[1])
-        by_half = gradient * noise
+            noise = noise * _one(coefficients, runs)
         by_coefficients = torch.cat([one.mT for one in grad_outputs[count:]])
-        by_lefts: list[Tensor] = []
-        columns = zip(*_columns(coefficients.mT, runs), *_columns(by_coefficients, runs), strict=True)
-        pieces = zip(parts(gradient, len(x), runs), parts(by_half, len(x), runs), strict=True)
-        for run, of_run, (mean, half, by_mean, by_log) in zip(runs, pieces, columns, strict=True):
-            for left, by, column, by_column in zip(run, of_run, (mean, half), (by_mean, by_log), strict=True):
+        by_factors: list[Tensor] = []
+        columns = zip(_columns(coefficients.mT, runs), _columns(by_coefficients, runs), strict=True)
+        pieces = zip(parts(gradient, len(x), runs), parts(gradient * noise, len(x), runs), strict=True)
+        for run, own, piece in zip(runs, columns, pieces, strict=True):
+            for factor, column, by_column, by in zip(run, *own, piece, strict=True):
                 # A CPU is several times as fast with the thin matrix on the left.
-                by_column.baddbmm_(left.mT, by.mT)
-                by_lefts.append(torch.bmm(column, by).mT)
+                by_column.baddbmm_(factor, by.mT)
+                by_factors.append(torch.bmm(column, by))
         by_x = (by_coefficients.mT @ right).to(x.dtype) if ctx.needs_input_grad[0] else None
-        return by_x, by_coefficients @ wide, None, *by_lefts
+        return by_x, by_coefficients @ wide, None, *by_factors
 
 
-def _runs(lefts: Sequence[Tensor]) -> list[Run]:
-    return list(zip(lefts[::2], lefts[1::2], strict=True))
+def _runs(factors: Sequence[Tensor]) -> list[Run]:
+    return list(zip(factors[::2], factors[1::2], strict=True))
 
 
 def _num_layers(runs: Sequence[Run]) -> int:
     return sum(len(mean) for mean, _ in runs)
 
 
-def _columns(coefficients: Tensor, runs: Sequence[Run]) -> tuple[list[Tensor], list[Tensor]]:
-    """Views (G, r, n) of every run's coefficients, those of means and those of log sigma, in (G c, n) of all layers."""
-    rank, counts = runs[0][0].shape[2], [len(mean) for mean, _ in runs]
+def _columns(coefficients: Tensor, runs: Sequence[Run]) -> list[tuple[Tensor, Tensor]]:
+    """Views (G, r, n) of every run's coefficients, of means and of log sigma, in those of all layers (G c, n)."""
+    rank, counts = runs[0][0].shape[1], [len(mean) for mean, _ in runs]
     by_layer = coefficients.unflatten(0, (sum(counts), -1))
+    half = by_layer.shape[1] // 2
     # Not split: what it gives cannot be changed in place.
     own = [by_layer[stop - count : stop] for count, stop in zip(counts, accumulate(counts), strict=True)]
-    start = by_layer.shape[1] // 2
-    return [run[:, :rank] for run in own], [run[:, start : start + rank] for run in own]
+    return [(run[:, :rank], run[:, half : half + rank]) for run in (own if len(own) > 1 else [by_layer])]
 
 
-def _one(runs: Sequence[Run], halves: Sequence[Tensor]) -> Tensor:
+def _one(coefficients: Tensor, runs: Sequence[Run]) -> Tensor:
     """sigma over itself, as the outputs lie in memory: ones that have the derivatives of sigma's logarithm."""
-    logs = torch.cat([torch.bmm(half.mT, left.mT).flatten() for (_, left), half in zip(runs, halves, strict=True)])
+    halves = [half for _, half in _columns(coefficients.mT, runs)]
+    logs = torch.cat([torch.bmm(half.mT, factor).flatten() for half, (_, factor) in zip(halves, runs, strict=True)])
     return (logs - logs.detach()).exp()
