@@ -69,8 +69,8 @@ class OutputSpace(Space):
         return shared_recorders(recordings, groups, math.exp(self.init_log_sigma), draws)
 
     def _recorders(self, stack: Recording, noise: Noise | None) -> list[Recorder]:
-        layers = zip(*(tensor.unbind() for tensor in stack), strict=True)
-        return [Recorder(*layer, math.exp(self.init_log_sigma), noise) for layer in layers]
+        sigma, layers = math.exp(self.init_log_sigma), zip(*(tensor.unbind() for tensor in stack), strict=True)
+        return [Recorder(mean_B, half_B, right, sigma, noise) for mean_B, half_B, right in layers]
 
     def _beside(self, phi: Factors, theta: Factors) -> Recording:
         shift_A, shift_scale = phi.mean_A - theta.mean_A, phi.scale_A - theta.scale_A
