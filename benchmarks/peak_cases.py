@@ -8,7 +8,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +137,10 @@ def _base(settings: Settings, attention: str | None = None) -> Base:
 
 
 def _adapter(settings: Settings) -> AdapterConfig:
-    config = AdapterConfig(r=settings["r"], lora_alpha=settings["alpha"], target_modules=tuple(settings["modules"]))
-    return replace(config, space=settings.get("space", config.space))
+    modules, space = tuple(settings["modules"]), settings.get("space", AdapterConfig.space)
+    return AdapterConfig(
+        r=settings["r"], lora_alpha=settings["alpha"], target_modules=modules, layers_to_transform=None, space=space
+    )
 
 
 def _examples(settings: Settings) -> list[list[Encoded]]:

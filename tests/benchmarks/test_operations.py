@@ -60,7 +60,7 @@ def test_a_list_is_one_operation() -> None:
 
 @pytest.mark.parametrize(
     ("modules", "bounds"),
-    [(QV, {"weight": 1.3, "output": 1.45, "off": 1.1}), (ALL, {"weight": 1.25, "output": 1.7, "off": 1.05})],
+    [(QV, {"weight": 1.3, "output": 1.3, "off": 1.1}), (ALL, {"weight": 1.25, "output": 1.25, "off": 1.05})],
 )
 def test_step_beside_plain_lora(bench: Any, modules: tuple[str, ...], bounds: dict[str, float]) -> None:
     rows = {row.name: row for row in operations.rows(bench, Setting(modules))}

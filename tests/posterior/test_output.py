@@ -160,3 +160,8 @@ def test_functions_of_the_factors_alone_are_refused(make_factors):
 def test_an_infinite_start_is_refused():
     with pytest.raises(ConfigError, match="init_log_sigma=-inf"):
         OutputSpace(2.0, float("-inf"))
+
+
+def test_a_start_whose_variance_is_no_number_is_refused():
+    with pytest.raises(ConfigError, match="give an init_log_sigma between -40 and 40"):
+        OutputSpace(2.0, -41.0)

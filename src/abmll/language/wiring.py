@@ -20,7 +20,7 @@ from abmll.language.base import Wrapper
 from abmll.language.batch import Batch
 from abmll.language.readers import Readers
 from abmll.language.targets import Target, find_targets
-from abmll.posterior import Draws, LayerUpdate, Noise, OutputSpace, Prior, Recorder, Space
+from abmll.posterior import Draws, LayerUpdate, Noise, OutputSpace, Prior, Record, Space
 from abmll.posterior.space import Place
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class ActivationTerms:
     phi: Adapter
     theta: Adapter
     batch: Batch
-    recorders: dict[str, Recorder]
+    recorders: Mapping[str, Record]
     coefficients: dict[str, Tensor] = field(default_factory=dict)
 
     def kl(self) -> Tensor:
@@ -59,9 +59,8 @@ class ActivationTerms:
             counts = counts.flatten() if mask is None else counts[mask]
         sums = []
         for shape, theta in self.theta.stacks.items():
-            layers = [self.coefficients[name] for name in self.theta.layers[shape]]
-            rows = [layer.flatten(0, 1) if mask is None else layer[mask] for layer in layers]
-            sums.append(term(shape, theta, torch.stack(rows), counts))
+            layers = torch.stack([self.coefficients[name].flatten(0, 1) for name in self.theta.layers[shape]])
+            sums.append(term(shape, theta, layers if mask is None else layers[:, mask.flatten()], counts))
         return torch.stack(sums).sum()
 
 
@@ -102,12 +101,7 @@ class Wiring:
         """
         space, terms, bound = self.space, None, None
         if phi is not None and theta is not None and isinstance(space, OutputSpace):
-            recorders = by_name(phi, lambda shape: space.recorders(phi.stacks[shape], theta.stacks[shape], noise))
-            if noise is not None and noise.rank and noise.kind == "local":
-                together = [name for name in self.readers.together if name in recorders]
-                channels = {name: len(one.mean_B) for name, one in recorders.items()}
-                draws = Draws(noise.generator, noise.rank, channels, together)
-                recorders = {name: replace(one, draws=(name, draws)) for name, one in recorders.items()}
+            recorders = self._recorders(space, phi, theta, noise)
             terms = ActivationTerms(space, phi, theta, batch, recorders)
             bound = Bound({}, terms, trace)
         elif phi is not None:
@@ -115,6 +109,17 @@ class Wiring:
             bound = Bound(updates or by_name(phi, lambda shape: space.layers(phi.stacks[shape], noise)), None, trace)
         with self.bind(bound):
             yield terms
+
+    def _recorders(self, space: OutputSpace, phi: Adapter, theta: Adapter, noise: Noise | None) -> dict[str, Record]:
+        """Those of layers that read the same tensor together, where each would draw local noise of some rank."""
+        if noise is None or not noise.rank or noise.kind == "shared":
+            recorders = by_name(phi, lambda shape: space.recorders(phi.stacks[shape], theta.stacks[shape], noise))
+            return {name: one.record for name, one in recorders.items()}
+        groups, together = self.groups(phi)
+        channels = {name: len(phi.stacks[shape].mean_B[0]) for shape, names in phi.layers.items() for name in names}
+        draws = Draws(noise.generator, noise.rank, channels, together)
+        stacks = [(factors, theta.stacks[shape]) for shape, factors in phi.stacks.items()]
+        return space.shared_recorders(stacks, groups, draws)
 
     def _grouped(self, phi: Adapter, noise: Noise) -> dict[str, LayerUpdate] | None:
         """The updates of layers that read the same tensor together, where the space can do that."""
@@ -178,9 +183,8 @@ class AdaptedLinear(Wrapper):
         else:
             # x is left attached: the input of this layer is a sample of phi's layers below, and their share of the
             # divergence's gradient belongs to the expectation.
-            recorder = bound.terms.recorders[name]
-            coefficients = bound.terms.coefficients[name] = recorder.coefficients(x)
-            y = y + recorder.update(coefficients).to(y)
+            output, bound.terms.coefficients[name] = bound.terms.recorders[name](x)
+            y = y + output.to(y)
         if bound.trace is not None:
             bound.trace.inputs[name] = x.detach()
             # The lowest layers' outputs depend on nothing that is learned: they begin the graph themselves.

@@ -16,8 +16,9 @@ Nothing here is averaged or divided by a batch size; beta and gamma carry all th
 
 from abmll.posterior.build import build_space
 from abmll.posterior.draws import Draws
-from abmll.posterior.output import OutputSpace, Recorder
+from abmll.posterior.output import OutputSpace
 from abmll.posterior.prior import Prior
+from abmll.posterior.recorders import Record
 from abmll.posterior.space import LayerUpdate, Noise, Space
 from abmll.posterior.stacks import Factors
 from abmll.posterior.weight import WeightSpace
@@ -29,7 +30,7 @@ __all__ = [
     "Noise",
     "OutputSpace",
     "Prior",
-    "Recorder",
+    "Record",
     "Space",
     "WeightSpace",
     "build_space",

@@ -14,12 +14,7 @@ from torch import Tensor
 from abmll.posterior.numerics import log_ratio_excess_sum, on_host, sinh_excess_series, sinh_excess_sum
 from abmll.posterior.prior import Prior
 from abmll.posterior.stacks import Factors
-from abmll.posterior.tiles import Gradients, ProductGradient, Tiles, in_one_pass
-
-
-def _wanted(*tensors: Tensor) -> bool:
-    """Whether anybody will ask for the gradient of any of them."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+from abmll.posterior.tiles import Gradients, ProductGradient, Tiles, in_one_pass, wanted
 
 
 def tiled_kl(phi: Factors, theta: Factors, scaling: float, floor: float) -> Tensor:
@@ -28,18 +23,18 @@ def tiled_kl(phi: Factors, theta: Factors, scaling: float, floor: float) -> Tens
     mu = scaling B A and sigma = exp(scale_B) exp(scale_A) + floor for phi, primed for theta: mean_A (L, r, d_in),
     mean_B (L, d_out, r), scale_A (L, k, d_in), scale_B (L, d_out, k). Differentiable once, in all eight factors.
     """
-    wanted = [_wanted(*pair) for pair in (phi[:2], phi[2:], theta[:2], theta[2:])]
+    learned = [wanted(*pair) for pair in (phi[:2], phi[2:], theta[:2], theta[2:])]
 
     def evaluate(*tensors: Tensor) -> tuple[Tensor, Gradients]:
-        return _kl_and_gradients(Factors(*tensors[:4]), Factors(*tensors[4:]), scaling, floor, wanted)
+        return _kl_and_gradients(Factors(*tensors[:4]), Factors(*tensors[4:]), scaling, floor, learned)
 
     return in_one_pass(evaluate, (*phi, *theta))
 
 
 def _kl_and_gradients(
-    phi: Factors, theta: Factors, scaling: float, floor: float, wanted: Sequence[bool]
+    phi: Factors, theta: Factors, scaling: float, floor: float, learned: Sequence[bool]
 ) -> tuple[Tensor, Gradients]:
-    """The KL and its gradients with respect to phi's four factors, then theta's, those that are ``wanted``.
+    """The KL and its gradients with respect to phi's four factors, then theta's, those that are ``learned``.
 
     With delta = sigma / sigma' - 1, eta = log(1 + delta), z = 2 sinh(eta) and h = (mu - mu') / sigma', an element's KL
     is 1/2 [exp(2 eta) - 1 - 2 eta + h^2]. Its derivatives are z / sigma' by sigma, h / sigma' by mu and
@@ -49,10 +44,10 @@ def _kl_and_gradients(
     theta_A, theta_B, phi_A, phi_B, sigma_right, sigma_left = _exponentials(phi, theta)
     mean_left = scaling * torch.cat([phi.mean_B - theta.mean_B, theta.mean_B], dim=-1)
     mean_right = torch.cat([phi.mean_A, phi.mean_A - theta.mean_A], dim=-2)
-    by_phi_mean = ProductGradient(phi.mean_B, phi.mean_A, wanted[0])
-    by_phi_scale = ProductGradient(phi_B, phi_A, wanted[1])
-    by_theta_mean = ProductGradient(theta.mean_B, theta.mean_A, wanted[2])
-    by_theta_scale = ProductGradient(theta_B, theta_A, wanted[3])
+    by_phi_mean = ProductGradient(phi.mean_B, phi.mean_A, learned[0])
+    by_phi_scale = ProductGradient(phi_B, phi_A, learned[1])
+    by_theta_mean = ProductGradient(theta.mean_B, theta.mean_A, learned[2])
+    by_theta_scale = ProductGradient(theta_B, theta_A, learned[3])
     series = _series(phi, theta)
     twice_kl = theta_A.new_zeros((), dtype=torch.float64)
     for layers, rows, buffers in Tiles(theta_B, theta_A, 6):
@@ -111,20 +106,20 @@ def _series(phi: Factors, theta: Factors) -> list[float] | None:
 def tiled_gamma_negative_log_prior(theta: Factors, prior: Prior, floor: float) -> Tensor:
     """sum of 2 (a0 - 1) log sigma + b0 / sigma^2 over L layers and all weights: -log Gamma(1 / sigma^2; a0, b0) in
     nats less its normaliser, a scalar. Differentiable once, in the scale factors."""
-    wanted = _wanted(*theta[2:])
+    learned = wanted(*theta[2:])
 
     def evaluate(scale_A: Tensor, scale_B: Tensor) -> tuple[Tensor, Gradients]:
-        return _gamma_and_gradients(scale_A, scale_B, prior, floor, wanted)
+        return _gamma_and_gradients(scale_A, scale_B, prior, floor, learned)
 
     return in_one_pass(evaluate, (theta.scale_A, theta.scale_B))
 
 
 def _gamma_and_gradients(
-    scale_A: Tensor, scale_B: Tensor, prior: Prior, floor: float, wanted: bool
+    scale_A: Tensor, scale_B: Tensor, prior: Prior, floor: float, learned: bool
 ) -> tuple[Tensor, Gradients]:
     exp_A, exp_B = scale_A.exp(), scale_B.exp()
     value = exp_A.new_zeros((), dtype=torch.float64)
-    by_scale = ProductGradient(exp_B, exp_A, wanted)
+    by_scale = ProductGradient(exp_B, exp_A, learned)
     log_weight = 2.0 * (prior.gamma_shape - 1.0)
     for layers, rows, (sigma, inverse) in Tiles(exp_B, exp_A, 2):
         torch.bmm(exp_B[layers, rows], exp_A[layers], out=sigma).add_(floor)
@@ -133,7 +128,7 @@ def _gamma_and_gradients(
             value += log_weight * sigma.log_().sum()
         precision = torch.mul(inverse, inverse, out=sigma)
         value += prior.gamma_rate * precision.sum()
-        if wanted:
+        if learned:
             by_scale.add(layers, rows, precision.mul_(-2.0 * prior.gamma_rate).add_(log_weight).mul_(inverse))
     return value.to(exp_A.dtype), by_scale.result_of_logarithms(1.0)
 

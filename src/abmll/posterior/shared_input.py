@@ -4,10 +4,10 @@ A step of a small model takes as long as its operations take to queue. So what t
 the input's precision and squares, the products with their right factors, and all of the way back.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from torch import Tensor
 from abmll.posterior.draws import Draws
 from abmll.posterior.noise import sampled_outputs, smallest
 from abmll.posterior.space import LayerUpdate, Place
+
+T = TypeVar("T")
 
 
 class Sampled(NamedTuple):
@@ -26,22 +28,22 @@ class Sampled(NamedTuple):
 
 
 @dataclass
-class ReadOnce:
+class ReadOnce(Generic[T]):
     """The updates of layers ``names`` that read the same tensor: computed when the first of them is called."""
 
     names: tuple[str, ...]
     seen: Tensor | None = field(default=None, init=False)
-    outputs: dict[int, Tensor] = field(default_factory=dict, init=False)  # by layer, until they are asked for
+    outputs: dict[int, T] = field(default_factory=dict, init=False)  # by layer, until they are asked for
 
-    def compute(self, x: Tensor) -> list[Tensor]:
+    def compute(self, x: Tensor) -> Sequence[T]:
         """(R, L, d_in) -> (R, L, d_out) of every layer, in the input's dtype."""
         raise NotImplementedError
 
-    def updates(self) -> dict[str, LayerUpdate]:
+    def updates(self) -> dict[str, Callable[[Tensor], T]]:
         """The layers' own updates, by name."""
         return {name: partial(self._of, index) for index, name in enumerate(self.names)}
 
-    def _of(self, index: int, x: Tensor) -> Tensor:
+    def _of(self, index: int, x: Tensor) -> T:
         if self.seen is not x or index not in self.outputs:
             self.seen, self.outputs = x, dict(enumerate(self.compute(x)))
         output = self.outputs.pop(index)
@@ -51,7 +53,7 @@ class ReadOnce:
 
 
 @dataclass
-class SharedInput(ReadOnce):
+class SharedInput(ReadOnce[Tensor]):
     """The updates of G layers by one adapter."""
 
     left: Tensor  # (D, G (r + m)) for the layers' D outputs: all that belongs to means, then all that does to noise
@@ -110,18 +112,19 @@ class Layers(NamedTuple):
 
 def beside_each_other(layers: Layers, groups: Sequence[Sequence[Place]]) -> Sampled:
     """The factors of L groups of the same shapes, each as ``SharedInput`` has them: (L, D, G (r + m)) and so on."""
-    size = len(groups[0])
-
-    def beside(each: Sequence[Sequence[Tensor]]) -> Tensor:
-        rows = torch.stack([each[stack][layer] for group in groups for stack, layer in group])
-        return rows.unflatten(0, (len(groups), size)).flatten(1, 2)
-
     lefts = [
         torch.stack([layers.left[stack][layer] for stack, layer in members]) for members in zip(*groups, strict=True)
     ]
     r = layers.right[groups[0][0][0]][0].shape[0]
-    left = lefts[0] if size == 1 else cast(Tensor, _Diagonal.apply(r, *lefts))
-    return Sampled(left, beside(layers.right), beside(layers.square_A))
+    left = lefts[0] if len(lefts) == 1 else cast(Tensor, _Diagonal.apply(r, *lefts))
+    right, square_A = (gathered(each, groups).flatten(1, 2) for each in (layers.right, layers.square_A))
+    return Sampled(left, right, square_A)
+
+
+def gathered(each: Sequence[Sequence[Tensor]], groups: Sequence[Sequence[Place]]) -> Tensor:
+    """(L, G, ...): a tensor of every layer of L groups of G, from those ``each`` stack has of its layers."""
+    layers = torch.stack([each[stack][layer] for group in groups for stack, layer in group])
+    return layers.unflatten(0, (len(groups), -1))
 
 
 class _Diagonal(torch.autograd.Function):

@@ -49,7 +49,7 @@ class RunDraws:
 
 
 @dataclass
-class SharedRuns(ReadOnce):
+class SharedRuns(ReadOnce[Tensor]):
     """The updates by C adapters, each of its own run, of G layers that read the same tensor."""
 
     left: Tensor  # (C, D, G (r + m)) for the layers' D outputs: all that belongs to means, then all that does to noise

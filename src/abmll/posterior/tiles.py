@@ -34,6 +34,11 @@ class _ScalarWithGradients(torch.autograd.Function):
         return (None, *(None if gradient is None else grad_outputs[0] * gradient for gradient in ctx.saved_tensors))
 
 
+def wanted(*tensors: Tensor) -> bool:
+    """Whether anybody will ask for the gradient of any of them."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
 def in_one_pass(evaluate: Evaluate, tensors: Sequence[Tensor]) -> Tensor:
     """The scalar that ``evaluate`` returns for ``tensors``, together with its gradient for each (None: not needed)."""
     return cast(Tensor, _ScalarWithGradients.apply(evaluate, *tensors))
@@ -73,26 +78,35 @@ class Tiles:
 
 
 class ProductGradient:
-    """The gradients of ``left`` (L, d_out, k) and ``right`` (L, k, d_in), from tiles of that of their product."""
+    """The gradients of ``left`` (L, d_out, k) and ``right`` (L, k, d_in), from tiles of that of their product.
 
-    def __init__(self, left: Tensor, right: Tensor, wanted: bool) -> None:
+    ``rows`` says of how many of the k rows of ``right`` it is taken; None: of all.
+    """
+
+    def __init__(self, left: Tensor, right: Tensor, wanted: bool, rows: int | None = None) -> None:
         self.left, self.right = left, right
-        self.by_left, self.by_right = torch.zeros_like(left), torch.zeros_like(right)
+        self.by_left = left.new_empty(left.mT.shape)  # transposed: faster than the other way round
+        self.by_right = torch.zeros_like(right[:, :rows], memory_format=torch.contiguous_format)
         self.wanted = wanted
 
     def add(self, layers: slice, rows: slice, by_product: Tensor) -> None:
         """Take in a tile, where the gradients are wanted."""
         if not self.wanted:
             return
-        self.by_left[layers, rows] = (self.right[layers] @ by_product.mT).mT  # faster than the other way round
-        self.by_right[layers].baddbmm_(self.left[layers, rows].mT, by_product)
+        self.by_left[layers, :, rows].baddbmm_(self.right[layers], by_product.mT, beta=0)
+        if learned := self.by_right.shape[1]:
+            self.by_right[layers].baddbmm_(self.left[layers, rows, :learned].mT, by_product)
+
+    def gradients(self, factor: float) -> tuple[Tensor, Tensor]:
+        """Of right and left, times ``factor``."""
+        return self.by_right.mul_(factor), self.by_left.mul_(factor).mT
 
     def result(self, factor: float) -> Gradients:
-        """Of right and left, times ``factor``; None where they are not wanted."""
-        return (self.by_right.mul_(factor), self.by_left.mul_(factor)) if self.wanted else (None, None)
+        """The same; None where they are not wanted."""
+        return self.gradients(factor) if self.wanted else (None, None)
 
     def result_of_logarithms(self, factor: float) -> Gradients:
         """The same where right and left are exponentials, of their logarithms."""
         self.by_right.mul_(self.right)
-        self.by_left.mul_(self.left)
+        self.by_left.mul_(self.left.mT)
         return self.result(factor)
