@@ -1,6 +1,6 @@
 """Steps as compiled graphs, against the very same functions as they are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,3 +230,16 @@ def test_a_torch_that_cannot_do_it_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch, "compile", before)
     with pytest.raises(ConfigError, match=r"^compile: torch .* is too old for it"):
         Compilation()
+
+
+def test_too_many_shapes_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abmll.language.compilation.SHAPES", 2)
+    compilation = Compilation("eager")
+
+    def lengths(sizes: Sequence[int]) -> list[int]:
+        with compilation.refusing():
+            return [len(compilation.call(torch.square, torch.ones(size))) for size in sizes]
+
+    assert lengths((1, 2, 1)) == [1, 2, 1]
+    with pytest.raises(ConfigError, match="compile: batches have more than 2 shapes"):
+        lengths((3, 4, 5))

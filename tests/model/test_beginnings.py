@@ -78,7 +78,7 @@ def test_padded_rows_are_read_whole(make_model: MakeModel, positions: list[int])
 
 def beginning(size: int) -> Beginning:
     values = torch.zeros(1, 1, size, 2)
-    return Beginning((0,), (1, 2, 3), ({torch.nn.Identity(): (values, values)},))
+    return Beginning.of((0,), (1, 2, 3), ({torch.nn.Identity(): (values, values)},))
 
 
 @pytest.fixture

@@ -190,13 +190,13 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many examples went through the language model at a time."""
     numbers: list[int] = []
-    compute = FeatureReader.read_anew
+    compute = FeatureReader._compute
 
     def noted(self: FeatureReader, examples: Any, quiet: bool) -> Any:
         numbers.append(len(examples))
         return compute(self, examples, quiet)
 
-    monkeypatch.setattr(FeatureReader, "read_anew", noted)
+    monkeypatch.setattr(FeatureReader, "_compute", noted)
     return numbers
 
 

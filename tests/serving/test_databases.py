@@ -1,15 +1,13 @@
 """What a store promises it keeps in SQLite and in PostgreSQL, also where two servers write at the same time."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, insert, select, update
+from sqlalchemy import Engine, insert, select, update
 
 from abmll.common.errors import AbmllError
 from abmll.serving import database
@@ -218,31 +216,6 @@ def test_the_first_answer_stays(store: TaskStore, engine: Engine) -> None:
     with pytest.raises(NoSuchTask):
         answers.keep(task + 1, 1, {"a": "of no task"})
     assert AnswerStore(engine, "", 0).keep(task, 1, {"a": "not kept"}) == {"a": "not kept"}
-
-
-def test_answers_that_wait_together(store: TaskStore, engine: Engine) -> None:
-    """One transaction keeps those that waited for the same turn; a deleted task's are refused, and no others."""
-    task, begun = made(store).task.id, []
-    answers = AnswerStore(engine, "", 100)
-    asked = [(task, {"a": str(n), str(n): "own"}) for n in range(6)] + [(task + 1, {"b": "of no task"})]
-    with ThreadPoolExecutor(len(asked)) as threads:
-        with answers.turn:
-            kept = [threads.submit(answers.keep, own, 1, new) for own, new in asked[:-1]]
-            while len(answers.waiting) < len(kept):
-                time.sleep(0.001)
-            event.listen(engine, "begin", begun.append)
-        found = [one.result() for one in kept]
-        assert len(begun) == 1
-        with answers.turn:
-            kept = [threads.submit(answers.keep, own, 2, new) for own, new in asked]
-            while len(answers.waiting) < len(kept):
-                time.sleep(0.001)
-        again = [one.result() for one in kept[:-1]]
-        with pytest.raises(NoSuchTask):
-            kept[-1].result()
-    for version, results in ((1, found), (2, again)):
-        assert len({one["a"] for one in results}) == 1
-        assert results == [answers.given(task, version, ["a", str(n)]) for n in range(6)]
 
 
 def test_the_newest_answers_are_kept(store: TaskStore, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

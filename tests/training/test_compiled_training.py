@@ -43,7 +43,12 @@ def test_the_setting_alone_compiles(make_trainer: MakeTrainer, tiny_model: Abmll
     make_trainer(compile=True)
     assert tiny_model.scorer.compilation is not None
     assert tiny_model.scorer.compilation.backend == "inductor"
-    assert tiny_model.on_twin().scorer.compilation is tiny_model.scorer.compilation
+    twin = tiny_model.on_twin().scorer.compilation  # whose graphs are its own
+    assert twin is not None
+    assert twin is not tiny_model.scorer.compilation
+    assert twin.backend == "inductor"
+    tiny_model.compile(None)
+    assert tiny_model.scorer.compilation is None
 
 
 def test_an_adapted_posterior_says_so_and_predicts(

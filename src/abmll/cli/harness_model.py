@@ -50,7 +50,7 @@ class AbmllLM(LM):
         if pretrained is None:
             raise ConfigError("model_args: say what 'abmll adapt' or 'abmll train' wrote, as pretrained=FOLDER")
         place = PlaceConfig(device=device or PlaceConfig.device)
-        self.posterior = load_posterior(Path(pretrained), task, "task", place, quiet=True)
+        self.posterior = load_posterior(Path(str(pretrained)), task, "task", place, quiet=True)
         self.how = PredictConfig(num_samples=num_samples)
         self.seed = seed
         self.answers = export_notes(self.posterior, None)["answer_texts"]

@@ -59,11 +59,9 @@ def serve(
     url = database or f"sqlite:///{store / 'store.sqlite'}"
     file = file_of(url)
     with ExitStack() as held:
+        where = (files or str(store / "posteriors")).removeprefix("file://")
         if file is not None:  # with another database several servers may share all of it
-            local = (
-                [Path(files.removeprefix("file://"))] if files and "://" not in files.removeprefix("file://") else []
-            )
-            for own in (store, file, *local):
+            for own in (store, file, *([] if "://" in where else [Path(where)])):
                 held.enter_context(sole_writer(own))
         listening = held.enter_context(listen_at(host, port))
         # Torch is seconds to import: what can be refused without it has been refused by now.

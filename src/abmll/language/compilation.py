@@ -45,10 +45,15 @@ class Compilation:
 
         Raises ``ConfigError`` where torch cannot compile them.
         """
-        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException  # takes a second to import
 
         try:
             yield
+        except FailOnRecompileLimitHit as error:
+            raise ConfigError(
+                f"compile: batches have more than {SHAPES} shapes, and each is a graph of its own; leave it out, or "
+                "train on texts of like length"
+            ) from error
         except TorchDynamoException as error:
             reason = one_line(" ".join(str(error).split("\n")[:2]).strip() or type(error).__name__)
             raise ConfigError(f"compile: torch cannot compile a step of this model ({reason}); leave it out") from error

@@ -4,9 +4,11 @@ Of each example: the hidden states behind chosen decoder blocks, averaged over t
 follows it in the prompt, and the scores of its options. No gradient is needed, so an example is read once, and kept.
 """
 
+import copy
 import hashlib
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -56,31 +58,44 @@ class FeatureReader:
         self.blocks = tuple(blocks)
         self.phi = phi
         self.kept: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self.lock = threading.Lock()  # of what is kept
+
+    def on_twin(self, scorer: OptionScorer) -> "FeatureReader":
+        """A reader for another thread, with modules of its own around the same model, which keeps in the same place."""
+        twin = copy.copy(self)
+        twin.scorer = scorer
+        return twin
 
     def read(self, examples: Sequence[Encoded], quiet: bool = True) -> Features:
         """The features of ``examples``; one pass over each that is not kept."""
         keys = [_key(example) for example in examples]
         asked = dict(zip(keys, examples, strict=True))
-        found = {key: own for key, one in asked.items() if (own := self._lookup(key, one)) is not None}
+        with self.lock:
+            found = {key: own for key, one in asked.items() if (own := self._lookup(key, one)) is not None}
         missing = {key: one for key, one in asked.items() if key not in found}
         if missing:
             order = sorted(missing)  # so that no batch depends on the order of the examples
-            found |= zip(order, self.read_anew([missing[key] for key in order], quiet), strict=True)
+            found |= zip(order, self._compute([missing[key] for key in order], quiet), strict=True)
         if self.store is not None:
             for key in missing:
                 self.store.put(key, torch.cat([part.flatten().float() for part in found[key]]))
-        for key in dict.fromkeys(keys):
-            self.kept[key] = found[key]
-            self.kept.move_to_end(key)
-        size = sum(map(_num_bytes, self.kept.values()))
-        while size > MAX_KEPT:
-            _, longest_unused = self.kept.popitem(last=False)
-            size -= _num_bytes(longest_unused)
+        with self.lock:
+            self._keep({key: found[key] for key in keys})
         width = max(len(example.options) for example in examples)
         scores = torch.full((len(examples), width, 2), -torch.inf, dtype=torch.float64)
         for row, key in zip(scores, keys, strict=True):
             row[: len(found[key][1])] = found[key][1]
         return Features(torch.stack([found[key][0] for key in keys]), scores)
+
+    def _keep(self, found: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Keep them; the longest unused leave where all together are too large."""
+        for key, own in found.items():
+            self.kept[key] = own
+            self.kept.move_to_end(key)
+        size = sum(map(_num_bytes, self.kept.values()))
+        while size > MAX_KEPT:
+            _, longest_unused = self.kept.popitem(last=False)
+            size -= _num_bytes(longest_unused)
 
     def _lookup(self, key: str, example: Encoded) -> tuple[Tensor, Tensor] | None:
         """What is kept of an example, in memory or on disk."""
@@ -93,8 +108,8 @@ class FeatureReader:
         return row[:-count].view(len(self.blocks), -1).clone(), row[-count:].view(-1, 2).double()
 
     @torch.no_grad()
-    def read_anew(self, examples: Sequence[Encoded], quiet: bool = True) -> list[tuple[Tensor, Tensor]]:
-        """Of each example the hidden states (K, d) and the scores of its options (C, 2), not kept."""
+    def _compute(self, examples: Sequence[Encoded], quiet: bool) -> list[tuple[Tensor, Tensor]]:
+        """Of each example the hidden states (K, d) and the scores of its options (C, 2)."""
         counts = [len(example.options) for example in examples]
         examples = [_scored(example) for example in examples]
         rows: dict[int, tuple[Tensor, Tensor]] = {}

@@ -111,7 +111,7 @@ class Wiring:
             yield terms
 
     def _recorders(self, space: OutputSpace, phi: Adapter, theta: Adapter, noise: Noise | None) -> dict[str, Record]:
-        """Those of layers that read the same tensor together, where each would draw local noise of some rank."""
+        """By layer; with local noise of a rank, layers that read the same tensor share one recorder."""
         if noise is None or not noise.rank or noise.kind == "shared":
             recorders = by_name(phi, lambda shape: space.recorders(phi.stacks[shape], theta.stacks[shape], noise))
             return {name: one.record for name, one in recorders.items()}

@@ -13,7 +13,7 @@ from abmll.methods.abml import Abml
 from abmll.methods.abmll import Abmll
 from abmll.methods.bayesian_head import AbmllHead, Head, LoraHead, MetaHead
 from abmll.methods.blob import Blob
-from abmll.methods.compiled import refuse_uncompiled
+from abmll.methods.compiled import WRITTEN, refuse_uncompiled
 from abmll.methods.ensemble import Ensemble
 from abmll.methods.icl import AbmllIcl, BatchIcl, Icl, MetaIcl
 from abmll.methods.laplace import Laplace
@@ -65,9 +65,11 @@ def preferred(name: str, space: str) -> str:
     return AbmllMixture.name if (name, space) == (Abmll.name, "weight") else name
 
 
-def refuse_written(method: str) -> None:
-    """Raise ``ConfigError`` where a method cannot learn a task whose answers are written."""
+def refuse_written(method: str, is_compiled: bool = False) -> None:
+    """Raise ``ConfigError`` where a method, or its compiled steps, cannot learn a task whose answers are written."""
     rule = find_rule(method)
+    if is_compiled:
+        raise ConfigError(WRITTEN)
     if rule.classifier is not None or rule.demonstrations or rule.needs_options:
         raise ConfigError(
             f"method: '{rule.name}' chooses between options, and this task's answers are written; learn it by gradient "

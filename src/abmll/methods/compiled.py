@@ -22,7 +22,8 @@ from abmll.posterior.counter import new_key
 if TYPE_CHECKING:
     from abmll.methods.rule import Rule
 
-# The first is a step's loss, the others are what a graph makes it of: they must come from one class to agree.
+# The first of PARTS is a step's loss, the others are what a graph makes it of: they must come from one class to agree.
+WRITTEN = "compile: only steps on options are compiled, and the answers of these tasks are written; leave it out"
 PARTS = "inner_loss", "noise", "with_terms"
 
 
@@ -32,7 +33,7 @@ def compiled_loss(rule: "Rule[Any]", phi: Adapter, theta: Adapter, batch: Batch,
     Raises ``ConfigError`` for answers that are written.
     """
     if batch.is_written:
-        raise ConfigError("compile: the answers of this task are written, and only steps on options are compiled")
+        raise ConfigError(WRITTEN)
     compilation, noise, key = rule.scorer.compilation, rule.noise(None, generator), new_key(generator)
     assert compilation is not None
     how = None if noise is None else (noise.kind, noise.rank)

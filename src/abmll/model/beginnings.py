@@ -22,11 +22,13 @@ class Beginning(NamedTuple):
     settings: tuple[Any, ...]  # of its noise
     tokens: tuple[int, ...]
     passes: tuple[KeysAndValues, ...]
+    nbytes: int
 
-    @property
-    def nbytes(self) -> int:
-        """What it takes in memory."""
-        return sum(tensor.nbytes for own in self.passes for pair in own.values() for tensor in pair)
+    @classmethod
+    def of(cls, settings: tuple[Any, ...], tokens: tuple[int, ...], passes: Sequence[KeysAndValues]) -> "Beginning":
+        """With what it takes in memory."""
+        size = sum(tensor.nbytes for own in passes for pair in own.values() for tensor in pair)
+        return cls(settings, tokens, tuple(passes), size)
 
 
 class Beginnings:
@@ -47,8 +49,8 @@ class Beginnings:
         passes = [next(new) if own is None else own for own in found]
         for job, own, before in zip(jobs, passes, found, strict=True):
             for number, phi in enumerate(job.members if before is None else ()):
-                part = tuple(own[number * job.each : (number + 1) * job.each])
-                self.keep(phi, Beginning(_settings(job, number), job.beginning, part))
+                part = own[number * job.each : (number + 1) * job.each]
+                self.keep(phi, Beginning.of(_settings(job, number), job.beginning, part))
         return passes
 
     def find(self, phi: Adapter, settings: tuple[Any, ...], tokens: tuple[int, ...]) -> Sequence[KeysAndValues] | None:
@@ -90,9 +92,9 @@ def beside(each: Sequence[KeysAndValues], size: int) -> KeysAndValues:
 
 
 def _settings(job: Job, member: int) -> tuple[Any, ...]:
-    """What the noise of a member's passes follows from."""
+    """What a member's passes follow from beside the adapter: the modules that read, and the noise."""
     how = job.how
-    return how.num_samples, how.prediction_noise, how.prediction_noise_rank, job.seeds[member]
+    return id(job.scorer), how.num_samples, how.prediction_noise, how.prediction_noise_rank, job.seeds[member]
 
 
 def _read(jobs: Sequence[Job]) -> list[Sequence[KeysAndValues]]:

@@ -123,7 +123,8 @@ class AbmllModel(OnHub):
         model, adapter = copy.copy(self), adapter or self.scorer.adapter_config
         model.scorer = OptionScorer(self.scorer.base.twin(), adapter, self.scorer.prompt)
         model.scorer.gradient_checkpointing = self.scorer.gradient_checkpointing
-        model.scorer.compilation = self.scorer.compilation
+        if self.scorer.compilation is not None:  # whose graphs are of these modules
+            model.compile(self.scorer.compilation.backend, self.scorer.compilation.mode)
         model.readers = {}
         return model
 
@@ -134,13 +135,13 @@ class AbmllModel(OnHub):
         """
         self.scorer.gradient_checkpointing = True
 
-    def compile(self, backend: str | Callable[..., Any] = "inductor", mode: str | None = None) -> None:
-        """Let gradient steps be compiled, as torch.compile does with that ``backend`` and ``mode``.
+    def compile(self, backend: str | Callable[..., Any] | None = "inductor", mode: str | None = None) -> None:
+        """Let gradient steps be compiled, as torch.compile does with that ``backend`` and ``mode``; None: no more.
 
         The first step of a shape then takes minutes, and noise is of other random numbers. What cannot be compiled is
         refused when it is to be learned, with a ``ConfigError``.
         """
-        self.scorer.compilation = Compilation(backend, mode)
+        self.scorer.compilation = None if backend is None else Compilation(backend, mode)
 
     def learned(
         self, theta: Adapter, learning: LearningConfig, num_tasks: int, calibration: CalibrationPrior | None = None
@@ -196,7 +197,7 @@ class AbmllModel(OnHub):
             )
         refuse_unlabelled(examples, task_name, "to adapt to")
         if written := are_written(examples):
-            refuse_written(self.learning.method)
+            refuse_written(self.learning.method, self.scorer.compilation is not None)
         rule = make_rule(self.scorer, self.learning, self.num_tasks)
         if rule.classifier is not None:
             return self._learn_head(examples, task_name, seed, label_order, cache, quiet)

@@ -2,7 +2,7 @@
 
 A ``torch.Generator`` is a state that changes with every call, which a compiled graph cannot be handed. Here a block of
 four numbers is Philox4x32-10 of a key and of the block's place (Salmon et al., "Parallel Random Numbers: As Easy as
-1, 2, 3", SC 2011), by integer arithmetic on tensors: the same numbers on every device, compiled or not.
+1, 2, 3", SC 2011), by integer arithmetic on tensors: the same bits on every device, compiled or not.
 """
 
 import math

@@ -40,7 +40,8 @@ async def predict(body: Question, request: Request, service: Served, task: Named
     The same request to the same version is answered with the same bytes.
     """
     check_texts(body.texts, service.limits)
-    row, answers = await while_connected(request, service.answerer.predict(task, body.version, body.texts, seconds))
+    row = await run_in_threadpool(service.store.version, task, body.version)
+    answers = await while_connected(request, service.answerer.predict(task, row, body.texts, seconds))
     labels = json.dumps(in_order(json.loads(row.labels), task.label_order), ensure_ascii=False)
     head = f'{{"task": {json.dumps(task.name)}, "version": {row.version}, "labels": {labels}, "answers": ['
     headers = {"X-Abmll-Version": str(row.version)}
@@ -53,7 +54,8 @@ async def suggest(body: Pool, request: Request, service: Served, task: Named, se
     check_texts(body.texts, service.limits)
     if task.how != "head":
         raise Problem(422, "only a task that was learned with a head can suggest what to label")
-    _, answers = await while_connected(request, service.answerer.predict(task, None, body.texts, seconds))
+    row = await run_in_threadpool(service.store.version, task)
+    answers = await while_connected(request, service.answerer.predict(task, row, body.texts, seconds))
     information = [json.loads(answer)["mutual_information"] for answer in answers]
     order = sorted(range(len(information)), key=lambda n: (-information[n], n))[: body.number]
     return {"order": order, "mutual_information": [information[n] for n in order]}

@@ -5,11 +5,9 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import torch
-from sqlalchemy import Row
 from starlette.concurrency import run_in_threadpool
 
 from abmll.model.beginnings import Beginnings
@@ -49,23 +47,6 @@ class Answered(NamedTuple):
     mutual_information: float
 
 
-class _Prepared(NamedTuple):
-    """What the engine is asked, and which of the texts are cut."""
-
-    request: Request
-    truncated: list[bool]
-
-
-class _Begun(NamedTuple):
-    """A request's version and what was answered before; of what is ``missing``, its posterior where there is any."""
-
-    row: "Row[Any]"
-    given: Mapping[str, str]
-    missing: list[str]
-    known: "Future[TaskPosterior] | None" = None
-    prepared: _Prepared | None = None
-
-
 class Answerer:
     """Answers with versions of tasks that are in memory, or come into it when they are asked."""
 
@@ -75,40 +56,27 @@ class Answerer:
         self.teacher = teacher
         self.answers = answers
 
-    async def predict(
-        self, task: StoredTask, version: int | None, texts: Sequence[str], seconds: float
-    ) -> tuple["Row[Any]", list[str]]:
-        """A version's row, None: that of the newest, and the JSON of the answer to each text within so many seconds.
+    async def predict(self, task: StoredTask, row: Any, texts: Sequence[str], seconds: float) -> list[str]:
+        """The JSON of the answer to each text with the version of ``row``, within so many seconds.
 
-        What was answered before is answered alike. Raises ``NoSuchTask``, ``TooLate``, ``QueueFull``,
-        ``CheckpointError``, ``DataError``.
+        What was answered before is answered alike. Raises ``TooLate``, ``QueueFull``, ``CheckpointError``,
+        ``DataError``.
         """
         deadline = time.monotonic() + seconds
-        begun = await run_in_threadpool(self._begin, task, version, texts, deadline)
-        given = begun.given
-        if begun.known is not None:
-            known = asyncio.wrap_future(begun.known)
-            posterior = await _within(deadline, asyncio.shield(known))
-            prepared = begun.prepared
-            if prepared is None:
-                prepared = await run_in_threadpool(self._prepare, task, posterior, begun.missing, deadline)
-            self.engine.submit(prepared.request)
-            answered = await _within(deadline, asyncio.wrap_future(prepared.request.future))
-            each = zip(begun.missing, answered, prepared.truncated, strict=True)
-            new = {text: _document(posterior.labels, one, cut) for text, one, cut in each}
-            given = {**given, **await run_in_threadpool(self._kept, task, begun.row.version, new)}
-        return begun.row, [given[text] for text in texts]
-
-    def _begin(self, task: StoredTask, version: int | None, texts: Sequence[str], deadline: float) -> _Begun:
-        """As much as can be done at once: a request waits for its turn in a thread as seldom as can be."""
-        row = self.teacher.store.version(task, version)
-        given = self.answers.given(task.id, row.version, texts)
+        given = await run_in_threadpool(self.answers.given, task.id, row.version, texts)
         missing = [text for text in dict.fromkeys(texts) if text not in given]
-        if not missing:
-            return _Begun(row, given, missing)
-        known = self.teacher.known(task, row)
-        prepared = self._prepare(task, known.result(), missing, deadline) if known.done() else None
-        return _Begun(row, given, missing, known, prepared)
+        if missing:
+            known = asyncio.wrap_future(self.teacher.known(task, row))
+            posterior = await _within(deadline, asyncio.shield(known))
+            request, truncated = await run_in_threadpool(self._request, task, posterior, missing, deadline)
+            self.engine.submit(request)
+            answered = await _within(deadline, asyncio.wrap_future(request.future))
+            new = {
+                text: _document(posterior.labels, one, cut)
+                for text, one, cut in zip(missing, answered, truncated, strict=True)
+            }
+            given |= await run_in_threadpool(self._kept, task, row.version, new)
+        return [given[text] for text in texts]
 
     def _kept(self, task: StoredTask, version: int, new: Mapping[str, str]) -> Mapping[str, str]:
         """The answers as they were kept; where the disk takes no more, as they are."""
@@ -118,20 +86,22 @@ class Answerer:
             LOG.warning("answers could not be kept: %s", error)
             return new
 
-    def _prepare(self, task: StoredTask, posterior: TaskPosterior, texts: Sequence[str], deadline: float) -> _Prepared:
-        """What the engine is asked of texts."""
+    def _request(
+        self, task: StoredTask, posterior: TaskPosterior, texts: Sequence[str], deadline: float
+    ) -> tuple[Request, list[bool]]:
+        """What the engine is asked, and which texts are cut."""
         examples = [Example(str(n), text, posterior.labels, None) for n, text in enumerate(texts)]
         rows = self.resident.encode(examples, task.name)
         truncated = [row.encoded.truncated > 0 for row in rows]
         head = posterior.head
         if head is None:
             asked = [AdapterRow(posterior, one, len(row)) for one, row in zip(examples, rows, strict=True)]
-            return _Prepared(Request(task.tenant, ANSWERS, asked, list, deadline), truncated)
+            return Request(task.tenant, ANSWERS, asked, list, deadline), truncated
 
         def finish(read: list[Read]) -> list[Answered]:
             return _apart(head.answer(examples, together(read)))
 
-        return _Prepared(Request(task.tenant, FEATURES, rows, finish, deadline), truncated)
+        return Request(task.tenant, FEATURES, rows, finish, deadline), truncated
 
 
 def read_with_adapters(rows: Sequence[AdapterRow], beginnings: Beginnings | None = None) -> list[Answered]:

@@ -164,18 +164,20 @@ class Engine:
             LOG.warning("a request could not be read: %s: %s", type(error).__name__, error)
             taken[0][0].fail(_named(error))
         rows, seconds = sum(len(part) for _, part in taken), time.monotonic() - started
-        self.rate += 0.2 * (rows / max(seconds, 1e-6) - self.rate)
         self.on_pass(rows, len(taken), seconds)
-        for request, _ in taken:
-            if len(request.read) == len(request.rows):
-                self._finish(request)
+        with self.changed:
+            self.rate += 0.2 * (self.busy * rows / max(seconds, 1e-6) - self.rate)
+            whole = [request for request, _ in taken if request.is_whole()]
+        for request in whole:
+            self._finish(request)
 
     def _read(self, taken: Sequence[Taken]) -> None:
         reader = self.readers[taken[0][0].kind]
         places = [(request, row) for request, part in taken for row in part]
         found = reader([request.rows[row] for request, row in places])
-        for (request, row), value in zip(places, found, strict=True):
-            request.read[row] = value
+        with self.changed:  # another thread may have read the request's other rows
+            for (request, row), value in zip(places, found, strict=True):
+                request.read[row] = value
         for request, part in taken:
             request.on_progress(len(part))
 

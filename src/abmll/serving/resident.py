@@ -39,7 +39,7 @@ class Resident:
     """A model that learns with heads, and where it has a theta that takes gradient steps, by those too.
 
     Attributes:
-        reading: learns with heads; the engine reads with it, and with twins of it where it reads in several threads.
+        reading: learns with heads, and scores tokens; features are read with twins of it where there are lanes.
         stepping: learns by gradient steps in a thread of its own; None where there is no such theta.
         answering: the modules with which the engine answers what ``stepping`` has learned.
     """
@@ -51,8 +51,9 @@ class Resident:
         # More than two at a time would each have fewer rows to read, and activations besides.
         self.lanes = 2 if self.threads > 1 and self.reading.scorer.device.type == "cpu" else 1
         self.free: SimpleQueue[FeatureReader] = SimpleQueue()
-        for reader in (self.reader, *(self.reading.on_twin().reader() for _ in range(1, self.lanes))):
-            self.free.put(reader)
+        for _ in range(self.lanes):
+            own = self.reader if self.lanes == 1 else self.reader.on_twin(self.reading.on_twin().scorer)
+            self.free.put(own)
         self.stepping = _stepping(model)
         self.answering: OptionScorer | None = None if self.stepping is None else self.stepping.on_twin().scorer
 
@@ -87,15 +88,16 @@ class Resident:
         return [Row(one) for one in self.reading.scorer.encode(examples, task_name)]
 
     def read(self, rows: list[Row]) -> list[Read]:
-        """What the model makes of rows, of whatever tasks, in as few passes as can be; in ``lanes`` threads at a time.
+        """What the model makes of rows, of whatever tasks, in as few passes as can be.
 
-        It is not kept: answers are, and of what was answered little is learned.
+        So many threads may ask at a time as there are ``lanes``.
         """
         reader = self.free.get()
         try:
-            return [Read(*one) for one in reader.read_anew([row.encoded for row in rows])]
+            hidden, scores = reader.read([row.encoded for row in rows])
         finally:
             self.free.put(reader)
+        return [Read(hidden[n], scores[n, : len(row.encoded.options)]) for n, row in enumerate(rows)]
 
     def sharing(self, posterior: TaskPosterior) -> TaskPosterior:
         """A posterior that was loaded, with this model's reader, whose features are kept for all tasks together."""

@@ -103,7 +103,8 @@ class MetaTrainer:
             model.compile()
         if model.scorer.compilation is not None and not config.compile:
             raise ConfigError(
-                "compile: this model's steps are compiled, which the run's settings must say; set it there"
+                "compile: this model's steps are compiled, which the run's settings must say; set it there, or call "
+                "model.compile(None)"
             )
         self.rule = make_rule(model.scorer, config, len(tasks))
         if model.scorer.base.shards is not None and not self.rule.accumulates:
@@ -114,7 +115,7 @@ class MetaTrainer:
         query = self.rule.needs_query
         self.tasks = usable(tasks, min_examples=1 + query if self.rule.draws_from == "task" else 0)
         if self.tasks[0].is_written:
-            refuse_written(config.method)
+            refuse_written(config.method, config.compile)
         self.data_sha256 = fingerprint(self.tasks)
         sizes, part_size = [len(task.train) for task in self.tasks], config.per_device_train_batch_size
         batch_size = part_size * config.gradient_accumulation_steps
