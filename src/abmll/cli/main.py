@@ -116,8 +116,10 @@ def _dispatch(argv: list[str], commands: Mapping[str, Command], path: str) -> in
         raise ConfigError(f"WORLD_SIZE is {size}, but '{path}{word}' is for one process; start it by itself")
     from abmll.cli.flags import run_verb
     from abmll.cli.sources import fill
+    from abmll.common.allocator import keep_freed_memory
 
     quiet_libraries()
+    keep_freed_memory()
     module, _, name = target.partition(":")
     return run_verb(getattr(import_module(module), name), argv[1:], path + word, fill)
 

@@ -10,6 +10,8 @@ from abmll.common.config import PlaceConfig
 from abmll.common.errors import ConfigError
 from abmll.serving.limits import ServeConfig
 
+HEAPS = 4
+
 
 def serve(
     theta: Path | None = None,
@@ -45,6 +47,7 @@ def serve(
     missing = [name for name in ("fastapi", "uvicorn", "sqlalchemy", "prometheus_client") if find_spec(name) is None]
     if missing:
         raise ConfigError(f'serve: needs {", ".join(missing)}; run: pip install "abmll[serve]"')
+    from abmll.common.allocator import keep_freed_memory
     from abmll.common.locks import sole_writer
     from abmll.serving.access import read_tokens, refuse_open
     from abmll.serving.database import file_of
@@ -55,6 +58,7 @@ def serve(
     refuse_open(host, token_file is not None)
     tokens = None if token_file is None else read_tokens(token_file)
     say = narrator(quiet)
+    keep_freed_memory(HEAPS)  # of threads that come and go, each could have one
     store.mkdir(parents=True, exist_ok=True)
     url = database or f"sqlite:///{store / 'store.sqlite'}"
     file = file_of(url)
