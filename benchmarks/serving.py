@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 import torch
 
+from abmll.language.encoding import Encoded
 from abmll.model.learned_task import TaskPosterior
 from abmll.model.meta_learner import AbmllModel
 from abmll.tasks import Example
@@ -123,25 +124,33 @@ def one_client(bench: Bench) -> list[Row]:
 
 
 def many_clients(bench: Bench) -> list[Row]:
-    """Texts answered by a server to 64 clients and many tasks / by one posterior offline in batches, the same time."""
+    """Texts answered by a server to 64 clients and many tasks / the like offline in batches, at the same time.
+
+    Offline by the same tasks, all texts read together; and by one task, which reads once what its prompts begin with.
+    """
     model = AbmllModel.from_base(bench.base())  # with the server's own prompt
     texts = Numbers(bench)
-    support = [Example(str(n), texts(), NAMES, n % 3) for n in range(SUPPORT)]
-    posterior = model.adapt(support, task_name="tickets")
-    posterior.predict([texts()])
-    number, ratios, times = (16 if bench.quick else TEXTS), [], []
+    posteriors = [model.adapt(_support(texts, task), task_name=f"task{task}") for task in range(TASKS)]
+    for posterior in posteriors:
+        posterior.predict([texts()])  # fitted
+    number = 16 if bench.quick else TEXTS
+    times: dict[str, list[float]] = {"server": [], "same": [], "one": []}
     with tempfile.TemporaryDirectory() as folder, served(bench, Path(folder)) as (url, _, _):
         with httpx.Client(base_url=url, timeout=120) as client:
             for task in range(TASKS):
                 learn(client, f"task{task}", task, texts)
         for _ in range(1 if bench.quick else 3):
-            alone = _offline(posterior, [texts() for _ in range(number)])
-            together = asyncio.run(_asked(url, [texts() for _ in range(number)]))
-            ratios.append(together / alone)
-            times.append((together, alone))
-    middle = (median(one for one, _ in times), median(one for _, one in times))
-    name = f"server: {number} texts of {CLIENTS} clients to {TASKS} tasks / offline in batches ({bench.dtype})"
-    return [compared(name, Spread.of(ratios), *middle, "s", 1 / 0.85)]
+            asked = [[texts() for _ in range(number)] for _ in times]
+            times["same"].append(_offline(posteriors, asked[0]))
+            times["server"].append(asyncio.run(_asked(url, asked[1])))
+            times["one"].append(_offline(posteriors[:1], asked[2]))
+    rows = []
+    for name, offline, target in (("the same tasks", "same", 1 / 0.85), ("one task", "one", None)):
+        ratios = [one / other for one, other in zip(times["server"], times[offline], strict=True)]
+        middle = median(times["server"]), median(times[offline])
+        label = f"{number} texts of {CLIENTS} clients to {TASKS} tasks / offline in batches, {name} ({bench.dtype})"
+        rows.append(compared(f"server: {label}", Spread.of(ratios), *middle, "s", target))
+    return rows
 
 
 def many_tasks(bench: Bench) -> list[Row]:
@@ -222,10 +231,24 @@ def _posted(client: httpx.Client, method: str, path: str, body: object) -> float
     return time.perf_counter() - started
 
 
-def _offline(posterior: TaskPosterior, texts: Sequence[str]) -> float:
+def _support(texts: Numbers, task: int) -> list[Example]:
+    return [Example(str(place), texts(), NAMES, (place + task) % 3) for place in range(SUPPORT)]
+
+
+def _offline(posteriors: Sequence[TaskPosterior], texts: Sequence[str]) -> float:
+    """Seconds in which the posteriors answer the texts in turn, which are read in batches beforehand."""
+    asked = [(posteriors[n % len(posteriors)], Example(str(n), text, NAMES, None)) for n, text in enumerate(texts)]
     started = time.perf_counter()
-    posterior.predict(texts)
+    head = posteriors[0].head
+    assert head is not None
+    head.reader.read([one for posterior, example in asked for one in _encoded(posterior, example)])
+    for number, posterior in enumerate(posteriors):
+        posterior.predict([example for _, example in asked[number :: len(posteriors)]])
     return time.perf_counter() - started
+
+
+def _encoded(posterior: TaskPosterior, example: Example) -> Sequence[Encoded]:
+    return posterior.scorer.encode([example], posterior.task_name)
 
 
 async def _asked(url: str, texts: Sequence[str]) -> float:

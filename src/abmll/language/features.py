@@ -59,11 +59,15 @@ class FeatureReader:
         self.phi = phi
         self.kept: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
         self.lock = threading.Lock()  # of what is kept
+        self.max_tokens = MAX_TOKENS
 
-    def on_twin(self, scorer: OptionScorer) -> "FeatureReader":
-        """A reader for another thread, with modules of its own around the same model, which keeps in the same place."""
+    def on_twin(self, scorer: OptionScorer, max_tokens: int) -> "FeatureReader":
+        """A reader for another thread, with modules of its own around the same model, which keeps in the same place.
+
+        Its passes have so many tokens at most.
+        """
         twin = copy.copy(self)
-        twin.scorer = scorer
+        twin.scorer, twin.max_tokens = scorer, max_tokens
         return twin
 
     def read(self, examples: Sequence[Encoded], quiet: bool = True) -> Features:
@@ -115,7 +119,7 @@ class FeatureReader:
         rows: dict[int, tuple[Tensor, Tensor]] = {}
         prefix = shared_prefix([one.prompt for one in examples]) if self.scorer.packed else 0
         with progress(len(examples), "reading", "example", quiet=quiet) as bar:
-            for chosen in batches_of_like_length(examples, MAX_TOKENS, prefix):
+            for chosen in batches_of_like_length(examples, self.max_tokens, prefix):
                 group = [examples[index] for index in chosen]
                 batch, hidden = self.scorer.batch(group), dict.fromkeys(self.blocks, torch.empty(0))
                 sums = self.scorer.scores(batch, self.phi, Pass(hidden=hidden)).sums

@@ -18,6 +18,8 @@ from abmll.model.learned_task import TaskPosterior
 from abmll.model.meta_learner import AbmllModel
 from abmll.tasks import Example
 
+LANE_TOKENS = 1024  # of a lane's pass: what waits together has all lengths, and pads less in two halves
+
 
 class Row(NamedTuple):
     """A text to be read for a head, in tokens; ``len`` is how many."""
@@ -52,7 +54,7 @@ class Resident:
         self.lanes = 2 if self.threads > 1 and self.reading.scorer.device.type == "cpu" else 1
         self.free: SimpleQueue[FeatureReader] = SimpleQueue()
         for _ in range(self.lanes):
-            own = self.reader if self.lanes == 1 else self.reader.on_twin(self.reading.on_twin().scorer)
+            own = self.reader if self.lanes == 1 else self.reader.on_twin(self.reading.on_twin().scorer, LANE_TOKENS)
             self.free.put(own)
         self.stepping = _stepping(model)
         self.answering: OptionScorer | None = None if self.stepping is None else self.stepping.on_twin().scorer
