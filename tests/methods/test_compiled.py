@@ -197,7 +197,7 @@ def test_it_excludes_what_was_not_tried(make_scorer: MakeScorer) -> None:
 def test_written_answers_are_refused(make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw) -> None:
     scorer = make_scorer()
     written = [replace(one, options=one.options[:1], answer=0) for one in draw_examples(2)]
-    with pytest.raises(ConfigError, match=r"^compile: the answers of this task are written"):
+    with pytest.raises(ConfigError, match=r"^compile: only steps on options are compiled, and the answers"):
         learned(scorer, make_theta(scorer), written, Plain())
 
 
