@@ -1,7 +1,6 @@
 """A server as a process: it listens, says where, and ends in order."""
 
 import socket
-import sys
 from collections.abc import Callable, Sequence
 
 import uvicorn
@@ -14,9 +13,6 @@ from abmll.serving.limits import ServeConfig
 from abmll.serving.service import Service
 
 GRACE = 20  # seconds for requests to come to their end
-# Seconds for which a thread may keep the interpreter while others want it (Python's own: .005). The thread that reads
-# with the model wants it for a moment before every operation, and would wait as long for each.
-SWITCH = 0.0001
 
 
 def run(
@@ -32,7 +28,6 @@ def run(
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Serve what ``load`` gives to who connects to ``listening``, at ``host``, until the process is told to end."""
-    sys.setswitchinterval(SWITCH)
     service = Service(load, database, files, limits)
     app = make_app(service, host, tokens, allowed_hosts, allowed_origins)
     address, port = listening.getsockname()[:2]
