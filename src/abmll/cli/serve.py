@@ -1,5 +1,6 @@
 """``abmll serve``: learn and answer tasks for others, over HTTP and on a page."""
 
+import os
 from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
@@ -11,6 +12,9 @@ from abmll.common.errors import ConfigError
 from abmll.serving.limits import ServeConfig
 
 HEAPS = 4
+# Products that oneDNN, torch's library for them, keeps by shape (its own number: 1,024, some 250 MB). Every batch has a
+# shape of its own, so that only those of a pass are met again.
+SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 
 
 def serve(
@@ -59,6 +63,8 @@ def serve(
     tokens = None if token_file is None else read_tokens(token_file)
     say = narrator(quiet)
     keep_freed_memory(HEAPS)  # of threads that come and go, each could have one
+    for name, number in SHAPES.items():
+        os.environ.setdefault(name, number)
     store.mkdir(parents=True, exist_ok=True)
     url = database or f"sqlite:///{store / 'store.sqlite'}"
     file = file_of(url)
