@@ -14,7 +14,7 @@ from abmll.serving.limits import ServeConfig
 HEAPS = 4
 # Products that oneDNN, torch's library for them, keeps by shape (its own number: 1,024, some 250 MB). Every batch has a
 # shape of its own, so that only those of a pass are met again.
-SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+SHAPES = 64
 
 
 def serve(
@@ -56,6 +56,7 @@ def serve(
     from abmll.serving.access import read_tokens, refuse_open
     from abmll.serving.database import file_of
     from abmll.serving.hosts import listen_at
+    from abmll.serving.objects import Objects
 
     if not 0 <= port < 65536:
         raise ConfigError(f"port is {port}; use a whole number from 0 to 65535")
@@ -63,15 +64,13 @@ def serve(
     tokens = None if token_file is None else read_tokens(token_file)
     say = narrator(quiet)
     keep_freed_memory(HEAPS)  # of threads that come and go, each could have one
-    for name, number in SHAPES.items():
-        os.environ.setdefault(name, number)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(SHAPES))
     store.mkdir(parents=True, exist_ok=True)
     url = database or f"sqlite:///{store / 'store.sqlite'}"
-    file = file_of(url)
+    file, objects = file_of(url), Objects(files or str(store / "posteriors"))
     with ExitStack() as held:
-        where = (files or str(store / "posteriors")).removeprefix("file://")
         if file is not None:  # with another database several servers may share all of it
-            for own in (store, file, *([] if "://" in where else [Path(where)])):
+            for own in (store, file, *([Path(objects.root)] if objects.is_local else [])):
                 held.enter_context(sole_writer(own))
         listening = held.enter_context(listen_at(host, port))
         # Torch is seconds to import: what can be refused without it has been refused by now.
@@ -81,7 +80,7 @@ def serve(
         run(
             partial(load_for_serving, theta, place, quiet),
             url,
-            files or str(store / "posteriors"),
+            objects.place,
             limits,
             listening,
             host,

@@ -67,9 +67,9 @@ def preferred(name: str, space: str) -> str:
 
 def refuse_written(method: str, is_compiled: bool = False) -> None:
     """Raise ``ConfigError`` where a method, or its compiled steps, cannot learn a task whose answers are written."""
-    rule = find_rule(method)
     if is_compiled:
         raise ConfigError(WRITTEN)
+    rule = find_rule(method)
     if rule.classifier is not None or rule.demonstrations or rule.needs_options:
         raise ConfigError(
             f"method: '{rule.name}' chooses between options, and this task's answers are written; learn it by gradient "

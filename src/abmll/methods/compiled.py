@@ -22,8 +22,8 @@ from abmll.posterior.counter import new_key
 if TYPE_CHECKING:
     from abmll.methods.rule import Rule
 
-# The first of PARTS is a step's loss, the others are what a graph makes it of: they must come from one class to agree.
 WRITTEN = "compile: only steps on options are compiled, and the answers of these tasks are written; leave it out"
+# The first is a step's loss, the others are what a graph makes it of: they must come from one class to agree.
 PARTS = "inner_loss", "noise", "with_terms"
 
 

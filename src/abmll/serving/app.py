@@ -148,7 +148,7 @@ class Counted:
 
         try:
             await self.app(scope, receive, noting)
-        except Exception:
+        except Exception:  # whatever it is, it goes on to whoever answers for it
             status = 500
             raise
         finally:

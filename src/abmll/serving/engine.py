@@ -114,7 +114,7 @@ class Engine:
                 taken = [] if errands else self._take(self.queue.kind())
             for act, future in errands:
                 _run_errand(act, future)
-            self._passes(taken)
+            self._work(taken)
 
     def _help(self) -> None:
         """Read beside the first thread while it reads a share of what waits, or something else."""
@@ -122,7 +122,7 @@ class Engine:
             with self.changed:
                 self.changed.wait_for(lambda: self._is_wanted() or self.is_stopped)
                 taken = [] if self.is_stopped else self._take(self.queue.kind(self.shared))
-            self._passes(taken)
+            self._work(taken)
 
     def _is_wanted(self) -> bool:
         return self.busy > 0 and not self.is_alone and self.queue.kind(self.shared) is not None
@@ -140,8 +140,8 @@ class Engine:
             self.changed.notify_all()
         return taken
 
-    def _passes(self, taken: Sequence[Taken]) -> None:
-        """Read what was taken."""
+    def _work(self, taken: Sequence[Taken]) -> None:
+        """Read what was taken, as one of the threads that do."""
         if not taken:
             return
         self.on_begin(self.is_alone)
@@ -153,9 +153,9 @@ class Engine:
                 self.changed.notify_all()
 
     def _pass(self, taken: Sequence[Taken]) -> None:
-        started = time.monotonic()
+        started, whole = time.monotonic(), list[Request]()
         try:
-            self._read(taken)
+            whole = self._read(taken)
         except Exception as error:  # whatever one request's rows do must not end the others'
             if len(taken) > 1:
                 for one in taken:
@@ -167,19 +167,21 @@ class Engine:
         self.on_pass(rows, len(taken), seconds)
         with self.changed:
             self.rate += 0.2 * (self.busy * rows / max(seconds, 1e-6) - self.rate)
-            whole = [request for request, _ in taken if request.is_whole()]
         for request in whole:
             self._finish(request)
 
-    def _read(self, taken: Sequence[Taken]) -> None:
+    def _read(self, taken: Sequence[Taken]) -> list[Request]:
+        """Read these rows; gives the requests of which no row is left to be read."""
         reader = self.readers[taken[0][0].kind]
         places = [(request, row) for request, part in taken for row in part]
         found = reader([request.rows[row] for request, row in places])
         with self.changed:  # another thread may have read the request's other rows
             for (request, row), value in zip(places, found, strict=True):
                 request.read[row] = value
+            whole = [request for request, _ in taken if len(request.read) == len(request.rows)]
         for request, part in taken:
             request.on_progress(len(part))
+        return whole
 
     def _finish(self, request: Request) -> None:
         if request.future.done():

@@ -45,19 +45,11 @@ class Request:
     future: "Future[Any]" = field(default_factory=Future)
     taken: int = 0
     read: dict[int, Any] = field(default_factory=dict)
-    is_finished: bool = False
 
     @property
     def waiting(self) -> int:
         """Rows that no pass has taken yet."""
         return len(self.rows) - self.taken
-
-    def is_whole(self) -> bool:
-        """Whether all rows have been read; True once alone."""
-        if self.is_finished or len(self.read) < len(self.rows):
-            return False
-        self.is_finished = True
-        return True
 
     def fail(self, error: Exception) -> None:
         """Tell who waits of an error; nothing happens where nobody waits any more."""

@@ -94,7 +94,7 @@ class Unexpected:
             await self.app(scope, receive, noting)
         except ClientDisconnect:
             return  # nobody is there to be answered
-        except Exception as error:
+        except Exception as error:  # a defect of one route must not end the connection without a word
             if scope["type"] != "http" or started:
                 raise
             await problem_of(error, Request(scope)).response()(scope, receive, send)

@@ -168,7 +168,7 @@ def load_hub(
 def refuse_without_library(name: HubName | str) -> None:
     """Raise ``DataError`` that names what is asked for where the ``datasets`` library is not installed."""
     try:
-        import datasets  # noqa: F401
+        import datasets  # noqa: F401 (whether it is there, and works)
     except ImportError as error:
         raise DataError(f'{name}: needs the datasets library; run: pip install "abmll[data]"') from error
 
