@@ -48,15 +48,16 @@ def test_the_cache_keeps_to_its_bytes_and_forgets_the_longest_unused(
         return [scorer.lower_blocks.output(scorer.batch([example]))[0] for example in examples]
 
     sizes = {example: len(example) * 32 * 4 for example in ragged}  # tokens x width x bytes
+    by_key = {row_key(example): size for example, size in sizes.items()}
     first, second, third, fourth = ragged
     cache = ActivationCache(sizes[first] + sizes[second] + sizes[third])
 
     def read(*examples: Encoded) -> None:
         cache.rows(examples, compute, scorer.device)
-        assert cache.num_bytes == sum(row.nbytes for row in cache.kept.values()) <= cache.max_bytes
+        assert cache.kept.num_bytes == sum(by_key[key] for key in cache.kept) <= cache.kept.max_bytes
 
     read(first, second, third)
-    assert cache.num_bytes == sum(sizes[example] for example in ragged[:3])
+    assert cache.kept.num_bytes == sum(sizes[example] for example in ragged[:3])
     read(first, third)
     assert computed == [first, second, third]
     read(fourth)  # the second one was unused for longest
@@ -94,7 +95,7 @@ def test_the_lower_blocks_read_packed_rows_only_where_that_changes_no_bit(
         scorer.batch(part, cache)
     assert read == [2, 1, 1, 2] if keeps_bits else [2, 1, 1, 1, 1]
     for one, row in zip(ragged, alone, strict=True):
-        assert torch.equal(cache.kept[row_key(one)], row)
+        assert torch.equal(cache.kept.get(row_key(one)), row)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
@@ -103,7 +104,7 @@ def test_a_row_is_to_the_bit_what_it_is_alone(deep_llama: Path, ragged: list[Enc
     for part in (ragged[:2], ragged[2:]):
         scorer.batch(part, cache)
     for one in ragged:
-        assert torch.equal(cache.kept[row_key(one)], scorer.lower_blocks.output(scorer.batch([one]))[0])
+        assert torch.equal(cache.kept.get(row_key(one)), scorer.lower_blocks.output(scorer.batch([one]))[0])
 
 
 def test_a_cache_that_can_hold_nothing_still_answers(
@@ -111,7 +112,7 @@ def test_a_cache_that_can_hold_nothing_still_answers(
 ) -> None:
     cache = ActivationCache(100)
     batch = scorer.batch(ragged, cache)
-    assert (cache.num_bytes, len(cache.kept)) == (0, 0)
+    assert (cache.kept.num_bytes, len(cache.kept)) == (0, 0)
     full = scorer.scores(scorer.batch(ragged), adapter).options
     torch.testing.assert_close(scorer.scores(batch, adapter).options, full, rtol=2e-5, atol=2e-5)
 
@@ -204,7 +205,7 @@ def test_without_memory_rows_are_read_from_the_disk(
     again = scorer.batch(ragged).with_lower(cache.rows(ragged, _refuse, scorer.device)).lower
     assert again is not None
     assert torch.equal(again, computed)
-    assert cache.num_bytes == 0
+    assert cache.kept.num_bytes == 0
 
 
 def test_nothing_is_kept_where_nothing_is_asked_for(scorer: OptionScorer) -> None:

@@ -149,9 +149,9 @@ def test_the_longest_unused_features_leave_first(
     make_scorer: MakeScorer, deep_llama: Path, started: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = make_scorer(deep_llama)
-    reader = FeatureReader(scorer, (4,))
     sizes = [32 * 4 + len(one.options) * 2 * 8 for one in started]
     monkeypatch.setattr(module, "MAX_KEPT", sizes[0] + max(sizes[1:3]))
+    reader = FeatureReader(scorer, (4,))
     for number in (0, 1, 0, 2):
         reader.read([started[number]])
     assert list(reader.kept) == [module._key(started[number]) for number in (0, 2)]

@@ -98,7 +98,7 @@ def test_memory_makes_nothing_twice_at_once_and_keeps_no_more_than_fits() -> Non
             nonlocal most
             key = (n * 7) % 9
             assert memory.made(key, lambda: make(key)).result(60) == str(key) * 10
-            most = max(most, memory.bytes)
+            most = max(most, memory.kept.num_bytes)
             if n % 11 == 0:
                 memory.drop(lambda own: own == key)
 
@@ -106,7 +106,7 @@ def test_memory_makes_nothing_twice_at_once_and_keeps_no_more_than_fits() -> Non
             one.result()
     assert set(made) == set(range(9))
     assert most <= 50 + 10
-    assert memory.bytes == sum(size for _, size in memory.kept.values()) <= 50
+    assert memory.kept.num_bytes == sum(len(str(key) * 10) for key in memory.kept) <= 50
     assert memory.coming == {}
 
 
@@ -126,7 +126,7 @@ def test_one_value_that_is_larger_than_the_limit_is_kept() -> None:
         for n in range(3):
             assert memory.made(n, lambda n=n: "x" * (10 + n)).result() == "x" * (10 + n)
         assert list(memory.kept) == [2]
-        assert memory.bytes == 12
+        assert memory.kept.num_bytes == 12
 
 
 def test_a_queue_gives_a_share_of_one_kind() -> None:

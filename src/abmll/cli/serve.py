@@ -12,9 +12,10 @@ from abmll.common.errors import ConfigError
 from abmll.serving.limits import ServeConfig
 
 HEAPS = 4
-# Products that oneDNN, torch's library for them, keeps by shape (its own number: 1,024, some 250 MB). Every batch has a
-# shape of its own, so that only those of a pass are met again.
+# Products that torch's libraries for them keep by shape: oneDNN, and the layer above it. Their own number is 1,024 each,
+# which come to more than a gigabyte. Every batch has a shape of its own, so that only those of a pass are met again.
 SHAPES = 64
+KEPT_SHAPES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
 
 def serve(
@@ -64,7 +65,8 @@ def serve(
     tokens = None if token_file is None else read_tokens(token_file)
     say = narrator(quiet)
     keep_freed_memory(HEAPS)  # of threads that come and go, each could have one
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(SHAPES))
+    for variable in KEPT_SHAPES:
+        os.environ.setdefault(variable, str(SHAPES))
     store.mkdir(parents=True, exist_ok=True)
     url = database or f"sqlite:///{store / 'store.sqlite'}"
     file, objects = file_of(url), Objects(files or str(store / "posteriors"))

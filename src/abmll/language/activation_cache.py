@@ -6,7 +6,6 @@ are only ever predicted, play no part: the same question with another label shar
 
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import transformers
 from torch import Tensor
 
 from abmll.common.config import ActivationCacheConfig, RunConfig
+from abmll.common.recent import Recent
 from abmll.language.activation_store import ActivationStore
 from abmll.language.base import Base
 from abmll.language.encoding import Encoded
@@ -29,10 +29,8 @@ class ActivationCache:
     """
 
     def __init__(self, max_bytes: int, store: ActivationStore | None = None) -> None:
-        self.max_bytes = max_bytes
         self.store = store
-        self.num_bytes = 0
-        self.kept: OrderedDict[str, Tensor] = OrderedDict()
+        self.kept: Recent[str, Tensor] = Recent(max_bytes, lambda row: row.nbytes)
 
     def rows(
         self,
@@ -49,25 +47,19 @@ class ActivationCache:
                 found[key] = row
                 if self.store is not None:
                     self.store.put(key, row)
-                self._keep(key, row)
+                self.kept.put(key, row)
         return [found[key] for key in keys]
 
     def _lookup(self, key: str, device: torch.device) -> Tensor | None:
-        if key in self.kept:
-            self.kept.move_to_end(key)
-            return self.kept[key]
+        row = self.kept.get(key)
+        if row is not None:
+            return row
         row = None if self.store is None else self.store.get(key)
         if row is None or row.device == device:
             return row  # of the mapped file, which the operating system keeps in memory as long as there is room
         row = row.to(device)
-        self._keep(key, row)
+        self.kept.put(key, row)
         return row
-
-    def _keep(self, key: str, row: Tensor) -> None:
-        self.kept[key] = row
-        self.num_bytes += row.nbytes
-        while self.num_bytes > self.max_bytes:
-            self.num_bytes -= self.kept.popitem(last=False)[1].nbytes
 
 
 def row_key(example: Encoded) -> str:

@@ -7,8 +7,7 @@ follows it in the prompt, and the scores of its options. No gradient is needed, 
 import copy
 import hashlib
 import threading
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from abmll.common.progress import progress
+from abmll.common.recent import Recent
 from abmll.language.activation_cache import identity
 from abmll.language.activation_store import ActivationStore
 from abmll.language.adapter import Adapter
@@ -57,7 +57,7 @@ class FeatureReader:
             self.store = ActivationStore(beside.root, about, beside.max_bytes, beside.announce)
         self.blocks = tuple(blocks)
         self.phi = phi
-        self.kept: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self.kept: Recent[str, tuple[Tensor, Tensor]] = Recent(MAX_KEPT, _num_bytes)
         self.lock = threading.Lock()  # of what is kept
         self.max_tokens = MAX_TOKENS
 
@@ -84,27 +84,19 @@ class FeatureReader:
             for key in missing:
                 self.store.put(key, torch.cat([part.flatten().float() for part in found[key]]))
         with self.lock:
-            self._keep({key: found[key] for key in keys})
+            for key in keys:
+                self.kept.put(key, found[key])
         width = max(len(example.options) for example in examples)
         scores = torch.full((len(examples), width, 2), -torch.inf, dtype=torch.float64)
         for row, key in zip(scores, keys, strict=True):
             row[: len(found[key][1])] = found[key][1]
         return Features(torch.stack([found[key][0] for key in keys]), scores)
 
-    def _keep(self, found: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Keep them; the longest unused leave where all together are too large."""
-        for key, own in found.items():
-            self.kept[key] = own
-            self.kept.move_to_end(key)
-        size = sum(map(_num_bytes, self.kept.values()))
-        while size > MAX_KEPT:
-            _, longest_unused = self.kept.popitem(last=False)
-            size -= _num_bytes(longest_unused)
-
     def _lookup(self, key: str, example: Encoded) -> tuple[Tensor, Tensor] | None:
         """What is kept of an example, in memory or on disk."""
-        if key in self.kept or self.store is None:
-            return self.kept.get(key)
+        found = self.kept.get(key)
+        if found is not None or self.store is None:
+            return found
         row = self.store.get(key)
         if row is None:
             return None

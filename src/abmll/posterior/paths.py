@@ -33,6 +33,8 @@ class Rows:
 
     def times(self, matrices: Tensor, value: Tensor) -> Tensor:
         """(P, M, C): ``matrices`` (H, M, N) of the rows' hypotheses times ``value`` (P, N, C)."""
+        if matrices.shape[1] <= value.shape[2]:  # to copy them for every row is less than to put its values in order
+            return matrices.index_select(0, self.index) @ value
         return self.each(lambda matrix, part: _apart(matrix @ _beside(part), part), matrices, value)
 
     def solve_root(self, factors: Tensor, value: Tensor) -> Tensor:
@@ -45,8 +47,12 @@ class Rows:
 
     def along(self, designs: Tensor, weights: Tensor) -> Tensor:
         """(P, N, C): ``designs`` (H, N, C, S) times ``weights`` (P, S)."""
-        found = self.each(lambda design, part: part @ design, designs.flatten(1, 2).mT, weights)
-        return found.view(-1, *designs.shape[1:3])
+        flat, (_, rows, options, _) = designs.flatten(1, 2), designs.shape
+        if rows <= options:
+            found = flat.index_select(0, self.index) @ weights[..., None]
+        else:
+            found = self.each(lambda design, part: part @ design, flat.mT, weights)
+        return found.view(-1, rows, options)
 
     def onto(self, designs: Tensor, dual: Tensor) -> Tensor:
         """The transpose of ``along``: (P, S) of (P, N, C)."""

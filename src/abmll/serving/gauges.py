@@ -40,7 +40,7 @@ class Gauges:
             "abmll_jobs": ("Jobs that are not finished", lambda: len(service.jobs.live)),
             "abmll_tasks": ("Tasks of all tenants", service.store.number),
             "abmll_posteriors_in_memory": ("Learned versions in memory", lambda: len(service.memory.kept)),
-            "abmll_posterior_bytes": ("What they take, in bytes", lambda: service.memory.bytes),
+            "abmll_posterior_bytes": ("What they take, in bytes", lambda: service.memory.kept.num_bytes),
         }
         for name, (about, value) in own.items():
             Gauge(name, about, registry=self.registry).set_function(value)
