@@ -101,5 +101,5 @@ def test_every_run_setting_counts(make_trainer: MakeTrainer, tmp_path: Path) -> 
     assert list(checkpoints(tmp_path / "other")) == [2, 4, 6]
     cache = trainer.episodes.cache
     assert cache is not None
-    assert cache.max_bytes == 1000
+    assert cache.kept.max_bytes == 1000
     assert make_trainer(activation_cache_gb=0.0).episodes.cache is None

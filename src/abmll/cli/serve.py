@@ -12,8 +12,8 @@ from abmll.common.errors import ConfigError
 from abmll.serving.limits import ServeConfig
 
 HEAPS = 4
-# Products that torch's libraries for them keep by shape: oneDNN, and the layer above it. Their own number is 1,024 each,
-# which come to more than a gigabyte. Every batch has a shape of its own, so that only those of a pass are met again.
+# Products that torch's libraries for them keep by shape: oneDNN, and the layer above it. Their own number is 1,024
+# each, which come to more than a gigabyte. Every batch has a shape of its own: only those of a pass are met again.
 SHAPES = 64
 KEPT_SHAPES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import uvicorn
 
+from abmll.common.allocator import giving_back
 from abmll.model.meta_learner import AbmllModel
 from abmll.serving.access import Tokens
 from abmll.serving.app import make_app
@@ -13,6 +14,7 @@ from abmll.serving.limits import ServeConfig
 from abmll.serving.service import Service
 
 GRACE = 20  # seconds for requests to come to their end
+GIVE_BACK = 60  # seconds between two times that freed memory goes back to the system
 
 
 def run(
@@ -42,4 +44,5 @@ def run(
         timeout_graceful_shutdown=GRACE,
         backlog=BACKLOG,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    with giving_back(GIVE_BACK):
+        uvicorn.Server(config).run(sockets=[listening])
