@@ -20,5 +20,9 @@ class ServeConfig(Checked):
     requests_per_second: float = setting(
         0.0, "requests of one tenant a second, with bursts of ten times as many (0: no limit)", at_least=0
     )
-    memory_mb: float = setting(512.0, "what learned tasks may take in memory; the longest unused leave first", above=0)
+    memory_mb: float = setting(
+        512.0,
+        "what learned tasks may take in memory; what was read of their texts takes up to five eighths more",
+        above=0,
+    )
     kept_answers: int = setting(1_000_000, "answers kept, so that the same request gets the same bytes", at_least=0)

@@ -40,16 +40,19 @@ class Read(NamedTuple):
 class Resident:
     """A model that learns with heads, and where it has a theta that takes gradient steps, by those too.
 
+    ``features`` of the texts that were read last are kept, in bytes.
+
     Attributes:
         reading: learns with heads, and scores tokens; features are read with twins of it where there are lanes.
         stepping: learns by gradient steps in a thread of its own; None where there is no such theta.
         answering: the modules with which the engine answers what ``stepping`` has learned.
     """
 
-    def __init__(self, model: AbmllModel) -> None:
+    def __init__(self, model: AbmllModel, features: float) -> None:
         self.threads = torch.get_num_threads()
         self.reading = model.with_head()
         self.reader: FeatureReader = self.reading.reader()
+        self.reader.kept.max_bytes = features
         # More than two at a time would each have fewer rows to read, and activations besides.
         self.lanes = 2 if self.threads > 1 and self.reading.scorer.device.type == "cpu" else 1
         self.free: SimpleQueue[FeatureReader] = SimpleQueue()

@@ -30,6 +30,9 @@ from abmll.serving.scored import TOKENS, ScoredTokens, score_tokens
 from abmll.serving.task_store import StoredTask, TaskStore, in_order
 from abmll.serving.teacher import ANSWERS, FEATURES, Teacher
 
+# What was read of the last texts, and of what the prompts of tasks with adapters begin with, takes memory besides: so
+# much of what learned tasks may take.
+FEATURES_SHARE, BEGINNINGS_SHARE = 1 / 8, 1 / 2
 LOADERS = 2  # tasks that are loaded at a time because they are asked, and fitted where they have not been
 
 
@@ -54,16 +57,17 @@ class Service:
         self.store = TaskStore(engine, where, self.server)
         self.job_store = JobStore(engine, where, self.server)
         self.engine = Engine({}, limits, 0, self.gauges.passed)
+        memory = limits.memory_mb * 1e6
         load = (lambda: model) if isinstance(model, AbmllModel) else model
-        self.resident = self.engine.do(lambda: Resident(load())).result()
+        self.resident = self.engine.do(lambda: Resident(load(), FEATURES_SHARE * memory)).result()
         self.engine.longest = self.resident.longest
-        answer = partial(read_with_adapters, beginnings=Beginnings())
+        answer = partial(read_with_adapters, beginnings=Beginnings(int(BEGINNINGS_SHARE * memory)))
         self.engine.readers = {FEATURES: self.resident.read, ANSWERS: answer, TOKENS: score_tokens}
         self.engine.share([FEATURES], self.resident.lanes, self.resident.begin)
         self.store.claim(self.resident.belongs_to)
         self.files = PosteriorFiles(self.store, Objects(files), self.resident)
         self.loaders, self.fitters = FreshThreads(LOADERS, alone), FreshThreads(1, alone)
-        self.memory = Memory(limits.memory_mb * 1e6, size_of, self.loaders)
+        self.memory = Memory(memory, size_of, self.loaders)
         self.teacher = Teacher(self.store, self.files, self.resident, self.engine, self.memory, self.fitters)
         quick = connect(database, durable=False)
         answers = AnswerStore(quick, where, limits.kept_answers)
