@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.exc import TorchDynamoException
 from torch._functorch._aot_autograd.utils import make_boxed_func
+from torch._guards import TracingContext
 from torch._inductor.utils import get_first_incompatible_cudagraph_node
 
 from abmll import AbmllModel
@@ -152,7 +153,7 @@ def test_a_graph_is_as_cuda_graphs_need_it(make_scorer: MakeScorer, make_theta: 
 
     class Looking(Graphs):
         def _forward(self, graph: Any, inputs: Any) -> Any:
-            context = torch._guards.TracingContext.try_get()
+            context = TracingContext.try_get()
             assert context is not None
             assert context.fw_metadata is not None
             known = context.fw_metadata

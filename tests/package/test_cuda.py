@@ -71,7 +71,7 @@ def test_activations_that_are_computed_anew(tiny_llama: Path, toy_tasks: list[Ta
 def test_cuda_graphs_learn_what_plain_graphs_do(tiny_llama: Path, toy_tasks: list[Task], tmp_path: Path) -> None:
     """Of each graph one call warms it up, one records it, and the others replay it; a step in training is of two."""
     pytest.importorskip("triton")
-    steps = {"inner_steps": 3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    steps: dict[str, Any] = {"inner_steps": 3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     learned = []
     for backend in ("eager", "inductor"):
         model = make(tiny_llama, "cuda")
