@@ -25,6 +25,7 @@ RULES: tuple[dict[str, Any], ...] = (
     {"method": "fomaml"},
     {"method": "metaicl", "num_demonstrations": 2},
     {"method": "abmll-icl", "num_demonstrations": 2},
+    {"method": "abmll", "load_in_int8_torchao": True, "gradient_checkpointing": True},
 )
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
