@@ -7,6 +7,7 @@
 # make dist        : the source distribution and the wheel in dist/, checked as the package index checks them
 # make bench       : measure ABMLL beside plain LoRA and the published algorithm; writes benchmarks/results.json and the
 #                    tables of docs/performance.md (17 minutes on two idle cores with bf16 hardware)
+# make bench-all   : those rows and all others: operations, members, many tasks, growth, the server (hours)
 # make bench-quick : try out every row of the benchmarks once; fails where a row fails, changes no file of the repository
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ PIP_INSTALL := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.t
 # torchvision as a CUDA build only, which does not work with a CPU build of torch.
 LAPLACE := laplace-torch asdfghjkl backpack-for-pytorch curvlinops-for-pytorch einconv einops unfoldnd
 
-.PHONY: install demo bench bench-quick test fuzz lint docs docs-serve dist clean
+.PHONY: install demo bench bench-all bench-quick test fuzz lint docs docs-serve dist clean
 
 install: $(STAMP)
 
@@ -45,6 +46,10 @@ demo: install
 # A run that was stopped goes on where it stopped: results for the same code and machine are kept in runs/benchmarks/.
 bench: install
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.table
+
+bench-all: install
+	$(BIN)/python -m benchmarks.run --all
 	$(BIN)/python -m benchmarks.table
 
 bench-quick: install

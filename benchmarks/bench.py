@@ -41,6 +41,11 @@ class Bench:
         return load_workload(announce, self.data_dir)
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether it is a CUDA device that is measured."""
+        return self.device.startswith("cuda")
+
+    @property
     def dtype(self) -> Dtype:
         """The precision that ``--dtype auto`` takes here: the main rows are measured in it."""
         return "bf16" if resolve_dtype("auto", resolve_device(self.device)) == "bf16" else "fp32"
@@ -78,5 +83,5 @@ class Bench:
 
     def synchronize(self) -> None:
         """Wait until the device has done all it was asked to do."""
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)

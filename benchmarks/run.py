@@ -19,7 +19,7 @@ from abmll.common.files import write_json
 from abmll.common.progress import progress
 from benchmarks import machine
 from benchmarks.bench import Bench, announce
-from benchmarks.cells import CELLS, EXTRA
+from benchmarks.cells import CELLS, EXTRA, GPU, Cell
 from benchmarks.small import small_model
 from benchmarks.store import Store, results
 
@@ -30,12 +30,13 @@ FINISHED = machine.ROOT / "runs" / "benchmarks"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 1 where a cell failed."""
     given = parser().parse_args(arguments)
-    chosen = given.only or list(CELLS)
+    chosen = given.only or ([*CELLS, *EXTRA] if given.all else list(CELLS))
     for name in chosen:
-        if name not in CELLS | EXTRA:
-            parser().error(f"--only: no cell '{name}';{nearest(name, CELLS | EXTRA)} see --list")
+        if name not in known():
+            parser().error(f"--only: no cell '{name}';{nearest(name, known())} see --list")
     if given.list:
-        print("\n".join([*CELLS, *(f"{name} (only when named)" for name in EXTRA)]))
+        others = [*(f"{name} (when named, or with --all)" for name in EXTRA), *(f"{name} (when named)" for name in GPU)]
+        print("\n".join([*CELLS, *others]))
         return 0
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.fresh:
         store.clear(chosen)
     failed = measure(Bench(model, given.device, given.quick, given.data_dir), store, chosen)
-    finished = {name: rows for name in CELLS | EXTRA if (rows := store.load(name)) is not None}
+    finished = {name: rows for name in known() if (rows := store.load(name)) is not None}
     document = results([row for rows in finished.values() for row in rows], *described, machine.commit(), given.quick)
     output = given.output or (RESULTS if CELLS.keys() <= finished.keys() and not given.quick else None)
     if output is not None:
@@ -63,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", help="language model (default: the embedded one; with --quick a random small one)")
     made.add_argument("--data-dir", type=Path, help="folder with the suite's tasks (default: fetched into the cache)")
     made.add_argument("--only", nargs="+", metavar="CELL", help="measure these cells alone")
+    made.add_argument(
+        "--all", action="store_true", help="measure also what is measured only when named, but for a GPU's"
+    )
     made.add_argument("--quick", action="store_true", help="everything once, as small as can be: does each row work?")
     made.add_argument("--fresh", action="store_true", help="measure finished cells again")
     made.add_argument(
@@ -70,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--list", action="store_true", help="print the cells' names")
     return made
+
+
+def known() -> dict[str, Cell]:
+    """All cells by name."""
+    return CELLS | EXTRA | GPU
 
 
 def measure(bench: Bench, store: Store, chosen: Sequence[str]) -> list[str]:
@@ -81,7 +90,7 @@ def measure(bench: Bench, store: Store, chosen: Sequence[str]) -> list[str]:
             if rows is None:
                 started = time.perf_counter()
                 try:
-                    rows = store.save(name, (CELLS | EXTRA)[name](bench), time.perf_counter() - started)
+                    rows = store.save(name, known()[name](bench), time.perf_counter() - started)
                 except (AbmllError, RuntimeError) as error:
                     failed.append(name)
                     announce(f"{name}: failed: {error}")

@@ -1,9 +1,9 @@
-"""The model of a trial run: the embedded model's family and tokenizer, and so few weights that a step takes no time."""
+"""Models of random weights: that of a trial run, in which a step takes no time, and those of a given shape."""
 
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from abmll.language.embedded import embedded_model
 from benchmarks.bench import announce
@@ -14,10 +14,15 @@ SIZES |= {"num_key_value_heads": 2, "head_dim": 16}
 
 
 def small_model(folder: Path, **sizes: int) -> str:
-    """The model's folder, made where it is not there yet; ``sizes`` go before ``SIZES``."""
+    """The embedded model with ``sizes``, or else ``SIZES``."""
+    return random_model(folder, AutoConfig.from_pretrained(embedded_model(announce), **SIZES | sizes))
+
+
+def random_model(folder: Path, config: PretrainedConfig, dtype: torch.dtype | None = None) -> str:
+    """The folder of a model of random weights with the embedded one's tokenizer, made where it is not there yet."""
     if not (folder / "model.safetensors").exists():
-        source = embedded_model(announce)
-        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(embedded_model(announce)).save_pretrained(folder)
         torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, **SIZES | sizes)).save_pretrained(folder)
+        made = AutoModelForCausalLM.from_config(config, **({} if dtype is None else {"dtype": dtype}))
+        made.save_pretrained(folder, max_shard_size="100GB")  # one file
     return str(folder)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import machine, run, table
-from benchmarks.cells import CELLS
+from benchmarks.cells import CELLS, GPU
 from benchmarks.pairs import Rounds, Spread
 from benchmarks.rows import KEYS, Row, absolute, timed
 from benchmarks.store import Store, results
@@ -75,6 +75,15 @@ def test_unknown_cell_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         run.main(["--only", "step-qv"])
     assert "no cell 'step-qv'; Did you mean 'steps-qv'?" in capsys.readouterr().err
+
+
+def test_all_is_every_row_that_needs_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(run, "FINISHED", tmp_path)
+    monkeypatch.setattr(run, "measure", lambda bench, store, chosen: asked.extend(chosen))
+    assert run.main(["--quick", "--model", "unused", "--all"]) == 0
+    assert len(set(asked)) == len(asked)
+    assert {"steps-qv", "growth-options", "server-many"} <= set(asked) == run.known().keys() - GPU.keys()
 
 
 def test_machine_names_no_host_and_no_path() -> None:

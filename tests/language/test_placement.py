@@ -74,6 +74,14 @@ def test_a_map_keeps_blocks_whole_and_refuses_the_disk(tiny_llama: Path, monkeyp
         placement.device_map_of(base.model, "sequential")
 
 
+def test_processes_of_one_computer_do_not_spread_over_the_same_gpus(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"^device_map: each of the 2 processes .*; start one process, or use shard_"):
+        load_base(ModelConfig(str(tiny_llama), device="cpu", device_map="auto"), print, quiet=True)
+
+
 def test_without_a_gpu_there_is_nothing_to_spread(tiny_llama: Path) -> None:
     with pytest.raises(ConfigError, match=r"^device_map: there is no GPU to spread the model over; leave it out$"):
         load_base(ModelConfig(str(tiny_llama), device="cpu", device_map="auto"), print, quiet=True)

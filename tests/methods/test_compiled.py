@@ -11,6 +11,8 @@ from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.exc import TorchDynamoException
 from torch._functorch._aot_autograd.utils import make_boxed_func
+from torch._guards import TracingContext
+from torch._inductor.utils import get_first_incompatible_cudagraph_node
 
 from abmll import AbmllModel
 from abmll.common.config import ContinuedConfig
@@ -49,6 +51,30 @@ class Graphs:
     def _backward(self, graph: Any, inputs: Any) -> Any:
         self.backward += 1
         return make_boxed_func(graph)
+
+
+class Overwriting(Graphs):
+    """Like CUDA graphs: when a step's first graph is called, what the step before was given is no longer there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[Tensor] = []
+
+    def _forward(self, graph: Any, inputs: Any) -> Any:
+        return make_boxed_func(lambda *args: self._called(graph, args, self.given))
+
+    def _backward(self, graph: Any, inputs: Any) -> Any:
+        return make_boxed_func(lambda *args: self._called(graph, args, []))
+
+    def _called(self, graph: Any, args: Sequence[Any], gone: list[Tensor]) -> Any:
+        for tensor in gone:
+            tensor.fill_(float("nan") if tensor.is_floating_point() else 99)
+        gone.clear()
+        found = graph(*args)
+        own = {one.untyped_storage().data_ptr() for one in args if isinstance(one, Tensor)}  # are not the graph's
+        tensors = [one.detach() for one in found if isinstance(one, Tensor)]
+        self.given += [one for one in tensors if one.untyped_storage().data_ptr() not in own]
+        return found
 
 
 class Plain(Compilation):
@@ -95,6 +121,72 @@ def test_one_graph_for_all_steps(
     assert (graphs.forward, graphs.backward) == (1, 1)
     steps = 8 if "method" in settings else 4
     assert (cost.forward_passes, cost.gradient_passes, cost.tokens) == (steps, steps, steps * 2 * 32)
+
+
+def test_nothing_is_read_that_a_later_graph_overwrites(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw
+) -> None:
+    """Losses and options are read after the last step; a step's gradient is of three parts."""
+    scorer = make_scorer(layers_to_transform="1")
+    theta, examples = make_theta(scorer), draw_examples(6)
+    wanted = learned(scorer, theta, examples, Plain())
+    assert_same(learned(scorer, theta, examples, Compilation(Overwriting())), wanted)
+
+    def accumulated(compilation: Compilation) -> tuple[list[Tensor], Loss]:
+        scorer.compilation = compilation
+        rule, generator = make_rule(scorer, ContinuedConfig(learning_rate=0.02), 1), torch.Generator().manual_seed(3)
+        state = rule.init(theta)
+        first, *rest = (scorer.batch(examples[begin : begin + 2]) for begin in (0, 2, 4))
+        batch = replace(first, rest=tuple(rest))
+        losses = [rule.inner_step(state, batch, generator, 1.0) for _ in range(3)]
+        return [tensor.detach() for _, tensor in state.phi.named_tensors()], losses[0]
+
+    (found, first), (plain, other) = accumulated(Compilation(Overwriting())), accumulated(Plain())
+    for one, wanted_tensor in zip(found, plain, strict=True):
+        torch.testing.assert_close(one, wanted_tensor, rtol=0, atol=1e-5)
+    assert float(first.total) == pytest.approx(float(other.total), rel=1e-5)
+
+
+def test_a_graph_is_as_cuda_graphs_need_it(make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw) -> None:
+    """The frozen weights stay where they are, so they are not copied; no input is written; nothing stops a capture."""
+    seen: list[tuple[bool, list[int], Any]] = []
+
+    class Looking(Graphs):
+        def _forward(self, graph: Any, inputs: Any) -> Any:
+            context = TracingContext.try_get()
+            assert context is not None
+            assert context.fw_metadata is not None
+            known = context.fw_metadata
+            written = known.mutated_inp_runtime_indices
+            static = sum(inputs[place].numel() for place in known.static_input_indices)
+            seen.append((static >= weights, written, get_first_incompatible_cudagraph_node(graph)))
+            return super()._forward(graph, inputs)
+
+        def _backward(self, graph: Any, inputs: Any) -> Any:
+            seen.append((True, [], get_first_incompatible_cudagraph_node(graph)))
+            return super()._backward(graph, inputs)
+
+    scorer = make_scorer()
+    weights = sum(tensor.numel() for tensor in scorer.base.model.parameters())
+    learned(scorer, make_theta(scorer), draw_examples(4), Compilation(Looking()))
+    assert seen == [(True, [], None), (True, [], None)]
+
+
+def test_each_step_is_marked_where_graphs_may_be_cuda_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    marked: list[bool] = []
+    modes: list[str | None] = []
+
+    def left_alone(function: Any, *, mode: str | None, isolate_recompiles: bool, **how: Any) -> Any:
+        modes.append(mode)
+        return function
+
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marked.append(True))
+    monkeypatch.setattr(torch, "compile", left_alone)
+    for mode, marks in ((None, 0), ("reduce-overhead", 2)):
+        compilation = Compilation("inductor", mode)
+        assert [int(compilation.call(torch.square, torch.tensor(one))) for one in (2, 3)] == [4, 9]
+        assert len(marked) == marks
+    assert modes == [None, "reduce-overhead"]
 
 
 @pytest.mark.parametrize(

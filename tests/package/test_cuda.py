@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.common.checkpoint import PREFIX
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 PROMPT = PromptConfig(instruction=False, list_options=False, answer="text")
 DEVICES = ("cpu", "cuda")
+RECORDED, SKIPPED = "cudagraph_recorded_non_static_inputs", "cudagraph_skips"  # what torch counts of CUDA graphs
 TRAINED = [name for name, rule in REGISTRY.items() if rule.is_trained]
 
 
@@ -62,6 +64,28 @@ def test_activations_that_are_computed_anew(tiny_llama: Path, toy_tasks: list[Ta
             model.gradient_checkpointing_enable()
         learned.append(model.adapt(toy_tasks[0].train[:6], steps=2, batch_size=3).phi)
     for (_, one), (_, other) in zip(*(phi.named_tensors() for phi in learned), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")  # what a compiler thinks of the device
+def test_cuda_graphs_learn_what_plain_graphs_do(tiny_llama: Path, toy_tasks: list[Task], tmp_path: Path) -> None:
+    """Of each graph one call warms it up, one records it, and the others replay it; a step in training is of two."""
+    pytest.importorskip("triton")
+    steps: dict[str, Any] = {"inner_steps": 3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    learned = []
+    for backend in ("eager", "inductor"):
+        model = make(tiny_llama, "cuda")
+        model.compile(backend)
+        before = counters["inductor"].copy()
+        config = TrainConfig(
+            output_dir=str(tmp_path / backend), compile=True, calibration_tasks=0, max_steps=3, **steps
+        )
+        MetaTrainer(model, toy_tasks, config).train()
+        posterior = model.adapt(toy_tasks[0].train[:6], steps=6, batch_size=3)
+        learned.append([tensor for one in (model.theta, posterior.phi) for _, tensor in one.named_tensors()])
+        recorded, skipped = (counters["inductor"][name] - before[name] for name in (RECORDED, SKIPPED))
+        assert (recorded > 0, skipped) == (backend == "inductor", 0)
+    for one, other in zip(*learned, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from abmll import AbmllModel, MetaTrainer, TrainConfig
-from abmll.common.config import PromptConfig
+from abmll.common.config import QUANTIZATIONS, PromptConfig
 from abmll.common.errors import AbmllError
 from abmll.common.processes import Processes, together
 from abmll.tasks import load_tasks
@@ -27,7 +27,8 @@ def train(base: str, tasks: str, settings: dict[str, Any], processes: Processes)
     settings = dict(settings)
     resume, die, broken = settings.pop("resume", False), settings.pop("die", None), settings.pop("break_at", None)
     adapter = {"r": 2, "layers_to_transform": "1", "space": settings.pop("space", "weight")}
-    model = AbmllModel.from_base(base, prompt=SHORT, dtype="fp32", device="cpu", **adapter)
+    how = {name: settings.pop(name) for name in QUANTIZATIONS if name in settings}
+    model = AbmllModel.from_base(base, prompt=SHORT, dtype="fp32", device="cpu", **how, **adapter)
     chosen, held_out = load_tasks(Path(tasks)), []
     if "eval_steps" in settings:
         chosen, held_out = chosen[:-2], chosen[-2:]

@@ -51,6 +51,30 @@ def test_the_setting_alone_compiles(make_trainer: MakeTrainer, tiny_model: Abmll
     assert tiny_model.scorer.compilation is None
 
 
+@pytest.mark.parametrize(
+    ("device", "backend", "asked", "mode"),
+    [
+        ("cpu", "inductor", None, None),
+        ("mps", "inductor", None, None),
+        ("cuda:1", "inductor", None, "reduce-overhead"),
+        ("cuda", "inductor", "default", "default"),
+        ("cuda", "eager", None, None),
+    ],
+)
+def test_cuda_graphs_are_for_cuda_devices_and_inductor(
+    tiny_model: AbmllModel,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    backend: str,
+    asked: str | None,
+    mode: str | None,
+) -> None:
+    monkeypatch.setattr(type(tiny_model.scorer), "device", torch.device(device))
+    tiny_model.compile(backend, asked)
+    assert tiny_model.scorer.compilation is not None
+    assert tiny_model.scorer.compilation.mode == mode
+
+
 def test_an_adapted_posterior_says_so_and_predicts(
     tiny_model: AbmllModel, toy_tasks: list[Task], tmp_path: Path
 ) -> None:

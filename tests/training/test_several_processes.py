@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from abmll.methods import REGISTRY
 from tests.conftest import toy_task
 
 SECONDS = 900  # after which processes that wait for each other are given up
@@ -25,6 +26,7 @@ RULES: tuple[dict[str, Any], ...] = (
     {"method": "fomaml"},
     {"method": "metaicl", "num_demonstrations": 2},
     {"method": "abmll-icl", "num_demonstrations": 2},
+    {"method": "abmll", "load_in_int8_torchao": True, "gradient_checkpointing": True},
 )
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -77,6 +79,10 @@ def assert_same(one: Path, other: Path) -> None:
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == []
     assert any(name.startswith("checkpoint-") for name in ours)
+
+
+def test_every_rule_that_is_trained_is_among_them() -> None:
+    assert {one["method"] for one in RULES} == {name for name, rule in REGISTRY.items() if rule.is_trained}
 
 
 def test_any_number_of_processes_learns_the_same_bits(run: Run, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import torch
 from abmll.common.errors import ConfigError, one_line
 
 SHAPES = 64  # of one function; more would be a graph for every step
+# torch's name of the mode in which a CUDA device records a graph's operations once, and replays them as one.
+CUDA_GRAPHS = "reduce-overhead"
 
 T = TypeVar("T")
 
@@ -18,6 +20,9 @@ T = TypeVar("T")
 @dataclass
 class Compilation:
     """How functions are compiled, in the words of torch.compile, and what has been.
+
+    In a ``mode`` with CUDA graphs what a call gives, and the gradient that is made of it, lie in memory that the next
+    call writes to: whoever keeps it has to copy it.
 
     Raises ``ConfigError`` where this torch cannot keep the graphs of several models apart.
     """
@@ -37,6 +42,8 @@ class Compilation:
             self.compiled[function] = torch.compile(
                 function, fullgraph=True, dynamic=False, backend=self.backend, mode=self.mode, **how
             )
+        if self.mode is not None:
+            torch.compiler.cudagraph_mark_step_begin()  # nobody reads what the call before has given
         return self.compiled[function](*arguments)
 
     @contextmanager
@@ -57,3 +64,8 @@ class Compilation:
         except TorchDynamoException as error:
             reason = one_line(" ".join(str(error).split("\n")[:2]).strip() or type(error).__name__)
             raise ConfigError(f"compile: torch cannot compile a step of this model ({reason}); leave it out") from error
+
+
+def usual_mode(backend: str | Callable[..., Any], device: torch.device) -> str | None:
+    """The mode where none is asked for: CUDA graphs on a device and with a compiler that have them."""
+    return CUDA_GRAPHS if backend == "inductor" and device.type == "cuda" else None

@@ -4,6 +4,7 @@ accelerate's hooks bring the inputs of a layer to where its weights are, and wei
 to a GPU. Batches and adapters stay on the device of the first layer, and what adapters add is computed there.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -18,7 +19,12 @@ from abmll.common.errors import ConfigError
 
 
 def refuse_unplaceable(device: torch.device) -> None:
-    """Raise ``ConfigError`` where nothing can be spread: without accelerate, or without a GPU."""
+    """Raise ``ConfigError`` where nothing can be spread: without accelerate or a GPU, or over others' GPUs."""
+    if (count := int(os.environ.get("LOCAL_WORLD_SIZE") or 1)) > 1:
+        raise ConfigError(
+            f"device_map: each of the {count} processes of this computer would spread the model over the same GPUs; "
+            "start one process, or use shard_base"
+        )
     if find_spec("accelerate") is None:
         raise ConfigError('device_map: needs accelerate; run: pip install "abmll[quantized]"')
     if device.type != "cuda":

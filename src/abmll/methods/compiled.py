@@ -39,12 +39,20 @@ def compiled_loss(rule: "Rule[Any]", phi: Adapter, theta: Adapter, batch: Batch,
     how = None if noise is None else (noise.kind, noise.rank)
     constant = {shape: Factors(*(tensor.detach() for tensor in stack)) for shape, stack in theta.stacks.items()}
     whole = filled(batch)
+    _keep_gradient(phi)
     found = compilation.call(step_terms, rule, phi, Adapter(constant, theta.layers), whole, how, key)
     rule.scorer.passes.add(whole.input_ids.numel())
-    # Copies, as a CUDA graph writes what it finds next time to the same memory.
+    # Copies, as a CUDA graph writes what it finds next time to the same memory (``Compilation``).
     total, nll, kl, prior, correct, options = (tensor.clone() for tensor in found)
     options = options[:, : batch.option_lengths.shape[1]]
     return Loss(total, nll, kl, prior, correct, len(batch.answers), batch.num_tokens, options=options)
+
+
+def _keep_gradient(phi: Adapter) -> None:
+    """Copy the gradient that the parts before left: torch took it as it was, and the next pass writes to its memory."""
+    for _, tensor in phi.named_tensors():
+        if tensor.grad is not None:
+            tensor.grad = tensor.grad.clone()
 
 
 def step_terms(

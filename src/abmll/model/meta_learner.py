@@ -23,7 +23,7 @@ from abmll.common.settings import flatten, pick, refuse_unknown
 from abmll.language.activation_cache import ActivationCache, open_cache
 from abmll.language.adapter import Adapter
 from abmll.language.base import Base, load_base
-from abmll.language.compilation import Compilation
+from abmll.language.compilation import Compilation, usual_mode
 from abmll.language.features import FeatureReader
 from abmll.language.scorer import OptionScorer
 from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule, refuse_written
@@ -138,10 +138,14 @@ class AbmllModel(OnHub):
     def compile(self, backend: str | Callable[..., Any] | None = "inductor", mode: str | None = None) -> None:
         """Let gradient steps be compiled, as torch.compile does with that ``backend`` and ``mode``; None: no more.
 
+        On a CUDA device inductor's graphs are recorded and replayed as CUDA graphs, unless ``mode`` is "default".
         The first step of a shape then takes minutes, and noise is of other random numbers. What cannot be compiled is
         refused when it is to be learned, with a ``ConfigError``.
         """
-        self.scorer.compilation = None if backend is None else Compilation(backend, mode)
+        if backend is None:
+            self.scorer.compilation = None
+        else:
+            self.scorer.compilation = Compilation(backend, mode or usual_mode(backend, self.scorer.device))
 
     def learned(
         self, theta: Adapter, learning: LearningConfig, num_tasks: int, calibration: CalibrationPrior | None = None
