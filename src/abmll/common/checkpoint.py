@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,12 +136,12 @@ def _tensors(path: Path, data: bytes, remedy: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: cannot be read ({error}); {remedy}") from error
 
 
-def refuse_other_base(document: Mapping[str, Any], fingerprints: Collection[str], name: str, where: Path) -> None:
+def refuse_other_base(document: Mapping[str, Any], is_known_by: Callable[[str], bool], name: str, where: Path) -> None:
     """Raise ``CheckpointError`` where what was saved with ``document`` belongs to other weights than the loaded ones.
 
-    ``name`` is that of the base model that is loaded, and ``fingerprints`` are what its weights may be known by.
+    ``name`` is that of the base model that is loaded, and ``is_known_by`` says whether a fingerprint can be its own.
     """
-    if document["base_fingerprint"] not in fingerprints:
+    if not is_known_by(document["base_fingerprint"]):
         raise CheckpointError(
             f"{where}: was learned on {document['settings']['model']}, but the model loaded from {name} has other "
             "weights; name the right one with --model"

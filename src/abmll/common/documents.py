@@ -35,7 +35,7 @@ FORMATS = {
     "export": "abmll-export-1",
     "size": "abmll-size-1",
     "peak": "abmll-peak-1",
-    "fingerprint": "abmll-fingerprint-1",
+    "fingerprint": "abmll-fingerprint-2",
     "vllm-ensemble": "abmll-vllm-ensemble-1",
 }
 PLAIN = ("manifest", "converted", None)  # kinds that name no format

@@ -77,7 +77,7 @@ def recall(model: AbmllModel, config: TrainConfig, num_tasks: int, episodes: int
         settings = bundle.document["settings"]
         refuse_other_run(settings, model.scorer.settings() | flatten(config), folder)
         base = model.scorer.base
-        refuse_other_base(bundle.document, base.fingerprints, base.name, path)
+        refuse_other_base(bundle.document, base.is_known_by, base.name, path)
         theta = model.scorer.new_adapter(0)
         theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
         calibration = RunFolder(folder).calibration(episodes)
