@@ -91,7 +91,7 @@ def cost_of_run(folder: Path, episodes: int | None = None) -> dict[str, float | 
     """What a run, or its first ``episodes``, has cost: see ``RunFolder.cost``; the peak memory is that of the whole."""
     cost = RunFolder(folder).cost(episodes)
     path = folder / COST
-    peak = read_json(path, "peak", "delete the folder")["peak_memory_mb"] if path.is_file() else None
+    peak = read_json(path, "peak", "delete the folder")["peak_memory_mb"] if path.exists() else None
     return {**cost, "gradient_steps": cost.pop("steps"), "peak_memory_mb": peak}
 
 
