@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from huggingface_hub import DatasetInfo, HfApi, ModelInfo
 
-SECONDS = 7.0  # to be connected, and again to be answered: the libraries themselves try for a minute
-ANSWERED = 8.0  # seconds at most until a question is answered
+SECONDS = 5.0  # to be connected, and again to be answered: the libraries themselves try for a minute
+ANSWERED = 6.0  # seconds at most until a question is answered
 
 T = TypeVar("T")
 
