@@ -171,7 +171,9 @@ def test_runs_are_judged_prequential_and_asked_what_they_were_not_meant_for(base
 
 def test_presets_settings_files_and_overrides(base: str, abmll: Call) -> None:
     tuned = {"format": "abmll-settings-2", "methods": {"abmll": {"learning_rate": 0.5, "beta": 0.25}}}
-    Path("tuned.json").write_text(json.dumps(tuned))
+    Path("kept").mkdir()
+    Path("kept/tuned.json").write_text(json.dumps(tuned))
+    Path("tuned.json").symlink_to("kept/tuned.json")  # what a user names may be a link
     more = "--settings tuned.json --override abmll.beta=0.125,weight_decay=0.1"
     assert abmll(base, "--methods abmll,abmll@paper-v3 --seeds 0", more, FEW).code == 0
     plain, published = (

@@ -68,6 +68,11 @@ def test_empty_answers_are_counted(
     found = json.loads(abmll(command, "--json").out)["empty"]
     assert found >= 1
     assert re.search(rf"^empty +{found} answers?, of which nothing was written$", abmll(command).out, re.MULTILINE)
+    evaluated = "evaluate wrun --suite words.yaml --data-dir pool --steps 2 --max-new-tokens 4 --output-dir scores"
+    said = abmll(evaluated).err
+    found = json.loads((written.root / "scores/metrics.json").read_text())["mean"]["empty"]
+    assert found >= 1
+    assert re.search(rf"^{found} answers? of which nothing was written$", said, re.MULTILINE)
 
 
 def test_partly_answered_files_name_the_line_without_an_answer(

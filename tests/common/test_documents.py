@@ -11,6 +11,7 @@ from abmll.common.documents import (
     FORMATS,
     MAX_BYTES,
     OF_VERSION_0_1,
+    is_of,
     read_json,
     read_json_lines,
     write_document,
@@ -116,10 +117,39 @@ def test_order_of_keys_and_spaces_are_no_change(tmp_path: Path) -> None:
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "device").symlink_to("/dev/zero")
-    for name, problem in [("pipe", "is not a regular"), ("device", "is not a regular"), ("folder", "cannot be read")]:
-        with pytest.raises(CheckpointError, match=f"{problem}.*; measure again$"):
-            read_json(tmp_path / name, "size", "measure again")
+    places = [
+        (tmp_path / "pipe", "is not a regular"),
+        (Path("/dev/zero"), "is not a regular"),
+        (tmp_path / "folder", "cannot be read"),
+    ]
+    for path, problem in places:
+        for read in (lambda path: read_json(path, "size", "measure again"), lines_of):
+            with pytest.raises(CheckpointError, match=f"{problem}.*; measure again$"):
+                read(path)
+        assert is_of(path, "size")  # so that its reader is called, and says it
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    write_document(folder / "size.json", "size", SIZE)
+    (tmp_path / "lines.jsonl").write_text('{"a": 1}\n')
+    (folder / "same.json").symlink_to("size.json")
+    (folder / "lines.jsonl").symlink_to(tmp_path / "lines.jsonl")
+    (tmp_path / "out.json").symlink_to("folder/size.json")
+    (folder / "out.json").symlink_to(tmp_path / "out.json")  # and back again: what is read is in the folder
+    (tmp_path / "size.json").write_bytes((folder / "size.json").read_bytes())
+    (folder / "other.json").symlink_to(tmp_path / "size.json")
+    (tmp_path / "whole").symlink_to(folder)
+    for name in ("same.json", "out.json"):
+        assert read_json(tmp_path / "whole" / name, "size", "measure again")["size"] == SIZE["size"]
+    with pytest.raises(CheckpointError, match=r"other\.json: is a link that leads out of its folder; measure again$"):
+        read_json(folder / "other.json", "size", "measure again")
+    with pytest.raises(CheckpointError, match=r"lines\.jsonl: is a link that leads out of its folder; measure again$"):
+        lines_of(folder / "lines.jsonl")
+
+
+def lines_of(path: Path) -> list[object]:
+    return list(read_json_lines(path, "measure again"))
 
 
 def test_a_file_without_end_is_refused_before_it_is_read(tmp_path: Path) -> None:

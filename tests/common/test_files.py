@@ -4,13 +4,14 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from abmll.common import files
 from abmll.common.errors import AbmllError
-from abmll.common.files import atomic_folder, cache_dir, sha256_file, write_json, write_text
+from abmll.common.files import atomic_folder, cache_dir, give_usual_modes, sha256_file, write_json, write_text
 
 
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -145,3 +146,20 @@ def test_sha256_of_a_file_longer_than_a_piece(tmp_path: Path) -> None:
     data = bytes(range(256)) * 5000
     (tmp_path / "f").write_bytes(data)
     assert sha256_file(tmp_path / "f") == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+@pytest.mark.parametrize("hidden", [0o022, 0o027, 0o077])
+def test_files_and_folders_have_the_modes_of_new_ones(hidden: int, tmp_path: Path) -> None:
+    before = os.umask(hidden)
+    try:
+        write_text(tmp_path / "file", "text")
+        with atomic_folder(tmp_path / "folder") as target:
+            (target / "a").write_text("as usual")
+            (target / "b").touch(mode=0o600)  # as some libraries do
+            give_usual_modes(target)
+    finally:
+        os.umask(before)
+    made = {str(path.relative_to(tmp_path)): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    files = dict.fromkeys(["file", "folder/a", "folder/b"], 0o666 & ~hidden)
+    assert made == {"folder": 0o777 & ~hidden, **files}

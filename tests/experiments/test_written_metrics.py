@@ -86,6 +86,12 @@ def test_agreement_is_a_score_for_being_right() -> None:
     assert (mean["agreement_auroc"], mean["num_tasks"]) == (scores["agreement_auroc"], 2)
 
 
+def test_answers_of_which_nothing_was_written_are_counted() -> None:
+    one = score_answers([WrittenAnswer.of([text], 0) for text in ("x", "", " \n")], ["x", "", "y"])
+    other = score_answers([WrittenAnswer.of(["x"], 0), WrittenAnswer.of([""], 0)], ["x", "y"])
+    assert (one["empty"], other["empty"], mean_scores({"one": one, "two": other})["empty"]) == (2, 1, 3)
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(written_metrics, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install \"abmll\[generate\]\""):

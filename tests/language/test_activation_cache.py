@@ -234,7 +234,7 @@ def test_the_folder_tells_apart_what_computes_other_bits(make_scorer: Any, deep_
     deeper = make_scorer(deep_llama, **TOP | {"layers_to_transform": "3"})
     halved = make_scorer(deep_llama, "bf16", **TOP)
     other = make_scorer.fresh(deep_llama, **TOP)
-    other.base = replace(other.base, sampled_fingerprint="of other weights")
+    other.base = replace(other.base, fingerprint="of other weights")
     rotated = make_scorer.fresh(deep_llama, **TOP)
     rotated.base.model.config.rms_norm_eps = 1e-3  # the same weights, another computation
     scorers = [scorer, deeper, halved, other, rotated]

@@ -1,5 +1,6 @@
 """Rows on disk: whole or absent, found by every process, within their bytes, and never wrong."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -114,6 +115,16 @@ def test_rows_of_a_folder_deleted_meanwhile_are_simply_gone(tmp_path: Path) -> N
     assert late.get("row0") is None
     late.put("row1", row(1))
     assert_has(ActivationStore(tmp_path, WHO, 10**9), 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_pipe_in_the_place_of_a_row_is_not_waited_for(tmp_path: Path) -> None:
+    store = filled(tmp_path, 0)
+    (store.folder / "row0.safetensors").unlink()
+    os.mkfifo(store.folder / "row0.safetensors")
+    assert store.get("row0") is None
+    store.put("row0", row(0))
+    assert_has(store, 0)
 
 
 @pytest.mark.parametrize("damage", ["short", "empty", "header", "other", "data"])

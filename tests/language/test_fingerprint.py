@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,18 @@ from transformers import LlamaConfig
 
 from abmll.language import fingerprint as module
 from abmll.language.base import is_plain
-from abmll.language.fingerprint import fingerprint, kept_fingerprint, sampled_fingerprint
-from tests.language.folders import WEIGHTS, alter, load
+from abmll.language.fingerprint import fingerprint, in_any_precision, kept_fingerprint, sampled_fingerprint
+from tests.language.folders import WEIGHTS, alter, flip_bit, load
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gemma"])
 def test_the_fingerprint_is_that_of_the_weights_in_any_precision(
     family: str, family_folder: Callable[[str], Path]
 ) -> None:
-    assert load(family_folder(family), "bf16").fingerprint == load(family_folder(family), "fp32").fingerprint
+    halved, whole = (load(family_folder(family), dtype) for dtype in ("bf16", "fp32"))
+    assert in_any_precision(whole.fingerprint) == halved.fingerprint != whole.fingerprint
+    assert halved.is_known_by(whole.fingerprint)
+    assert whole.is_known_by(halved.fingerprint)
 
 
 def test_families_have_different_fingerprints(family_folder: Callable[[str], Path]) -> None:
@@ -42,16 +46,22 @@ def test_the_samples_of_plain_weights_are_those_of_every_version() -> None:
     for parameter in model.parameters():
         parameter.data = torch.arange(parameter.numel(), dtype=torch.float32).view(parameter.shape) / 7
     model.register_buffer("mask", torch.ones(4, dtype=torch.bool))
-    model.register_buffer("frequencies", torch.ones(4))
+    model.register_buffer("frequencies", torch.ones(4), persistent=False)
     assert sampled_fingerprint(model).startswith("147e9a9f79201415")
     # Here without the library: the 120 and 40 numbers k / 7 as bfloat16, rounded to even.
-    digests = []
+    digests: dict[str, list[bytes]] = {"rounded": [], "exact": []}
     for shape, size in (((40, 3), 120), ((40,), 40)):
         bits = (np.arange(size, dtype=np.float32) / np.float32(7)).view(np.uint32)
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-        digests.append(hashlib.sha256(repr(shape).encode() + rounded.tobytes()).digest())
-    expected = hashlib.sha256(repr(("llama", 32000, 4096, 32)).encode() + b"".join(sorted(digests)))
-    assert fingerprint(model) == f"sha256:{expected.hexdigest()}"
+        for kind, numbers in (("rounded", rounded), ("exact", bits)):
+            digests[kind].append(hashlib.sha256(repr(shape).encode() + numbers.tobytes()).digest())
+    expected = [
+        hashlib.sha256(repr(("llama", 32000, 4096, 32)).encode() + b"".join(sorted(found))).hexdigest()
+        for found in digests.values()
+    ]
+    assert fingerprint(model) == "sha256:" + "+".join(expected)
+    model.bfloat16()
+    assert fingerprint(model) == fingerprint(model.float()) == f"sha256:{expected[0]}"  # fp32 holds no more then
 
 
 class Int8(torch.Tensor):
@@ -110,8 +120,29 @@ def test_a_single_number_counts(folder: Path) -> None:
     alter(folder, change)
     after = load(folder)
     assert after.sampled_fingerprint == before.sampled_fingerprint
-    assert after.fingerprint != before.fingerprint
-    assert before.fingerprints == (before.fingerprint, before.sampled_fingerprint)
+    assert not after.is_known_by(before.fingerprint)
+    assert after.is_known_by(before.sampled_fingerprint)  # all that a folder of 0.2.0 knows
+
+
+@pytest.mark.parametrize("bit", [0, 15, 16, 31])
+def test_a_single_bit_counts(bit: int, folder: Path) -> None:
+    before = load(folder)
+    flip_bit(folder, bit)
+    after = load(folder)
+    assert after.sampled_fingerprint == before.sampled_fingerprint
+    assert not after.is_known_by(before.fingerprint)
+    assert load(folder, "bf16").is_known_by(before.fingerprint) == (bit < 15)  # there it is no change
+
+
+def test_buffers_that_a_checkpoint_holds_count(tiny_llama: Path) -> None:
+    model: Any = load(tiny_llama).model
+    before = fingerprint(model)
+    model.model.register_buffer("tables", torch.ones(3), persistent=False)
+    assert fingerprint(model) == before
+    model.model.register_buffer("biases", torch.ones(3))
+    with_biases = fingerprint(model)
+    model.model.biases[1] += 1
+    assert len({before, with_biases, fingerprint(model)}) == 3
 
 
 def test_large_weights_are_hashed_in_pieces(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +170,11 @@ def test_a_large_model_is_hashed_once(folder: Path, tmp_path: Path, monkeypatch:
     assert found("load_in_4bit") == 1
     os.utime(folder / WEIGHTS, ns=(1, 1))
     assert (found(), found()) == (1, 0)
+    if os.name == "posix":
+        shutil.copyfile(folder / WEIGHTS, folder / "copy")
+        os.replace(folder / "copy", folder / WEIGHTS)
+        os.utime(folder / WEIGHTS, ns=(1, 1))  # the time of its bytes can be set back, and was
+        assert (found(), found()) == (1, 0)
     for path in kept.iterdir():
         path.write_text(path.read_text().replace("sha256:", "sha256:0"))
     assert (found(), found()) == (1, 0)

@@ -158,6 +158,15 @@ def test_a_model_is_saved_as_a_run(tiny_model: AbmllModel, toy_tasks: list[Task]
         assert same(*learned)
 
 
+def test_a_link_to_another_file_is_not_pushed(tiny_model: AbmllModel, hub: Hub, tmp_path: Path) -> None:
+    tiny_model.save_pretrained(tmp_path / "run")
+    (tmp_path / "secret").write_text("a key")
+    (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "secret")
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: is a link that leads out of its folder; put the file"):
+        push_folder(tmp_path / "run", "ann/theta")
+    assert not hub.branches
+
+
 def test_the_card_has_what_was_measured_and_nothing_else(posterior: TaskPosterior, hub: Hub, tmp_path: Path) -> None:
     scorer = posterior.scorer
     scorer.base = replace(scorer.base, name="smollm2-135m")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from abmll import AbmllModel, MetaTrainer, TaskPosterior, TrainConfig
 from abmll.common.config import AdapterConfig, LearningConfig, ModelConfig, PromptConfig
@@ -19,6 +18,7 @@ from abmll.language.scorer import OptionScorer
 from abmll.model.meta_learner import mean_log_sigma
 from abmll.model.prediction import Prediction
 from abmll.tasks import Example, Task
+from tests.language.folders import flip_bit
 
 
 def same_prediction(one: Prediction, other: Prediction) -> bool:
@@ -222,14 +222,9 @@ def test_a_posterior_is_two_files_and_a_manifest(saved: tuple[TaskPosterior, Pat
 
 @pytest.fixture
 def other_llama(tiny_llama: Path, tmp_path: Path) -> Path:
-    """A model of the same shape with other weights."""
-    folder = tmp_path / "other"
-    shutil.copytree(tiny_llama, folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1
-    model.save_pretrained(folder)
+    """The model with one bit changed of one weight."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "other")
+    flip_bit(folder, 20)
     return folder
 
 

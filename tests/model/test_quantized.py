@@ -1,5 +1,6 @@
 """Language models that are quantised while they are loaded: everything that works on a plain one works on them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from abmll.language import quantized
 from abmll.language.base import Base, is_plain, load_base
 from abmll.language.fingerprint import fingerprint
 from abmll.tasks import Task
+from tests.language.folders import alter
 
 SHORT = PromptConfig(instruction=False, list_options=False, answer="text")
 TARGETS = ["q_proj", "v_proj", "up_proj"]
@@ -147,6 +149,22 @@ def test_scales_that_lie_beside_the_weights_count_in_the_fingerprint(kind: str, 
     scales = layer.state.SCB if kind == "load_in_8bit" else layer.weight.quant_state.state2.absmax
     scales.mul_(1.5)
     assert fingerprint(base.model) != base.fingerprint
+
+
+@kinds
+def test_a_single_bit_counts_although_it_is_quantised(
+    kind: str, tiny_llama: Path, toy_tasks: list[Task], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    trained(load(folder, kind), toy_tasks, tmp_path / "run")
+
+    def change(weights: dict[str, Tensor]) -> None:
+        row = weights["model.layers.1.mlp.down_proj.weight"][5]
+        row[row.abs().argmax()] *= -1  # the bit of its sign; of a weight near zero it may change no code
+
+    alter(folder, change)
+    with pytest.raises(CheckpointError, match="other weights"):
+        AbmllModel.from_pretrained(tmp_path / "run")
 
 
 @kinds

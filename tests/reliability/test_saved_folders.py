@@ -82,6 +82,7 @@ READERS: dict[str, Callable[[AbmllModel, Path], Any]] = {
     "classifier": classifier_content,
     "evaluation": report_content,
 }
+ALL = READERS | {"report": report_content}  # of a run
 
 
 def copied(original: Path, folder: Path) -> Path:
@@ -142,7 +143,7 @@ def verdict(kind: str, model: AbmllModel, folder: Path) -> Any:
     """What was read, or the one line with which it was refused."""
     try:
         with no_hanging():
-            return READERS[kind](model, folder)
+            return ALL[kind](model, folder)
     except AbmllError as error:
         line = str(error)
         assert line
@@ -216,6 +217,49 @@ def test_changed_bytes(
     check()
 
 
+def put_in_place(path: Path, how: str) -> None:
+    """Something else under the name of a file."""
+    outside = path.with_name(f"outside {path.name}") if how == "link within" else path.parents[1] / "outside"
+    path.rename(outside)
+    if how == "pipe":
+        os.mkfifo(path)
+    elif how == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if how == "device" else outside)
+
+
+@pytest.mark.parametrize("how", ["pipe", "device", "folder", "link out", "link within"])
+@pytest.mark.parametrize("kind", ALL)
+def test_what_is_no_file_of_the_folder(
+    kind: str, how: str, model: AbmllModel, folders: Path, originals: dict[str, Any], tmp_path: Path
+) -> None:
+    source, refused = folders / ("run" if kind == "report" else kind), set[str]()
+    original = report_content(model, source) if kind == "report" else originals[kind]
+    for file in sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file()):
+        folder = copied(source, tmp_path / source.name)
+        put_in_place(folder / file, how)
+        found = verdict(kind, model, folder)
+        assert isinstance(found, str) or found == original, file  # the same: of a file that is not read
+        if isinstance(found, str):
+            refused.add(file.name)
+    if how == "link within":
+        assert not refused
+    else:
+        assert refused >= READ[kind]
+
+
+# What every reader must have come upon.
+OF_POSTERIOR = {"manifest.json", "posterior.json", "phi.safetensors"}
+READ = {
+    "posterior": OF_POSTERIOR,
+    "mixture": {"manifest.json", "posterior.json"},
+    "head": {"manifest.json", "posterior.json", "head.safetensors"},
+    "run": {"manifest.json", "state.json", "theta.safetensors", "calibration.json"},
+    "classifier": {"manifest.json", "posterior.json", "classifier.json"},
+    "evaluation": {"metrics.json", "predictions.jsonl"},
+    "report": {"metrics.jsonl", "timing.jsonl", "config.yaml"},
+}
 OPTIONAL = ("calibration.json",)  # without it a run is read as one that learned none
 
 

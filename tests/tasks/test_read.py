@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -331,6 +332,22 @@ def test_a_csv_field_that_is_too_long(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("input,option_a,option_b,answer\n" + "x" * 200_000 + ",a,b,0\n")
     with pytest.raises(DataError, match=r":2: a cell has more than 131,072 characters"):
         load_task(tmp_path / "t.csv")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv.gz", ".parquet", ".xlsx"])
+def test_a_pipe_is_refused_and_not_waited_for(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="is a pipe or a device; give a file, or - for standard input"):
+        load_task(path)
+
+
+def test_a_link_to_a_file_is_read(write_rows: Write, question: Question, tmp_path: Path) -> None:
+    path = write_rows([question()] * 2, "animals.jsonl")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link.jsonl").symlink_to(path)
+    assert len(load_task(tmp_path / "elsewhere" / "link.jsonl").examples) == 2
 
 
 def test_a_missing_file_names_its_nearest_sibling(write_rows: Write, question: Question) -> None:

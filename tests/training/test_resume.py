@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from abmll import AbmllModel, MetaTrainer, TrainConfig
 from abmll.common.checkpoint import checkpoints
 from abmll.common.errors import AbmllError, CheckpointError, ConfigError
 from abmll.tasks import Task
+from tests.language.folders import flip_bit
 from tests.training.stopping import interrupt
 
 
@@ -243,11 +243,7 @@ def test_another_base_under_the_same_name(
     short: dict[str, Any] = {"inner_steps": 2, "per_device_train_batch_size": 2, "lr_scheduler_type": "constant"}
     config = TrainConfig(output_dir=str(tmp_path / "other"), max_steps=1, **short)
     MetaTrainer(AbmllModel.from_base(str(moved), **settings), toy_tasks, config).train()
-    model = AutoModelForCausalLM.from_pretrained(moved)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 1.5
-    model.save_pretrained(moved)
+    flip_bit(moved, 20)
     trainer = MetaTrainer(AbmllModel.from_base(str(moved), **settings), toy_tasks, replace(config, max_steps=2))
     words = refused(trainer, tmp_path / "other", CheckpointError)
     assert words.startswith(f"{tmp_path / 'other' / 'checkpoint-1'}: was learned on {moved}, but the model loaded from")

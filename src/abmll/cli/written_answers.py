@@ -147,6 +147,8 @@ def evaluate_suite(
     save_written(evaluation, output_dir, model, config, how, about)
     if evaluation.truncated:
         narrator(quiet)(f"{count(evaluation.truncated, 'input')} too long for the model, cut in the middle")
+    if empty := evaluation.mean["empty"]:
+        narrator(quiet)(f"{count(empty, 'answer')} of which nothing was written")
     if json:
         numbers = {"mean": evaluation.mean, "tasks": evaluation.tasks}
         print_json({"output_dir": str(output_dir), "truncated": evaluation.truncated} | numbers)

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from abmll.common.documents import FORMATS, Document, read_json, refuse_unreadable, write_document
 from abmll.common.errors import CheckpointError
-from abmll.common.files import atomic_folder, read_regular, restore, sha256_file
+from abmll.common.files import atomic_folder, read_regular, refuse_link_out, remove, restore, sha256_file
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
@@ -86,6 +85,8 @@ def load_bundle(folder: Path, document_name: str) -> Bundle:
     restore(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
+    if document_name == STATE:  # which is itself in a saved folder
+        refuse_link_out(folder.parent, folder, layout.remedy, CheckpointError)
     if not manifest.exists():
         raise CheckpointError(f"{manifest}: missing; {folder} is no {layout.kind}, or damaged: {layout.remedy}")
     listed = read_json(manifest, "manifest", layout.remedy)["sha256"]
@@ -95,7 +96,7 @@ def load_bundle(folder: Path, document_name: str) -> Bundle:
         if f"{group}.safetensors" not in listed:
             raise CheckpointError(f"{manifest}: does not list {group}.safetensors, so it is damaged; {layout.remedy}")
     for name in listed:
-        _refuse_link_out(folder, folder / name, layout.remedy)
+        refuse_link_out(folder, folder / name, layout.remedy, CheckpointError)
     files = {folder / name: _verified(folder / name, digest, layout.remedy) for name, digest in listed.items()}
     document = read_json(folder / document_name, layout.kind, layout.remedy, data=files[folder / document_name])
     groups = {path.stem for path in files if path.suffix == ".safetensors"}
@@ -108,17 +109,6 @@ def load_bundle(folder: Path, document_name: str) -> Bundle:
         path.stem: _tensors(path, data, layout.remedy) for path, data in files.items() if path.suffix == ".safetensors"
     }
     return Bundle(tensors, document)
-
-
-def _refuse_link_out(folder: Path, path: Path, remedy: str) -> None:
-    """Raise ``CheckpointError`` for a link that leads out of the folder.
-
-    The hub's cache consists of links: from below ``REPOSITORY/snapshots`` into ``REPOSITORY/blobs``, and no further.
-    """
-    inside, target = folder.resolve(), path.resolve()
-    blobs = [place.parent / "blobs" for place in inside.parents if place.name == "snapshots"]
-    if not any(target.is_relative_to(place) for place in (inside, *blobs)):
-        raise CheckpointError(f"{path}: is a link that leads out of its folder; {remedy}")
 
 
 def _verified(path: Path, digest: str, remedy: str) -> bytes:
@@ -136,12 +126,12 @@ def _tensors(path: Path, data: bytes, remedy: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: cannot be read ({error}); {remedy}") from error
 
 
-def refuse_other_base(document: Mapping[str, Any], fingerprints: Collection[str], name: str, where: Path) -> None:
+def refuse_other_base(document: Mapping[str, Any], is_known_by: Callable[[str], bool], name: str, where: Path) -> None:
     """Raise ``CheckpointError`` where what was saved with ``document`` belongs to other weights than the loaded ones.
 
-    ``name`` is that of the base model that is loaded, and ``fingerprints`` are what its weights may be known by.
+    ``name`` is that of the base model that is loaded, and ``is_known_by`` says whether a fingerprint can be its own.
     """
-    if document["base_fingerprint"] not in fingerprints:
+    if not is_known_by(document["base_fingerprint"]):
         raise CheckpointError(
             f"{where}: was learned on {document['settings']['model']}, but the model loaded from {name} has other "
             "weights; name the right one with --model"
@@ -177,7 +167,7 @@ def best_episode(run: Path) -> int | None:
     Raises ``CheckpointError`` for a damaged file.
     """
     path = run / BEST
-    return read_json(path, "best", READ_NEWEST)["episode"] if path.is_file() else None
+    return read_json(path, "best", READ_NEWEST)["episode"] if path.exists() else None
 
 
 def write_best(run: Path, episode: int) -> None:
@@ -201,4 +191,4 @@ def keep_newest(run: Path, limit: int, best: int | None = None) -> None:
     """Delete all but the ``limit`` newest checkpoints (at least 1) and that of the episode ``best``."""
     for episode, path in list(checkpoints(run).items())[:-limit]:
         if episode != best:
-            shutil.rmtree(path)
+            remove(path)

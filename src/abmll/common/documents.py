@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from abmll.common.errors import AbmllError, CheckpointError
-from abmll.common.files import json_text, read_regular, write_text
+from abmll.common.files import json_text, read_regular, refuse_link_out, write_text
 from abmll.common.schemas import problem_of
 from abmll.common.strict_json import parse_json
 
@@ -35,12 +35,13 @@ FORMATS = {
     "export": "abmll-export-1",
     "size": "abmll-size-1",
     "peak": "abmll-peak-1",
-    "fingerprint": "abmll-fingerprint-1",
+    "fingerprint": "abmll-fingerprint-2",
     "vllm-ensemble": "abmll-vllm-ensemble-1",
 }
 PLAIN = ("manifest", "converted", None)  # kinds that name no format
 SEAL = "sha256"
 MAX_BYTES = 256 << 20
+MAX_LINES = 4 << 30  # bytes of a file of JSON lines
 _OLD = "checkpoint-1 posterior-2 readout-2 evaluation-1 cell-1 comparison-1 settings-1 trials-1"
 OF_VERSION_0_1 = [f"abmll-{name}" for name in _OLD.split()]
 
@@ -56,10 +57,12 @@ def read_json(
         error: the kind of error to raise.
         data: the file's bytes, where they have been read already.
 
-    Raises ``error`` for a file that cannot be read, is no strict JSON object, is of another format, has been changed
-    since it was written, or does not hold what its kind has to.
+    Raises ``error`` for a file that cannot be read, is a link out of its folder, is no strict JSON object, is of
+    another format, has been changed since it was written, or does not hold what its kind has to.
     """
-    data = read_regular(path, MAX_BYTES, remedy, error) if data is None else data
+    if data is None:
+        refuse_link_out(path.parent, path, remedy, error)
+        data = read_regular(path, MAX_BYTES, remedy, error)
     try:
         document = parse_json(data)
     except ValueError as problem:
@@ -81,8 +84,8 @@ def is_of(path: Path, kind: str) -> bool:
     """Whether there is a document in that place, and it is not plainly one of another kind."""
     others = {FORMATS[other] for other in FORMATS if other != kind}
     try:
-        found = parse_json(path.read_bytes()) if path.is_file() else None
-    except (OSError, ValueError):  # its reader says what is wrong with it
+        found = parse_json(read_regular(path, MAX_BYTES, "", AbmllError)) if path.exists() else None
+    except (AbmllError, ValueError):  # its reader says what is wrong with it
         return True
     return found is not None and not (isinstance(found, dict) and found.get("format") in others)
 
@@ -119,11 +122,12 @@ def read_json_lines(
     """The objects of a JSON-lines file with their line numbers from 1; nothing where the file is not there.
 
     A last line without its end was cut short by a killed process, and is left out; blank lines too. Raises ``error``
-    naming file and line for any other line that is no JSON object.
+    naming file and line for any other line that is no JSON object, and for what is no regular file of the folder.
     """
-    if not path.is_file():
+    if not path.exists():
         return
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    refuse_link_out(path.parent, path, remedy, error)
+    for number, line in enumerate(read_regular(path, MAX_LINES, remedy, error).split(b"\n")[:-1], start=1):
         if not line.strip():
             continue
         try:

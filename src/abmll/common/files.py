@@ -206,6 +206,20 @@ def read_regular(path: Path, limit: int, remedy: str, error: type[AbmllError]) -
         raise error(f"{path}: cannot be read ({problem.strerror}); {remedy}") from problem
 
 
+def refuse_link_out(folder: Path, path: Path, remedy: str, error: type[AbmllError]) -> None:
+    """Raise ``error`` for a link that leads out of the saved folder which ``path`` is in.
+
+    The hub's cache consists of links: from below ``models--NAME/snapshots`` into ``models--NAME/blobs``, no further.
+    """
+    if not path.is_symlink():
+        return
+    inside, target = folder.resolve(), path.resolve()
+    snapshots = [place for place in inside.parents if place.name == "snapshots"]
+    blobs = [place.parent / "blobs" for place in snapshots if place.parent.name.startswith("models--")]
+    if not any(target.is_relative_to(place) for place in (inside, *blobs)):
+        raise error(f"{path}: is a link that leads out of its folder; {remedy}")
+
+
 def sha256_file(path: Path | str) -> str:
     """The SHA-256 of a file's bytes in hexadecimal, read in pieces of 1 MiB."""
     digest = hashlib.sha256()

@@ -17,8 +17,11 @@ from huggingface_hub.errors import (
 
 from abmll.common.errors import CheckpointError, nearest
 
-# httpx's or httpx2's, as the version of the library has it: no import of either would fit both.
-TransportError: type[Exception] = errors.HTTPError  # pyright: ignore[reportPrivateImportUsage]
+# The first is httpx's or httpx2's, as the version of the library has it: no import of either would fit both.
+UNREACHABLE: tuple[type[Exception], ...] = (
+    errors.HTTPError,  # pyright: ignore[reportPrivateImportUsage]
+    TimeoutError,
+)
 
 
 def sibling(folder: Path) -> str:
@@ -68,7 +71,7 @@ def explained(hub: str, name: str, revision: str | None, is_push: bool = False) 
         remedy = "the token may not do this" if status in (401, 403) else "try again later"
         said = " ".join((error.server_message or "").split())[:200]
         raise CheckpointError(f"{name}: {hub} answered {status}{f' ({said})' * bool(said)}; {remedy}") from error
-    except TransportError as error:
+    except UNREACHABLE as error:
         read = "check the network, or give a folder; with HF_HUB_OFFLINE=1 only what was fetched before is used"
         remedy = "check the network and HF_ENDPOINT, and push again" if is_push else read
         raise CheckpointError(f"{name}: {hub} cannot be reached ({type(error).__name__}); {remedy}") from error

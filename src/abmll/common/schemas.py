@@ -14,7 +14,8 @@ from abmll.common import config
 from abmll.common.settings import Checked, Kind, kinds_of
 
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Fingerprint = Annotated[str, StringConstraints(pattern=r"^(sha256:)?[0-9a-f]{64}$")]  # 0.2.0 wrote one of samples
+# Alone: of samples of the weights, as 0.2.0 wrote it. Behind the +: of what only fp32 holds.
+Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64}|sha256:[0-9a-f]{64}(\+[0-9a-f]{64})?)$")]
 Short = Annotated[str, StringConstraints(max_length=10_000)]
 Long = Annotated[str, StringConstraints(max_length=10_000_000)]
 Count = Annotated[int, Field(ge=0, le=2**53)]

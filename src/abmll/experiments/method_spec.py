@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from abmll.common.config import AdapterConfig, ContinuedConfig, EvaluateConfig, ModelConfig, PromptConfig, RunConfig
-from abmll.common.documents import read_json
+from abmll.common.documents import MAX_BYTES, read_json
 from abmll.common.errors import ConfigError
+from abmll.common.files import read_regular
 from abmll.common.presets import preset
 from abmll.common.settings import refuse_unknown
 from abmll.methods import REGISTRY, find_rule, settings_method
@@ -108,7 +109,9 @@ def read_settings_file(path: Path) -> dict[str, dict[str, Any]]:
 
     Raises ``ConfigError`` where the file is missing, of another format, or has a setting that no method knows.
     """
-    methods = read_json(path, "settings", "name a file that 'abmll tune' wrote", ConfigError).get("methods") or {}
+    remedy = "name a file that 'abmll tune' wrote"
+    data = read_regular(path, MAX_BYTES, remedy, ConfigError)  # here already, as a user may name a link
+    methods = read_json(path, "settings", remedy, ConfigError, data).get("methods") or {}
     for key, values in methods.items():
         parse_specs([key])
         refuse_unknown(KINDS, values, f"{path}: {key}")

@@ -77,7 +77,7 @@ def recall(model: AbmllModel, config: TrainConfig, num_tasks: int, episodes: int
         settings = bundle.document["settings"]
         refuse_other_run(settings, model.scorer.settings() | flatten(config), folder)
         base = model.scorer.base
-        refuse_other_base(bundle.document, base.fingerprints, base.name, path)
+        refuse_other_base(bundle.document, base.is_known_by, base.name, path)
         theta = model.scorer.new_adapter(0)
         theta.load_state_dict(bundle.tensors["theta"], str(path / "theta.safetensors"))
         calibration = RunFolder(folder).calibration(episodes)
@@ -91,7 +91,7 @@ def cost_of_run(folder: Path, episodes: int | None = None) -> dict[str, float | 
     """What a run, or its first ``episodes``, has cost: see ``RunFolder.cost``; the peak memory is that of the whole."""
     cost = RunFolder(folder).cost(episodes)
     path = folder / COST
-    peak = read_json(path, "peak", "delete the folder")["peak_memory_mb"] if path.is_file() else None
+    peak = read_json(path, "peak", "delete the folder")["peak_memory_mb"] if path.exists() else None
     return {**cost, "gradient_steps": cost.pop("steps"), "peak_memory_mb": peak}
 
 

@@ -55,13 +55,14 @@ def require_rouge() -> None:
 
 
 def score_answers(answers: Sequence[WrittenAnswer], references: Sequence[str]) -> dict[str, Any]:
-    """Every metric over the answers to one task's questions, and their number."""
+    """Every metric over the answers to one task's questions, their number, and of how many nothing was written."""
     texts = [answer.output for answer in answers]
     right = np.array([exact_match(*pair) for pair in zip(texts, references, strict=True)])
     agreement = np.array([answer.agreement for answer in answers])
     sampled = len(answers[0].samples) > 1
     return {
         "num_examples": len(answers),
+        "empty": sum(not text.strip() for text in texts),
         "exact_match": float(right.mean()),
         "token_f1": float(np.mean([token_f1(*pair) for pair in zip(texts, references, strict=True)])),
         **rouge(texts, references),
@@ -72,7 +73,7 @@ def score_answers(answers: Sequence[WrittenAnswer], references: Sequence[str]) -
 
 
 def mean_scores(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean of every metric over those tasks that have it; None where no task does."""
+    """The mean of every metric over those tasks that have it, None where no task does; empty answers of all tasks."""
     found = {name: [task[name] for task in tasks.values() if task[name] is not None] for name in METRICS}
     means = {name: float(np.mean(values)) if values else None for name, values in found.items()}
-    return means | {"num_tasks": len(tasks)}
+    return means | {"num_tasks": len(tasks), "empty": sum(task["empty"] for task in tasks.values())}

@@ -109,7 +109,7 @@ def identity(base: Base, depth: int | Sequence[int]) -> dict[str, Any]:
     passing = ("_name_or_path", "transformers_version", "dtype")
     known = json.dumps({key: settings[key] for key in sorted(settings) if key not in passing}, default=str)
     return {
-        "base_fingerprint": base.sampled_fingerprint,  # caches that are there go on to be used
+        "base_fingerprint": base.fingerprint,
         "model_config": hashlib.sha256(known.encode()).hexdigest(),
         "depth": depth if isinstance(depth, int) else list(depth),
         "dtype": str(base.model.dtype),

@@ -54,12 +54,14 @@ class ActivationStore:
     def get(self, key: str) -> Tensor | None:
         """The row (T, d) of ``key`` on the CPU, a view of the mapped file that must not be written to; or None."""
         path = self._path(key)
+        if not path.is_file():  # to open a pipe would wait for its writer
+            return None
         try:
             with safe_open(path, framework="pt") as file:
                 row, checksum = file.get_tensor("row"), file.metadata()["crc32"]
             if str(_checksum(row)) == checksum:
                 return row
-        except OSError:  # none, or not ours to read
+        except OSError:  # not ours to read
             return None
         except (SafetensorError, KeyError, TypeError):
             pass

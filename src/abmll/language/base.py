@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from abmll.common.config import ModelConfig
 from abmll.common.errors import CheckpointError, ConfigError, nearest
 from abmll.language import embedded, placement, quantized, sharding
-from abmll.language.fingerprint import kept_fingerprint, sampled_fingerprint
+from abmll.language.fingerprint import kept_fingerprint, may_be_same, sampled_fingerprint
 from abmll.language.hub_model import only_cached
 from abmll.language.packing import PREFIX, remove_packing
 
@@ -48,7 +48,7 @@ class Base:
     """A frozen model, its tokenizer, the name it was asked for by, and the fingerprint of its weights.
 
     ``quantization`` is the setting that quantised it while it was loaded (``load_in_4bit``), if one did.
-    ``sampled_fingerprint`` is what folders of 0.2.0 and caches know the weights by.
+    ``sampled_fingerprint`` is what folders of 0.2.0 know the weights by.
     ``shards`` is there where several processes keep a share each of the weights.
     """
 
@@ -68,10 +68,9 @@ class Base:
         if self.shards is not None:
             self.shards.settle()
 
-    @property
-    def fingerprints(self) -> tuple[str, ...]:
-        """By which of them a saved folder may name these weights."""
-        return self.fingerprint, self.sampled_fingerprint
+    def is_known_by(self, fingerprint: str) -> bool:
+        """Whether a saved folder that names its base by that fingerprint may belong to these weights."""
+        return fingerprint == self.sampled_fingerprint or may_be_same(fingerprint, self.fingerprint)
 
     @property
     def context(self) -> int:

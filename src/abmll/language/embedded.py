@@ -94,5 +94,5 @@ def _verify(folder: Path) -> None:
     remedy = f"delete the folder {folder} and run again"
     for name, digest in read_json(folder / MANIFEST, "converted", remedy)["sha256"].items():
         path = folder / name
-        if not path.exists() or sha256_file(path) != digest:
+        if not path.is_file() or sha256_file(path) != digest:
             raise CheckpointError(f"{path}: missing or damaged; {remedy}")

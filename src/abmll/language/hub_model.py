@@ -7,8 +7,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import validate_repo_id
 
 from abmll.common.errors import CheckpointError
-from abmll.common.hub_access import SECONDS, hub_api, sizes_of
-from abmll.common.hub_errors import TransportError, explained, out_of_reach
+from abmll.common.hub_access import SECONDS, hub_api, in_time, sizes_of
+from abmll.common.hub_errors import UNREACHABLE, explained, out_of_reach
 
 FETCHED = ("*.safetensors", "*.json", "*.model", "*.txt")  # what transformers reads of a repository
 
@@ -30,8 +30,8 @@ def only_cached(name: str, announce: Callable[[str], None]) -> bool:
     api = hub_api()
     with explained(api.endpoint, name, None):
         try:
-            info = api.model_info(name, files_metadata=True, timeout=SECONDS)
-        except (OfflineModeIsEnabled, TransportError, HfHubHTTPError) as error:
+            info = in_time(lambda: api.model_info(name, files_metadata=True, timeout=SECONDS))
+        except (OfflineModeIsEnabled, HfHubHTTPError, *UNREACHABLE) as error:
             if not is_cached:
                 raise
             announce(f"{name}: {out_of_reach(api.endpoint, error)}, so the copy in the cache is used")

@@ -22,9 +22,9 @@ from huggingface_hub.utils import tqdm, validate_repo_id
 
 from abmll.common.checkpoint import DOCUMENT, PREFIX, STATE, load_bundle, model_checkpoint
 from abmll.common.errors import CheckpointError, ConfigError
-from abmll.common.files import restore
-from abmll.common.hub_access import SECONDS, hub_api, sizes_of
-from abmll.common.hub_errors import TransportError, explained, out_of_reach, sibling
+from abmll.common.files import refuse_link_out, restore
+from abmll.common.hub_access import SECONDS, hub_api, in_time, sizes_of
+from abmll.common.hub_errors import UNREACHABLE, explained, out_of_reach, sibling
 from abmll.model.card import NOTHING_SAID, CardOptions, folder_card
 from abmll.model.run_folder import CARD, SHARED
 
@@ -103,7 +103,7 @@ def push_folder(
     api = hub_api(token)
     with explained(api.endpoint, name, revision, is_push=True):
         url = _made(api, name, private, revision)
-        info = api.model_info(name, revision=revision, timeout=SECONDS)
+        info = in_time(lambda: api.model_info(name, revision=revision, timeout=SECONDS))
         old = [one.rfilename for one in info.siblings or []]
         gone = [one for one in old if one not in files and any(fnmatch(one, pattern) for pattern in OURS)]
         api.create_commit(
@@ -166,10 +166,10 @@ def _fetch(name: str, revision: str | None, token: str | None, announce: Say) ->
     api = hub_api(token)
     with explained(api.endpoint, name, revision):
         try:
-            info = api.model_info(name, revision=revision, files_metadata=True, timeout=SECONDS)
+            info = in_time(lambda: api.model_info(name, revision=revision, files_metadata=True, timeout=SECONDS))
         except (RepositoryNotFoundError, RevisionNotFoundError):
             raise
-        except (OfflineModeIsEnabled, TransportError, HfHubHTTPError) as error:
+        except (OfflineModeIsEnabled, HfHubHTTPError, *UNREACHABLE) as error:
             folder = _cached(api, name, revision)
             if folder is None:
                 raise
@@ -203,7 +203,7 @@ def _refuse_foreign(info: ModelInfo, name: str) -> None:
 def _made(api: HfApi, name: str, private: bool | None, revision: str | None) -> str:
     """The URL of the repository, which is made where there is none, as is a branch ``revision``."""
     try:
-        api.model_info(name, timeout=SECONDS)  # the only call that gives up where nobody answers
+        in_time(lambda: api.model_info(name, timeout=SECONDS))  # the only call that gives up where nobody answers
     except RepositoryNotFoundError:
         api.create_repo(name, private=private, exist_ok=True)
     if revision is not None and not revision.startswith("refs/"):
@@ -214,7 +214,7 @@ def _made(api: HfApi, name: str, private: bool | None, revision: str | None) -> 
 def _files(folder: Path) -> list[str]:
     """What is pushed of a folder beside its card, relative to it: what its manifest lists, and for a run its records.
 
-    Raises ``CheckpointError`` where they are damaged or missing.
+    Raises ``CheckpointError`` where they are damaged or missing, or links to what is not the folder's.
     """
     restore(folder)
     if not folder.is_dir():
@@ -225,8 +225,7 @@ def _files(folder: Path) -> list[str]:
     saved = folder if is_posterior else model_checkpoint(folder)
     groups = load_bundle(saved, DOCUMENT if is_posterior else STATE).tensors
     parts = [DOCUMENT if is_posterior else STATE, "manifest.json", *(f"{group}.safetensors" for group in groups)]
-    beside = ["classifier.json"] if is_posterior else SHARED
-    return [
-        *((saved / part).relative_to(folder).as_posix() for part in parts),
-        *(file for file in beside if (folder / file).is_file()),
-    ]
+    beside = [file for file in (["classifier.json"] if is_posterior else SHARED) if (folder / file).is_file()]
+    for file in beside:
+        refuse_link_out(folder, folder / file, "put the file there, or delete the link", CheckpointError)
+    return [*((saved / part).relative_to(folder).as_posix() for part in parts), *beside]

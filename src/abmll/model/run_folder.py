@@ -102,7 +102,7 @@ class RunFolder:
 
     def resume(self, settings: Mapping[str, Any], episode: int) -> None:
         """Go on after ``episode``: drop the lines of later episodes, and what was chosen at an earlier end."""
-        there = [name for name in LINES if (self.path / name).is_file()]
+        there = [name for name in LINES if (self.path / name).exists()]
         kept = {name: [row for row in self.rows(name) if row["episode"] <= episode] for name in there}
         for name, rows in kept.items():
             write_json_lines(self.path / name, rows)
@@ -156,7 +156,7 @@ class RunFolder:
     def _calibration(self) -> Document:
         """What the calibration's file holds; nothing where there is none."""
         path = self.path / CALIBRATION
-        return read_json(path, "calibration", REMEDY) if path.is_file() else {}
+        return read_json(path, "calibration", REMEDY) if path.exists() else {}
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Add one line to a JSON-lines file."""

@@ -44,7 +44,7 @@ class SavedLearner(NamedTuple):
         """
         document = self.document
         base = model.scorer.base
-        refuse_other_base(document, base.fingerprints, base.name, self.path)
+        refuse_other_base(document, base.is_known_by, base.name, self.path)
         model.theta.load_state_dict(self.theta, str(self.path / "theta.safetensors"))
         learning = pick(LearningConfig, document["settings"])
         model.learned(model.theta, learning, document["num_tasks"], self.calibration)

@@ -46,7 +46,7 @@ def fields_of(bundle: Bundle, scorer: OptionScorer, path: Path) -> dict[str, Any
     Raises ``CheckpointError`` where it belongs to other weights or settings, or is damaged.
     """
     document, settings = bundle.document, bundle.document["settings"]
-    refuse_other_base(document, scorer.base.fingerprints, scorer.base.name, path)
+    refuse_other_base(document, scorer.base.is_known_by, scorer.base.name, path)
     _refuse_other_settings(settings, scorer, path)
     of_head = document["head"]
     if of_head is not None and _group(0) not in bundle.tensors:

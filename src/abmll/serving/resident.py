@@ -12,6 +12,7 @@ import torch
 
 from abmll.language.encoding import Encoded
 from abmll.language.features import FeatureReader, Features
+from abmll.language.fingerprint import in_any_precision
 from abmll.language.scorer import OptionScorer
 from abmll.methods import find_rule, preferred
 from abmll.model.learned_task import TaskPosterior
@@ -77,7 +78,7 @@ class Resident:
         """What a store of learned tasks depends on."""
         theta, model = self.reader.phi, self.reading
         return {
-            "model": model.scorer.base.fingerprint,
+            "model": in_any_precision(model.scorer.base.fingerprint),
             "method": model.learning.method,
             "features": " ".join(map(str, self.reader.blocks)),
             "theta": "" if theta is None else theta.digest(),

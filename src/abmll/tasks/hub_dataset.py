@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from abmll.common.errors import DataError, nearest
-from abmll.common.hub_access import SECONDS, sizes_of
+from abmll.common.hub_access import SECONDS, in_time, sizes_of
 from abmll.tasks.hub_name import HubName
 from abmll.tasks.mapping import OPTION, ColumnMapping
 from abmll.tasks.rows import Row
@@ -229,7 +229,8 @@ def _asked(name: HubName, files_metadata: bool = False) -> "DatasetInfo":
     endpoint = config.HF_ENDPOINT
     try:
         api = HfApi(endpoint=endpoint)
-        return api.dataset_info(name.path, revision=name.revision, timeout=SECONDS, files_metadata=files_metadata)
+        how: Any = {"revision": name.revision, "timeout": SECONDS, "files_metadata": files_metadata}
+        return in_time(lambda: api.dataset_info(name.path, **how))
     except RevisionNotFoundError as error:
         raise DataError(f"{name}: no revision '{name.revision}'; name a branch, tag or commit") from error
     except RepositoryNotFoundError as error:

@@ -69,6 +69,8 @@ def iterate_rows(path: Path, as_it_is: bool = False, has_header: bool = False) -
         path = STDIN
     elif path.is_dir():
         raise DataError(f"{path}: is a folder; give one file of it")
+    elif path.exists() and not path.is_file():
+        raise DataError(f"{path}: is a pipe or a device; give a file, or - for standard input")
     elif not path.is_file():
         siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: no such file.{nearest(path.name, siblings)}")

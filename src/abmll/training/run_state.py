@@ -44,7 +44,7 @@ class RunState:
         document, episode = bundle.document, bundle.document["episode"]
         refuse_other_run(document["settings"], self.settings, self.folder.path)
         base = self.rule.scorer.base
-        refuse_other_base(document, base.fingerprints, base.name, path)
+        refuse_other_base(document, base.is_known_by, base.name, path)
         if document["data_sha256"] != self.data_sha256:
             raise CheckpointError(f"{path}: the training tasks are not those the run began with; give the same --tasks")
         if document.get("validation_sha256") not in (None, self.validation_sha256):

@@ -11,6 +11,7 @@ from abmll.common.bounded_yaml import read_yaml_text, yaml_value
 from abmll.common.checkpoint import best_episode
 from abmll.common.documents import Document, is_of, read_json, read_json_lines
 from abmll.common.errors import DataError
+from abmll.common.files import refuse_link_out
 from abmll.experiments.metrics import Floats, Outcomes, outcomes
 from abmll.model.run_folder import CONFIG, METRICS, TIMING, VALIDATION, RunFolder
 
@@ -103,15 +104,11 @@ def _read_run(folder: Path) -> Report:
     evaluated = is_of(folder / "evaluation" / "metrics.json", "evaluation")
     report = _read_evaluation(folder / "evaluation") if evaluated else Report("run", name, {"run": Method(name)})
     [(key, method)] = report.methods.items()
-    cost = RunFolder(folder).cost() if (folder / TIMING).is_file() else {}
+    cost = RunFolder(folder).cost() if (folder / TIMING).exists() else {}
     evaluations = _read_curves(folder, VALIDATION, EVALUATIONS)
     curves = {"curves": _read_curves(folder), "evaluations": evaluations}
     method = replace(method, **curves, cost=cost, best_episode=best_episode(folder))
-    config = folder / CONFIG
-    settings = yaml_value(read_yaml_text(config, DataError), str(config), DataError) if config.is_file() else {}
-    if not isinstance(settings or {}, dict):
-        raise DataError(f"{config}: must be a mapping: 'name: value', one a line; restore or remove it")
-    return replace(report, kind="run", name=name, methods={key: method}, settings=settings or {})
+    return replace(report, kind="run", name=name, methods={key: method}, settings=_read_settings(folder))
 
 
 def _read_evaluation(folder: Path) -> Report:
@@ -133,6 +130,18 @@ def _method(row: Document, path: Path, label: str, predictions: Sequence[Path]) 
         pooled=row.get("pooled") or {},
         outcomes=Outcomes(*map(np.concatenate, zip(*found, strict=True))) if found else None,
     )
+
+
+def _read_settings(run: Path) -> dict[str, Any]:
+    """The settings of a run; none where it has no file of them."""
+    config, remedy = run / CONFIG, "restore or remove it"
+    if not config.exists():
+        return {}
+    refuse_link_out(run, config, remedy, DataError)
+    settings = yaml_value(read_yaml_text(config, DataError), str(config), DataError)
+    if not isinstance(settings or {}, dict):
+        raise DataError(f"{config}: must be a mapping: 'name: value', one a line; {remedy}")
+    return settings or {}
 
 
 def _origin(content: Document) -> dict[str, Any]:
