@@ -41,6 +41,7 @@ FORMATS = {
 PLAIN = ("manifest", "converted", None)  # kinds that name no format
 SEAL = "sha256"
 MAX_BYTES = 256 << 20
+MAX_LINE_BYTES = 64 << 20
 _OLD = "checkpoint-1 posterior-2 readout-2 evaluation-1 cell-1 comparison-1 settings-1 trials-1"
 OF_VERSION_0_1 = [f"abmll-{name}" for name in _OLD.split()]
 
@@ -123,7 +124,7 @@ def read_json_lines(
     """
     if not path.is_file():
         return
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    for number, line in enumerate(_whole_lines(path, remedy, error), start=1):
         if not line.strip():
             continue
         try:
@@ -133,6 +134,17 @@ def read_json_lines(
         if not isinstance(row, dict):
             raise error(f"{path}:{number}: is {type(row).__name__}, not a JSON object; {remedy}")
         yield number, row
+
+
+def _whole_lines(path: Path, remedy: str, error: type[AbmllError]) -> Iterator[bytes]:
+    """The lines that have an end, in memory that one of them bounds."""
+    with open(path, "rb") as file:
+        number = 0
+        while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):
+            number += 1
+            yield line
+        if len(line) == MAX_LINE_BYTES:
+            raise error(f"{path}:{number + 1}: line longer than {MAX_LINE_BYTES >> 20} MiB; {remedy}")
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
