@@ -90,7 +90,8 @@ def points(total: int, some: int) -> list[int]:
 def posteriors(model: AbmllModel) -> dict[str, tuple[Any, Any]]:
     """Two things of each kind that is saved as a folder: the old one and the new one."""
     found: dict[str, tuple[Any, Any]] = {}
-    for kind, how in (("posterior", {"steps": 1, "how": "full"}), ("head", {"how": "head"})):
+    hows: dict[str, dict[str, Any]] = {"posterior": {"steps": 1, "how": "full"}, "head": {"how": "head"}}
+    for kind, how in hows.items():
         old, new = (model.adapt(task(name).examples, **how) for name in ("new", "newer"))
         found[kind] = (old.save_pretrained, new.save_pretrained)
         if kind == "posterior":
