@@ -41,7 +41,7 @@ def in_a_process(root: Path, save: Save, number: int, how: str) -> int:
         code = 70
         try:
             code = _stopped(root, save, number, how)
-        except AbmllError as error:
+        except (AbmllError, OSError) as error:  # of the latter the command line makes a line too
             code = 2 if len(str(error).splitlines()) == 1 else 71
         finally:
             os._exit(code)
