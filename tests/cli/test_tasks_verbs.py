@@ -230,3 +230,23 @@ def test_leaks_of_a_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     suite.write_text("name: mine\ntrain: [apples]\nevaluation: [apples]\n")
     assert entry(["tasks", "check-leaks", str(suite)]) == 2
     assert capsys.readouterr().out == "task 'apples' is a training and an evaluation task\n"
+
+
+def test_a_terminal_is_shown_no_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = "\x1b[2J\u202e\x9b31m"
+    new = {"options": ["yes", f"no{odd}", "maybe"], "task": f"t{odd}"}
+    content = [{"id": f"{n}{odd}", "input": f"{row['input']}\n{odd}"} for n, row in enumerate(rows("x"))]
+    path = write_task(
+        tmp_path / f"a{odd}.jsonl", [row | new | own for row, own in zip(rows("x"), content, strict=True)]
+    )
+    said = ""
+    for verb in ("ls", "show", "validate"):
+        for more in ([], ["--json"]):
+            assert entry(["tasks", verb, str(path), *more]) == 0
+            said += capsys.readouterr().out
+    path.write_text("{")
+    assert entry(["tasks", "validate", str(path)]) == 2
+    said += capsys.readouterr().err
+    assert {one for one in said if not one.isprintable()} == {"\n"}
+    assert "\\x1b[2J" in said
+    assert "larger than 3?\n\\x1b" in said  # lines of a text stay lines

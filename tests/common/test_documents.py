@@ -78,6 +78,14 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, problem: str) -> None:
         list(read_json_lines(path, "remove it"))
 
 
+def test_a_line_without_end_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abmll.common.documents.MAX_LINE_BYTES", 1 << 20)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + b" " * (2 << 20) + b"\n")
+    with pytest.raises(CheckpointError, match=rf"^{path}:2: line longer than 1 MiB; remove it$"):
+        list(read_json_lines(path, "remove it"))
+
+
 def test_what_json_does_not_have_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json_lines(tmp_path / "rows.jsonl", [{"a": float("nan")}])

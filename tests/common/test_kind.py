@@ -102,6 +102,21 @@ def test_numbers_beyond_any_size_are_refused_with_their_limit(value: int) -> Non
         kind.read([str(value)])
 
 
+@pytest.mark.parametrize("text", ["1e308", "-1e16", "1e-31", "1" + "0" * 30])
+def test_fractions_beyond_any_size_are_refused_with_their_limits(text: str) -> None:
+    with pytest.raises(ValueError, match=r"; use a finite number \(in size from 1e-30 to 1e\+15\)$"):
+        Kind(float).read([text])
+    assert not Kind(float).accepts(float(text))
+    assert not Kind(float).accepts(int(float(text))) or abs(float(text)) < 1
+
+
+def test_a_negative_zero_is_zero() -> None:
+    assert str(Kind(float, at_least=0).read(["-0.0"])) == "0.0"
+    assert str(Kind(int, at_least=0).read(["-0"])) == "0"
+    with pytest.raises(ValueError, match="use a finite number above 0"):
+        Kind(float, above=0).read(["-0"])
+
+
 def test_the_error_of_a_long_value_is_short() -> None:
     with pytest.raises(ValueError, match=r"^is 'x{199}\.\.\.; use") as refused:
         Kind(int).read(["x" * 100_000])

@@ -5,10 +5,12 @@ import gzip
 import io
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -84,6 +86,41 @@ def parquets(draw: st.DrawFn) -> bytes:
     return bytes(raw)
 
 
+def workbook() -> dict[str, bytes]:
+    """The parts of a small sheet."""
+    book, sink = openpyxl.Workbook(), io.BytesIO()
+    for row in (["text", "label", "input", "options", "answer"], ["a", "yes", 1.0, '["yes", "no"]', 0], ["=1/0", "no"]):
+        book.active.append(row)
+    book.save(sink)
+    with zipfile.ZipFile(sink) as parts:
+        return {part.filename: parts.read(part) for part in parts.infolist()}
+
+
+WORKBOOK = workbook()
+
+
+@st.composite
+def sheets(draw: st.DrawFn) -> bytes:
+    """An Excel file with a part changed or left out, and perhaps bytes of the file itself."""
+    parts = dict(WORKBOOK)
+    name = draw(st.sampled_from(sorted(parts)))
+    old = draw(st.sampled_from([b"B2", b"A1", b"row r=", b'"s"', b'"n"', b"<v>", b"</c>", b"sheet1", b"<si>", b"="]))
+    new = draw(
+        st.sampled_from([b"XFD1048576", b"A0", b"", b'"e"', b'"d"', b"<v>1e999", b"<", b"sheet9", b"&a;", b"\xff"])
+    )
+    parts[name] = parts[name].replace(old, new, draw(st.integers(1, 3)))
+    if draw(st.integers(0, 4)) == 0:
+        del parts[draw(st.sampled_from(sorted(parts)))]
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as file:
+        for part, content in parts.items():
+            file.writestr(part, content)
+    raw = bytearray(sink.getvalue())
+    for place in draw(st.lists(st.integers(0, len(raw) - 1), max_size=2)) if draw(st.booleans()) else ():
+        raw[place] ^= draw(st.integers(0, 255))
+    return bytes(raw)
+
+
 CONTENTS = lines() | tables() | st.binary(max_size=60) | st.sampled_from(
     [
         b"[" * 5000, b'{"a":' * 3000, b"\0" * 100, b"PK\x03\x04", b"PAR1", b"PAR1" * 3, b"\x1f\x8b", 
@@ -96,7 +133,8 @@ CONTENTS = lines() | tables() | st.binary(max_size=60) | st.sampled_from(
 @st.composite
 def files(draw: st.DrawFn) -> tuple[str, bytes]:
     suffix = draw(st.sampled_from(SUFFIXES))
-    content = draw(CONTENTS | parquets() if suffix == ".parquet" else CONTENTS)
+    own = {".parquet": parquets(), ".xlsx": sheets()}.get(suffix)
+    content = draw(CONTENTS if own is None else own | CONTENTS)
     if suffix.endswith(".gz") and draw(st.booleans()):
         content = gzip.compress(content)
         content = content[: draw(st.integers(0, len(content)))] if draw(st.integers(0, 3)) == 0 else content

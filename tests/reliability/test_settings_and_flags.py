@@ -157,3 +157,22 @@ def test_any_yaml(
             assert err.count("\n") == 1
 
     check()
+
+
+ROWS = "".join(f'{{"input": "{n}", "options": ["a", "b"], "answer": {n % 2}}}\n' for n in range(12))
+
+
+@pytest.mark.parametrize("flag", ["--r", "--sigma-rank", "--noise-rank", "--num-demonstrations", "--meta-batch"])
+@pytest.mark.parametrize("size", [2**62, 10**12])
+def test_a_size_that_no_computer_has(
+    flag: str, size: int, tmp_path: Path, capfd: pytest.CaptureFixture[str], family_folder: Callable[[str], Path]
+) -> None:
+    for n in range(2):
+        (tmp_path / "tasks").mkdir(exist_ok=True)
+        (tmp_path / "tasks" / f"t{n}.jsonl").write_text(ROWS.replace('"input": "', f'"input": "{n} '))
+    argv = ["train", "--tasks", str(tmp_path / "tasks"), "--output-dir", str(tmp_path / "run"), "--quiet"]
+    argv += ["--model", str(family_folder("llama")), "--dtype", "fp32", "--device", "cpu", "--max-steps", "1"]
+    argv += ["--r", "2", "--layers-to-transform", "1", "--target-modules", "q_proj", flag, str(size)]
+    code, _, err = run(capfd, argv)
+    assert (code, err.count("\n")) in ((0, 0), (2, 1))
+    assert code == 0 or err.startswith("abmll: error: ")

@@ -130,6 +130,28 @@ def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, name: str, content
     assert fragment in str(caught.value)
 
 
+def test_where_the_cells_of_a_sheet_stand_costs_nothing(tmp_path: Path) -> None:
+    openpyxl, path = pytest.importorskip("openpyxl"), tmp_path / "t.xlsx"
+    book = openpyxl.Workbook()
+    for place, value in {"A1": "text", "B1": "label", "A3": "x", "B3": "NA", "D900000": "=1/0"}.items():
+        book.active[place] = value
+    book.save(path)
+    rows = read_table(path).rows  # 900,000 times 4 cells, all but five of them empty
+    assert [(row.where, row.values) for row in rows] == [(f"{path}: row 3", {"text": "x", "label": "NA"})]
+
+
+def test_a_sheet_that_claims_more_rows_than_there_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openpyxl, path = pytest.importorskip("openpyxl"), tmp_path / "t.xlsx"
+    monkeypatch.setattr("abmll.tasks.file_limits.MAX_ROWS", 50)
+    monkeypatch.setattr("abmll.tasks.excel.MAX_CELLS", 500)
+    for place, words in (("A99", "51 rows; at most 50 are read"), ("XX9", "more than 500 cells up to here")):
+        book = openpyxl.Workbook()
+        book.active[place] = "far"
+        book.save(path)
+        with pytest.raises(DataError, match=words):
+            read_table(path)
+
+
 def test_excel_without_its_packages_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     (tmp_path / "t.xlsx").write_bytes(b"")

@@ -75,8 +75,8 @@ def test_what_cannot_be_learned_is_refused(
         (plain(["a", "a", "a", "b", "b"]), {}, "labels with 2 examples or fewer: 'b' (2); label more rows of them"),
         (plain(["a", "b"] * 3), {"labels": ("a", "b", "c")}, "labels with 2 examples or fewer: 'c' (0)"),
         (plain(["Bug", "bug"] * 3), {}, "spaces, marks or invisible characters alone: 'Bug' and 'bug'"),
-        (plain(["bug", "bu\u200bg"] * 3), {}, "invisible characters alone: 'bug' and 'bu\u200bg'; if they mean"),
-        (plain(["é", "e\u0301"] * 3), {}, "invisible characters alone: 'e\u0301' and 'é'; if they mean"),
+        (plain(["bug", "bu\u200bg"] * 3), {}, "invisible characters alone: 'bug' and 'bu\\u200bg'; if they mean"),
+        (plain(["é", "e\u0301"] * 3), {}, "invisible characters alone: 'e\\u0301' and '\\xe9'; if they mean"),
         (
             [*plain(["a", "b"] * 3), ("Same text here!", "a"), ("same text here", "b")],
             {},

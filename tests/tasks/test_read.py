@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 import pytest
 
 from abmll.common.errors import DataError
+from abmll.tasks.file_limits import Unpacking
 from abmll.tasks.read import load_task, load_tasks
-from abmll.tasks.unpacking import Unpacking
 
 Write = Callable[..., Path]
 Question = Callable[..., dict[str, Any]]
@@ -287,7 +288,7 @@ def test_an_endless_line_stops_early(name: str, tmp_path: Path) -> None:
 def test_a_small_file_that_unpacks_to_gigabytes_stops_early(name: str, tmp_path: Path) -> None:
     piece = gzip.compress((b" " * 99_999 + b"\n") * 100)
     (tmp_path / name).write_bytes(piece * 11)
-    with pytest.raises(DataError, match=r"unpacks to more than 100 MB, out of [\d,]+ bytes; where that is meant"):
+    with pytest.raises(DataError, match=r"unpacks to more than \d+ MB, out of [\d,]+ bytes; where that is meant"):
         load_task(tmp_path / name)
 
 
@@ -295,17 +296,26 @@ def test_what_is_large_already_may_unpack_to_more(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl.gz"
     path.write_bytes(b"x" * 1_000_000)
     unpacking = Unpacking(path, "unpack it")
-    unpacking.add(150_000_000)
-    unpacking.add(50_000_000)
-    with pytest.raises(DataError, match="more than 200 MB, out of 1,000,000 bytes; unpack it"):
+    unpacking.add(100_000_000)
+    unpacking.add(25_000_000)
+    with pytest.raises(DataError, match="more than 125 MB, out of 1,000,000 bytes; unpack it"):
         unpacking.add(1)
+    with pytest.raises(DataError, match="more than 20,000 MB"):
+        Unpacking(path, "unpack it", lambda: 10**12).add(20 * 10**9 + 1)
+
+
+def test_a_dull_part_of_a_large_file_is_noticed_where_it_stands(tmp_path: Path) -> None:
+    path, row = tmp_path / "t.csv.gz", b"text,label\n"
+    path.write_bytes(gzip.compress(row * 3_000_000) + gzip.compress(random.Random(0).randbytes(2_000_000)))
+    with pytest.raises(DataError, match=r"unpacks to more than \d\d MB, out of [\d,]{5,7} bytes"):
+        load_task(path)
 
 
 def test_a_sheet_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
     pytest.importorskip("openpyxl")
     with zipfile.ZipFile(tmp_path / "t.xlsx", "w", zipfile.ZIP_DEFLATED) as parts:
-        parts.writestr("xl/worksheets/sheet1.xml", b" " * 100_000_001)
-    with pytest.raises(DataError, match=r"unpacks to more than 100 MB, out of [\d,]+ bytes; save it again"):
+        parts.writestr("xl/worksheets/sheet1.xml", b" " * 30_000_000)
+    with pytest.raises(DataError, match=r"unpacks to more than \d\d MB, out of [\d,]+ bytes; save it again"):
         load_task(tmp_path / "t.xlsx")
 
 
@@ -322,10 +332,41 @@ def test_parquet_that_no_python_value_holds(tmp_path: Path, monkeypatch: pytest.
 
     ends = pyarrow.py_buffer(b"".join(end.to_bytes(4, "little") for end in (0, 2, 4)))
     text = pyarrow.Array.from_buffers(pyarrow.utf8(), 2, [None, ends, pyarrow.py_buffer(b"ok\xff\xfe")])
-    assert refusal(text).startswith("one of the rows from 1 on holds a text that is not UTF-8; write")
-    assert refusal(pyarrow.array([2**30], pyarrow.date32())).startswith("not a readable Parquet file (days=107")
-    monkeypatch.setattr("abmll.tasks.rows.MAX_PARQUET_ROWS", 2)
+    assert refusal(text).startswith("row 2: 'input' holds a text that is not UTF-8; write")
+    assert refusal(pyarrow.array([2**30], pyarrow.date32())).startswith("row 1: 'input' holds a value that cannot be")
+    monkeypatch.setattr("abmll.tasks.file_limits.MAX_ROWS", 2)
     assert refusal(pyarrow.array(["a"] * 3)) == "has 3 rows; at most 2 are read. Take a part of it"
+
+
+def test_a_parquet_file_of_a_few_bytes_that_holds_gigabytes(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    long = pyarrow.array(["x" * 5_000_000, "y" * 5_000_000])
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0, 1] * 5000), long)
+    parquet.write_table(pyarrow.table({"input": column}), tmp_path / "t.parquet", compression="zstd")
+    assert (tmp_path / "t.parquet").stat().st_size < 10_000
+    with pytest.raises(DataError, match=r"unpacks to more than 20\d MB, out of [\d,]+ bytes; where that is meant"):
+        load_task(tmp_path / "t.parquet")
+
+
+def test_a_table_of_very_many_columns(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(",".join(map(str, range(10_001))) + "\n")
+    with pytest.raises(DataError, match=r"t\.csv:1: 10,001 columns; at most 10,000 are read\. Leave some out"):
+        load_task(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ('{"input": "a", "input": "b"}', "the key 'input' occurs twice"),
+        ('{"input": 1e999}', "the number 1e999 is too large"),
+        ('{"input": "a", "x": ' + "[" * 65 + "]" * 65 + "}", "nested more than 64 levels deep"),
+    ],
+)
+def test_json_that_says_two_things_or_too_much(row: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(row + "\n")
+    with pytest.raises(DataError, match=rf"t\.jsonl:1: malformed JSON \({problem}\); correct or remove it"):
+        load_task(tmp_path / "t.jsonl")
 
 
 def test_a_csv_field_that_is_too_long(tmp_path: Path) -> None:
@@ -370,3 +411,23 @@ def test_a_folder(write_rows: Write, question: Question, tmp_path: Path) -> None
 def test_two_families_in_one_task(write_rows: Write, question: Question) -> None:
     with pytest.raises(DataError, match="several families"):
         load_task(write_rows([question(1, family="a"), question(2, family="b")]))
+
+
+@pytest.mark.parametrize("twin", ["yes\u200b", "y\u00ades", "\ufeffyes", "yes\u00a0\u2800", "yes\x00"])
+def test_options_that_look_the_same_are_warned_of(twin: str, write_rows: Write, question: Question) -> None:
+    said: list[str] = []
+    rows = [question(n, options=["yes", twin, "no"], answer=2) for n in range(3)]
+    load_tasks(write_rows(rows), announce=said.append)
+    [line] = said
+    assert line.endswith(
+        f"task.jsonl:1: options that look the same: 'yes' and {twin!a}; if they mean the same, make them one"
+    )
+    said.clear()
+    load_tasks(write_rows([question(options=["2", "x\u00b2", "X2", "x2"], answer=0)]), announce=said.append)
+    assert said == []
+
+
+def test_composed_and_decomposed_options_are_warned_of(write_rows: Write, question: Question) -> None:
+    said: list[str] = []
+    load_tasks(write_rows([question(options=["caf\u00e9", "cafe\u0301"], answer=0)]), announce=said.append)
+    assert "'caf\\xe9' and 'cafe\\u0301'" in said[0]

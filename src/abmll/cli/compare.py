@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from abmll.cli.console import narrator, print_json
+from abmll.cli.console import narrator, print_json, print_text
 from abmll.common.config import ActivationCacheConfig, ModelConfig
 from abmll.common.errors import AbmllError, ConfigError, nearest
 from abmll.common.settings import Checked, flatten, kinds_of, pick, setting
@@ -103,8 +103,8 @@ def compare(
         print_json(comparison)
     elif not quiet:
         for table in filter(None, [headline(comparison), beside_published(comparison), against_reference(comparison)]):
-            print(table.title, table.text(), "", sep="\n")
-        print("\n".join([*notes(comparison), f"written: {', '.join(map(str, written))}"]))
+            print_text(f"{table.title}\n{table.text()}\n")
+        print_text("\n".join([*notes(comparison), f"written: {', '.join(map(str, written))}"]))
     return 2 if failures else 0
 
 

@@ -31,7 +31,13 @@ def quiet_libraries() -> None:
 
 def print_json(value: Any) -> None:
     """A verb's result for other programs, on stdout; ValueError for NaN and infinities, which JSON does not have."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    print("".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text))
+
+
+def print_text(text: str) -> None:
+    """Lines for people, on stdout, with escapes for what a terminal would obey."""
+    print("\n".join(map(one_line, text.split("\n"))))
 
 
 def print_result(result: Mapping[str, Any], facts: Mapping[str, str], quiet: bool, json: bool) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from abmll.cli.console import count, narrator, print_json
+from abmll.cli.console import count, narrator, print_json, print_text
 from abmll.common.config import (
     ActivationCacheConfig,
     ContinueConfig,
@@ -125,8 +125,8 @@ def evaluate(
         print(per_task([one]).text(), headline([one]).text(), sep="\n\n")
         print(f"\nmean over {count(len(evaluation.tasks), 'task')}, one seed ({seed})")
         if loaded.missing:
-            print(f"missing tasks, not in these numbers: {', '.join(loaded.missing)}")
-        print(f"report: {report}")
+            print_text(f"missing tasks, not in these numbers: {', '.join(loaded.missing)}")
+        print_text(f"report: {report}")
 
 
 def _refuse_learned(run: Path, learned: Sequence[str], suite: "Suite") -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from abmll.cli.console import complain, count, narrator, one_line, print_json, print_result, print_table
+from abmll.cli.console import complain, count, narrator, one_line, print_json, print_result, print_table, print_text
 from abmll.cli.sources import COLLECTION, Reading, choose, collection_folders, read_tasks
 from abmll.common.config import PromptConfig
 from abmll.common.errors import AbmllError, ConfigError, DataError
@@ -39,7 +39,7 @@ def ls(
         print_json(rows)
     elif where is None:
         for row in rows:
-            print(f"{row['name']} ({row['kind']}): {row['description']}")
+            print_text(f"{row['name']} ({row['kind']}): {row['description']}")
     else:
         print_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
 
@@ -86,9 +86,9 @@ def show(
         print_json({**_numbers(chosen), "examples": examples})
         return
     for name, value in _numbers(chosen).items():
-        print(f"{name:10}{_cell(value)}")
+        print_text(f"{name:10}{_cell(value)}")
     for example, rendered in shown:
-        print(f"\n--- {example.id}\n{rendered.prefix}{rendered.input}{rendered.suffix}")
+        print_text(f"\n--- {one_line(example.id)}\n{rendered.prefix}{rendered.input}{rendered.suffix}")
         for index, continuation in enumerate(rendered.continuations):
             print(f"  {'*' if index == example.answer else ' '} {continuation!r}")
 
@@ -109,7 +109,9 @@ def validate(files: tuple[Path, ...], *, answers: bool = True, generate: bool = 
         if result["error"]:
             complain(f"error: {result['error']}")
         elif not json:
-            print(f"{result['file']}: ok, {count(result['tasks'], 'task')}, {count(result['examples'], 'example')}")
+            print_text(
+                f"{result['file']}: ok, {count(result['tasks'], 'task')}, {count(result['examples'], 'example')}"
+            )
     return 2 if any(result["error"] for result in results) else 0
 
 
@@ -177,7 +179,7 @@ def check_leaks(
     elif not findings:
         print(f"no leaks: {counts}")
     else:
-        print("\n".join(map(one_line, findings)))
+        print_text("\n".join(map(one_line, findings)))
     if findings:
         found = count(len(findings), "leak")
         raise DataError(f"{found} between {counts}; leave the tasks named above out of one side")

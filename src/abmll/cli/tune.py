@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from abmll.cli.compare import ComparisonFlags, prepare
-from abmll.cli.console import narrator, print_json, print_table
+from abmll.cli.console import narrator, print_json, print_table, print_text
 from abmll.common.config import ActivationCacheConfig
 from abmll.common.errors import ConfigError
 from abmll.experiments.budget import SharedConfig
@@ -56,7 +56,7 @@ def tune(
             for key, score in document["scores"].items()
         ]
         print_table(["Method", "NLL", "Accuracy", "ECE", "Settings"], rows)
-        print(f"\nbest of {trials} trials on validation tasks; settings: {output_dir / RESULT}")
+        print_text(f"\nbest of {trials} trials on validation tasks; settings: {output_dir / RESULT}")
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from abmll.common.errors import AbmllError, CheckpointError
-from abmll.common.files import json_text, read_regular, refuse_link_out, write_text
+from abmll.common.files import json_text, open_regular, read_regular, refuse_link_out, write_text
 from abmll.common.schemas import problem_of
 from abmll.common.strict_json import parse_json
 
@@ -41,7 +41,7 @@ FORMATS = {
 PLAIN = ("manifest", "converted", None)  # kinds that name no format
 SEAL = "sha256"
 MAX_BYTES = 256 << 20
-MAX_LINES = 4 << 30  # bytes of a file of JSON lines
+MAX_LINE_BYTES = 64 << 20
 _OLD = "checkpoint-1 posterior-2 readout-2 evaluation-1 cell-1 comparison-1 settings-1 trials-1"
 OF_VERSION_0_1 = [f"abmll-{name}" for name in _OLD.split()]
 
@@ -127,7 +127,7 @@ def read_json_lines(
     if not path.exists():
         return
     refuse_link_out(path.parent, path, remedy, error)
-    for number, line in enumerate(read_regular(path, MAX_LINES, remedy, error).split(b"\n")[:-1], start=1):
+    for number, line in enumerate(_whole_lines(path, remedy, error), start=1):
         if not line.strip():
             continue
         try:
@@ -137,6 +137,17 @@ def read_json_lines(
         if not isinstance(row, dict):
             raise error(f"{path}:{number}: is {type(row).__name__}, not a JSON object; {remedy}")
         yield number, row
+
+
+def _whole_lines(path: Path, remedy: str, error: type[AbmllError]) -> Iterator[bytes]:
+    """The lines that have an end, in memory that one of them bounds."""
+    with open_regular(path, remedy, error) as file:
+        number = 0
+        while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):
+            number += 1
+            yield line
+        if len(line) == MAX_LINE_BYTES:
+            raise error(f"{path}:{number + 1}: line longer than {MAX_LINE_BYTES >> 20} MiB; {remedy}")
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -39,7 +39,8 @@ class ReportedError(AbmllError):
     """What ended another process of the same run, which reports it itself."""
 
 
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # as torch says it
+# As torch says it: the last of sizes that no computer has.
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "Storage size calculation overflowed")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -189,19 +189,26 @@ def give_usual_modes(folder: Path) -> None:
 
 
 def read_regular(path: Path, limit: int, remedy: str, error: type[AbmllError]) -> bytes:
-    """The bytes of a file. Raises ``error``, with the ``remedy`` at its end, where it cannot be read, is longer than
-    ``limit``, or is none of the regular files: a pipe or a device may never end.
+    """The bytes of a file. Raises ``error`` as ``open_regular`` does, and where it is longer than ``limit``."""
+    with open_regular(path, remedy, error) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise error(f"{path}: has {size:,} bytes, more than the {limit:,} that it may; {remedy}")
+        return file.read()
+
+
+@contextmanager
+def open_regular(path: Path, remedy: str, error: type[AbmllError]) -> Iterator[BinaryIO]:
+    """A file to be read. Raises ``error``, with the ``remedy`` at its end, where it cannot be read, or is none of the
+    regular files: a pipe or a device may never end.
     """
     try:
         # Without O_NONBLOCK, opening a pipe waits for its writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(descriptor, "rb") as file:
-            about = os.fstat(descriptor)
-            if not stat.S_ISREG(about.st_mode):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise error(f"{path}: is not a regular file; {remedy}")
-            if about.st_size > limit:
-                raise error(f"{path}: has {about.st_size:,} bytes, more than the {limit:,} that it may; {remedy}")
-            return file.read()
+            yield file
     except OSError as problem:
         raise error(f"{path}: cannot be read ({problem.strerror}); {remedy}") from problem
 

@@ -16,7 +16,8 @@ from abmll.common.errors import ConfigError, nearest
 
 Config = TypeVar("Config")
 SHOWN = 200  # characters of a value in an error
-LARGEST = 2**63  # beyond it no number is a seed or a size
+LARGEST = 2**63  # beyond it no whole number is a seed or a size
+SMALLEST_FLOAT, LARGEST_FLOAT = 1e-30, 1e15  # a float32 has little room beyond them
 _NOUNS = {int: "a whole number", float: "a finite number", bool: "true or false", Path: "a path", str: "a text"}
 
 
@@ -66,7 +67,7 @@ class Kind:
             return isinstance(value, self.base) and value != ""
         if isinstance(value, bool) or not isinstance(value, (int, self.base)) or not math.isfinite(value):
             return False
-        if isinstance(value, int) and _is_too_large(value):
+        if (isinstance(value, int) and _is_too_large(value)) or (self.base is float and _is_out_of_reach(value)):
             return False
         return self.at_least <= value < self.below and value > self.above
 
@@ -75,6 +76,9 @@ class Kind:
         hint = nearest(str(value)[:SHOWN], self.choices)
         shown = repr(value) if len(repr(value)) <= SHOWN else f"{repr(value)[:SHOWN]}..."
         limit = " (below 2^63)" * (self.base is int and _is_too_large(value))
+        limit += f" (in size from {SMALLEST_FLOAT:g} to {LARGEST_FLOAT:g})" * (
+            self.base is float and _is_out_of_reach(value)
+        )
         return f"is {shown}; use {self.noun}{limit}" + f".{hint}" * bool(hint)
 
     def read(self, texts: Sequence[str], separator: str | None = ",") -> Any:
@@ -101,7 +105,7 @@ class Kind:
         if self.base is Path:
             return _path(text)
         try:
-            return self.base(text)
+            return self.base(text) + 0 if self.base in (int, float) else self.base(text)  # -0.0 is 0.0
         except ValueError:
             return None
 
@@ -118,6 +122,15 @@ def _is_too_large(value: Any) -> bool:
         return abs(int(value)) >= LARGEST
     except (TypeError, ValueError, OverflowError):  # no whole number at all
         return False
+
+
+def _is_out_of_reach(value: Any) -> bool:
+    """Whether a number has a size that no setting of a fraction has."""
+    try:
+        size = abs(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return isinstance(value, int)
+    return LARGEST_FLOAT < size < math.inf or 0 < size < SMALLEST_FLOAT
 
 
 def kind_of(annotation: Any, **bounds: Any) -> Kind:

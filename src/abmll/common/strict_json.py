@@ -14,12 +14,12 @@ def parse_json(text: str | bytes) -> Any:
     values more than 64 arrays and objects deep.
     """
     try:
-        value = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole
-        )
+        whole = text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
+        value = _DECODER.decode(whole)
     except RecursionError as error:
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep") from error
-    _refuse_deep(value)
+    if whole.count("[") + whole.count("{") > MAX_DEPTH:  # most texts have not
+        _refuse_deep(value)
     return value
 
 
@@ -56,3 +56,9 @@ def _refuse_deep(value: Any) -> None:
         level = [inner for outer in level for inner in outer]
     if level:
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+
+
+# Made once: making one takes longer than most texts do.
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole
+)

@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from abmll.common.errors import one_line
+
 BAR = "\\|"  # a bar within a cell of Markdown
 
 
@@ -141,7 +143,7 @@ def render_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     Raises ValueError where a row's length differs from that of the headers.
     """
-    table = [[printable(str(cell)) for cell in row] for row in (headers, *rows)]
+    table = [[one_line(str(cell)) for cell in row] for row in (headers, *rows)]
     widths = [max(_width(cell) for cell in column) for column in zip(*table, strict=True)]
     lines = ["  ".join("-" * width for width in widths)]
     for row in table:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 from abmll.common.errors import DataError, nearest
 from abmll.tasks.columns import WORDS, Columns, Table
 from abmll.tasks.fields import SPLITS
+from abmll.tasks.look_alikes import visible
 from abmll.tasks.types import MAX_OPTIONS, Example, normalize
 
 FEWEST_ROWS = 4
@@ -190,11 +190,16 @@ def _twins(labels: Sequence[str]) -> list[str]:
     """Labels that may be one."""
     groups: dict[str, list[str]] = {}
     for label in labels:
-        visible = "".join(character for character in label if unicodedata.category(character) != "Cf")
-        groups.setdefault(normalize(visible), []).append(f"'{label}'")
-    pairs = [" and ".join(group) for group in groups.values() if len(group) > 1]
+        groups.setdefault(normalize(visible(label)), []).append(label)
+    pairs = [" and ".join(_told_apart(group)) for group in groups.values() if len(group) > 1]
     what = "labels that differ in case, spaces, marks or invisible characters alone"
     return [f"{what}: {shortened(pairs)}; if they mean the same, make them one"] * bool(pairs)
+
+
+def _told_apart(labels: Sequence[str]) -> list[str]:
+    """The labels in quotes, with escapes where some of them look the same."""
+    alike = len(set(map(visible, labels))) < len(labels)
+    return [ascii(label) if alike else f"'{label}'" for label in labels]
 
 
 def _contradictions(

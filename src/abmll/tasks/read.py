@@ -18,6 +18,7 @@ from abmll.tasks.columns import Table
 from abmll.tasks.fields import example_of, text_of
 from abmll.tasks.hub_dataset import load_hub
 from abmll.tasks.hub_name import is_hub, parse_hub, task_name
+from abmll.tasks.look_alikes import warning_of
 from abmll.tasks.mapping import (
     FLAG,
     ColumnMapping,
@@ -285,6 +286,7 @@ def _build(source: _Source, how: _Reading) -> Task:
     examples: list[Example] = []
     places: dict[str, str] = {}
     families: dict[str, str] = {}
+    warned: set[str] = set()
     for index, row in enumerate(rows):
         if written:
             example = written_example(row, f"{name}/{index}", how.require_answer)
@@ -293,6 +295,9 @@ def _build(source: _Source, how: _Reading) -> Task:
         if example.id in places:
             raise DataError(f"{row.where}: id {example.id!r} is that of {places[example.id]} too; make ids unique")
         places[example.id] = row.where
+        if not written and (warning := warning_of(example.options)) and warning not in warned:
+            warned.add(warning)
+            how.announce(f"{row.where}: {warning}")
         examples.append(example)
         if row.values.get("family") is not None:
             families[text_of(row, "family")] = row.where

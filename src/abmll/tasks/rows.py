@@ -5,23 +5,23 @@ Nothing is known here of what a row means, only whether it can be read at all, i
 
 import csv
 import gzip
-import json
 import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from abmll.common.errors import DataError, nearest
+from abmll.common.strict_json import parse_json
 from abmll.tasks.excel import as_text, sheet
-from abmll.tasks.unpacking import Unpacking
+from abmll.tasks.file_limits import MAX_JSON_BYTES, MAX_LINE_BYTES, Unpacking, check_header
+from abmll.tasks.parquet import parquet_rows
 
-MAX_LINE_BYTES = 10 * 10**6
-MAX_JSON_BYTES = 200 * 10**6
-MAX_PARQUET_ROWS = 10 * 10**6  # a file of a few bytes can claim any number
 TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 SUFFIXES = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES), ".parquet", ".xlsx")
 SEPARATOR = re.compile(r"sep=([,;|\t])", re.IGNORECASE)  # a first line that Excel writes and reads
@@ -116,21 +116,28 @@ def _reader(path: Path, as_it_is: bool, has_header: bool) -> Callable[[Path], It
     return read
 
 
-def _open(path: Path) -> BinaryIO | gzip.GzipFile:
+class _Open(NamedTuple):
+    file: BinaryIO | gzip.GzipFile
+    unpacking: Unpacking | None  # what counts the bytes of a compressed file
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[_Open]:
     if path == STDIN:
-        return sys.stdin.buffer
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-
-
-def _unpacking(path: Path) -> Unpacking | None:
-    """What counts the bytes of a compressed file."""
-    return Unpacking(path, "where that is meant, unpack it first") if path.suffix == ".gz" else None
+        yield _Open(sys.stdin.buffer, None)
+        return
+    with open(path, "rb") as file:
+        if path.suffix != ".gz":
+            yield _Open(file, None)
+            return
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            yield _Open(unpacked, Unpacking(path, "where that is meant, unpack it first", file.tell))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number, text) of every line, in memory that one line bounds. A UTF-8 byte-order mark is dropped."""
-    with _open(path) as file:
-        number, counted = 0, _unpacking(path)
+    with _open(path) as (file, counted):
+        number = 0
         while raw := file.readline(MAX_LINE_BYTES + 1):
             number += 1
             if counted is not None:
@@ -146,20 +153,13 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 raise DataError(f"{path}:{number}: {place}; save the whole file as UTF-8") from error
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-_STRICT = json.JSONDecoder(parse_constant=_no_constant)
-
-
 def _parse(text: str, path: Path, line: int) -> Any:
     """The JSON value of a text that begins at that line of the file."""
     try:
-        return _STRICT.decode(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         problem = str(error)
-        if isinstance(error, json.JSONDecodeError):
+        if isinstance(error, JSONDecodeError):
             line, problem = line + error.lineno - 1, f"{error.msg} at column {error.colno}"
         raise DataError(f"{path}:{line}: malformed JSON ({problem}); correct or remove it") from error
 
@@ -178,12 +178,12 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 
 def _read_json(path: Path) -> Iterator[Row]:
-    with _open(path) as file:
+    with _open(path) as (file, counted):
         raw = file.read(MAX_JSON_BYTES + 1)
+        if counted is not None:
+            counted.add(len(raw))
     if len(raw) > MAX_JSON_BYTES:
         raise DataError(f"{path}: larger than {MAX_JSON_BYTES // 10**6} MB; use JSONL, which is read line by line")
-    if (counted := _unpacking(path)) is not None:
-        counted.add(len(raw))
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -234,8 +234,7 @@ def _read_table(path: Path, delimiter: str | None = None, as_it_is: bool = False
                 continue
             if not header:
                 header = [cell.strip() for cell in cells]
-                if len(set(header)) < len(header):
-                    raise DataError(f"{where}: two columns of the header have the same name; rename one")
+                check_header(header, where)
                 continue
             if len(cells) != len(header):
                 remedy = "add those that are missing" if len(cells) < len(header) else "quote cells that hold commas"
@@ -255,25 +254,8 @@ def _cells(where: str, header: list[str], cells: list[str]) -> Row:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(f'{path}: reading Parquet needs pyarrow; run: pip install "abmll[data]"') from error
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            if (found := file.metadata.num_rows) > MAX_PARQUET_ROWS:
-                raise DataError(f"{path}: has {found:,} rows; at most {MAX_PARQUET_ROWS:,} are read. Take a part of it")
-            for batch in file.iter_batches(batch_size=1024):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(f"{path}: row {number}", values)
-    except UnicodeDecodeError as error:
-        which = f"one of the rows from {number + 1} on"
-        raise DataError(f"{path}: {which} holds a text that is not UTF-8; write the file again as UTF-8") from error
-    except (pyarrow.ArrowException, ValueError, OverflowError) as error:  # the latter two: dates that Python has not
-        raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+    for number, values in parquet_rows(path):
+        yield Row(f"{path}: row {number}", values)
 
 
 def _read_excel(path: Path, as_it_is: bool) -> Iterator[Row]:
