@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from abmll.common.documents import Document
+from abmll.common.documents import SEAL, Document, write_document
 from abmll.common.files import write_json, write_text
 from abmll.experiments.cells import load_cell, load_predictions
 from abmll.experiments.markdown import against_reference, cost, headline
@@ -89,7 +89,8 @@ def restate(kept: Path) -> None:
     means = of_means(rows, comparison["seeds"], comparison["reference"])
     for key, row in rows.items():
         row["statistics"] = joined(only_pooled(row), means.get(key, {}))
-    write_json(kept / COMPARISON, comparison)
+    content = {key: value for key, value in comparison.items() if key not in ("format", SEAL)}
+    write_document(kept / COMPARISON, "comparison", content)
     write_text(kept / "table.csv", csv_text(method_rows(comparison)))
 
 

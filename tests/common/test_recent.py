@@ -26,6 +26,8 @@ def test_what_was_used_last_is_kept_in_its_bytes() -> None:
     recent.drop(order[0])
     recent.drop(99)
     assert list(recent) == order[1:]
+    recent.clear()
+    assert (list(recent), recent.num_bytes) == ([], 0)
 
 
 def test_the_fewest_stay_however_large() -> None:

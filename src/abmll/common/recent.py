@@ -48,3 +48,8 @@ class Recent(Generic[Key, Value]):
         """Forget what is kept under a key, if anything is."""
         if key in self._kept:
             self.num_bytes -= self._kept.pop(key)[1]
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self._kept.clear()
+        self.num_bytes = 0
