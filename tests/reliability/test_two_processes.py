@@ -24,6 +24,7 @@ ROWS = [{"input": f"question {n} {'ab'[n % 2]}", "options": ["yes", "no"], "answ
 TABLE = "text,label\n" + "".join(f"text {n} {'ab'[n % 2]},{['yes', 'no'][n % 2]}\n" for n in range(24))
 SIZES = "--inner-steps 1 --per-device-train-batch-size 2 --r 2 --layers-to-transform 1 --target-modules q_proj"
 SUITE = "name: mine\ntrain: [t0, t1]\nevaluation: [t2]\n"
+TUNED = "name: tuned\ntrain: [t0, t1]\nvalidation: [t1]\nevaluation: [t2]\n"
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +42,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, family_folder: Callable[[str]
     (root / "table.csv").write_text(TABLE)
     (root / "new.csv").write_text("text\n" + "".join(f"text {n} a\n" for n in range(6)))
     (root / "tasks" / "suite.yaml").write_text(SUITE)
+    (root / "tasks" / "tuned.yaml").write_text(TUNED)
     model = family_folder("llama")
     place = f"--model {model} --dtype fp32 --device cpu --quiet"
     assert start(root, f"train --tasks learn {SIZES} --max-steps 2 --output-dir run {place}")() == 0
@@ -109,8 +111,11 @@ COMMANDS = {
     "report": "report run",
     "compare": f"compare --suite tasks/suite.yaml --methods abmll {SIZES} --max-steps 2 --steps 1 --test-examples 2"
     " --output-dir OUT",
+    "tune": f"tune --suite tasks/tuned.yaml --methods abmll --trials 1 {SIZES} --max-steps 1 --steps 1"
+    " --test-examples 2 --output-dir OUT",
+    "suggest": "suggest table.csv --pool new.csv --output OUT.csv",
 }
-NO_OVERWRITE = ("compare", "report")
+NO_OVERWRITE = ("compare", "report", "tune")
 PAIRS = [(first, second) for first in COMMANDS for second in (first, "train", "adapt", "export", "classify")]
 
 
