@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from abmll.common.documents import SEAL, Document, write_document
+from abmll.common.documents import SEAL, Document
 from abmll.common.files import write_json, write_text
 from abmll.experiments.cells import load_cell, load_predictions
 from abmll.experiments.markdown import against_reference, cost, headline
@@ -89,14 +89,14 @@ def restate(kept: Path) -> None:
     means = of_means(rows, comparison["seeds"], comparison["reference"])
     for key, row in rows.items():
         row["statistics"] = joined(only_pooled(row), means.get(key, {}))
-    content = {key: value for key, value in comparison.items() if key not in ("format", SEAL)}
-    write_document(kept / COMPARISON, "comparison", content)
+    write_json(kept / COMPARISON, comparison)
     write_text(kept / "table.csv", csv_text(method_rows(comparison)))
 
 
 def read(folder: Path) -> Document:
-    """The comparison in a folder."""
-    return json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
+    """The comparison in a folder, without its seal: what is published of it is another document."""
+    comparison = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
+    return {key: value for key, value in comparison.items() if key != SEAL}
 
 
 def main_cells(folders: Iterable[Path], method: str) -> list[Document]:

@@ -79,7 +79,7 @@ def test_episode_learns_phi_and_theta(bench: Bench) -> None:
 def test_every_row_of_a_comparison_of_steps(bench: Bench) -> None:
     rows = training.steps(bench, Setting(ALL, r=2, batch_size=2, inner_steps=1))
     assert len({row.name for row in rows}) == len(rows) == 10
-    assert {row.target for row in rows} == {0.7, 0.4, 1.12, 0.03, 1.5, None}
+    assert {row.target for row in rows} == {0.6, 0.85, 0.4, 1.12, 0.03, 1.5, None}
     assert all(row.ratio > 0 for row in rows)
 
 

@@ -59,7 +59,7 @@ def test_a_loss_that_is_no_number(
 
 
 def test_learning_rates_beyond_all_measure(work: Any, abmll: Call) -> None:
-    code, _, err = abmll(work.train, RUN, "--learning-rate 1e30 --quiet")
+    code, _, err = abmll(work.train, RUN, "--learning-rate 1e15 --quiet")
     assert code == 2
     assert err.startswith("abmll: error: episode 1, task 'toy")
     assert "the loss term '" in err
