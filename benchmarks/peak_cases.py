@@ -74,11 +74,12 @@ def published(settings: Settings) -> dict[str, int]:
 
 
 def tasks(settings: Settings) -> dict[str, int]:
-    """``abmll train`` on a folder of tasks, for a few episodes."""
+    """``abmll train`` on a folder of tasks, for a few episodes. A calibration would read other tasks."""
     model = AbmllModel(_base(settings), _adapter(settings), pick(PromptConfig, settings["prompt"]))
     with tempfile.TemporaryDirectory() as folder:
         sizes = {"max_steps": settings["episodes"], "inner_steps": 2, "per_device_train_batch_size": 2}
-        config = TrainConfig(output_dir=str(Path(folder) / "run"), save_steps=settings["episodes"], **sizes)
+        sizes |= {"calibration_tasks": 0, "save_steps": settings["episodes"]}
+        config = TrainConfig(output_dir=str(Path(folder) / "run"), **sizes)
         MetaTrainer(model, load_tasks(settings["folder"]), config).train()
     return {"peak": peak_bytes(settings["device"])}
 
