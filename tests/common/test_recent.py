@@ -6,7 +6,7 @@ from abmll.common.recent import Recent
 
 
 def test_what_was_used_last_is_kept_in_its_bytes() -> None:
-    recent: Recent[int, str] = Recent(20, len)
+    recent: Recent[int, str] = Recent(20)
     order, values, chosen = list[int](), dict[int, str](), random.Random(0)
     for _ in range(500):
         key = chosen.randrange(8)
@@ -17,7 +17,7 @@ def test_what_was_used_last_is_kept_in_its_bytes() -> None:
                 continue
         else:
             values[key] = "x" * chosen.randrange(12)
-            recent.put(key, values[key])
+            recent.put(key, values[key], len(values[key]))
         order = [*(one for one in order if one != key), key]
         while sum(len(values[one]) for one in order) > 20:
             order.pop(0)
@@ -32,8 +32,8 @@ def test_what_was_used_last_is_kept_in_its_bytes() -> None:
 
 def test_the_fewest_stay_however_large() -> None:
     for fewest, kept in ((0, []), (1, [2])):
-        recent: Recent[int, str] = Recent(5, len, fewest)
+        recent: Recent[int, str] = Recent(5, fewest)
         for key in range(3):
-            recent.put(key, "x" * 10)
+            recent.put(key, "x" * 10, 10)
         assert list(recent) == kept
         assert recent.num_bytes == 10 * len(kept)

@@ -1,7 +1,7 @@
 """Values that were used of late, in a bounded number of bytes."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -11,13 +11,12 @@ Value = TypeVar("Value")
 class Recent(Generic[Key, Value]):
     """The values used last, of ``max_bytes`` together; the longest unused leave first.
 
-    ``size`` says what a value takes when it is put. At least ``fewest`` stay, however large. Iterating gives the keys,
-    the longest unused first. It is for one thread at a time.
+    At least ``fewest`` stay, however large. Iterating gives the keys, the longest unused first. It is for one thread at
+    a time.
     """
 
-    def __init__(self, max_bytes: float, size: Callable[[Value], int], fewest: int = 0) -> None:
+    def __init__(self, max_bytes: float, fewest: int = 0) -> None:
         self.max_bytes = max_bytes
-        self.size = size
         self.fewest = fewest
         self.num_bytes = 0
         self._kept: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
@@ -35,10 +34,9 @@ class Recent(Generic[Key, Value]):
         self._kept.move_to_end(key)
         return self._kept[key][0]
 
-    def put(self, key: Key, value: Value) -> None:
-        """Keep a value, in the place of what was kept under its key."""
+    def put(self, key: Key, value: Value, size: int) -> None:
+        """Keep a value that takes ``size`` bytes, in the place of what was kept under its key."""
         self.drop(key)
-        size = self.size(value)
         self._kept[key] = (value, size)
         self.num_bytes += size
         while self.num_bytes > self.max_bytes and len(self._kept) > self.fewest:

@@ -30,7 +30,7 @@ class ActivationCache:
 
     def __init__(self, max_bytes: int, store: ActivationStore | None = None) -> None:
         self.store = store
-        self.kept: Recent[str, Tensor] = Recent(max_bytes, lambda row: row.nbytes)
+        self.kept: Recent[str, Tensor] = Recent(max_bytes)
 
     def rows(
         self,
@@ -47,7 +47,7 @@ class ActivationCache:
                 found[key] = row
                 if self.store is not None:
                     self.store.put(key, row)
-                self.kept.put(key, row)
+                self.kept.put(key, row, row.nbytes)
         return [found[key] for key in keys]
 
     def _lookup(self, key: str, device: torch.device) -> Tensor | None:
@@ -58,7 +58,7 @@ class ActivationCache:
         if row is None or row.device == device:
             return row  # of the mapped file, which the operating system keeps in memory as long as there is room
         row = row.to(device)
-        self.kept.put(key, row)
+        self.kept.put(key, row, row.nbytes)
         return row
 
 

@@ -57,7 +57,7 @@ class FeatureReader:
             self.store = ActivationStore(beside.root, about, beside.max_bytes, beside.announce)
         self.blocks = tuple(blocks)
         self.phi = phi
-        self.kept: Recent[str, tuple[Tensor, Tensor]] = Recent(MAX_KEPT, _num_bytes)
+        self.kept: Recent[str, tuple[Tensor, Tensor]] = Recent(MAX_KEPT)
         self.lock = threading.Lock()  # of what is kept
         self.max_tokens = MAX_TOKENS
 
@@ -85,7 +85,7 @@ class FeatureReader:
                 self.store.put(key, torch.cat([part.flatten().float() for part in found[key]]))
         with self.lock:
             for key in keys:
-                self.kept.put(key, found[key])
+                self.kept.put(key, found[key], _num_bytes(found[key]))
         width = max(len(example.options) for example in examples)
         scores = torch.full((len(examples), width, 2), -torch.inf, dtype=torch.float64)
         for row, key in zip(scores, keys, strict=True):

@@ -15,9 +15,10 @@ class Memory(Generic[Key, Value]):
     """Values that are made in an ``executor``, the last used of them kept; ``size`` says what one takes, in bytes."""
 
     def __init__(self, limit: float, size: Callable[[Value], int], executor: Executor) -> None:
+        self.size = size
         self.executor = executor
         self.lock = threading.Lock()
-        self.kept: Recent[Key, Value] = Recent(limit, size, fewest=1)
+        self.kept: Recent[Key, Value] = Recent(limit, fewest=1)
         self.coming: dict[Key, Future[Value]] = {}
 
     def get(self, key: Key) -> Value | None:
@@ -38,8 +39,9 @@ class Memory(Generic[Key, Value]):
 
     def put(self, key: Key, value: Value) -> None:
         """Keep a value, in the place of what was kept under its key."""
+        size = self.size(value)  # while nobody waits: of a head it takes a hash of all that it has learned
         with self.lock:
-            self.kept.put(key, value)
+            self.kept.put(key, value, size)
 
     def drop(self, wanted: Callable[[Key], bool]) -> None:
         """Forget what has such a key."""
