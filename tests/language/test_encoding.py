@@ -250,38 +250,43 @@ ROWS = [
 MANY = [replace(row, id=f"{row.id}/{copy}", input=f"{row.input}{copy}") for copy in range(45) for row in ROWS]
 
 
-def one_by_one(encoder: Encoder, example: Example, task_name: str) -> tuple[list[int], list[list[int]], int]:
-    """Prompt, options and number of tokens cut: an encoder without batches, a tokenizer call for every text."""
+def one_by_one(encoder: Encoder, example: Example, task_name: str) -> Encoded:
+    """An encoder without batches: a tokenizer call for every text."""
 
     def plain(text: str) -> list[int]:
         return encoder.tokenizer(text, add_special_tokens=False)["input_ids"]  # pyright: ignore
 
-    def prompt(shown: str) -> tuple[str, list[int]]:
+    def prompt(shown: str) -> str:
         text = parts.prefix + shown + parts.suffix
-        if not encoder.settings.chat_template:
-            special = encoder.tokenizer("x")["input_ids"]
-            return text, special[: special.index(plain("x")[0])] + plain(text)  # pyright: ignore
-        turns = [{"role": "user", "content": text}]
-        text = encoder.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        if encoder.settings.chat_template:
+            turns = [{"role": "user", "content": text}]
+            text = encoder.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         assert isinstance(text, str)
-        return text, plain(text)
+        return text
+
+    def opened(text: str) -> tuple[int, ...]:
+        special = [] if encoder.settings.chat_template else encoder.tokenizer("x")["input_ids"]
+        return (*special[: special.index(plain("x")[0]) if special else 0], *plain(text))  # pyright: ignore
 
     parts = render(example, task_name, encoder.settings)
-    text, tokens = prompt(parts.input)
+    text, bare = prompt(parts.input), opened(prompt(""))
+    tokens, before = opened(text), opened(text.partition(parts.prefix)[0] + parts.prefix)
+    start = next(place for place in range(len(tokens)) if tokens[: place + 1] != before[: place + 1])
     options = []
     for option in parts.continuations:
         joint, alone = plain(text[-1] + option), plain(text[-1])
         options.append(joint[len(alone) :] if joint[: len(alone)] == alone else plain(option))
+    answers = tuple(map(tuple, options))
     words, gap = plain(parts.input), plain(" ... ")
     scored = sum(len(option) - 1 for option in options)
     keep = len(words) - len(gap) - (len(tokens) + scored - encoder.limit)
     if len(tokens) + scored <= encoder.limit:
-        return tokens, options, 0
+        return Encoded(tokens, answers, example.answer, 0, start, bare)
     while True:
         head, tail = words[: keep - keep // 2], words[len(words) - keep // 2 :]
-        _, tokens = prompt(f"{encoder.tokenizer.decode(head)} ... {encoder.tokenizer.decode(tail)}")
+        tokens = opened(prompt(f"{encoder.tokenizer.decode(head)} ... {encoder.tokenizer.decode(tail)}"))
         if len(tokens) + scored <= encoder.limit:
-            return tokens, options, len(words) - keep
+            return Encoded(tokens, answers, example.answer, len(words) - keep, start, bare)
         keep -= len(tokens) + scored - encoder.limit
 
 
@@ -304,9 +309,7 @@ def test_many_at_once_are_what_they_are_one_by_one(
     assert len(batched) == len(MANY) > MAX_TEXTS
     for example, encoded in list(zip(MANY, batched, strict=True))[::7]:
         assert encoded == encoder.encode(example, "t")
-        tokens, options, truncated = one_by_one(encoder, example, "t")
-        wanted = Encoded(tuple(tokens), tuple(map(tuple, options)), example.answer, truncated)
-        assert replace(encoded, start=0) == wanted
+        assert encoded == one_by_one(encoder, example, "t")
     assert any(encoded.truncated for encoded in batched) == (limit == 230)
 
 
@@ -321,9 +324,9 @@ def test_options_that_come_again_are_not_tokenised_again(tokenizer: PreTrainedTo
     encoder = Counting(tokenizer, SHORT, 2048)
     examples = [Example(str(n), f"question {n}", ("yes", "no", f"{n % 3}"), 0) for n in range(700)]
     assert len(list(encoder.encode_all(examples, "t"))) == 700
-    # Prompts; in each of three portions what stands before the input, and five options, alone and behind the character
-    # before them; "x" for a BOS.
-    assert 700 + 10 < encoder.texts <= 700 + 3 * (1 + 2 * 5 + 1) + 1
+    # Prompts; in each of three portions what stands before the input, the prompt without it, and five options, alone and
+    # behind the character before them; "x" for a BOS.
+    assert 700 + 10 < encoder.texts <= 700 + 3 * (2 + 2 * 5 + 1) + 1
 
 
 def test_encoding_is_the_same_every_time(make_scorer: Callable, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -21,12 +21,14 @@ from abmll.tasks import Example
 
 MakeScorer = Callable[..., OptionScorer]
 BLOCKS = (1, 3, 4)  # of four: two hidden states and what is behind the final norm
+PAIRS = slice(0, 2), slice(2, None)  # of what is kept of two examples, with and without the input
 
 
 @pytest.fixture
 def started(ragged: list[Encoded]) -> list[Encoded]:
     """Their inputs begin behind no, some or all but one of the prompt's tokens."""
-    return [replace(one, start=start) for one, start in zip(ragged, (0, 5, 2, 11), strict=True)]
+    starts, bare = (0, 5, 2, 11), (3, 5, 6)
+    return [replace(one, start=start, bare=bare) for one, start in zip(ragged, starts, strict=True)]
 
 
 def with_prefix(examples: list[Encoded]) -> list[Encoded]:
@@ -93,6 +95,10 @@ def test_scores_are_the_scorers_per_token_and_summed(
         torch.testing.assert_close(row[:count, 1], torch.tensor(sums).double(), rtol=2e-5, atol=1e-4)
         torch.testing.assert_close(row[:count, 0], row[:count, 1] / lengths)
         assert bool(row[count:].isneginf().all())
+    bare = oracle(deep_llama, [one.unasked for one in started])
+    for row, without in zip(found, bare, strict=True):
+        own = row[: len(without)]
+        torch.testing.assert_close(own[:, 2], own[:, 1] - torch.tensor(without).double(), rtol=2e-5, atol=1e-4)
 
 
 def test_features_are_read_with_the_adapter(
@@ -117,7 +123,7 @@ def test_an_example_is_read_once(make_scorer: MakeScorer, deep_llama: Path, star
     with counted(scorer) as new:
         reader.read(started)
     assert (first.forward_passes, first.gradient_passes, again.forward_passes) == (1, 0, 0)
-    assert new.tokens == len(started[3])
+    assert new.tokens == len(started[3]) + len(started[3].unasked)
     assert torch.equal(before.hidden[:3], after.hidden)
     assert torch.equal(before.hidden[3], after.hidden[0])
     assert torch.equal(before.scores[:3], after.scores)
@@ -149,12 +155,14 @@ def test_the_longest_unused_features_leave_first(
     make_scorer: MakeScorer, deep_llama: Path, started: list[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = make_scorer(deep_llama)
-    sizes = [32 * 4 + len(one.options) * 2 * 8 for one in started]
+    sizes = [2 * (32 * 4 + len(one.options) * 2 * 8) for one in started]  # with and without the input
     monkeypatch.setattr(module, "MAX_KEPT", sizes[0] + max(sizes[1:3]))
     reader = FeatureReader(scorer, (4,))
     for number in (0, 1, 0, 2):
         reader.read([started[number]])
-    assert list(reader.kept) == [module._key(started[number]) for number in (0, 2)]
+    kept = [one for number in (0, 2) for one in (started[number], started[number].unasked)]
+    keys = list(map(module._key, kept))
+    assert [set(list(reader.kept)[own]) for own in PAIRS] == [set(keys[own]) for own in PAIRS]
 
 
 def test_features_on_disk_are_the_bits_that_were_read(
@@ -231,8 +239,9 @@ def test_too_many_options_are_not_scored(make_scorer: Any, deep_llama: Path, sta
     few = replace(started[0], options=options[:-1])
     found = FeatureReader(scorer, BLOCKS).read([*many, few])
     torch.testing.assert_close(found.hidden[:4], averages(deep_llama, started), rtol=2e-5, atol=2e-5)
-    assert torch.equal(found.scores[:4], torch.zeros(4, len(options), 2, dtype=torch.float64))
-    assert torch.count_nonzero(found.scores[4, :-1]) == 2 * (len(options) - 1)
+    assert torch.equal(found.scores[:4], torch.zeros(4, len(options), 3, dtype=torch.float64))
+    assert torch.count_nonzero(found.scores[4, :-1]) == 3 * (len(options) - 1)
     with counted(scorer) as meter:
         FeatureReader(scorer, BLOCKS).read(many)
-    assert meter.tokens < sum(len(one.prompt) for one in started) + 4 * len(options)
+    [bare] = {one.bare for one in many}  # and the same options: read once
+    assert meter.tokens == sum(len(prompt) + 1 for prompt in (*(one.prompt for one in many), bare))

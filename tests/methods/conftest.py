@@ -58,6 +58,7 @@ def draw_examples() -> Callable[..., list[Encoded]]:
                 tuple(rng.randrange(3, 259) for _ in range(rng.randrange(shortest, shortest + 5))),
                 tuple((token,) for token in rng.sample(range(3, 259), 3)),
                 rng.randrange(3),
+                bare=(5, 6, 7),
             )
             for _ in range(count)
         ]

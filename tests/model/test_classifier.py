@@ -205,7 +205,7 @@ def test_a_search_loads_the_language_model_once_and_reads_a_text_once_a_task_nam
 ) -> None:
     search = GridSearchCV(classifier, {"task_name": ["desk", "letters"]}, cv=3).fit(TEXTS, LABELS)
     assert loads == [classifier.model]
-    assert sum(read) == 2 * len(TEXTS)
+    assert sum(read) == 2 * (len(TEXTS) + 1)  # and the prompt without a text
     with counted(shared_learner(classifier.model, None, "auto").scorer) as cost:
         again = cross_val_predict(search.best_estimator_, TEXTS, LABELS, cv=4)
     assert cost.forward_passes == 0

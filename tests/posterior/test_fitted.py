@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("few_chains")
 
 def task(size: int = 12, options: int = 3, is_labelled: bool = True, is_ordered: bool = False) -> tuple[Known, Tensor]:
     generator = torch.Generator().manual_seed(size)
-    scores = torch.randn(size, options, 2, generator=generator, dtype=torch.float64)
+    scores = torch.randn(size, options, 3, generator=generator, dtype=torch.float64)
     known = Known(torch.randn(size, 2, 8, generator=generator), scores, is_labelled, is_ordered)
     return known, torch.arange(size) % options
 

@@ -23,14 +23,14 @@ OFF = -1e4  # log weight of a hypothesis that is not to count
 def prior_of(taus: tuple[float, ...] = (0.0, 2.0), subsets: tuple[int, ...] = (0, 1, 2), **changes: Any) -> HeadPrior:
     """A prior of those subsets of the scores alone, under which nothing of g's variance is left out."""
     rows = tuple(0.0 if number in subsets else OFF for number in range(len(SUBSETS)))
-    labelled = tuple((row,) * len(taus) for row in rows)
+    labelled = tuple((row,) * len(taus) for row in rows[:3])
     return HeadPrior(**{"taus": taus, "labelled": labelled, "open": rows, "residual": 1.0, **changes})
 
 
 def known(size: int, options: int = 2, width: int = 2, seed: int = 0, is_labelled: bool = True) -> Known:
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(size, 1, width, generator=generator)
-    return Known(hidden, 2 * torch.randn(size, options, 2, generator=generator).double(), is_labelled)
+    return Known(hidden, 2 * torch.randn(size, options, 3, generator=generator).double(), is_labelled)
 
 
 def apart(all_of_them: Known, size: int) -> tuple[Known, Known]:
@@ -68,28 +68,39 @@ class Exact:
         both: Known,
         answers: Tensor,
         tau: float,
-        score: int | None,
+        counting: tuple[int, ...],
         share: float = 0.0,
     ) -> None:
-        size, options = len(answers), both.scores.shape[1]
+        size = len(answers)
+        scores, logs = torch.zeros(1, *both.scores.shape[:2]).double(), torch.zeros(1).double()
+        if both.is_labelled:
+            scores, logs = self._of_labels(grid, prior, both, size, tau, share)
+        absent = both.scores.isneginf()
+        for score in counting:
+            mean, std = prior.weight_mean[score], prior.weight_std[score]
+            weight = torch.linspace(0, mean + 6 * std, 41, dtype=torch.float64)  # w >= 0
+            density = torch.log_softmax(-0.5 * ((weight - mean) / std) ** 2 + ends(weight), 0)
+            values = both.scores.masked_fill(absent, 0.0)[..., score]
+            scores = (scores[:, None] + weight[:, None, None] * values).flatten(0, 1)
+            logs = (logs[:, None] + density).flatten()
+        probs = torch.log_softmax(scores.masked_fill(absent[..., 0], -torch.inf), -1)
+        likelihood = probs[:, range(size), answers].sum(-1)
+        self.log_evidence = float(torch.logsumexp(logs + likelihood, 0))
+        weights = torch.softmax(logs + likelihood, 0)
+        self.probs = torch.einsum("g,gmc->mc", weights, probs[:, size:].exp())
+
+    @staticmethod
+    def _of_labels(
+        grid: Quadrature, prior: HeadPrior, both: Known, size: int, tau: float, share: float
+    ) -> tuple[Tensor, Tensor]:
+        """g + b on the grid, (G, N + M, C), and its points' log weights (G,)."""
+        options = both.scores.shape[1]
         columns = tau * features(both.hidden, size).mT
         shared = torch.cat([columns, prior.bias_std * torch.ones(1, len(both.hidden)).double()])
         shared = torch.linalg.svd(shared, full_matrices=False)
         shared = (shared.S[:, None] * shared.Vh)[shared.S > 1e-9]  # as few dimensions as there are
         lines = (shared[:, None, :, None] * contrasts(options, share)[:, None]).flatten(0, 1)  # (D, N + M, C)
-        scores, logs = grid(lines, {1: 200, 2: 60, 3: 24, 4: 20}[len(lines)])
-        if score is not None:
-            mean, std = prior.weight_mean[score], prior.weight_std[score]
-            weight = torch.linspace(0, mean + 6 * std, 41, dtype=torch.float64)  # w >= 0
-            density = torch.log_softmax(-0.5 * ((weight - mean) / std) ** 2 + ends(weight), 0)
-            values = both.scores[..., score]
-            scores = (scores[:, None] + weight[:, None, None] * values).flatten(0, 1)
-            logs = (logs[:, None] + density).flatten()
-        probs = torch.log_softmax(scores, -1)
-        likelihood = probs[:, range(size), answers].sum(-1)
-        self.log_evidence = float(torch.logsumexp(logs + likelihood, 0))
-        weights = torch.softmax(logs + likelihood, 0)
-        self.probs = torch.einsum("g,gmc->mc", weights, probs[:, size:].exp())
+        return grid(lines, {1: 200, 2: 60, 3: 24, 4: 20}[len(lines)])
 
 
 def ends(values: Tensor) -> Tensor:
@@ -107,28 +118,102 @@ def sampled(prior: HeadPrior, both: Known, answers: Tensor, seeds: int = 6) -> T
     ).mean(0)
 
 
+WHICH = ((), (0,), (1,), (2,), (0, 2), (1, 2))  # scores count in each of the hypotheses, in their order
 SMALL = {2: torch.tensor([1, 0, 1]), 3: torch.tensor([1, 0, 2])}  # answers of three examples, by number of options
-CASES = [(2, 0.0, None), (2, 0.0, 0), (2, 2.0, None), (2, 2.0, 1), (3, 0.0, None), (3, 0.0, 1), (3, 2.0, None)]
+CASES = [(2, 0.0, ()), (2, 0.0, (0,)), (2, 2.0, ()), (2, 2.0, (1,)), (3, 0.0, ()), (3, 0.0, (1,)), (3, 2.0, ())]
 
 
-@pytest.mark.parametrize(("options", "tau", "score"), CASES)
+@pytest.mark.parametrize(("options", "tau", "counting"), CASES)
 def test_a_hypothesis_against_numerical_integration(
-    options: int, tau: float, score: int | None, quadrature: Quadrature
+    options: int, tau: float, counting: tuple[int, ...], quadrature: Quadrature
 ) -> None:
     """Three examples and three questions: the evidence, which is Laplace's, and the sampled probabilities."""
     both, answers = known(6, options, 4 - options, seed=4), SMALL[options]
-    prior = prior_of((tau,), (0 if score is None else score + 1,))
-    exact = Exact(quadrature, prior, both, answers, tau, score)
+    prior = prior_of((tau,), (WHICH.index(counting),))
+    exact = Exact(quadrature, prior, both, answers, tau, counting)
     posterior = HeadPosterior(prior, apart(both, 3)[0], answers)
     assert posterior.log_evidence == pytest.approx(exact.log_evidence, abs=0.2)
     torch.testing.assert_close(sampled(prior, both, answers), exact.probs, rtol=0, atol=0.02)
+
+
+def differing(seed: int = 4) -> Known:
+    """Six examples of three options, some of which are not there."""
+    both = known(6, 3, seed=seed, is_labelled=False)
+    both.scores[[0, 4, 5], [2, 0, 1]] = -torch.inf
+    return both
+
+
+@pytest.mark.parametrize("counting", WHICH)
+def test_where_options_differ_against_numerical_integration(counting: tuple[int, ...], quadrature: Quadrature) -> None:
+    both, prior = differing(), prior_of(subsets=(WHICH.index(counting),))
+    exact = Exact(quadrature, prior, both, SMALL[3], 0.0, counting)
+    posterior = HeadPosterior(prior, apart(both, 3)[0], SMALL[3])
+    assert posterior.log_evidence == pytest.approx(exact.log_evidence, abs=0.2)
+    torch.testing.assert_close(sampled(prior, both, SMALL[3]), exact.probs, rtol=0, atol=0.02)
+
+
+def test_where_options_differ_six_hypotheses_are_weighed(quadrature: Quadrature) -> None:
+    both, logs = differing(5), (0.3, -0.4, 0.0, 0.8, -0.5, 0.1)
+    prior = HeadPrior(weight_mean=(1.0, 0.4, 0.8), open=logs)
+    each = [Exact(quadrature, prior, both, SMALL[3], 0.0, counting) for counting in WHICH]
+    weights = torch.softmax(torch.tensor([one.log_evidence for one in each]).double() + torch.tensor(logs).double(), 0)
+    found = HeadPosterior(prior, apart(both, 3)[0], SMALL[3])
+    torch.testing.assert_close(found.hypotheses, weights, rtol=0, atol=0.03)
+    assert float((weights - torch.softmax(torch.tensor(logs).double(), 0)).abs().max()) > 0.06
+    exact = torch.einsum("h,hmc->mc", weights, torch.stack([one.probs for one in each]))
+    torch.testing.assert_close(sampled(prior, both, SMALL[3]), exact, rtol=0, atol=0.03)
+
+
+OLD = HeadPrior(weight_mean=(1.0, 0.3), weight_std=(0.5, 0.3), open=(0.2, -0.1, 0.0))  # as of version 0.2
+
+
+def learned(prior: HeadPrior, support: Known, asked: Known, size: int = 6) -> list[Tensor]:
+    """All that is learned, and what is answered."""
+    posterior = HeadPosterior(prior, support, LARGER_ANSWERS[:size])
+    return [*posterior.fitted().values(), posterior.probs(asked)]
+
+
+def with_third(known: Known, value: float | Tensor | None) -> Known:
+    """Another third score of the options that are there, or none."""
+    if value is None:
+        return known._replace(scores=known.scores[..., :2])
+    scores = known.scores.clone()
+    scores[..., 2] = torch.where(scores[..., 0].isneginf(), -torch.inf, torch.as_tensor(value).double())
+    return known._replace(scores=scores)
+
+
+THIRDS = [None, 0.0, -3e4, torch.linspace(-5, 5, 27).view(9, 3)]
+
+
+def assert_no_third_changes_a_bit(prior: HeadPrior, both: Known) -> None:
+    wanted = learned(prior, *apart(both, 6))
+    parts = [apart(with_third(both, third), 6) for third in THIRDS]
+    for support, asked in [(one[0], other[1]) for one in parts for other in parts]:
+        assert all(map(torch.equal, learned(prior, support, asked), wanted))
+
+
+def test_a_prior_of_version_0_2_reads_no_third_score_where_options_differ() -> None:
+    both = LARGER._replace(scores=LARGER.scores.clone(), is_labelled=False)
+    both.scores[[1, 7], [0, 2]] = -torch.inf
+    assert_no_third_changes_a_bit(OLD, both)
+    assert len(learned(OLD, *apart(both, 6))[0]) == 3
+    news, others = (learned(HeadPrior(), *apart(with_third(both, third), 6)) for third in (0.0, THIRDS[-1]))
+    assert not torch.equal(news[-1], others[-1])  # which says something to a prior of it
+
+
+@pytest.mark.parametrize("is_ordered", [False, True])
+def test_no_third_score_changes_a_bit_of_labels(is_ordered: bool) -> None:
+    both = LARGER._replace(is_ordered=is_ordered)
+    assert_no_third_changes_a_bit(HeadPrior(), both)
+    new, old = (learned(prior, *apart(both, 6)) for prior in (HeadPrior(), OLD))
+    assert all(map(torch.equal, new, old))
 
 
 def test_an_order_against_numerical_integration(quadrature: Quadrature) -> None:
     """Two hypotheses of three labels: with no share that follows the order, and with most."""
     both, prior = known(6, 3, 1, seed=4)._replace(is_ordered=True), prior_of((2.0,), (0,))
     answers = SMALL[3]
-    each = [Exact(quadrature, prior, both, answers, 2.0, None, share) for share in SHARES]
+    each = [Exact(quadrature, prior, both, answers, 2.0, (), share) for share in SHARES]
     logs = torch.tensor([one.log_evidence for one in each]).double()
     found = HeadPosterior(prior, apart(both, 3)[0], answers)
     assert found.log_evidence == pytest.approx(float(torch.logsumexp(logs, 0)) - math.log(2), abs=0.2)
@@ -145,7 +230,7 @@ def test_scores_that_point_the_wrong_way_count_against_themselves(quadrature: Qu
     wrong = -2.0 * torch.nn.functional.one_hot(answers, 2).double()[..., None].expand(-1, -1, 2)
     both = known(6)._replace(scores=wrong)
     prior = prior_of((0.0,), (1,))
-    exact = Exact(quadrature, prior, both, answers, 0.0, 0).log_evidence
+    exact = Exact(quadrature, prior, both, answers, 0.0, (0,)).log_evidence
     assert HeadPosterior(prior, both, answers).log_evidence == pytest.approx(exact, abs=0.3)
     uncut = find_mode(*latent_of(prior, both), answers).log_evidence[1]
     assert float(uncut) > exact + 1.0
@@ -162,7 +247,7 @@ def test_hypotheses_weigh_and_are_averaged_as_bayes_says(quadrature: Quadrature)
     both, answers, taus = known(6, seed=5), SMALL[2], (0.0, 2.0)
     logs = ((0.3, -0.4), (0.0, 0.8), (-0.5, 0.1))
     prior = HeadPrior(taus=taus, labelled=logs)
-    single = [Exact(quadrature, prior, both, answers, tau, score) for score in (None, 0, 1) for tau in taus]
+    single = [Exact(quadrature, prior, both, answers, tau, counting) for counting in WHICH[:3] for tau in taus]
     joint = torch.tensor([one.log_evidence for one in single]).double() + torch.tensor(logs).double().flatten()
     weights = torch.softmax(joint, 0)
     found = HeadPosterior(prior, apart(both, 3)[0], answers)
@@ -185,7 +270,7 @@ def test_samples_are_shared_out_in_proportion() -> None:
     chosen = found.used.pick(found.index)
     rows = torch.stack([chosen.taus, *chosen.counts.mT], -1)
     for weight, tau, counts in zip(
-        found.hypotheses, HeadPrior.taus * 3, [row for row in SUBSETS for _ in HeadPrior.taus], strict=True
+        found.hypotheses, HeadPrior.taus * 3, [row[:2] for row in SUBSETS[:3] for _ in HeadPrior.taus], strict=True
     ):
         count = int((rows == torch.tensor([tau, *map(float, counts)]).double()).all(-1).sum())
         assert abs(count - len(rows) * float(weight)) <= len(READS)
@@ -313,9 +398,10 @@ def test_the_metric_is_of_unit_length_about_the_examples_mean() -> None:
 
 WRONG: list[dict[str, Any]] = [
     {"weight_mean": (1.0,)},
-    {"weight_mean": (1.0, 0.0)},
-    {"weight_mean": (math.nan, 1.0)},
-    {"weight_std": (0.5, -0.3)},
+    {"weight_mean": (1.0, 1.0)},
+    {"weight_mean": (1.0, 0.0, 1.0)},
+    {"weight_mean": (math.nan, 1.0, 1.0)},
+    {"weight_std": (0.5, -0.3, 1.0)},
     {"bias_std": 0.0},
     {"bias_std": math.inf},
     {"taus": (1.0, 2.0)},
@@ -324,7 +410,8 @@ WRONG: list[dict[str, Any]] = [
     {"labelled": ((0.0,) * 4,) * 2},
     {"labelled": ((0.0, 0.0, 0.0, math.inf), *((0.0,) * 4,) * 2)},
     {"open": (0.0, 0.0)},
-    {"open": (0.0, 0.0, math.nan)},
+    {"open": (0.0,) * 3},
+    {"open": (*(0.0,) * 5, math.nan)},
     {"depths": ()},
     {"depths": (0.0,)},
     {"depths": (0.5, 1.1)},
@@ -338,7 +425,7 @@ def test_what_is_no_prior_is_refused(change: dict[str, Any]) -> None:
 
 
 def test_a_prior_survives_json() -> None:
-    prior = replace(HeadPrior(), weight_mean=(0.1 + 0.2, 1 / 3), open=(-0.1, 0.0, 1e-9), depths=(0.5, 1.0))
+    prior = replace(HeadPrior(), weight_mean=(0.1 + 0.2, 1 / 3, 1.0), open=(-0.1, 0.0, *(1e-9,) * 4), depths=(0.5, 1.0))
     assert HeadPrior.of(asdict(prior)) == prior
     assert HeadPrior.of(json.loads(json.dumps(asdict(prior)))) == prior
 

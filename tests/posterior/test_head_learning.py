@@ -8,14 +8,14 @@ from abmll.posterior import head_learning
 from abmll.posterior.head import HeadPosterior, HeadPrior, Known
 from abmll.posterior.head_learning import Episode, Numbers, learn_prior, predictive_nll
 
-PRIOR = HeadPrior(taus=(0.0, 1.0, 3.0), labelled=((0.2, 0.0, -0.1),) * 3, open=(0.1, 0.0, 0.3))
+PRIOR = HeadPrior(taus=(0.0, 1.0, 3.0), labelled=((0.2, 0.0, -0.1),) * 3, open=(0.1, 0.0, 0.3, 0.0, -0.2, 0.0))
 
 
 def simulated(seed: int, is_labelled: bool = True, summed: float = 0.0, features: float = 0.0) -> Episode:
     """12 + 12 examples of 3 options, answered by the summed scores and by directions of the features, so strongly."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(24, 1, 5, generator=generator)
-    scores = torch.randn(24, 3, 2, generator=generator).double()
+    scores = torch.randn(24, 3, 3, generator=generator).double()
     directions = torch.randn(5, 3, generator=generator)
     lead = summed * scores[..., 1] + features * (hidden[:, 0] @ directions).double()
     noise = -torch.log(-torch.log(torch.rand(24, 3, generator=generator)))  # Gumbel's

@@ -55,7 +55,7 @@ def simulated(slopes: list[float], size: int, seed: int = 0) -> tuple[Known, Ten
     hidden = torch.randn(size, 1, 6, generator=generator)
     logits = hidden[:, 0, :1] * torch.tensor(slopes)
     answers = torch.distributions.Categorical(logits=logits).probs.multinomial(1, generator=generator)[:, 0]
-    scores = torch.randn(size, len(slopes), 2, generator=generator, dtype=torch.float64)
+    scores = torch.randn(size, len(slopes), 3, generator=generator, dtype=torch.float64)
     return Known(hidden, scores, True, True), answers
 
 

@@ -21,7 +21,7 @@ def task(size: int = 12, options: int = 3, seed: int = 0, signal: float = 0.0) -
     answers = torch.arange(size) % options
     hidden = torch.randn(size, 1, 8, generator=generator)
     hidden[:, 0, :options] += signal * torch.nn.functional.one_hot(answers, options)
-    return Known(hidden, torch.zeros(size, options, 2, dtype=torch.float64), True), answers
+    return Known(hidden, torch.zeros(size, options, 3, dtype=torch.float64), True), answers
 
 
 def test_a_power_is_that_of_the_probabilities() -> None:

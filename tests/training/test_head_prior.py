@@ -43,7 +43,7 @@ def test_as_many_examples_are_predicted_as_are_learned_and_none_is_both(
     assert cost.gradient_passes == 0
     for one in episodes:
         assert (one.support.is_labelled, one.query.is_labelled) == (True, True)
-        assert one.support.scores.shape == one.query.scores.shape == (5, 2, 2)
+        assert one.support.scores.shape == one.query.scores.shape == (5, 2, 3)
         assert (one.answers.shape, one.query_answers.shape) == ((5,), (5,))
         rows = torch.cat([one.support.hidden, one.query.hidden]).flatten(1)
         assert len(rows.unique(dim=0)) == 10

@@ -48,6 +48,7 @@ class Batch:
     lower: Tensor | None = None  # (R, L, d) output of the blocks below the lowest adapted layer, where known
     rest: tuple["Batch", ...] = ()  # further examples of the same gradient step, for passes of their own
     bucket: Bucket | None = None  # what a compiled step fills it up to; None: the smallest that holds it
+    examples: tuple[Encoded, ...] = ()  # those it was made of, where they are read in another way too
 
     @property
     def parts(self) -> tuple["Batch", ...]:
@@ -201,6 +202,7 @@ def _pad(examples: Sequence[Encoded], pad_id: int) -> Batch:
         option_lengths=torch.tensor(option_lengths),
         answers=answers,
         num_tokens=sum(map(len, examples)),
+        examples=tuple(examples),
     )
 
 

@@ -28,6 +28,7 @@ class Encoded:
         answer: index of the right option; None where it is unknown.
         truncated: tokens cut out of the input.
         start: the prompt's tokens before the input.
+        bare: the prompt with an empty input.
     """
 
     prompt: tuple[int, ...]
@@ -35,10 +36,16 @@ class Encoded:
     answer: int | None
     truncated: int = 0
     start: int = 0
+    bare: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """The length of the sequence that the model reads: an option's last token is only ever predicted."""
         return len(self.prompt) + sum(map(len, self.options)) - len(self.options)
+
+    @property
+    def unasked(self) -> "Encoded":
+        """The same options behind the prompt without its input."""
+        return Encoded(self.bare, self.options, None)
 
 
 class Encoder:
@@ -103,6 +110,8 @@ class Encoder:
         texts = [self.full_text(one) for one in rendered]
         tokens = self._option_tokens(texts, rendered)
         before = [text[: text.index(one.prefix) + len(one.prefix)] for text, one in zip(texts, rendered, strict=True)]
+        frames = {(one.prefix, one.suffix): one._replace(input="") for one in rendered}
+        bare = dict(zip(frames, self._prompts([self.full_text(one) for one in frames.values()]), strict=True))
         openings = dict.fromkeys(before)
         starts = dict(zip(openings, self._prompts(list(openings)), strict=True))
         rows = zip(examples, rendered, texts, before, self._prompts(texts), strict=True)
@@ -117,20 +126,19 @@ class Encoder:
             if isinstance(example, WrittenExample):
                 options = tuple((*option, self.end) for option in options)
             start = _in_common(starts[opening], prompt)  # a last space may join the input's first word
-            encoded = Encoded(prompt, options, example.answer, start=start)
+            encoded = Encoded(prompt, options, example.answer, start=start, bare=bare[one.prefix, one.suffix])
             fits = len(encoded) <= self.limit or len(demonstrations) > 0
             yield encoded if fits else self._cut(encoded, one, where)
 
     def _cut(self, encoded: Encoded, rendered: Rendered, where: str) -> Encoded:
         """``encoded`` with so much of the middle of its input left out that it is within the limit."""
-        options, answer = encoded.options, encoded.answer
         [words, gap] = self._plain([rendered.input, GAP])
         keep = len(words) - (len(encoded) - self.limit) - len(gap)
         while keep > 0:
             head = keep - keep // 2
             shorter = self._text(words[:head]) + GAP + self._text(words[len(words) - keep // 2 :])
             [prompt] = self._prompts([self.full_text(rendered._replace(input=shorter))])
-            encoded = Encoded(prompt, options, answer, len(words) - keep, encoded.start)
+            encoded = replace(encoded, prompt=prompt, truncated=len(words) - keep)
             if len(encoded) <= self.limit:
                 return encoded
             # Cutting can split a word into more tokens than it had.

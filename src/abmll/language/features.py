@@ -1,18 +1,20 @@
 """Features: what the frozen model makes of an example in one pass, for a head to learn from.
 
 Of each example: the hidden states behind chosen decoder blocks, averaged over the tokens of its input and of what
-follows it in the prompt, and the scores of its options. No gradient is needed, so an example is read once, and kept.
+follows it in the prompt, and the scores of its options. Its prompt without the input is read like an example: a score
+says little of an option that is likely anyway. No gradient is needed, so an example is read once, and kept.
 """
 
 import copy
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from abmll.common.progress import progress
 from abmll.common.recent import Recent
@@ -23,6 +25,7 @@ from abmll.language.batch import Batch, batches_of_like_length, shared_prefix
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer, Pass
 
+Read = tuple[Tensor, Tensor]  # of one example: hidden states (K, d), and its options' first two scores (C, 2)
 MAX_TOKENS = 2048  # of a pass
 MAX_SCORED = 32  # options; to score 150 of them takes 30 times as long as to read the question
 MAX_KEPT = 256_000_000  # bytes of features kept in memory
@@ -32,8 +35,13 @@ class Features(NamedTuple):
     """What the model says of N examples with at most C options: on the CPU, K depths of d numbers."""
 
     hidden: Tensor  # (N, K, d) fp32
-    scores: Tensor  # (N, C, 2) float64: log-probability per token, and summed; -inf where there is no option. 0 for all
-    # options of an example that has too many to score
+    scores: Tensor  # (N, C, 3) float64: log-probability per token, summed, and summed less what it is without the
+    # input (Holtzman et al., arXiv 2104.08315); -inf where there is no option. 0 for all options of an example that has
+    # too many to score
+
+    def of(self, scores: int) -> "Features":
+        """With the first so many of the scores: a head of version 0.2 has two."""
+        return self._replace(scores=self.scores[..., :scores])
 
 
 class FeatureReader:
@@ -57,7 +65,7 @@ class FeatureReader:
             self.store = ActivationStore(beside.root, about, beside.max_bytes, beside.announce)
         self.blocks = tuple(blocks)
         self.phi = phi
-        self.kept: Recent[str, tuple[Tensor, Tensor]] = Recent(MAX_KEPT)
+        self.kept: Recent[str, Read] = Recent(MAX_KEPT)
         self.lock = threading.Lock()  # of what is kept
         self.max_tokens = MAX_TOKENS
 
@@ -71,9 +79,8 @@ class FeatureReader:
         return twin
 
     def read(self, examples: Sequence[Encoded], quiet: bool = True) -> Features:
-        """The features of ``examples``; one pass over each that is not kept."""
-        keys = [_key(example) for example in examples]
-        asked = dict(zip(keys, examples, strict=True))
+        """The features of ``examples``; one pass over each that is not kept, and over each prompt without its input."""
+        asked = with_unasked(examples)
         with self.lock:
             found = {key: own for key, one in asked.items() if (own := self._lookup(key, one)) is not None}
         missing = {key: one for key, one in asked.items() if key not in found}
@@ -84,15 +91,11 @@ class FeatureReader:
             for key in missing:
                 self.store.put(key, torch.cat([part.flatten().float() for part in found[key]]))
         with self.lock:
-            for key in keys:
+            for key in found:
                 self.kept.put(key, found[key], _num_bytes(found[key]))
-        width = max(len(example.options) for example in examples)
-        scores = torch.full((len(examples), width, 2), -torch.inf, dtype=torch.float64)
-        for row, key in zip(scores, keys, strict=True):
-            row[: len(found[key][1])] = found[key][1]
-        return Features(torch.stack([found[key][0] for key in keys]), scores)
+        return assembled(examples, found)
 
-    def _lookup(self, key: str, example: Encoded) -> tuple[Tensor, Tensor] | None:
+    def _lookup(self, key: str, example: Encoded) -> Read | None:
         """What is kept of an example, in memory or on disk."""
         found = self.kept.get(key)
         if found is not None or self.store is None:
@@ -104,33 +107,54 @@ class FeatureReader:
         return row[:-count].view(len(self.blocks), -1).clone(), row[-count:].view(-1, 2).double()
 
     @torch.no_grad()
-    def _compute(self, examples: Sequence[Encoded], quiet: bool) -> list[tuple[Tensor, Tensor]]:
+    def _compute(self, examples: Sequence[Encoded], quiet: bool) -> list[Read]:
         """Of each example the hidden states (K, d) and the scores of its options (C, 2)."""
         counts = [len(example.options) for example in examples]
         examples = [_scored(example) for example in examples]
-        rows: dict[int, tuple[Tensor, Tensor]] = {}
+        rows: dict[int, Read] = {}
         prefix = shared_prefix([one.prompt for one in examples]) if self.scorer.packed else 0
         with progress(len(examples), "reading", "example", quiet=quiet) as bar:
             for chosen in batches_of_like_length(examples, self.max_tokens, prefix):
-                group = [examples[index] for index in chosen]
-                batch, hidden = self.scorer.batch(group), dict.fromkeys(self.blocks, torch.empty(0))
-                sums = self.scorer.scores(batch, self.phi, Pass(hidden=hidden)).sums
-                means = sums / batch.option_lengths.clamp(min=1)
-                both = torch.stack([means, sums], -1).float().double().cpu()  # as a store has it, too
-                states = torch.stack([pooled(state, batch, group) for state in hidden.values()], 1).cpu()
-                for index, example, state, scores in zip(chosen, group, states, both, strict=True):
-                    number = counts[index]
-                    own = scores[:number] if len(example.options) == number else scores.new_zeros(number, 2)
-                    rows[index] = state.clone(), own.clone()
+                read = read_pass(self.scorer, [examples[index] for index in chosen], self.blocks, self.phi)
+                for index, (state, scores) in zip(chosen, read, strict=True):
+                    are_all = len(scores) == counts[index]
+                    rows[index] = state.clone(), scores.clone() if are_all else scores.new_zeros(counts[index], 2)
                 bar.update(len(chosen))
         return [rows[index] for index in range(len(examples))]
 
 
-def pooled(hidden: Tensor, batch: Batch, examples: Sequence[Encoded]) -> Tensor:
+def read_pass(
+    scorer: OptionScorer, examples: Sequence[Encoded], blocks: Sequence[int], phi: Adapter | None
+) -> list[Read]:
+    """One pass over ``examples`` with ``phi``, with a gradient where that is wanted: what is read of each."""
+    batch, hidden = scorer.batch(examples), dict.fromkeys(blocks, torch.empty(0))
+    sums = scorer.scores(batch, phi, Pass(hidden=hidden)).sums
+    both = torch.stack([sums / batch.option_lengths.clamp(min=1), sums], -1).double().cpu()
+    states = torch.stack([pooled(state, batch) for state in hidden.values()], 1).cpu()
+    counts = [len(example.options) for example in examples]
+    return [(state, own[:count]) for state, own, count in zip(states, both, counts, strict=True)]
+
+
+def assembled(examples: Sequence[Encoded], read: Mapping[str, Read]) -> Features:
+    """The features of ``examples``; ``read``, by their keys, is what was read of them and of their ``unasked``."""
+    width, rows = max(len(example.options) for example in examples), []
+    for example in examples:
+        (_, own), (_, before) = read[key_of(example)], read[key_of(example.unasked)]
+        scores = torch.cat([own, own[:, 1:] - before[:, 1:]], -1)
+        rows.append(pad(scores, (0, 0, 0, width - len(own)), value=-torch.inf))
+    return Features(torch.stack([read[key_of(example)][0] for example in examples]), torch.stack(rows))
+
+
+def with_unasked(examples: Sequence[Encoded]) -> dict[str, Encoded]:
+    """All that is to be read of ``examples``, each once, by its key."""
+    return {key_of(one): one for example in examples for one in (example, example.unasked)}
+
+
+def pooled(hidden: Tensor, batch: Batch) -> Tensor:
     """(N, d) fp32: the hidden states (R, L, d) of a batch, averaged over each prompt from its input on."""
     flat, length = hidden.flatten(0, 1), hidden.shape[1]
     rows = []
-    for number, example in enumerate(examples):
+    for number, example in enumerate(batch.examples):
         places = torch.arange(example.start, len(example.prompt), device=flat.device)
         places = number * length + places if batch.packing is None else batch.packing.spread[number, places]
         rows.append(flat[places].float().mean(0))
@@ -143,10 +167,10 @@ def _scored(example: Encoded) -> Encoded:
     return example if few else replace(example, options=example.options[:1], answer=None)
 
 
-def _num_bytes(kept: tuple[Tensor, Tensor]) -> int:
+def _num_bytes(kept: Read) -> int:
     return sum(part.nbytes for part in kept)
 
 
-def _key(example: Encoded) -> str:
+def key_of(example: Encoded) -> str:
     """A hash of all that is read of an example: its answer plays no part."""
     return hashlib.sha256(repr((example.prompt, example.options, example.start)).encode()).hexdigest()

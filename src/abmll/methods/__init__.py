@@ -26,6 +26,7 @@ from abmll.methods.mixture import AbmllMixture
 from abmll.methods.reptile import Reptile
 from abmll.methods.rule import Rule, State
 from abmll.methods.support import Support
+from abmll.methods.trained_head import TrainedHead
 
 REGISTRY: dict[str, type[Rule[Any]]] = {
     rule.name: rule
@@ -34,7 +35,7 @@ REGISTRY: dict[str, type[Rule[Any]]] = {
         *(Icl, BatchIcl, MetaIcl, AbmllIcl),
         AbmllMixture,  # it continues a run of ABMLL
         *(Blob, Laplace, Ensemble, McDropout),  # they continue a run of regular LoRA
-        *(LinearProbe, TemperedLinearProbe, Head, MetaHead, AbmllHead, LoraHead),  # on features
+        *(LinearProbe, TemperedLinearProbe, Head, MetaHead, TrainedHead, AbmllHead, LoraHead),  # on features
     )
 }
 

@@ -29,7 +29,7 @@ class Probe(Classifier):
     samples = 1
 
     def __init__(self, prior: HeadPrior, known: Known, answers: Tensor, seed: int = 0, quiet: bool = True) -> None:
-        self.metric, self.width = Metric(known.hidden), known.scores.shape[1]
+        self.metric, (_, self.width, self.kinds) = Metric(known.hidden), known.scores.shape
         inputs, labels = self._rows(known), answers.numpy()
         if not known.is_labelled:
             present = ~known.scores[..., 0].isneginf().numpy()
@@ -58,7 +58,7 @@ class Probe(Classifier):
         """A row of features for each example, or of scores for each option."""
         if known.is_labelled:
             return self.metric(known.hidden).numpy()
-        scores, absent = centred(known.scores)
+        scores, absent = centred(known.scores[..., : self.kinds])
         return scores[~absent].numpy()
 
     def temper(self, probs: Tensor) -> Tensor:

@@ -60,8 +60,8 @@ class Loss(NamedTuple):
 
     @property
     def grad_norm(self) -> Tensor:
-        """The norm of the whole gradient."""
-        return total_norm(self.grad_norms)
+        """The norm of the whole gradient; 0 where no step was taken."""
+        return total_norm(self.grad_norms) if self.grad_norms else torch.zeros_like(self.nll)
 
 
 def combined(parts: Sequence[Loss]) -> Loss:

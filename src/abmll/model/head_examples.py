@@ -39,18 +39,18 @@ def aligned(features: Features, examples: Sequence[Example], labels: Sequence[st
     """The features with the scores' columns in the order of the labels, if there are any; -inf for a label left out."""
     if not labels:
         return features
-    scores = torch.full((len(examples), len(labels), 2), -torch.inf, dtype=torch.float64)
+    scores = torch.full((len(examples), len(labels), features.scores.shape[-1]), -torch.inf, dtype=torch.float64)
     for row, own, example in zip(scores, features.scores, examples, strict=True):
         row[[labels.index(option) for option in example.options]] = own[: len(example.options)]
     return Features(features.hidden, scores)
 
 
-def refuse_odd(features: Features, answers: Tensor, depths: tuple[int, int]) -> None:
-    """Raise ``ValueError`` for tensors that no reader has read of this many depths and numbers."""
+def refuse_odd(features: Features, answers: Tensor, depths: tuple[int, int], kinds: int) -> None:
+    """Raise ``ValueError`` for tensors that no reader has read of this many depths and numbers, with so many scores."""
     hidden, scores = features
     if [one.dtype for one in (hidden, scores, answers)] != [torch.float32, torch.float64, torch.int64]:
         raise ValueError("its tensors are of other types")
-    if hidden.shape[1:] != depths or scores.dim() != 3 or scores.shape[2] != 2 or answers.dim() > 2:
+    if hidden.shape[1:] != depths or scores.dim() != 3 or scores.shape[2] != kinds or answers.dim() > 2:
         raise ValueError("its tensors have other shapes")
     if not bool(hidden.isfinite().all()) or bool(scores.isnan().any()) or bool(scores.isposinf().any()):
         raise ValueError("its features are not finite")

@@ -63,7 +63,7 @@ class MultiLabelHead(TaskHead):
     ) -> "MultiLabelHead":
         """``learn_sets`` of examples whose ``features`` the ``reader`` has read."""
         labels, answers = tuple(sorted(examples[0].options)), answers_of(examples, chosen)
-        features = aligned(features, examples, labels)
+        features = aligned(features, examples, labels).of(prior.num_scores)
         order = sorted(range(len(examples)), key=lambda n: (key_of(examples[n]), answers[n].tolist()))
         keys = tuple(key_of(examples[n]) for n in order)
         ordered = Features(features.hidden[order], features.scores[order])

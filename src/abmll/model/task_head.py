@@ -90,7 +90,8 @@ class TaskHead:
     ) -> "TaskHead":
         """``learn`` of examples whose ``features`` the ``reader`` has read."""
         labels = labels_in(examples, label_order)
-        features, answers = aligned(features, examples, labels), answer_columns(examples, labels)
+        features = aligned(features, examples, labels).of(prior.num_scores)
+        answers = answer_columns(examples, labels)
         keys, is_ordered = tuple(map(key_of, examples)), label_order is not None
         return cls(reader, method, prior, labels, keys, features, answers, seed, is_ordered)._sorted()
 
@@ -105,7 +106,7 @@ class TaskHead:
     def updated_with(self, examples: Sequence[Example], features: Features) -> "TaskHead":
         """``updated`` with examples whose ``features`` the ``reader`` has read."""
         self.refuse_to_learn(examples)
-        more = aligned(features, examples, self.labels)
+        more = aligned(features, examples, self.labels).of(self.prior.num_scores)
         width = max(part.scores.shape[1] for part in (self.features, more))
         scores = [widened(part.scores, width) for part in (self.features, more)]
         features = Features(torch.cat([self.features.hidden, more.hidden]), torch.cat(scores))
@@ -278,7 +279,8 @@ class TaskHead:
             labels, keys = (tuple(map(str, document[name])) for name in ("labels", "keys"))
             answers, seed = tensors["answers"], int(document["seed"])
             is_ordered = document.get("ordered", False)  # as it was before heads knew of an order
-            refuse_odd(features, answers, (len(reader.blocks), scorer.base.model.config.get_text_config().hidden_size))
+            size = scorer.base.model.config.get_text_config().hidden_size
+            refuse_odd(features, answers, (len(reader.blocks), size), prior.num_scores)
             if {len(keys), *map(len, features)} != {len(answers)} or len(labels) not in (0, features.scores.shape[1]):
                 raise ValueError("its numbers of examples or labels differ")
             if not isinstance(is_ordered, bool):

@@ -26,7 +26,12 @@ from abmll.posterior.ordinal import Order
 from abmll.posterior.paths import Paths, Rows, sample
 from abmll.posterior.threads import one_thread
 
-SUBSETS = ((False, False), (True, False), (False, True))  # of the scores: none, per token, summed
+# Which scores count: none, per token, summed, summed less what it is without the question, and that with another.
+SUBSETS = (
+    *((False, False, False), (True, False, False), (False, True, False)),
+    *((False, False, True), (True, False, True), (False, True, True)),
+)
+OF_LABELS = 2  # scores: the third differs from the second by a number for each label, and that is in b
 SHARES = (0.0, 0.8)  # of the variance that follow the labels' order: 0 among them, as few tasks have what it promises
 CHAINS, FEWEST_CHAINS = 128, 32
 MOST_NUMBERS = 5_000_000  # in all chains, which have one for each example and option
@@ -35,9 +40,9 @@ LEAST = 1e-12  # of a variance
 
 @dataclass(frozen=True)
 class HeadPrior:
-    """theta's part of the head. T values of tau, J = 3 subsets of the S = 2 scores.
+    """theta's part of the head. T values of tau; S = 3 scores of an option, 2 in version 0.2.
 
-    The defaults were chosen on training and validation tasks (docs/log.md, 2026-11-28).
+    The defaults were chosen on training and validation tasks (docs/log.md, 2026-11-28 and 2026-11-30).
 
     Args:
         weight_mean, weight_std: (S,) of w, where its score counts, before it is cut at zero.
@@ -45,13 +50,14 @@ class HeadPrior:
         residual: share of g's standard deviation, given the examples, with which a question is answered. Below 1 since
             what is left of it lies in directions that no example has, of which tasks make less use than of the others.
         taus: (T,) standard deviations of g at an example as far from the others' mean as they are on average.
-        labelled: (J, T) log prior weights of the hypotheses, where every example has the same options.
-        open: (J,) likewise where they differ.
+        labelled: (3, T) log prior weights of the hypotheses, where every example has the same options: of the first two
+            scores none, one or the other counts.
+        open: likewise where they differ, of the subsets of all scores: 6, or 3 of two scores.
         depths: the features: hidden states behind these shares of the decoder blocks.
     """
 
-    weight_mean: tuple[float, ...] = (1.0, 0.3)
-    weight_std: tuple[float, ...] = (0.5, 0.3)
+    weight_mean: tuple[float, ...] = (1.0, 0.3, 0.3)
+    weight_std: tuple[float, ...] = (0.5, 0.3, 0.3)
     bias_std: float = 1.0
     residual: float = 0.5
     taus: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
@@ -60,16 +66,14 @@ class HeadPrior:
         (-2.0, 0.0, 0.0, 0.0, 0.0),
         (-3.5, -1.5, -1.5, -1.5, -1.5),
     )
-    open: tuple[float, ...] = (0.0,) * 3
+    open: tuple[float, ...] = (0.0,) * len(SUBSETS)
     depths: tuple[float, ...] = (0.3333, 0.9333)
 
     def __post_init__(self) -> None:
         numbers = [*self.open, *(value for row in self.labelled for value in row)]
         scales = [*self.weight_mean, *self.weight_std, self.bias_std, self.residual, *self.depths]
-        shapes = {len(self.weight_mean), len(self.weight_std)}, {len(self.labelled), len(self.open)}
-        fits = shapes == ({len(SUBSETS[0])}, {len(SUBSETS)}) and all(
-            len(row) == len(self.taus) for row in self.labelled
-        )
+        sizes = (len(self.weight_mean), len(self.weight_std), len(self.labelled), len(self.open))
+        fits = sizes in ((2, 2, 3, 3), (3, 3, 3, 6)) and all(len(row) == len(self.taus) for row in self.labelled)
         is_valid = all(map(math.isfinite, numbers)) and all(0 < scale < math.inf for scale in scales)
         are_some = bool(self.taus and self.depths) and all(0 <= tau < math.inf for tau in self.taus)
         if not (fits and is_valid and are_some and max(self.depths) <= 1):
@@ -80,6 +84,11 @@ class HeadPrior:
         """What JSON says of it. Raises ``TypeError`` or ``ValueError`` where it is no prior."""
         values = {name: _tuples(value) for name, value in dict(document).items()}
         return cls(**values)
+
+    @property
+    def num_scores(self) -> int:
+        """Of an option."""
+        return len(self.weight_mean)
 
     def blocks(self, number: int) -> tuple[int, ...]:
         """The depths as numbers of decoder blocks, of ``number`` that the model has."""
@@ -95,7 +104,7 @@ class Known(NamedTuple):
     """What is read of N examples with at most C options; with ``is_labelled`` column c is the same option in all."""
 
     hidden: Tensor  # (N, K, d) features
-    scores: Tensor  # (N, C, S) of the options, -inf where there is none
+    scores: Tensor  # (N, C, S) of the options, or more than are used; -inf where there is none
     is_labelled: bool
     is_ordered: bool = False  # the columns are labels from the lowest to the highest, or the other way round
 
@@ -107,7 +116,7 @@ class Metric:
         flat = self._flat(hidden)
         self.mean = flat.mean(0)
         spread = (flat - self.mean).square().sum(-1).mean().sqrt()
-        self.scale = spread if float(spread) > 0 else torch.ones_like(spread)
+        self.scale = spread if bool(spread > 0) else torch.ones_like(spread)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """(N, K d) in float64 of (N, K, d)."""
@@ -142,16 +151,17 @@ class Hypotheses(NamedTuple):
     @classmethod
     def of(cls, prior: HeadPrior, is_labelled: bool) -> "Hypotheses":
         """Those of a task."""
-        taus = prior.taus if is_labelled else (0.0,)
+        taus, scores = (prior.taus, OF_LABELS) if is_labelled else ((0.0,), prior.num_scores)
         weights = prior.labelled if is_labelled else tuple((weight,) for weight in prior.open)
+        subsets = [row[:scores] for row in SUBSETS if not any(row[scores:])]
         return cls(
-            torch.tensor(SUBSETS, dtype=torch.float64).repeat_interleave(len(taus), 0),
-            torch.tensor(taus, dtype=torch.float64).repeat(len(SUBSETS)),
+            torch.tensor(subsets, dtype=torch.float64).repeat_interleave(len(taus), 0),
+            torch.tensor(taus, dtype=torch.float64).repeat(len(subsets)),
             torch.log_softmax(torch.tensor(weights, dtype=torch.float64).flatten(), 0),
             prior.bias_std if is_labelled else 0.0,
             prior.residual,
-            torch.tensor(prior.weight_mean, dtype=torch.float64),
-            torch.tensor(prior.weight_std, dtype=torch.float64),
+            torch.tensor(prior.weight_mean[:scores], dtype=torch.float64),
+            torch.tensor(prior.weight_std[:scores], dtype=torch.float64),
         )
 
     @classmethod
@@ -172,8 +182,8 @@ class Hypotheses(NamedTuple):
 
     def unscored(self) -> "Hypotheses":
         """One for each tau, for examples whose scores say nothing: which of them count is then all the same."""
-        number = len(self.taus) // len(SUBSETS)
-        weights = self.log_weights.view(len(SUBSETS), number).logsumexp(0)
+        number = int((self.counts.sum(-1) == 0).sum())
+        weights = self.log_weights.view(-1, number).logsumexp(0)
         return self.pick(torch.arange(number))._replace(log_weights=weights)
 
     def ordered(self, options: int) -> "Hypotheses":
@@ -199,9 +209,13 @@ class Hypotheses(NamedTuple):
         """Of g + b, for one label: (H, N, M) of inner products (N, M)."""
         return self.taus.square()[:, None, None] * inner + self.bias_std**2
 
+    def used(self, scores: Tensor) -> Tensor:
+        """The first S of the scores (N, C, ...)."""
+        return scores[..., : self.counts.shape[-1]]
+
     def of_scores(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """The prior's mean of f (H, N, C), and what its weights multiply, (H, N, C, S)."""
-        values, absent = centred(scores)
+        values, absent = centred(self.used(scores))
         offset = torch.einsum("ncs,hs->hnc", values, self.counts * self.mean)
         return offset.masked_fill(absent, -torch.inf), values * (self.counts * self.std)[:, None, None, :]
 
@@ -233,7 +247,7 @@ class HeadPosterior:
         if fitted is None:
             self.learned = _learn(self.considered, self.considered.latent(inner, known.scores), answers, seed, chains)
         else:
-            self.learned = Fitted.of(fitted, len(self.considered.taus), known.scores)
+            self.learned = Fitted.of(fitted, len(self.considered.taus), self.considered.used(known.scores))
         self.hypotheses, log_evidence, self.paths = self.learned
         self.log_evidence = float(log_evidence)
         used, index = spread(self.hypotheses, len(self.paths.weights) // len(READS))

@@ -60,8 +60,8 @@ class Numbers(NamedTuple):
             log_weights=torch.log_softmax(weights.flatten(), 0),
             bias_std=self.bias_std.exp() if is_labelled else old.bias_std,
             residual=self.residual.exp(),
-            mean=self.weight_mean.exp(),
-            std=self.weight_std.exp(),
+            mean=self.weight_mean.exp()[: len(old.mean)],
+            std=self.weight_std.exp()[: len(old.std)],
         )
 
     def prior(self, start: HeadPrior) -> HeadPrior:

@@ -114,8 +114,8 @@ class Resident:
 
 def together(read: list[Read]) -> Features:
     """Rows that were read, as a head takes them."""
-    width = max(len(one.scores) for one in read)
-    scores = torch.full((len(read), width, 2), -torch.inf, dtype=torch.float64)
+    width, kinds = max(len(one.scores) for one in read), read[0].scores.shape[1]
+    scores = torch.full((len(read), width, kinds), -torch.inf, dtype=torch.float64)
     for row, one in zip(scores, read, strict=True):
         row[: len(one.scores)] = one.scores
     return Features(torch.stack([one.hidden for one in read]), scores)
