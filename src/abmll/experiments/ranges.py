@@ -33,6 +33,7 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
     "maml": {"inner_sgd_rate": PLAIN, "outer_learning_rate": RATES},
     "abml": {"inner_sgd_rate": PLAIN, "inner_sgd_scale_rate": PLAIN, "outer_learning_rate": RATES},
     "reptile": {"learning_rate": RATES, "reptile_epsilon": Range(0.1, 1.0)},
+    "trained-head": {"outer_learning_rate": RATES},
     "blob": {
         "learning_rate": RATES,
         "scale_learning_rate": SCALES,
