@@ -324,8 +324,8 @@ def test_options_that_come_again_are_not_tokenised_again(tokenizer: PreTrainedTo
     encoder = Counting(tokenizer, SHORT, 2048)
     examples = [Example(str(n), f"question {n}", ("yes", "no", f"{n % 3}"), 0) for n in range(700)]
     assert len(list(encoder.encode_all(examples, "t"))) == 700
-    # Prompts; in each of three portions what stands before the input, the prompt without it, and five options, alone and
-    # behind the character before them; "x" for a BOS.
+    # Prompts; in each of three portions what stands before the input, the prompt without it, and five options, alone
+    # and behind the character before them; "x" for a BOS.
     assert 700 + 10 < encoder.texts <= 700 + 3 * (2 + 2 * 5 + 1) + 1
 
 

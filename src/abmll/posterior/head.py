@@ -66,7 +66,7 @@ class HeadPrior:
         (-2.0, 0.0, 0.0, 0.0, 0.0),
         (-3.5, -1.5, -1.5, -1.5, -1.5),
     )
-    open: tuple[float, ...] = (0.0,) * len(SUBSETS)
+    open: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # that none counts has a third of the whole
     depths: tuple[float, ...] = (0.3333, 0.9333)
 
     def __post_init__(self) -> None:

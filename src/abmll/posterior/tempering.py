@@ -18,7 +18,7 @@ from torch import Tensor
 from abmll.common.progress import progress
 from abmll.posterior.elliptical import LARGE
 from abmll.posterior.fitted import taken
-from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior, HeadPrior, Hypotheses, Known
+from abmll.posterior.head import FEWEST_CHAINS, OF_LABELS, HeadPosterior, HeadPrior, Hypotheses, Known
 from abmll.posterior.threads import one_thread
 
 HELD_OUT = "held_out"
@@ -31,7 +31,9 @@ INVERSE = torch.linspace(-3.0, 3.0, 61, dtype=torch.float64).exp()  # (T,) value
 
 
 class TemperedHead(HeadPosterior):
-    """A head whose probabilities are tempered, where every example has the same options; for the rest see its base.
+    """A head whose probabilities are tempered; for the rest see its base.
+
+    One of options that differ is not, where its prior is of version 0.2, so that it answers as it did.
 
     Args:
         folds: of cross-validation; never more than there are different examples. Of less than 2 nothing is learned.
@@ -57,7 +59,8 @@ class TemperedHead(HeadPosterior):
         super().__init__(prior, known, answers, seed, fitted=fitted)
         self.likely = self.considered.pick((self.hypotheses > LEAST).nonzero()[:, 0])
         self.learned_of = prior, known, answers
-        self.fold_of = dealt(known, answers, folds) if known.is_labelled else torch.zeros_like(answers)
+        is_old = not known.is_labelled and prior.num_scores == OF_LABELS
+        self.fold_of = torch.zeros_like(answers) if is_old else dealt(known, answers, folds)
         self.is_tempered = bool(self.fold_of.any())
         if self.is_tempered:
             self.held_out = self._held_out(self.fold_of, quiet) if fitted is None else _apart(fitted, known)
