@@ -21,7 +21,8 @@ from abmll.language.features import FeatureReader
 from abmll.methods.linear_probe import Probe
 from abmll.model.prequential import answer_columns, labels_of
 from abmll.model.task_head import aligned
-from abmll.posterior.head import HeadPosterior, HeadPrior, Known
+from abmll.posterior.head import HeadPosterior
+from abmll.posterior.hypotheses import HeadPrior, Known
 from abmll.tasks.evaluation_examples import choose_examples
 from abmll.tasks.suite import load_suite
 

@@ -15,7 +15,8 @@ from abmll.common.config import LearningConfig, PredictConfig
 from abmll.language.encoding import Encoded
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prediction import predict
-from abmll.posterior.head import HeadPosterior, HeadPrior, Known
+from abmll.posterior.head import HeadPosterior
+from abmll.posterior.hypotheses import HeadPrior, Known
 from abmll.tasks.order import adaptation_batches
 from benchmarks.bench import Bench
 from benchmarks.contenders import NUMBERS, Ours, Setting, plain_lora

@@ -13,7 +13,7 @@ from abmll import AbmllModel, Prediction
 from abmll.common.config import LearningConfig, PromptConfig
 from abmll.methods.linear_probe import Probe, TemperedProbe
 from abmll.model.prediction import batch_calibrated, predict
-from abmll.posterior.head import HeadPrior, Known
+from abmll.posterior.hypotheses import HeadPrior, Known
 from abmll.tasks import Task
 
 linear_model = pytest.importorskip("sklearn.linear_model")

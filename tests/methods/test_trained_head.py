@@ -15,8 +15,8 @@ from abmll.language.meter import counted
 from abmll.language.scorer import OptionScorer
 from abmll.methods import make_rule
 from abmll.methods.trained_head import EpisodeState, TrainedHead, folded
-from abmll.posterior.head import HeadPrior, Hypotheses, Known
 from abmll.posterior.head_learning import Episode, predictive_nll
+from abmll.posterior.hypotheses import HeadPrior, Hypotheses, Known
 
 MakeScorer = Callable[..., OptionScorer]
 MakeTheta = Callable[[OptionScorer], Adapter]

@@ -19,7 +19,7 @@ from abmll.model import hub as model_hub
 from abmll.model.hub import find_folder, hub_name, push_folder
 from abmll.model.learned_task import TaskPosterior
 from abmll.posterior.calibration import CalibrationPrior
-from abmll.posterior.head import HeadPrior
+from abmll.posterior.hypotheses import HeadPrior
 from tests.hub_stand_in import Hub
 
 

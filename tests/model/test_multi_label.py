@@ -12,7 +12,7 @@ from abmll.common.errors import ConfigError, DataError
 from abmll.model.head_examples import key_of
 from abmll.model.multi_label import MultiLabelHead
 from abmll.model.task_head import TaskHead
-from abmll.posterior.head import HeadPrior, Known
+from abmll.posterior.hypotheses import HeadPrior, Known
 from abmll.posterior.tempering import TemperedHead
 
 SHORT = PromptConfig(instruction=False, list_options=False, answer="text")

@@ -18,7 +18,7 @@ from abmll import AbmllClassifier
 from abmll.model.prediction import Prediction
 from abmll.model.shared_models import shared_learner
 from abmll.posterior import head
-from abmll.posterior.head import HeadPrior
+from abmll.posterior.hypotheses import HeadPrior
 
 clone: Any = base.clone  # whose type says that it gives a list or a dict
 LENGTH = 25

@@ -15,7 +15,8 @@ from abmll.common.config import LearningConfig, PromptConfig
 from abmll.common.errors import CheckpointError, ConfigError, DataError
 from abmll.language.meter import counted
 from abmll.model.task_head import TaskHead
-from abmll.posterior.head import HeadPosterior, HeadPrior, Known
+from abmll.posterior.head import HeadPosterior
+from abmll.posterior.hypotheses import HeadPrior, Known
 from abmll.posterior.tempering import TemperedHead
 from abmll.tasks import Example, Task
 

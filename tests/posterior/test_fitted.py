@@ -9,7 +9,7 @@ from torch import Tensor
 
 from abmll.posterior import head, tempering
 from abmll.posterior.fitted import spread
-from abmll.posterior.head import HeadPrior, Known
+from abmll.posterior.hypotheses import HeadPrior, Known
 from abmll.posterior.tempering import TemperedHead, log_likelihood, mixed, powered, weights
 
 pytestmark = pytest.mark.usefixtures("few_chains")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from abmll.posterior.elliptical import READS
-from abmll.posterior.head import SHARES, SUBSETS, HeadPosterior, HeadPrior, Hypotheses, Known, Metric, Where, centred
+from abmll.posterior.head import HeadPosterior, Metric, Where
+from abmll.posterior.hypotheses import SHARES, SUBSETS, HeadPrior, Hypotheses, Known, centred
 from abmll.posterior.latent import root
 from abmll.posterior.mode import find_mode
 from abmll.posterior.paths import Paths, sample

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from abmll.posterior import head_learning
-from abmll.posterior.head import HeadPosterior, HeadPrior, Known
+from abmll.posterior.head import HeadPosterior
 from abmll.posterior.head_learning import Episode, Numbers, learn_prior, predictive_nll
+from abmll.posterior.hypotheses import HeadPrior, Known
 
 PRIOR = HeadPrior(taus=(0.0, 1.0, 3.0), labelled=((0.2, 0.0, -0.1),) * 3, open=(0.1, 0.0, 0.3, 0.0, -0.2, 0.0))
 

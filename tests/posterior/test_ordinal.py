@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from abmll.posterior.head import SHARES, HeadPosterior, HeadPrior, Known
+from abmll.posterior.head import HeadPosterior
+from abmll.posterior.hypotheses import SHARES, HeadPrior, Known
 from abmll.posterior.ordinal import Order
 
 ALL = torch.tensor([0.0, 0.3, 0.8, 1.0], dtype=torch.float64)

@@ -9,7 +9,8 @@ from scipy.integrate import quad
 from torch import Tensor
 
 from abmll.posterior import tempering
-from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior, HeadPrior, Known
+from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior
+from abmll.posterior.hypotheses import HeadPrior, Known
 from abmll.posterior.tempering import INVERSE, SPREAD, WEIGHT, TemperedHead, dealt, mixed, picked, powered, weights
 
 pytestmark = pytest.mark.usefixtures("few_chains")
@@ -113,7 +114,10 @@ def test_equal_examples_teach_no_temperature(size: int) -> None:
     assert torch.equal(tempered.temper(probs), probs)
 
 
-def test_options_that_differ_are_not_tempered() -> None:
+def test_options_that_differ_are_tempered_but_for_a_prior_of_version_0_2() -> None:
     known, answers = task()
-    tempered = TemperedHead(HeadPrior(), known._replace(is_labelled=False), answers)
-    assert not tempered.is_tempered
+    differing = known._replace(is_labelled=False)
+    assert TemperedHead(HeadPrior(), differing, answers).is_tempered
+    old = HeadPrior(weight_mean=(1.0, 0.3), weight_std=(0.5, 0.3), open=(0.0,) * 3)
+    assert not TemperedHead(old, differing, answers).is_tempered
+    assert TemperedHead(old, known, answers).is_tempered

@@ -9,8 +9,8 @@ import torch
 from abmll import AbmllModel
 from abmll.common.config import LearningConfig
 from abmll.language.meter import counted
-from abmll.posterior.head import HeadPrior
 from abmll.posterior.head_learning import Episode
+from abmll.posterior.hypotheses import HeadPrior
 from abmll.tasks import Task
 from abmll.training.head_prior import learn_head_prior
 

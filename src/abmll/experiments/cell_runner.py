@@ -40,7 +40,7 @@ from abmll.language.meter import metered
 from abmll.methods import find_rule
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prediction import Prediction
-from abmll.posterior.head import HeadPrior
+from abmll.posterior.hypotheses import HeadPrior
 from abmll.tasks import Task
 from abmll.tasks.evaluation_examples import choose_examples
 from abmll.tasks.order import limit_train, sample_seed

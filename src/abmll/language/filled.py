@@ -39,6 +39,7 @@ def filled(batch: Batch) -> Batch:
         token_option=padded(widened(batch, bucket.options), bucket.tokens, bucket.options - 1),
         option_lengths=padded(batch.option_lengths, bucket.options),
         num_tokens=0,
+        examples=(),
         packing=None,
         counts=None,
         lower=None if lower is None else F.pad(lower, (0, 0, 0, bucket.length - length)),

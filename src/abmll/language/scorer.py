@@ -121,14 +121,14 @@ class OptionScorer:
                 terms = bound.enter_context(self.wiring.use(phi, batch, how.noise, how.theta, how.trace))
             if batch.lower is not None:
                 bound.enter_context(self.lower_blocks.skipped(batch.lower))
-            if how.hidden is not None:
-                bound.enter_context(collected(self.base.model, how.hidden))
-            elif batch.mask is None and terms is None and how.trace is None:
+            if how.hidden is None and batch.mask is None and terms is None and how.trace is None:
                 bound.enter_context(self.last_mlp.only(batch.rows))
-            if self.gradient_checkpointing and torch.is_grad_enabled() and how.trace is None and how.hidden is None:
+            if self.gradient_checkpointing and torch.is_grad_enabled() and how.trace is None:
                 generator = None if how.noise is None else how.noise.generator
                 lowest = len(self.lower_blocks.blocks)
                 bound.enter_context(recomputed(self.base.model, lowest, self._scene(), generator))
+            if how.hidden is not None:  # the last, so that it sees what those blocks give
+                bound.enter_context(collected(self.base.model, how.hidden))
             hidden = hidden_states(self.base.model, batch)
         if how.hidden is not None and self.num_blocks in how.hidden:
             how.hidden[self.num_blocks] = hidden  # behind the final norm

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from abmll.methods.lora import Pretrained
 from abmll.methods.rule import Classifier
-from abmll.posterior.head import HeadPrior, Known, Metric, centred
+from abmll.posterior.head import Metric
+from abmll.posterior.hypotheses import HeadPrior, Known, centred
 
 STRENGTHS = [0.1, 1.0, 10.0, 100.0]  # C, the inverse of the regularisation
 FOLDS = 5

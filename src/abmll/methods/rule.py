@@ -28,7 +28,7 @@ from abmll.methods.loss import NO_NORMS, Loss, combined, read_along
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.support import Support
 from abmll.posterior import Noise, Prior
-from abmll.posterior.head import HeadPrior, Known
+from abmll.posterior.hypotheses import HeadPrior, Known
 
 PHI, THETA = "optimizer_phi", "optimizer_theta"  # the optimizers' files in a checkpoint
 

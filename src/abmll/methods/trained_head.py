@@ -26,8 +26,8 @@ from abmll.methods.loss import NO_NORMS, Loss
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.rule import THETA, Rule, State
 from abmll.methods.support import Support
-from abmll.posterior.head import HeadPrior, Hypotheses, Known
 from abmll.posterior.head_learning import Episode, predictive_nll
+from abmll.posterior.hypotheses import HeadPrior, Hypotheses, Known
 from abmll.posterior.tempering import TemperedHead
 from abmll.posterior.threads import one_thread
 

@@ -35,7 +35,7 @@ from abmll.model.prequential import TaskCalibration, evidence, infer_calibration
 from abmll.model.saved_learner import read_learner, write_learner
 from abmll.model.task_head import TaskHead
 from abmll.posterior.calibration import CalibrationPrior, before_examples
-from abmll.posterior.head import HeadPrior
+from abmll.posterior.hypotheses import HeadPrior
 from abmll.tasks import Example
 from abmll.tasks.order import demonstrations, sample_seed
 from abmll.tasks.records import Data, examples_of

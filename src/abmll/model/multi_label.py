@@ -18,7 +18,7 @@ from abmll.model.head_tensors import grouped
 from abmll.model.prediction import Prediction, entropy
 from abmll.model.prequential import label_index
 from abmll.model.task_head import AT_ONCE, TaskHead, tempered
-from abmll.posterior.head import HeadPrior, Known
+from abmll.posterior.hypotheses import HeadPrior, Known
 from abmll.tasks import Example
 
 NO_YES = ("no", "yes")

@@ -23,7 +23,7 @@ from abmll.common.files import atomic_folder, write_text
 from abmll.common.settings import flatten, pick
 from abmll.model.run_folder import CONFIG, RunFolder
 from abmll.posterior.calibration import CalibrationPrior
-from abmll.posterior.head import HeadPrior
+from abmll.posterior.hypotheses import HeadPrior
 
 if TYPE_CHECKING:
     from abmll.model.meta_learner import AbmllModel

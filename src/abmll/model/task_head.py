@@ -25,7 +25,7 @@ from abmll.model.head_examples import aligned, key_of, labels_in, refuse_odd, wi
 from abmll.model.head_tensors import DIGEST, digest, grouped
 from abmll.model.prediction import Prediction, entropy
 from abmll.model.prequential import answer_columns, label_index, labels_of
-from abmll.posterior.head import HeadPrior, Known
+from abmll.posterior.hypotheses import HeadPrior, Known
 from abmll.tasks import Example
 
 AT_ONCE = 256  # questions

@@ -1,112 +1,30 @@
 """The head: a Bayesian classifier of one task on frozen features and on the model's own scores of the options.
 
     f(x, c) = w . s_c(x) + b_c + g_c(x)                p(y = c | x, w, b, g) = softmax_c f(x, c)
-    w_s ~ N(mean_s, std_s^2), w_s >= 0    b_c ~ N(0, bias_std^2)    g_c ~ GP(0, tau^2 <h(x), h(x')>)
 
-w, b and g are part of phi: they belong to one task. A hypothesis says which scores count and how large tau is; tau = 0
-without scores is the answers' frequencies alone. Their prior, and the numbers above, are part of theta. Hypotheses are
-weighed by their evidence (Laplace), and the posterior of each is sampled, in proportion (``elliptical``).
-
-Where the options are not the same in every example there is neither b nor g: an option has no label to learn about.
+w, b and g are part of phi: they belong to one task. Their prior, and what can be believed of them (``hypotheses``), is
+part of theta. Hypotheses are weighed by their evidence (Laplace), and the posterior of each is sampled, in proportion
+(``elliptical``).
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from abmll.posterior.elliptical import READS, refine
 from abmll.posterior.fitted import Fitted, spread
+from abmll.posterior.hypotheses import HeadPrior, Hypotheses, Known
 from abmll.posterior.latent import Latent, root
-from abmll.posterior.mode import Mode, find_mode
+from abmll.posterior.mode import find_mode
 from abmll.posterior.ordinal import Order
 from abmll.posterior.paths import Paths, Rows, sample
 from abmll.posterior.threads import one_thread
 
-# Which scores count: none, per token, summed, summed less what it is without the question, and that with another.
-SUBSETS = (
-    *((False, False, False), (True, False, False), (False, True, False)),
-    *((False, False, True), (True, False, True), (False, True, True)),
-)
-OF_LABELS = 2  # scores: the third differs from the second by a number for each label, and that is in b
-SHARES = (0.0, 0.8)  # of the variance that follow the labels' order: 0 among them, as few tasks have what it promises
 CHAINS, FEWEST_CHAINS = 128, 32
 MOST_NUMBERS = 5_000_000  # in all chains, which have one for each example and option
 LEAST = 1e-12  # of a variance
-
-
-@dataclass(frozen=True)
-class HeadPrior:
-    """theta's part of the head. T values of tau; S = 3 scores of an option, 2 in version 0.2.
-
-    The defaults were chosen on training and validation tasks (docs/log.md, 2026-11-28 and 2026-11-30).
-
-    Args:
-        weight_mean, weight_std: (S,) of w, where its score counts, before it is cut at zero.
-        bias_std: of b.
-        residual: share of g's standard deviation, given the examples, with which a question is answered. Below 1 since
-            what is left of it lies in directions that no example has, of which tasks make less use than of the others.
-        taus: (T,) standard deviations of g at an example as far from the others' mean as they are on average.
-        labelled: (3, T) log prior weights of the hypotheses, where every example has the same options: of the first two
-            scores none, one or the other counts.
-        open: likewise where they differ, of the subsets of all scores: 6, or 3 of two scores.
-        depths: the features: hidden states behind these shares of the decoder blocks.
-    """
-
-    weight_mean: tuple[float, ...] = (1.0, 0.3, 0.3)
-    weight_std: tuple[float, ...] = (0.5, 0.3, 0.3)
-    bias_std: float = 1.0
-    residual: float = 0.5
-    taus: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
-    labelled: tuple[tuple[float, ...], ...] = (
-        (-2.0, 0.0, 0.0, 0.0, 0.0),
-        (-2.0, 0.0, 0.0, 0.0, 0.0),
-        (-3.5, -1.5, -1.5, -1.5, -1.5),
-    )
-    open: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # that none counts has a third of the whole
-    depths: tuple[float, ...] = (0.3333, 0.9333)
-
-    def __post_init__(self) -> None:
-        numbers = [*self.open, *(value for row in self.labelled for value in row)]
-        scales = [*self.weight_mean, *self.weight_std, self.bias_std, self.residual, *self.depths]
-        sizes = (len(self.weight_mean), len(self.weight_std), len(self.labelled), len(self.open))
-        fits = sizes in ((2, 2, 3, 3), (3, 3, 3, 6)) and all(len(row) == len(self.taus) for row in self.labelled)
-        is_valid = all(map(math.isfinite, numbers)) and all(0 < scale < math.inf for scale in scales)
-        are_some = bool(self.taus and self.depths) and all(0 <= tau < math.inf for tau in self.taus)
-        if not (fits and is_valid and are_some and max(self.depths) <= 1):
-            raise ValueError(f"{self} is no prior")
-
-    @classmethod
-    def of(cls, document: Mapping[str, Any]) -> "HeadPrior":
-        """What JSON says of it. Raises ``TypeError`` or ``ValueError`` where it is no prior."""
-        values = {name: _tuples(value) for name, value in dict(document).items()}
-        return cls(**values)
-
-    @property
-    def num_scores(self) -> int:
-        """Of an option."""
-        return len(self.weight_mean)
-
-    def blocks(self, number: int) -> tuple[int, ...]:
-        """The depths as numbers of decoder blocks, of ``number`` that the model has."""
-        return tuple(dict.fromkeys(max(1, round(depth * number)) for depth in self.depths))
-
-
-def _tuples(value: Any) -> Any:
-    """Lists as tuples."""
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else float(value)
-
-
-class Known(NamedTuple):
-    """What is read of N examples with at most C options; with ``is_labelled`` column c is the same option in all."""
-
-    hidden: Tensor  # (N, K, d) features
-    scores: Tensor  # (N, C, S) of the options, or more than are used; -inf where there is none
-    is_labelled: bool
-    is_ordered: bool = False  # the columns are labels from the lowest to the highest, or the other way round
 
 
 class Metric:
@@ -126,98 +44,6 @@ class Metric:
     def _flat(hidden: Tensor) -> Tensor:
         hidden = hidden.double()
         return (hidden / hidden.norm(dim=-1, keepdim=True).clamp(min=1e-12)).flatten(1)
-
-
-def centred(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores (N, C, S) less their mean over an example's options, 0 where there is none; and where that is, (N, C)."""
-    absent = scores[..., 0].isneginf()
-    present = scores.double().masked_fill(absent[..., None], 0.0)
-    values = present - present.sum(1, keepdim=True) / (~absent).sum(1)[:, None, None]
-    return values.masked_fill(absent[..., None], 0.0), absent
-
-
-class Hypotheses(NamedTuple):
-    """H of them, in the order subsets, taus."""
-
-    counts: Tensor  # (H, S) 1 where a score counts
-    taus: Tensor  # (H,)
-    log_weights: Tensor  # (H,)
-    bias_std: float | Tensor
-    residual: float | Tensor
-    mean: Tensor  # (S,)
-    std: Tensor  # (S,)
-    order: Order | None = None  # of the labels
-
-    @classmethod
-    def of(cls, prior: HeadPrior, is_labelled: bool) -> "Hypotheses":
-        """Those of a task."""
-        taus, scores = (prior.taus, OF_LABELS) if is_labelled else ((0.0,), prior.num_scores)
-        weights = prior.labelled if is_labelled else tuple((weight,) for weight in prior.open)
-        subsets = [row[:scores] for row in SUBSETS if not any(row[scores:])]
-        return cls(
-            torch.tensor(subsets, dtype=torch.float64).repeat_interleave(len(taus), 0),
-            torch.tensor(taus, dtype=torch.float64).repeat(len(subsets)),
-            torch.log_softmax(torch.tensor(weights, dtype=torch.float64).flatten(), 0),
-            prior.bias_std if is_labelled else 0.0,
-            prior.residual,
-            torch.tensor(prior.weight_mean[:scores], dtype=torch.float64),
-            torch.tensor(prior.weight_std[:scores], dtype=torch.float64),
-        )
-
-    @classmethod
-    def of_task(cls, prior: HeadPrior, known: Known) -> "Hypotheses":
-        """Those that make a difference for what is known."""
-        hypotheses, options = cls.of(prior, known.is_labelled), known.scores.shape[1]
-        if known.is_labelled and not bool((known.scores.isfinite() & (known.scores != 0)).any()):
-            hypotheses = hypotheses.unscored()
-        if known.is_labelled and known.is_ordered and options > 2:  # of two labels an order says nothing
-            hypotheses = hypotheses.ordered(options)
-        return hypotheses
-
-    def pick(self, index: Tensor) -> "Hypotheses":
-        """The hypotheses at ``index``, one a row."""
-        order = None if self.order is None else self.order.pick(index)
-        picked = self._replace(counts=self.counts[index], taus=self.taus[index], order=order)
-        return picked._replace(log_weights=self.log_weights[index])
-
-    def unscored(self) -> "Hypotheses":
-        """One for each tau, for examples whose scores say nothing: which of them count is then all the same."""
-        number = int((self.counts.sum(-1) == 0).sum())
-        weights = self.log_weights.view(-1, number).logsumexp(0)
-        return self.pick(torch.arange(number))._replace(log_weights=weights)
-
-    def ordered(self, options: int) -> "Hypotheses":
-        """Each of them once for every share of the variance that may follow the labels' order, equally likely."""
-        number, shares = len(self.taus), torch.tensor(SHARES, dtype=torch.float64)
-        every = self.pick(torch.arange(number).repeat(len(shares)))
-        order = Order.of(shares.repeat_interleave(number), options)
-        return every._replace(order=order, log_weights=every.log_weights - math.log(len(shares)))
-
-    def log_joint(self, latent: Latent, mode: Mode) -> Tensor:
-        """(H,): log p(answers, hypothesis), by Laplace's approximation of all weights, cut at w = 0."""
-        std = torch.linalg.inv(mode.small).diagonal(dim1=-2, dim2=-1).sqrt()
-        mean, prior_mean = latent.onto(mode.dual), self.mean / self.std  # in units of the prior's deviation
-        above = torch.special.log_ndtr((mean + prior_mean) / std) - torch.special.log_ndtr(prior_mean)
-        return mode.log_evidence + (above * self.counts).sum(-1) + self.log_weights
-
-    def latent(self, inner: Tensor, scores: Tensor) -> Latent:
-        """The prior of f where the features' inner products are ``inner`` (N, N)."""
-        offset, design = self.of_scores(scores)
-        return Latent(offset, self.kernel(inner), design, self.order)
-
-    def kernel(self, inner: Tensor) -> Tensor:
-        """Of g + b, for one label: (H, N, M) of inner products (N, M)."""
-        return self.taus.square()[:, None, None] * inner + self.bias_std**2
-
-    def used(self, scores: Tensor) -> Tensor:
-        """The first S of the scores (N, C, ...)."""
-        return scores[..., : self.counts.shape[-1]]
-
-    def of_scores(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The prior's mean of f (H, N, C), and what its weights multiply, (H, N, C, S)."""
-        values, absent = centred(self.used(scores))
-        offset = torch.einsum("ncs,hs->hnc", values, self.counts * self.mean)
-        return offset.masked_fill(absent, -torch.inf), values * (self.counts * self.std)[:, None, None, :]
 
 
 class HeadPosterior:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from abmll.posterior.head import HeadPrior, Hypotheses, Known, Metric, Where
+from abmll.posterior.head import Metric, Where
+from abmll.posterior.hypotheses import HeadPrior, Hypotheses, Known
 from abmll.posterior.latent import root
 from abmll.posterior.mode import at_mode
 from abmll.posterior.paths import sample

@@ -18,7 +18,8 @@ from torch import Tensor
 from abmll.common.progress import progress
 from abmll.posterior.elliptical import LARGE
 from abmll.posterior.fitted import taken
-from abmll.posterior.head import FEWEST_CHAINS, OF_LABELS, HeadPosterior, HeadPrior, Hypotheses, Known
+from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior
+from abmll.posterior.hypotheses import OF_LABELS, HeadPrior, Hypotheses, Known
 from abmll.posterior.threads import one_thread
 
 HELD_OUT = "held_out"

@@ -7,8 +7,8 @@ from abmll.language.activation_cache import ActivationCache
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.prequential import answer_columns, labels_of
 from abmll.model.task_head import aligned
-from abmll.posterior.head import HeadPrior, Known
 from abmll.posterior.head_learning import STEPS, Episode, learn_prior
+from abmll.posterior.hypotheses import HeadPrior, Known
 from abmll.tasks import Task
 from abmll.tasks.order import permutation
 
