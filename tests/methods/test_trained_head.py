@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from abmll.common.config import LearningConfig
+from abmll import AbmllModel
+from abmll.common.config import LearningConfig, PromptConfig
+from abmll.common.errors import ConfigError, TrainingError
 from abmll.language.adapter import Adapter
+from abmll.language.compilation import Compilation
 from abmll.language.encoding import Encoded
 from abmll.language.features import FeatureReader
 from abmll.language.meter import counted
@@ -125,3 +129,48 @@ def test_the_graph_is_let_go(make_scorer: MakeScorer, make_theta: MakeTheta, dra
     state, _, share = read(rule, scorer, make_theta(scorer), [examples[:2], examples[2:]])
     assert not state.read
     assert not any(one.requires_grad for one in share.values())
+
+
+def test_a_batch_that_has_all_examples_is_predicted_one_by_one(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw
+) -> None:
+    scorer = make_scorer()
+    rule, theta, examples = TrainedHead(scorer, LearningConfig(), 1), make_theta(scorer), labelled(draw_examples(3))
+    _, loss, _ = read(rule, scorer, theta, [examples, examples[:1]])
+    assert loss == pytest.approx(float(by_hand(scorer, theta, [[one] for one in examples], True)), rel=1e-4)
+
+
+def test_adapters_above_the_features_learn_from_the_scores(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainedHead, "start", HeadPrior(depths=(0.5,)))  # of two blocks
+    scorer = make_scorer(layers_to_transform="top-1")
+    examples = draw_examples(6)
+    _, _, share = read(
+        TrainedHead(scorer, LearningConfig(), 1), scorer, make_theta(scorer), [examples[:3], examples[3:]]
+    )
+    assert all(float(one.abs().max()) > 0 for one in share.values())
+
+
+def test_features_that_are_not_finite_are_named(
+    make_scorer: MakeScorer, make_theta: MakeTheta, draw_examples: Draw
+) -> None:
+    scorer, examples = make_scorer(), draw_examples(4)
+    theta = make_theta(scorer)
+    for tensor in theta.mean_tensors():
+        tensor.fill_(1e30)
+    with pytest.raises(TrainingError, match=r"^the features are not finite; lower the learning rates$"):
+        read(TrainedHead(scorer, LearningConfig(), 1), scorer, theta, [examples[:2], examples[2:]])
+
+
+def test_letters_are_refused(tiny_llama: Path) -> None:
+    scorer = AbmllModel.from_base(str(tiny_llama), prompt=PromptConfig(answer="letter"), dtype="fp32").scorer
+    with pytest.raises(ConfigError, match=r"^answer: trained-head knows a label by its text, and letters stand for"):
+        make_rule(scorer, LearningConfig(method="trained-head"), 1)
+
+
+def test_compiling_is_refused(make_scorer: MakeScorer) -> None:
+    scorer = make_scorer()
+    scorer.compilation = Compilation()
+    with pytest.raises(ConfigError, match=r"^compile: "):
+        make_rule(scorer, LearningConfig(method="trained-head"), 1)

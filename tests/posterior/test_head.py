@@ -165,6 +165,18 @@ def test_where_options_differ_six_hypotheses_are_weighed(quadrature: Quadrature)
     torch.testing.assert_close(sampled(prior, both, SMALL[3]), exact, rtol=0, atol=0.03)
 
 
+def test_the_weights_of_scores_that_are_alike_are_not_taken_for_independent(quadrature: Quadrature) -> None:
+    """Much of one leaves little of the other: both being positive is no product of two chances."""
+    both = differing(2)
+    noise = 0.05 * torch.randn(both.scores.shape[:2], generator=torch.Generator().manual_seed(3)).double()
+    both.scores[..., 2] = both.scores[..., 1] + noise
+    prior = prior_of(subsets=(WHICH.index((1, 2)),), weight_mean=(1.0, 0.1, 0.1), weight_std=(0.5, 1.0, 1.0))
+    for answers in torch.tensor([[0, 0, 1], [1, 0, 2], [0, 2, 2], [1, 1, 1]]):  # the scores say little, or the opposite
+        exact = Exact(quadrature, prior, both, answers, 0.0, (1, 2))
+        posterior = HeadPosterior(prior, apart(both, 3)[0], answers)
+        assert posterior.log_evidence == pytest.approx(exact.log_evidence, abs=0.15)
+
+
 OLD = HeadPrior(weight_mean=(1.0, 0.3), weight_std=(0.5, 0.3), open=(0.2, -0.1, 0.0))  # as of version 0.2
 
 

@@ -2,10 +2,12 @@ from decimal import Decimal, localcontext
 
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 
 from abmll.posterior.numerics import (
     differentiable_exp_excess,
     exp_excess,
+    log_both_above,
     normal_points,
     sinh_excess_series,
     sinh_excess_sum,
@@ -85,3 +87,14 @@ def test_normal_points_have_the_moments_of_a_standard_normal(dimension: int) -> 
     exact = torch.special.expit(2 * torch.linspace(-8, 8, 20_001).double() + 1)
     weights = torch.exp(-torch.linspace(-8, 8, 20_001).double().square() / 2)
     assert float(probability) == pytest.approx(float((exact * weights).sum() / weights.sum()), abs=2e-3)
+
+
+@pytest.mark.parametrize("correlation", [-0.9, -0.4, 0.0, 0.6, 0.99])
+def test_both_above_against_scipy(correlation: float) -> None:
+    values = torch.tensor([-2.5, -1.0, 0.0, 0.7, 4.0], dtype=torch.float64)
+    for one in values:
+        for other in values:
+            found = log_both_above(one, other, torch.tensor(correlation, dtype=torch.float64))
+            covariance = [[1.0, correlation], [correlation, 1.0]]
+            wanted = multivariate_normal([0.0, 0.0], covariance).cdf([float(one), float(other)])
+            assert float(found.exp()) == pytest.approx(float(wanted), abs=1e-6)

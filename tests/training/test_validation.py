@@ -84,7 +84,7 @@ def test_an_evaluation_has_the_numbers_of_abmll_evaluate(
     assert [row["episode"] for row in rows] == [4, 6]  # the end as well
     assert result.evaluation == rows[-1]
     how = EvaluateConfig(steps=2, adapt_examples=4, test_examples=5, use_calibration=False)
-    expected = evaluate_tasks(tiny_model, held_out, how, seed=3, cache=trainer.episodes.cache).pooled
+    expected = evaluate_tasks(tiny_model, held_out, how, seed=3, cache=trainer.cache).pooled
     assert rows[-1] == pytest.approx(
         {"episode": 6, "num_tasks": 2, "num_examples": 10} | {name: expected[name] for name in ("nll", "accuracy")},
         rel=1e-12,

@@ -43,7 +43,7 @@ def load_learner(
     or else by the one that is preferred. ``explicit`` are the settings that the user has given.
     Raises ``ConfigError`` for settings that do not go together, and for those of ``continued`` that are not read.
     """
-    from abmll.methods import preferred
+    from abmll.methods import find_rule, preferred
 
     of_steps = explicit & {
         "method",
@@ -62,6 +62,8 @@ def load_learner(
         raise ConfigError("adapt: full takes gradient steps from the theta of a training run; name one with --theta")
     model = load_run(theta, place, quiet)
     own = model.learning.method
+    if find_rule(own).classifier is not None:
+        raise ConfigError(f"adapt: {theta} is a run of {own}, which learns a task with a head; leave out --adapt full")
     method = method or preferred(own, model.scorer.adapter_config.space)
     learner = model if method == own else model.continue_as(method, **flatten(continued))
     _refuse_unread(method, continued)

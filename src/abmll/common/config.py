@@ -73,7 +73,8 @@ class LearningConfig(Checked):
 
     method: str = setting(
         "abmll",
-        "learning rule: abmll, abmll-icl, reptile, fomaml, maml, abml, structured-lora, regular-lora, metaicl",
+        "learning rule: abmll, abmll-icl, trained-head, reptile, fomaml, maml, abml, structured-lora, regular-lora, "
+        "metaicl",
     )
     inner_steps: int = setting(5, "gradient steps on phi per episode (K)", at_least=1)
     per_device_train_batch_size: int = setting(4, "examples per gradient step, or per part of one", at_least=1)

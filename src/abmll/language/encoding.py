@@ -28,7 +28,7 @@ class Encoded:
         answer: index of the right option; None where it is unknown.
         truncated: tokens cut out of the input.
         start: the prompt's tokens before the input.
-        bare: the prompt with an empty input.
+        bare: the prompt with an empty input; nothing where demonstrations stand before it, or where it is text already.
     """
 
     prompt: tuple[int, ...]
@@ -44,7 +44,9 @@ class Encoded:
 
     @property
     def unasked(self) -> "Encoded":
-        """The same options behind the prompt without its input."""
+        """The same options behind the prompt without its input. Raises ``ValueError`` where that is not known."""
+        if not self.bare:
+            raise ValueError("this prompt has no part without an input")
         return Encoded(self.bare, self.options, None)
 
 
@@ -110,8 +112,7 @@ class Encoder:
         texts = [self.full_text(one) for one in rendered]
         tokens = self._option_tokens(texts, rendered)
         before = [text[: text.index(one.prefix) + len(one.prefix)] for text, one in zip(texts, rendered, strict=True)]
-        frames = {(one.prefix, one.suffix): one._replace(input="") for one in rendered}
-        bare = dict(zip(frames, self._prompts([self.full_text(one) for one in frames.values()]), strict=True))
+        bare = {} if demonstrations else self._without_input(rendered)
         openings = dict.fromkeys(before)
         starts = dict(zip(openings, self._prompts(list(openings)), strict=True))
         rows = zip(examples, rendered, texts, before, self._prompts(texts), strict=True)
@@ -126,7 +127,7 @@ class Encoder:
             if isinstance(example, WrittenExample):
                 options = tuple((*option, self.end) for option in options)
             start = _in_common(starts[opening], prompt)  # a last space may join the input's first word
-            encoded = Encoded(prompt, options, example.answer, start=start, bare=bare[one.prefix, one.suffix])
+            encoded = Encoded(prompt, options, example.answer, start=start, bare=bare.get(one[::2], ()))
             fits = len(encoded) <= self.limit or len(demonstrations) > 0
             yield encoded if fits else self._cut(encoded, one, where)
 
@@ -147,6 +148,11 @@ class Encoder:
             f"{where}: options and prompt frame leave no room for the input within "
             f"{self.limit} tokens; shorten the options or raise max_length"
         )
+
+    def _without_input(self, rendered: Sequence[Rendered]) -> dict[tuple[str, str], tuple[int, ...]]:
+        """Prompts with an empty input, in tokens, by what stands before and behind it."""
+        frames = {(one.prefix, one.suffix): one._replace(input="") for one in rendered}
+        return dict(zip(frames, self._prompts([self.full_text(one) for one in frames.values()]), strict=True))
 
     def full_text(self, rendered: Rendered) -> str:
         """The whole prompt, inside the chat template if that is asked for."""

@@ -109,16 +109,12 @@ class FeatureReader:
     @torch.no_grad()
     def _compute(self, examples: Sequence[Encoded], quiet: bool) -> list[Read]:
         """Of each example the hidden states (K, d) and the scores of its options (C, 2)."""
-        counts = [len(example.options) for example in examples]
-        examples = [_scored(example) for example in examples]
         rows: dict[int, Read] = {}
         prefix = shared_prefix([one.prompt for one in examples]) if self.scorer.packed else 0
         with progress(len(examples), "reading", "example", quiet=quiet) as bar:
-            for chosen in batches_of_like_length(examples, self.max_tokens, prefix):
+            for chosen in batches_of_like_length(list(map(_scored, examples)), self.max_tokens, prefix):
                 read = read_pass(self.scorer, [examples[index] for index in chosen], self.blocks, self.phi)
-                for index, (state, scores) in zip(chosen, read, strict=True):
-                    are_all = len(scores) == counts[index]
-                    rows[index] = state.clone(), scores.clone() if are_all else scores.new_zeros(counts[index], 2)
+                rows |= {index: (state.clone(), own.clone()) for index, (state, own) in zip(chosen, read, strict=True)}
                 bar.update(len(chosen))
         return [rows[index] for index in range(len(examples))]
 
@@ -127,12 +123,14 @@ def read_pass(
     scorer: OptionScorer, examples: Sequence[Encoded], blocks: Sequence[int], phi: Adapter | None
 ) -> list[Read]:
     """One pass over ``examples`` with ``phi``, with a gradient where that is wanted: what is read of each."""
-    batch, hidden = scorer.batch(examples), dict.fromkeys(blocks, torch.empty(0))
+    batch, hidden = scorer.batch(list(map(_scored, examples))), dict.fromkeys(blocks, torch.empty(0))
     sums = scorer.scores(batch, phi, Pass(hidden=hidden)).sums
     both = torch.stack([sums / batch.option_lengths.clamp(min=1), sums], -1).double().cpu()
     states = torch.stack([pooled(state, batch) for state in hidden.values()], 1).cpu()
-    counts = [len(example.options) for example in examples]
-    return [(state, own[:count]) for state, own, count in zip(states, both, counts, strict=True)]
+    return [
+        (state, own[:count] if count <= MAX_SCORED else own.new_zeros(count, 2))
+        for state, own, count in zip(states, both, (len(example.options) for example in examples), strict=True)
+    ]
 
 
 def assembled(examples: Sequence[Encoded], read: Mapping[str, Read]) -> Features:

@@ -94,7 +94,7 @@ def make_rule(scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> R
             "all steps of an episode, so that parts would save no memory; use 1, or another method, such as fomaml"
         )
     made = rule(scorer, config, num_tasks)
-    if scorer.compilation is not None and rule.classifier is None:
+    if scorer.compilation is not None and (rule.classifier is None or rule.is_trained):
         refuse_uncompiled(made)
     return made
 

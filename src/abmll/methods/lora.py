@@ -61,7 +61,7 @@ class PretrainedAdapted(StructuredLora):
     is_trained = False
 
 
-class Unchanged(StructuredLora):
+class WithoutSteps:
     """A rule that takes no gradient step on an unseen task."""
 
     def num_batches(self, support: Support) -> int:
@@ -71,6 +71,10 @@ class Unchanged(StructuredLora):
     def adapt(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
         """Theta as it is."""
         return (theta.clone(),)
+
+
+class Unchanged(WithoutSteps, StructuredLora):
+    """A rule without a training of its own that takes none either."""
 
 
 class Pretrained(Unchanged):

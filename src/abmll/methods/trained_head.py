@@ -18,14 +18,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from abmll.common.config import LearningConfig
+from abmll.common.errors import ConfigError, TrainingError
 from abmll.language.adapter import Adapter
 from abmll.language.batch import Batch
 from abmll.language.encoding import Encoded
 from abmll.language.features import Features, Read, assembled, read_pass, with_unasked
+from abmll.language.scorer import OptionScorer
+from abmll.methods.lora import WithoutSteps
 from abmll.methods.loss import NO_NORMS, Loss
 from abmll.methods.optimizer import AdapterOptimizer
 from abmll.methods.rule import THETA, Rule, State
-from abmll.methods.support import Support
 from abmll.posterior.head_learning import Episode, predictive_nll
 from abmll.posterior.hypotheses import HeadPrior, Hypotheses, Known
 from abmll.posterior.tempering import TemperedHead
@@ -45,7 +48,7 @@ class EpisodeState(State):
         return {THETA: self.optimizer}
 
 
-class TrainedHead(Rule[EpisodeState]):
+class TrainedHead(WithoutSteps, Rule[EpisodeState]):
     """Features of a theta that was trained for the head."""
 
     name = "trained-head"
@@ -54,6 +57,11 @@ class TrainedHead(Rule[EpisodeState]):
     needs_query = True
     classifier = TemperedHead
     start = HeadPrior()
+
+    def __init__(self, scorer: OptionScorer, config: LearningConfig, num_tasks: int) -> None:
+        super().__init__(scorer, config, num_tasks)
+        if scorer.prompt.answer == "letter":
+            raise ConfigError(f"answer: {self.name} knows a label by its text, and letters stand for others; use text")
 
     def init(self, theta: Adapter) -> EpisodeState:
         """One adapter in both roles; only its mean factors learn."""
@@ -86,25 +94,20 @@ class TrainedHead(Rule[EpisodeState]):
         last = self.inner_step(state, batch, generator, rate=1.0)
         folds, examples = folded(state.batches)
         features = assembled(examples, state.read)
+        if not bool(features.hidden.isfinite().all()) or bool(features.scores.isnan().any()):
+            raise TrainingError("the features are not finite; lower the learning rates")
         leaves = Features(*(part.detach().requires_grad_() for part in features))
         nll = held_out_nll(self.start, leaves, examples, folds).to(self.scorer.device)
         learned = {name: tensor for name, tensor in state.theta.named_tensors() if tensor.requires_grad}
-        slopes = [leaf.grad for leaf in leaves]
-        gradients = torch.autograd.grad(list(features), list(learned.values()), slopes)
+        reached = [(part, leaf.grad) for part, leaf in zip(features, leaves, strict=True) if part.requires_grad]
+        parts, slopes = zip(*reached, strict=True)
+        gradients = torch.autograd.grad(parts, list(learned.values()), slopes, materialize_grads=True)
         state.read = {}
         return last._replace(total=nll, nll=nll).stepped(NO_NORMS), dict(zip(learned, gradients, strict=True))
 
     def take(self, state: EpisodeState, mean: Mapping[str, Tensor], rate: float) -> Mapping[str, Tensor]:
         """One AdamW step on theta."""
         return state.optimizer.follow(mean, rate, self.config.max_grad_norm)
-
-    def num_batches(self, support: Support) -> int:
-        """None is read."""
-        return 0
-
-    def adapt(self, theta: Adapter, support: Support) -> tuple[Adapter, ...]:
-        """Theta as it is."""
-        return (theta.clone(),)
 
 
 def with_sorted_options(example: Encoded) -> Encoded:
@@ -117,7 +120,7 @@ def with_sorted_options(example: Encoded) -> Encoded:
 def folded(batches: Sequence[Sequence[Encoded]]) -> tuple[list[slice], list[Encoded]]:
     """The examples of all ``batches``, each once, and where those of each batch are that has new ones.
 
-    A task of few examples has some of them in several batches.
+    A task of few examples has some of them in several batches; where one batch has them all, each is a fold.
     """
     examples: dict[Encoded, None] = {}
     folds = []
@@ -126,6 +129,8 @@ def folded(batches: Sequence[Sequence[Encoded]]) -> tuple[list[slice], list[Enco
         examples.update(dict.fromkeys(batch))
         if len(examples) > before:
             folds.append(slice(before, len(examples)))
+    if len(folds) == 1:
+        folds = [slice(place, place + 1) for place in range(len(examples))]
     return folds, list(examples)
 
 
@@ -133,7 +138,7 @@ def folded(batches: Sequence[Sequence[Encoded]]) -> tuple[list[slice], list[Enco
 def held_out_nll(prior: HeadPrior, features: Features, examples: Sequence[Encoded], folds: Sequence[slice]) -> Tensor:
     """-log p(fold | the other folds) of the head, summed over the folds (nats); the ``features`` get its gradient."""
     is_labelled = all(example.options == examples[0].options for example in examples)
-    hypotheses = Hypotheses.of(prior, is_labelled)
+    hypotheses = Hypotheses.of_task(prior, Known(features.hidden, features.scores, is_labelled))
     answers = torch.tensor([example.answer for example in examples])
     total = torch.zeros((), dtype=torch.float64)
     for fold in folds:

@@ -193,7 +193,9 @@ class AbmllModel(OnHub):
         if how not in ("head", "full", None):
             raise ConfigError(f"how is {how!r}; use 'head' or 'full'")
         if how == "full" and find_rule(self.learning.method).classifier is not None:
-            raise ConfigError(f"how 'full': '{self.learning.method}' takes no gradient steps; train a theta first")
+            raise ConfigError(
+                f"how 'full': '{self.learning.method}' takes no gradient steps; train a theta for them first"
+            )
         if how == "head":
             model = self.with_head()
             return model.adapt(

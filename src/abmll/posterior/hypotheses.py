@@ -18,6 +18,7 @@ from torch import Tensor
 
 from abmll.posterior.latent import Latent
 from abmll.posterior.mode import Mode
+from abmll.posterior.numerics import log_both_above
 from abmll.posterior.ordinal import Order
 
 # Which scores count: none, per token, summed, summed less what it is without the question, and that with another.
@@ -168,10 +169,19 @@ class Hypotheses(NamedTuple):
 
     def log_joint(self, latent: Latent, mode: Mode) -> Tensor:
         """(H,): log p(answers, hypothesis), by Laplace's approximation of all weights, cut at w = 0."""
-        std = torch.linalg.inv(mode.small).diagonal(dim1=-2, dim2=-1).sqrt()
-        mean, prior_mean = latent.onto(mode.dual), self.mean / self.std  # in units of the prior's deviation
-        above = torch.special.log_ndtr((mean + prior_mean) / std) - torch.special.log_ndtr(prior_mean)
-        return mode.log_evidence + (above * self.counts).sum(-1) + self.log_weights
+        covariance, prior_mean = torch.linalg.inv(mode.small), self.mean / self.std  # in units of the prior's deviation
+        std = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        means = (latent.onto(mode.dual) + prior_mean) / std
+        above = torch.special.log_ndtr(means)
+        change = ((above - torch.special.log_ndtr(prior_mean)) * self.counts).sum(-1)
+        if bool((self.counts.sum(-1) > 1).any()):  # two that count, which are not independent any more
+            pair = self.counts.argsort(-1, descending=True)[:, :2]
+            one, other = pair.unbind(-1)
+            rows = torch.arange(len(pair))
+            correlation = covariance[rows, one, other] / std.gather(-1, pair).prod(-1)
+            both = log_both_above(means[rows, one], means[rows, other], correlation)
+            change = change + torch.where(self.counts.sum(-1) > 1, both - above.gather(-1, pair).sum(-1), 0.0)
+        return mode.log_evidence + change + self.log_weights
 
     def latent(self, inner: Tensor, scores: Tensor) -> Latent:
         """The prior of f where the features' inner products are ``inner`` (N, N)."""

@@ -162,7 +162,8 @@ def mixed(probs: Tensor, weights: Tensor) -> Tensor:
 def log_likelihood(probs: Tensor, answers: Tensor) -> Tensor:
     """(N, T): of each answer with the probabilities p_-n (N, C) under each a."""
     index = answers.expand(len(INVERSE), -1)[..., None]
-    return powered(probs, INVERSE[:, None, None]).gather(-1, index)[..., 0].log().T.contiguous()
+    chosen = powered(probs, INVERSE[:, None, None]).gather(-1, index)[..., 0]
+    return chosen.clamp(min=torch.finfo(torch.float64).tiny).log().T.contiguous()
 
 
 def weights(log_likelihood: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class OuterStep:
             "episode": one.episode + 1,
             "seconds": seconds,
             "tokens": sum(step.tokens for step in steps.values()),
-            "steps": len(steps),
+            "steps": sum(bool(loss.grad_norms) for loss in losses.values()),
             "forward_passes": sum(step.passes for step in steps.values()),
             "demonstrations_left_out": one.left_out,
         }

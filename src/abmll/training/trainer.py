@@ -109,8 +109,8 @@ class MetaTrainer:
         self.rule = make_rule(model.scorer, config, len(tasks))
         if model.scorer.base.shards is not None and not self.rule.accumulates:
             raise ConfigError(
-                f"shard_base: {self.rule.name} differentiates its steps a second time, when the blocks are in parts "
-                "again; use fomaml, or leave shard_base out"
+                f"shard_base: {self.rule.name} takes the gradient of a whole episode at its end, when blocks are in "
+                "parts again; use fomaml, or leave shard_base out"
             )
         query = self.rule.needs_query
         self.tasks = usable(tasks, min_examples=1 + query if self.rule.draws_from == "task" else 0)
@@ -123,7 +123,10 @@ class MetaTrainer:
         if cache is None:
             cache = open_cache(model.scorer.base, model.scorer.lower_blocks, config, config.activation_cache_gb)
         shown = config.num_demonstrations if self.rule.demonstrations else 0
-        self.episodes = Episodes(model.scorer, self.tasks, sampler, cache, shown, part_size)
+        self.cache = cache
+        # A head reads all blocks of an episode's examples itself.
+        kept = cache if self.rule.classifier is None else None
+        self.episodes = Episodes(model.scorer, self.tasks, sampler, kept, shown, part_size)
         self.outer_step = OuterStep(self.rule, self.episodes, config, processes)
         names = tuple(task.name for task in self.tasks)
         known = self.data_sha256, self.validation.fingerprint
@@ -222,7 +225,7 @@ class MetaTrainer:
         """What is due after an episode. With the best theta wanted at the end, each new best one is saved."""
         config, validation = self.config, self.validation
         if validation.is_due(episode):
-            how: dict[str, Any] = {"cache": self.episodes.cache, "processes": self.processes}
+            how: dict[str, Any] = {"cache": self.cache, "processes": self.processes}
             found = validation.evaluate(self.model, state.theta, len(self.tasks), episode, **how)
             self._append(VALIDATION, found)
             self.callbacks.on_evaluate(episode, found)
@@ -285,7 +288,7 @@ class MetaTrainer:
         known = self.processes.of_first(there and asdict(there))
         if known is not None:
             return CalibrationPrior(**known)
-        how: dict[str, Any] = {"seed": config.seed, "cache": self.episodes.cache, "quiet": quiet}
+        how: dict[str, Any] = {"seed": config.seed, "cache": self.cache, "quiet": quiet}
         with counted(self.model.scorer) as cost:
             prior = learn_calibration_prior(self.model, self.tasks, **wanted, **how, processes=self.processes)
         costs = self.processes.told(cost.of_run())
