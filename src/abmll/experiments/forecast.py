@@ -2,7 +2,8 @@
 
 Made of the counts of ``costs`` and of the usual lengths of the suite's tasks. A gradient step of any method is counted
 as one of ABMLL's, from which it differs by a percent or two, but for the second-order methods. Left out: activations
-that are kept instead of being computed again, the heads' own sampling, loading.
+that are kept instead of being computed again, the heads' own sampling and the prompts that they read without an input,
+loading.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from abmll.methods.ensemble import Ensemble
 from abmll.methods.lora import Unchanged
 from abmll.methods.maml import Maml
 from abmll.methods.mixture import AbmllMixture
+from abmll.methods.trained_head import TrainedHead
 from abmll.tasks import Example, Suite, Task
 from abmll.tasks.definition import SuiteFile
 
@@ -86,7 +88,9 @@ def _row(cells: Sequence[Cell], file: SuiteFile, counted: set[str]) -> RowCost:
 def _longest(method: str, settings: Settings, batch: str, names: Sequence[str]) -> int:
     """Bytes of a step whose examples are all as long as the settings allow; as usual where they allow any length."""
     tokens = settings["max_length"] or _tokens(method, settings, names)
-    return _step(method, settings, settings[batch], tokens).memory.total
+    # Until the head has learned an episode, the graphs of all its passes are held.
+    passes = settings["inner_steps"] + 1 if issubclass(find_rule(method), TrainedHead) else 1
+    return _step(method, settings, passes * settings[batch], tokens).memory.total
 
 
 def _training_flops(run: Training, file: SuiteFile) -> int:

@@ -35,7 +35,7 @@ class Read(NamedTuple):
     """What was read of one row: of K depths of d numbers, and of C options."""
 
     hidden: torch.Tensor  # (K, d)
-    scores: torch.Tensor  # (C, 2)
+    scores: torch.Tensor  # (C, 3)
 
 
 class Resident:
