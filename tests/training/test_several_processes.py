@@ -24,6 +24,7 @@ RULES: tuple[dict[str, Any], ...] = (
     {"method": "maml", "meta_batch": 6, "max_steps": 12, "save_steps": 6},
     {"method": "abml"},
     {"method": "fomaml"},
+    {"method": "trained-head"},
     {"method": "metaicl", "num_demonstrations": 2},
     {"method": "abmll-icl", "num_demonstrations": 2},
     {"method": "abmll", "load_in_int8_torchao": True, "gradient_checkpointing": True},
