@@ -161,7 +161,7 @@ def test_the_longest_unused_features_leave_first(
     for number in (0, 1, 0, 2):
         reader.read([started[number]])
     kept = [one for number in (0, 2) for one in (started[number], started[number].unasked)]
-    keys = list(map(module.key_of, kept))
+    keys = list(map(module.read_key, kept))
     assert [set(list(reader.kept)[own]) for own in PAIRS] == [set(keys[own]) for own in PAIRS]
 
 

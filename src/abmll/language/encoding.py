@@ -127,7 +127,7 @@ class Encoder:
             if isinstance(example, WrittenExample):
                 options = tuple((*option, self.end) for option in options)
             start = _in_common(starts[opening], prompt)  # a last space may join the input's first word
-            encoded = Encoded(prompt, options, example.answer, start=start, bare=bare.get(one[::2], ()))
+            encoded = Encoded(prompt, options, example.answer, start=start, bare=bare.get((one.prefix, one.suffix), ()))
             fits = len(encoded) <= self.limit or len(demonstrations) > 0
             yield encoded if fits else self._cut(encoded, one, where)
 

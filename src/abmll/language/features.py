@@ -137,15 +137,15 @@ def assembled(examples: Sequence[Encoded], read: Mapping[str, Read]) -> Features
     """The features of ``examples``; ``read``, by their keys, is what was read of them and of their ``unasked``."""
     width, rows = max(len(example.options) for example in examples), []
     for example in examples:
-        (_, own), (_, before) = read[key_of(example)], read[key_of(example.unasked)]
+        (state, own), (_, before) = read[read_key(example)], read[read_key(example.unasked)]
         scores = torch.cat([own, own[:, 1:] - before[:, 1:]], -1)
-        rows.append(pad(scores, (0, 0, 0, width - len(own)), value=-torch.inf))
-    return Features(torch.stack([read[key_of(example)][0] for example in examples]), torch.stack(rows))
+        rows.append((state, pad(scores, (0, 0, 0, width - len(own)), value=-torch.inf)))
+    return Features(*map(torch.stack, zip(*rows, strict=True)))
 
 
 def with_unasked(examples: Sequence[Encoded]) -> dict[str, Encoded]:
     """All that is to be read of ``examples``, each once, by its key."""
-    return {key_of(one): one for example in examples for one in (example, example.unasked)}
+    return {read_key(one): one for example in examples for one in (example, example.unasked)}
 
 
 def pooled(hidden: Tensor, batch: Batch) -> Tensor:
@@ -169,6 +169,6 @@ def _num_bytes(kept: Read) -> int:
     return sum(part.nbytes for part in kept)
 
 
-def key_of(example: Encoded) -> str:
+def read_key(example: Encoded) -> str:
     """A hash of all that is read of an example: its answer plays no part."""
     return hashlib.sha256(repr((example.prompt, example.options, example.start)).encode()).hexdigest()

@@ -74,7 +74,7 @@ class WithoutSteps:
 
 
 class Unchanged(WithoutSteps, StructuredLora):
-    """A rule without a training of its own that takes none either."""
+    """Plain LoRA whose unseen tasks take no step."""
 
 
 class Pretrained(Unchanged):

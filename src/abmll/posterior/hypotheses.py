@@ -174,13 +174,14 @@ class Hypotheses(NamedTuple):
         means = (latent.onto(mode.dual) + prior_mean) / std
         above = torch.special.log_ndtr(means)
         change = ((above - torch.special.log_ndtr(prior_mean)) * self.counts).sum(-1)
-        if bool((self.counts.sum(-1) > 1).any()):  # two that count, which are not independent any more
+        are_two = self.counts.sum(-1) > 1
+        if bool(are_two.any()):  # that count, and are not independent any more
             pair = self.counts.argsort(-1, descending=True)[:, :2]
             one, other = pair.unbind(-1)
             rows = torch.arange(len(pair))
             correlation = covariance[rows, one, other] / std.gather(-1, pair).prod(-1)
             both = log_both_above(means[rows, one], means[rows, other], correlation)
-            change = change + torch.where(self.counts.sum(-1) > 1, both - above.gather(-1, pair).sum(-1), 0.0)
+            change = change + torch.where(are_two, both - above.gather(-1, pair).sum(-1), 0.0)
         return mode.log_evidence + change + self.log_weights
 
     def latent(self, inner: Tensor, scores: Tensor) -> Latent:

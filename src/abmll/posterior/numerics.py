@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 _MAX_TERMS = 8  # of sinh_excess_series: more cost more than a logarithm
-_NODES, _MOST_CORRELATED, _LEAST = 48, 0.9999, 1e-9
 _SERIES_BELOW = 0.1  # |y| under which the difference loses digits and the power series is used instead
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(48)  # of the integral in log_both_above
+_MOST_CORRELATED = 0.9999  # beyond it the integrand has a peak that these points miss
+_LEAST = 1e-9  # of the product: what rounding leaves of a smaller share is noise
 
 
 def on_host(tensor: Tensor) -> bool:
@@ -129,12 +131,11 @@ def log_both_above(one: Tensor, other: Tensor, correlation: Tensor) -> Tensor:
     pi over t from 0 to arcsin r (Drezner and Wesolowsky 1990), here by Gauss and Legendre; 1e-9 of the independent
     ones' at least.
     """
-    points, weights = np.polynomial.legendre.leggauss(_NODES)
     half = torch.arcsin(correlation.clamp(-_MOST_CORRELATED, _MOST_CORRELATED)) / 2
-    angles = half[..., None] * (1 + half.new_tensor(points))
+    angles = half[..., None] * (1 + half.new_tensor(_POINTS))
     h, k = one[..., None], other[..., None]
     exponent = (h.square() + k.square() - 2 * h * k * angles.sin()) / (2 * angles.cos().square())
-    joint = half * ((-exponent).exp() @ half.new_tensor(weights)) / (2 * math.pi)
+    joint = half * ((-exponent).exp() @ half.new_tensor(_WEIGHTS)) / (2 * math.pi)
     apart = torch.special.log_ndtr(one) + torch.special.log_ndtr(other)
     return apart + torch.log1p((joint * (-apart).exp()).clamp(min=_LEAST - 1))
 
