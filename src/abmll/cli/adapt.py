@@ -50,7 +50,7 @@ def adapt(
     Args:
         task: file with the task's labelled examples, or a table of texts and labels, or a dataset (hf:NAME)
         output_dir: folder to write the posterior to
-        theta: training run, a folder or user/name on a model hub, to start from
+        theta: training run to start from: a folder, user/name on a model hub, or bigbench, which is shipped
             (default: the language model as it was downloaded)
         adapt: head, a Bayesian classifier on the model's features, or full, gradient steps from the theta of a run
             (default: head, unless --method, --steps or --batch-size say how to take steps)

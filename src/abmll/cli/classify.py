@@ -45,7 +45,7 @@ def classify(
             probability, entropy, mutual information, and whether a person should look at it
         fold: parts of the labelled rows in cross-validation, each answered by what the others teach
         review_below: confidence below which an answer is for a person to look at
-        theta: training run, a folder or user/name on a model hub, whose features to use
+        theta: training run whose features to use: a folder, user/name on a model hub, or bigbench, which is shipped
             (default: the language model as it was downloaded)
         save: folder to write what was learned to, for abmll predict
         task_name: the task's name in the prompt (default: the file's)

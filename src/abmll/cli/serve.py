@@ -38,7 +38,7 @@ def serve(
     The page is at the server's address, the interface is described at /docs.
 
     Args:
-        theta: training run, a folder or user/name on a model hub, whose features and theta to use
+        theta: training run to use: a folder, user/name on a model hub, or bigbench, which is shipped
             (default: the language model as it was downloaded)
         store: folder in which tasks, examples and what was learned of them are kept; it is made
         host: address to listen on; any other than this computer's own needs a token file

@@ -34,7 +34,7 @@ def suggest(
         pool: table of the rows to choose from (default: the rows of the first table that have no label)
         output: table to write all of these rows to, in that order (default: none is written)
         number: how many to name
-        theta: training run, a folder or user/name on a model hub, whose features to use
+        theta: training run whose features to use: a folder, user/name on a model hub, or bigbench, which is shipped
             (default: the language model as it was downloaded)
         task_name: the task's name in the prompt (default: the file's)
         seed: seed of the posterior's samples

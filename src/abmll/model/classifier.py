@@ -49,8 +49,8 @@ class AbmllClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         model: name or folder of the language model.
-        theta: folder of a training run whose theta to start from. Its language model is the one it was trained on,
-            unless ``model`` names another place than the default.
+        theta: folder of a training run whose theta to start from, or "bigbench", which is shipped. Its language model
+            is the one it was trained on, unless ``model`` names another place than the default.
         adapt: "head", "full" or None: as ``how`` in ``AbmllModel.adapt``.
         steps: gradient steps of "full".
         task_name: stands before every text in the prompt.

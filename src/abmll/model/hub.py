@@ -27,6 +27,7 @@ from abmll.common.hub_access import SECONDS, hub_api, in_time, sizes_of
 from abmll.common.hub_errors import UNREACHABLE, explained, out_of_reach, sibling
 from abmll.model.card import NOTHING_SAID, CardOptions, folder_card
 from abmll.model.run_folder import CARD, SHARED
+from abmll.model.shipped import shipped_theta
 
 FETCHED = ["*.safetensors", "*.json", "*.jsonl", "*.yaml", "*.md"]  # no code, no pickles
 # What a push replaces where the repository has it.
@@ -56,7 +57,7 @@ def hub_name(place: Path | str) -> tuple[str, str | None] | None:
 def find_folder(
     place: Path | str, revision: str | None = None, token: str | None = None, announce: Say = _unsaid
 ) -> Path:
-    """The folder ``place``, or the local copy of the repository of that name, fetched where it is not there yet.
+    """The folder ``place``, or the shipped theta or the local copy of the repository of that name, fetched if need be.
 
     A folder that exists is always meant. ``announce`` is told what is fetched, from where, how large. Raises
     ``CheckpointError``: no such folder or name, no such revision, no network, or nothing of ABMLL in it.
@@ -67,12 +68,14 @@ def find_folder(
         if revision is not None:
             raise ConfigError(f"{folder}: is a folder, which has no revision '{revision}'; leave the revision out")
         return folder
+    if (own := shipped_theta(place)) is not None:
+        return own
     found = None if folder.exists() else hub_name(place)
     if found is None:
         what = "is a file, not a folder" if folder.exists() else "no such folder"
         raise CheckpointError(f"{folder}: {what}.{sibling(folder)} Give what 'abmll train' or 'abmll adapt' wrote")
-    name, own = found
-    return _fetch(name, revision or own, token, announce)
+    name, named = found
+    return _fetch(name, revision or named, token, announce)
 
 
 def push_folder(

@@ -17,6 +17,7 @@ from abmll.common.settings import flatten, pick
 from abmll.language.base import Base, load_base, resolve_device, resolve_dtype
 from abmll.language.scorer import OptionScorer
 from abmll.model.meta_learner import AbmllModel
+from abmll.model.shipped import shipped_theta
 
 # Held while a shared model is loaded or reads: two threads must neither load it twice nor read with it at once, as its
 # layers keep what belongs to the pass that goes through them.
@@ -30,7 +31,8 @@ def shared_learner(model: str, theta: str | None, device: str) -> AbmllModel:
     """
     if theta is None:
         return _fresh(_resolved(ModelConfig(model, device=device)))
-    checkpoint = model_checkpoint(Path(theta).expanduser().resolve())
+    folder = Path(theta).expanduser().resolve()
+    checkpoint = model_checkpoint(folder if folder.is_dir() else shipped_theta(theta) or folder)
     return _trained(checkpoint, (checkpoint / MANIFEST).stat().st_mtime_ns, model, device)
 
 
