@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from abmll.common.errors import CheckpointError
+from abmll.common.errors import CheckpointError, ConfigError
 from abmll.model.hub import find_folder
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.saved_learner import read_learner
@@ -19,6 +19,8 @@ def test_a_shipped_theta_is_found_by_its_name_unless_a_folder_has_it(
     monkeypatch.chdir(tmp_path)
     assert find_folder("bigbench") == shipped_theta(Path("bigbench")) == THETAS / "bigbench"
     assert shipped_theta("../thetas") is shipped_theta(".") is None
+    with pytest.raises(ConfigError, match="leave the revision out"):
+        find_folder("bigbench", revision="v1")
     (tmp_path / "bigbench").mkdir()
     assert find_folder("bigbench") == Path("bigbench")
 

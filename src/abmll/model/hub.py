@@ -64,18 +64,17 @@ def find_folder(
     """
     folder = Path(place)
     restore(folder)
-    if folder.is_dir():
+    there = folder if folder.is_dir() else shipped_theta(place)
+    if there is not None:
         if revision is not None:
             raise ConfigError(f"{folder}: is a folder, which has no revision '{revision}'; leave the revision out")
-        return folder
-    if (own := shipped_theta(place)) is not None:
-        return own
+        return there
     found = None if folder.exists() else hub_name(place)
     if found is None:
         what = "is a file, not a folder" if folder.exists() else "no such folder"
         raise CheckpointError(f"{folder}: {what}.{sibling(folder)} Give what 'abmll train' or 'abmll adapt' wrote")
-    name, named = found
-    return _fetch(name, revision or named, token, announce)
+    name, own = found
+    return _fetch(name, revision or own, token, announce)
 
 
 def push_folder(
