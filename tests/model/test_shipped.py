@@ -1,14 +1,24 @@
+import copy
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from abmll import AbmllClassifier
+from abmll.cli.main import entry
+from abmll.common.checkpoint import DOCUMENT, load_bundle
+from abmll.common.config import LearningConfig
 from abmll.common.errors import CheckpointError, ConfigError
 from abmll.model.hub import find_folder
+from abmll.model.learned_task import TaskPosterior
 from abmll.model.meta_learner import AbmllModel
 from abmll.model.saved_learner import read_learner
-from abmll.model.shipped import THETAS, shipped_theta
+from abmll.model.saved_posterior import saved
+from abmll.model.shipped import THETAS, meant_theta, shipped_theta
 from abmll.tasks.definition import read_suite
+from tests.conftest import toy_task
 
 NAMES = sorted(folder.name for folder in THETAS.iterdir())
 
@@ -52,3 +62,79 @@ def test_no_shipped_theta_has_seen_an_unseen_task(suite: str) -> None:
 def test_it_is_refused_on_another_model(tiny_model: AbmllModel) -> None:
     with pytest.raises(CheckpointError):
         AbmllModel.from_pretrained("bigbench", model=tiny_model.scorer.base.twin())
+
+
+@pytest.mark.parametrize(
+    ("theta", "model", "is_quantized", "meant"),
+    [
+        (Path("auto"), "smollm2-135m", False, "bigbench"),
+        ("auto", "smollm2-135m", True, None),
+        ("auto", "some/other", False, None),
+        (None, "smollm2-135m", False, None),
+        ("runs/mine", "some/other", True, "runs/mine"),
+    ],
+)
+def test_auto_is_the_usual_theta_of_the_embedded_model(
+    theta: Path | str | None, model: str, is_quantized: bool, meant: str | None
+) -> None:
+    assert meant_theta(theta, model, is_quantized) == meant
+
+
+@pytest.fixture
+def shipped(tiny_model: AbmllModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AbmllModel:
+    """A model whose theta comes with the package as "small"."""
+    model = copy.copy(tiny_model)
+    theta = model.scorer.new_adapter(3)
+    for tensor in theta.mean_tensors():
+        tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(tensor.numel())) / 10)
+    model.learned(theta, LearningConfig(method="trained-head"), 2)
+    model.save_pretrained(tmp_path / "thetas" / "small")
+    monkeypatch.setattr("abmll.model.shipped.THETAS", tmp_path / "thetas")
+    return model
+
+
+def test_a_head_names_the_shipped_theta_that_it_reads_with(shipped: AbmllModel, tmp_path: Path) -> None:
+    task = toy_task("letters")
+    posterior = shipped.adapt(task.train[:6], task_name="letters")
+    posterior.save_pretrained(tmp_path / "p")
+    assert {path.name for path in (tmp_path / "p").iterdir()} == {"posterior.json", "head.safetensors", "manifest.json"}
+    back = TaskPosterior.from_pretrained(tmp_path / "p")
+    assert torch.equal(back.predict(task.test).probs, posterior.predict(task.test).probs)
+    assert back.phi.digest() == shipped.theta.digest()
+    bare = AbmllModel.from_base(shipped.scorer.base.twin(), prompt=shipped.scorer.prompt).adapt(task.train[:6])
+    assert not torch.equal(bare.predict(task.test).probs, posterior.predict(task.test).probs)
+    assert saved(bare).document["theta"] is None
+
+
+def test_a_theta_of_ones_own_is_saved_itself(shipped: AbmllModel, tmp_path: Path) -> None:
+    next(iter(shipped.theta.mean_tensors())).add_(1e-3)
+    posterior = shipped.adapt(toy_task("letters").train[:6])
+    posterior.save_pretrained(tmp_path / "p")
+    assert (tmp_path / "p" / "phi.safetensors").exists()
+    assert saved(posterior).document["theta"] is None
+
+
+@pytest.mark.parametrize("what", ["is gone", "is another"])
+def test_a_posterior_of_another_versions_theta_is_refused(shipped: AbmllModel, tmp_path: Path, what: str) -> None:
+    shipped.adapt(toy_task("letters").train[:6]).save_pretrained(tmp_path / "p")
+    if what == "is gone":
+        (tmp_path / "thetas" / "small").rename(tmp_path / "thetas" / "large")
+    else:
+        shipped.theta.mean_tensors()[0].add_(1e-3)
+        shipped.save_pretrained(tmp_path / "thetas" / "small", overwrite=True)
+    with pytest.raises(CheckpointError, match=r"theta 'small' \([0-9a-f]{8}\), which comes with another version"):
+        TaskPosterior.from_pretrained(tmp_path / "p")
+
+
+def test_the_usual_theta_is_used_unless_none_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("input,output\nCharged twice,billing\nIt crashes,bug\n", encoding="utf-8")
+    methods = {}
+    for name, more in (("usual", []), ("bare", ["--theta", "none"])):
+        assert entry(["adapt", str(tmp_path / "t.csv"), "--output-dir", str(tmp_path / name), *more]) == 0
+        methods[name] = load_bundle(tmp_path / name, DOCUMENT).document["settings"]["method"]
+        assert sum(path.stat().st_size for path in (tmp_path / name).iterdir()) < 100_000
+    assert methods == {"usual": "trained-head", "bare": "head"}
+    texts = ["The invoice is wrong"]
+    from_folder = TaskPosterior.from_pretrained(tmp_path / "usual").predict(texts).probs
+    fitted = AbmllClassifier(task_name="t").fit(["Charged twice", "It crashes"], ["billing", "bug"])
+    assert np.allclose(fitted.predict_proba(texts), from_folder.numpy(), atol=1e-6)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from abmll.cli.console import count, cut_in_words, narrator, print_result
 from abmll.cli.shared_base import by_all_processes
-from abmll.common.config import ActivationCacheConfig, AdaptConfig, ContinueConfig, PlaceConfig, TableConfig
+from abmll.common.config import AUTO_THETA, ActivationCacheConfig, AdaptConfig, ContinueConfig, PlaceConfig, TableConfig
 from abmll.common.errors import ConfigError, DataError
 from abmll.common.locks import sole_writer
 
@@ -23,7 +23,7 @@ def adapt(
     output_dir: Path,
     columns: TableConfig,
     column_mapping: tuple[str, ...] | None = None,
-    theta: Path | None = None,
+    theta: Path | None = Path(AUTO_THETA),
     adapt: Literal["head", "full"] | None = None,
     settings: AdaptConfig,
     gradient_checkpointing: bool = False,
@@ -50,8 +50,6 @@ def adapt(
     Args:
         task: file with the task's labelled examples, or a table of texts and labels, or a dataset (hf:NAME)
         output_dir: folder to write the posterior to
-        theta: training run to start from: a folder, user/name on a model hub, or bigbench, which is shipped
-            (default: the language model as it was downloaded)
         adapt: head, a Bayesian classifier on the model's features, or full, gradient steps from the theta of a run
             (default: head, unless --method, --steps or --batch-size say how to take steps)
         gradient_checkpointing: with full, compute activations anew in the backward pass: less memory, more time, the
@@ -66,7 +64,7 @@ def adapt(
         seed: seed of the order of the examples and of the noise
     """
     from abmll.cli.labelling import learn
-    from abmll.cli.loading import load_learner
+    from abmll.cli.loading import features_of, load_learner, meant_by
     from abmll.cli.places import check_folder
     from abmll.cli.sources import Reading
     from abmll.language.activation_cache import disk_cache
@@ -78,7 +76,7 @@ def adapt(
     how = Reading(parse_mapping(column_mapping), narrator(quiet), quiet, generate)
     name, examples, table = _read(task, task_name, columns, how)
     if are_written(examples):
-        if theta is None:
+        if theta in (None, Path(AUTO_THETA)):
             raise ConfigError(f"{task}: its answers are written, which a training run learns: add --theta RUN")
         adapt = adapt or "full"
     check_folder(output_dir, overwrite, "posterior")
@@ -98,6 +96,7 @@ def adapt(
     summary = {
         "task": name,
         "method": meta.learning.method,
+        "theta": None if (run := meant_by(theta, place)) is None else str(run),
         "members": len(posterior.members),
         "examples": len(examples),
         "truncated": sum(one.truncated > 0 for one in meta.scorer.encode(examples, name)),
@@ -107,7 +106,8 @@ def adapt(
     }
     facts = {"posterior": str(output_dir), "task": f"{name}, {count(len(examples), 'example')}"}
     if has_head:
-        facts["learned by"] = "a head on the model's features, without gradient steps"
+        facts["learned by"] = "a head, without gradient steps"
+        facts["features"] = features_of(theta, place)
     else:
         batch = count(min(settings.batch_size, len(examples)), "example")
         facts["gradient steps"] = f"{settings.steps:,}, each on {batch}"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abmll.cli.console import cut_in_words, narrator, print_result
-from abmll.common.config import PlaceConfig, TableConfig
+from abmll.common.config import AUTO_THETA, PlaceConfig, TableConfig
 from abmll.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def classify(
     column_mapping: tuple[str, ...] | None = None,
     fold: int = 5,
     review_below: float = 0.8,
-    theta: Path | None = None,
+    theta: Path | None = Path(AUTO_THETA),
     save: Path | None = None,
     task_name: str | None = None,
     place: PlaceConfig,
@@ -45,15 +45,13 @@ def classify(
             probability, entropy, mutual information, and whether a person should look at it
         fold: parts of the labelled rows in cross-validation, each answered by what the others teach
         review_below: confidence below which an answer is for a person to look at
-        theta: training run whose features to use: a folder, user/name on a model hub, or bigbench, which is shipped
-            (default: the language model as it was downloaded)
         save: folder to write what was learned to, for abmll predict
         task_name: the task's name in the prompt (default: the file's)
         seed: seed of the posterior's samples
     """
     from abmll.cli.answers import check_form, refuse_inputs, write_table
     from abmll.cli.labelling import answer, check_confidence, learn, read_labelled, read_new
-    from abmll.cli.loading import load_for_head
+    from abmll.cli.loading import features_of, load_for_head
     from abmll.cli.places import check_file, check_folder
     from abmll.experiments.html.trust_page import write_trust_page
     from abmll.experiments.trust import measure
@@ -83,7 +81,7 @@ def classify(
         replace(posterior, measured=_measured(measured)).save_pretrained(save, overwrite)
     answers = answer(posterior, asked, of_texts, task.columns.label, review_below, say, quiet)
     write_table(output, answers.rows)
-    facts = _facts(task, measured, answers, fold, review_below)
+    facts = {"features": features_of(theta, place)} | _facts(task, measured, answers, fold, review_below)
     places = [(task.table.rows[n].where, own) for n, own in zip(task.rows.rows, task.rows.texts, strict=True)]
     write_trust_page(page, name, facts, task.rows.warnings, measured, places)
     files = {"answers": str(output), "report": str(page)} | ({} if save is None else {"posterior": str(save)})

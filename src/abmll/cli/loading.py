@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from abmll.cli.console import narrator
 from abmll.common.checkpoint import DOCUMENT, STATE, checkpoints, load_bundle, model_checkpoint
-from abmll.common.config import PLACES, QUANTIZATIONS, AdaptConfig, ContinueConfig, ModelConfig, PlaceConfig
+from abmll.common.config import AUTO_THETA, PLACES, QUANTIZATIONS, AdaptConfig, ContinueConfig, ModelConfig, PlaceConfig
 from abmll.common.errors import CheckpointError, ConfigError
 from abmll.common.settings import flatten, kinds_of, pick
 from abmll.model.hub import find_folder
 from abmll.model.learned_task import TaskPosterior
+from abmll.model.shipped import meant_theta
 
 if TYPE_CHECKING:
     from abmll.model.meta_learner import AbmllModel
@@ -40,7 +41,8 @@ def load_learner(
     """The model as it learns unseen tasks: that of a training run, or the language model as it was downloaded.
 
     ``how`` is head or full, by default full where settings of steps are given, else head; full learns by ``method``,
-    or else by the one that is preferred. ``explicit`` are the settings that the user has given.
+    or else by the one that is preferred, and ``AUTO_THETA`` is none for it. ``explicit`` are the settings that the user
+    has given.
     Raises ``ConfigError`` for settings that do not go together, and for those of ``continued`` that are not read.
     """
     from abmll.methods import find_rule, preferred
@@ -58,7 +60,7 @@ def load_learner(
         if of_steps:
             raise ConfigError(f"{min(of_steps)}: a head takes no gradient steps; leave it out, or add --adapt full")
         return load_for_head(theta, place, quiet)
-    if theta is None:
+    if theta in (None, Path(AUTO_THETA)):
         raise ConfigError("adapt: full takes gradient steps from the theta of a training run; name one with --theta")
     model = load_run(theta, place, quiet)
     own = model.learning.method
@@ -74,15 +76,32 @@ def load_for_head(theta: Path | None, place: PlaceConfig, quiet: bool) -> "Abmll
     """The model of a training run as it learns with a head, or the language model as it was downloaded."""
     from abmll.model.meta_learner import AbmllModel
 
-    if theta is not None:
-        return load_run(theta, place, quiet).with_head()
+    run = meant_by(theta, place)
+    if run is not None:
+        return load_run(run, place, quiet).with_head()
     config: dict[str, Any] = flatten(place) | {"model": place.model or ModelConfig.model}
     return AbmllModel.from_base(**config, announce=narrator(quiet), quiet=quiet)
 
 
 def load_for_serving(theta: Path | None, place: PlaceConfig, quiet: bool) -> "AbmllModel":
     """The model of a training run, or the language model as it was downloaded."""
-    return load_for_head(None, place, quiet) if theta is None else load_run(theta, place, quiet)
+    run = meant_by(theta, place)
+    return load_for_head(None, place, quiet) if run is None else load_run(run, place, quiet)
+
+
+def meant_by(theta: Path | None, place: PlaceConfig) -> Path | None:
+    """The training run that ``theta`` means, by its folder or name; None: the language model as it was downloaded."""
+    is_quantized = any(getattr(place, name) for name in QUANTIZATIONS)
+    meant = meant_theta(theta, place.model or ModelConfig.model, is_quantized)
+    return None if meant is None else Path(meant)
+
+
+def features_of(theta: Path | None, place: PlaceConfig) -> str:
+    """Whose features a head reads, in words."""
+    run = meant_by(theta, place)
+    if run is None:
+        return "the language model as it was downloaded"
+    return f"theta {run}, which comes with the package" if theta == Path(AUTO_THETA) else f"theta {run}"
 
 
 def _refuse_unread(method: str, continued: ContinueConfig) -> None:

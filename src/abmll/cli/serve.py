@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from abmll.cli.console import narrator
-from abmll.common.config import PlaceConfig
+from abmll.common.config import AUTO_THETA, PlaceConfig
 from abmll.common.errors import ConfigError
 from abmll.serving.limits import ServeConfig
 
@@ -19,7 +19,7 @@ KEPT_SHAPES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
 
 def serve(
-    theta: Path | None = None,
+    theta: Path | None = Path(AUTO_THETA),
     *,
     store: Path,
     host: str = "127.0.0.1",
@@ -38,8 +38,6 @@ def serve(
     The page is at the server's address, the interface is described at /docs.
 
     Args:
-        theta: training run to use: a folder, user/name on a model hub, or bigbench, which is shipped
-            (default: the language model as it was downloaded)
         store: folder in which tasks, examples and what was learned of them are kept; it is made
         host: address to listen on; any other than this computer's own needs a token file
         port: port to listen on (0: any that is free)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from abmll.cli.console import count, narrator, print_facts, print_json, print_table
-from abmll.common.config import PlaceConfig, TableConfig
+from abmll.common.config import AUTO_THETA, PlaceConfig, TableConfig
 from abmll.common.errors import ConfigError, DataError
 
 WIDTH = 70  # of a text on the terminal
@@ -17,7 +17,7 @@ def suggest(
     number: int = 10,
     columns: TableConfig,
     column_mapping: tuple[str, ...] | None = None,
-    theta: Path | None = None,
+    theta: Path | None = Path(AUTO_THETA),
     task_name: str | None = None,
     place: PlaceConfig,
     seed: int = 0,
@@ -34,8 +34,6 @@ def suggest(
         pool: table of the rows to choose from (default: the rows of the first table that have no label)
         output: table to write all of these rows to, in that order (default: none is written)
         number: how many to name
-        theta: training run whose features to use: a folder, user/name on a model hub, or bigbench, which is shipped
-            (default: the language model as it was downloaded)
         task_name: the task's name in the prompt (default: the file's)
         seed: seed of the posterior's samples
     """

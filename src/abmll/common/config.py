@@ -23,6 +23,7 @@ LATER = {
     "compile": False,
 }
 PLACES = ("device", "device_map", "shard_base")  # of ModelConfig: where the model lies, which changes no result
+AUTO_THETA = "auto"  # in place of a theta's name: the one that comes with the package, where the model is its own
 QUANTIZATIONS = ("load_in_4bit", "load_in_8bit", "load_in_int8_torchao")  # of ModelConfig; one of them at most
 
 

@@ -20,7 +20,7 @@ Document = dict[str, Any]  # a JSON object as it is read and written
 # A new number for every change that an older version could not read, or would read as something else.
 FORMATS = {
     "checkpoint": "abmll-checkpoint-2",
-    "posterior": "abmll-posterior-3",
+    "posterior": "abmll-posterior-4",
     "calibration": "abmll-calibration-3",
     "best": "abmll-best-1",
     "classifier": "abmll-classifier-1",
@@ -38,6 +38,8 @@ FORMATS = {
     "fingerprint": "abmll-fingerprint-2",
     "vllm-ensemble": "abmll-vllm-ensemble-1",
 }
+# What an older version wrote, which is read as well: all that it lacks has a default.
+READ_AS_WELL = {"posterior": ("abmll-posterior-3",)}
 PLAIN = ("manifest", "converted", None)  # kinds that name no format
 SEAL = "sha256"
 MAX_BYTES = 256 << 20
@@ -70,7 +72,9 @@ def read_json(
     found = document.get("format") if isinstance(document, dict) else None
     if found in OF_VERSION_0_1:
         raise error(f"{path}: was written by abmll 0.1, which this version does not read; {remedy}")
-    if not isinstance(document, dict) or (kind not in PLAIN and found != FORMATS[kind]):
+    if not isinstance(document, dict) or (
+        kind not in PLAIN and found not in (FORMATS[kind], *READ_AS_WELL.get(kind, ()))
+    ):
         wanted = "a JSON object" if kind in PLAIN else f"of the format '{FORMATS[kind]}'"
         raise error(f"{path}: is not {wanted}; {remedy}")
     if kind is not None and (problem := problem_of(kind, data)):

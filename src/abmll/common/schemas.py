@@ -110,6 +110,11 @@ class Head(Strict):
     is_multi_label: bool = False
 
 
+class ShippedTheta(Strict):
+    name: Name
+    sha256: Hash
+
+
 class Posterior(Strict):
     format: Short
     tensors: list[Name] | None = None
@@ -119,6 +124,7 @@ class Posterior(Strict):
     demonstrations: list[tuple[Long, Annotated[list[Long], Field(min_length=2, max_length=200)], Count]]
     calibration: Points | None
     head: Head | None
+    theta: ShippedTheta | None = None  # 0.2.0 had none
     labels: Annotated[list[Long], Field(max_length=200)] = []  # 0.2.0 did not write them yet
     measured: Numbers = {}
     base_fingerprint: Fingerprint

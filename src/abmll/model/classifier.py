@@ -13,7 +13,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from abmll.common.checkpoint import DOCUMENT, load_bundle, save_bundle
-from abmll.common.config import AdaptConfig, ModelConfig
+from abmll.common.config import AUTO_THETA, AdaptConfig, ModelConfig
 from abmll.common.errors import CheckpointError, DataError, InputError
 from abmll.model.class_labels import class_texts, classes_of, encoded
 from abmll.model.learned_task import TaskPosterior
@@ -49,8 +49,9 @@ class AbmllClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         model: name or folder of the language model.
-        theta: folder of a training run whose theta to start from, or "bigbench", which is shipped. Its language model
-            is the one it was trained on, unless ``model`` names another place than the default.
+        theta: folder of a training run whose theta to start from. Its language model is the one it was trained on,
+            unless ``model`` names another place than the default. "auto": the one that comes with the package, for
+            features, where ``model`` is the default; None: the language model as it was downloaded.
         adapt: "head", "full" or None: as ``how`` in ``AbmllModel.adapt``.
         steps: gradient steps of "full".
         task_name: stands before every text in the prompt.
@@ -77,7 +78,7 @@ class AbmllClassifier(ClassifierMixin, BaseEstimator):
         self,
         model: str = ModelConfig.model,
         *,
-        theta: str | os.PathLike[str] | None = None,
+        theta: str | os.PathLike[str] | None = AUTO_THETA,
         adapt: Literal["head", "full"] | None = None,
         steps: int = AdaptConfig.steps,
         task_name: str = "task",

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from abmll.common.checkpoint import Bundle, refuse_other_base
 from abmll.common.config import AdapterConfig, PromptConfig
 from abmll.common.errors import CheckpointError
@@ -11,6 +13,7 @@ from abmll.language.adapter import Adapter
 from abmll.language.scorer import OptionScorer
 from abmll.model.multi_label import MultiLabelHead
 from abmll.model.prequential import TaskCalibration
+from abmll.model.shipped import reference_to, referred_to
 from abmll.model.task_head import TaskHead
 from abmll.tasks import Example
 
@@ -21,7 +24,14 @@ HEAD = "head"  # the file of its features
 
 
 def saved(posterior: "TaskPosterior") -> Bundle:
-    """What is written of a posterior."""
+    """What is written of a posterior: a shipped theta that a head reads with is named, and not written."""
+    groups = {_group(number): phi.state_dict() for number, phi in enumerate(posterior.members) if phi is not None}
+    reference = None
+    if posterior.head is not None:
+        reference = reference_to(groups.get(_group(0), {}))
+        if reference is not None:
+            del groups[_group(0)]
+        groups[HEAD] = posterior.head.tensors()
     document = {
         "task_name": posterior.task_name,
         "is_posterior": posterior.is_posterior,
@@ -29,14 +39,12 @@ def saved(posterior: "TaskPosterior") -> Bundle:
         "demonstrations": [[one.input, one.options, one.answer] for one in posterior.demonstrations],
         "calibration": None if posterior.calibration is None else posterior.calibration.document(),
         "head": None if posterior.head is None else posterior.head.document(),
+        "theta": reference,
         "labels": list(posterior.labels),
         "measured": dict(posterior.measured),
         "base_fingerprint": posterior.scorer.base.fingerprint,
         "settings": posterior.settings | posterior.scorer.settings(),
     }
-    groups = {_group(number): phi.state_dict() for number, phi in enumerate(posterior.members) if phi is not None}
-    if posterior.head is not None:
-        groups[HEAD] = posterior.head.tensors()
     return Bundle(groups, document)
 
 
@@ -49,8 +57,10 @@ def fields_of(bundle: Bundle, scorer: OptionScorer, path: Path) -> dict[str, Any
     refuse_other_base(document, scorer.base.is_known_by, scorer.base.name, path)
     _refuse_other_settings(settings, scorer, path)
     of_head = document["head"]
-    if of_head is not None and _group(0) not in bundle.tensors:
-        members: tuple[Adapter | None, ...] = (None,)
+    if document.get("theta") is not None:  # 0.2.0 had none
+        members: tuple[Adapter | None, ...] = (_adapter(scorer, referred_to(document["theta"], path), str(path)),)
+    elif of_head is not None and _group(0) not in bundle.tensors:
+        members = (None,)
     else:
         members = tuple(_member(scorer, bundle, path, number) for number in range(document["members"]))
     head = None
@@ -92,6 +102,10 @@ def _member(scorer: OptionScorer, bundle: Bundle, path: Path, number: int) -> Ad
     group = _group(number)
     if group not in bundle.tensors:
         raise CheckpointError(f"{path}: lacks {group}.safetensors, so it is damaged; adapt to the task again")
+    return _adapter(scorer, bundle.tensors[group], str(path / f"{group}.safetensors"))
+
+
+def _adapter(scorer: OptionScorer, tensors: dict[str, Tensor], where: str) -> Adapter:
     phi = scorer.new_adapter(0)
-    phi.load_state_dict(bundle.tensors[group], str(path / f"{group}.safetensors"))
+    phi.load_state_dict(tensors, where)
     return phi

@@ -17,7 +17,7 @@ from abmll.common.settings import flatten, pick
 from abmll.language.base import Base, load_base, resolve_device, resolve_dtype
 from abmll.language.scorer import OptionScorer
 from abmll.model.meta_learner import AbmllModel
-from abmll.model.shipped import shipped_theta
+from abmll.model.shipped import meant_theta, shipped_theta
 
 # Held while a shared model is loaded or reads: two threads must neither load it twice nor read with it at once, as its
 # layers keep what belongs to the pass that goes through them.
@@ -27,12 +27,13 @@ IN_USE = RLock()
 def shared_learner(model: str, theta: str | None, device: str) -> AbmllModel:
     """The language model of that name or folder with a fresh adapter, or that of the training run in folder ``theta``.
 
-    With theta the default's name means the language model that it was trained on.
+    ``theta`` is as for ``meant_theta``; with a run the default's name means the model that it was trained on.
     """
-    if theta is None:
+    meant = meant_theta(theta, model, False)
+    if meant is None:
         return _fresh(_resolved(ModelConfig(model, device=device)))
-    folder = Path(theta).expanduser().resolve()
-    checkpoint = model_checkpoint(folder if folder.is_dir() else shipped_theta(theta) or folder)
+    folder = Path(meant).expanduser().resolve()
+    checkpoint = model_checkpoint(folder if folder.is_dir() else shipped_theta(meant) or folder)
     return _trained(checkpoint, (checkpoint / MANIFEST).stat().st_mtime_ns, model, device)
 
 

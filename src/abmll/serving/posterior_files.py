@@ -39,9 +39,9 @@ class PosteriorFiles:
 
         Raises ``NoSuchTask`` where the task has been deleted.
         """
-        bundle = posterior.bundle()
-        groups = {name: own for name, own in bundle.tensors.items() if posterior.head is None or name == "head"}
-        data = _packed(groups)
+        own = posterior if posterior.head is None else replace(posterior, members=(None,))
+        bundle = own.bundle()
+        data = _packed(bundle.tensors)
         document = json.dumps(bundle.document, allow_nan=False)
         values = {"document": document, "sha256": _digest(document, data)}
         put = partial(self.objects.put, _name(task, version), data)
