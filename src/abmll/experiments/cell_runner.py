@@ -174,6 +174,11 @@ class CellRunner:
     def learned(self, cell: Cell) -> tuple[AbmllModel, dict[str, float | None]]:
         """The model with the theta from which the cell's method meets an unseen task, and what that theta has cost."""
         learning = pick(ContinuedConfig, dict(cell.settings) | {"seed": cell.seed})
+        shipped = cell.spec.shipped
+        if shipped is not None:
+            model = self.model(cell.settings)
+            shipped.load_into(model)
+            return self._with_head(model, cell), no_cost()
         if cell.training is None:
             model = self.model(cell.settings)
             fresh = model.scorer.new_adapter(sample_seed(cell.seed, "init"))

@@ -1,4 +1,7 @@
-"""What is compared: methods as ``METHOD`` or ``METHOD@PRESET``, seeds, and the settings of each method."""
+"""What is compared: methods as ``METHOD`` or ``METHOD@PRESET``, seeds, and the settings of each method.
+
+``trained-head@THETA`` reads features with a theta that comes with the package, in place of one of the suite's tasks.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -10,8 +13,11 @@ from abmll.common.documents import MAX_BYTES, read_json
 from abmll.common.errors import ConfigError
 from abmll.common.files import read_regular
 from abmll.common.presets import preset
-from abmll.common.settings import refuse_unknown
+from abmll.common.settings import flatten, pick, refuse_unknown
 from abmll.methods import REGISTRY, find_rule, settings_method
+from abmll.methods.trained_head import TrainedHead
+from abmll.model.saved_learner import SavedLearner, read_learner
+from abmll.model.shipped import shipped_theta
 
 KINDS = (AdapterConfig, PromptConfig, ContinuedConfig, RunConfig, EvaluateConfig)  # a method may have its own values of
 Settings = Mapping[str, Any]
@@ -34,6 +40,12 @@ class Spec:
         """What tables call it."""
         label = find_rule(self.method).label
         return label if self.preset == "default" else f"{label} ({self.preset})"
+
+    @property
+    def shipped(self) -> SavedLearner | None:
+        """The theta that comes with the package and is its own, if one is."""
+        folder = shipped_theta(self.preset) if self.method == TrainedHead.name else None
+        return None if folder is None else read_learner(folder)
 
     @property
     def base(self) -> "Spec | None":
@@ -69,10 +81,13 @@ class ComparisonConfig:
         keys = dict.fromkeys((Spec(settings_method(spec.method), spec.preset).key, spec.key))
         tuned, own = ([layer.get(key, {}) for key in keys] for layer in (self.tuned, self.own))
         values: dict[str, Any] = {}
-        for layer in (self.shared, suite, preset(spec.preset), *tuned, self.asked, *own):
+        named = preset(spec.preset) if spec.shipped is None else {}
+        for layer in (self.shared, suite, named, *tuned, self.asked, *own):
             values.update(layer)
         space = find_rule(spec.method).space
         values |= {"method": spec.method} | ({} if space is None else {"space": space})
+        if spec.shipped is not None:
+            values |= flatten(pick(AdapterConfig, spec.shipped.document["settings"]))
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
@@ -81,7 +96,8 @@ def parse_spec(text: str) -> Spec:
     method, _, name = text.partition("@")
     spec = Spec(method, name or "default")
     find_rule(spec.method)
-    preset(spec.preset)
+    if spec.shipped is None:
+        preset(spec.preset)
     return spec
 
 

@@ -29,6 +29,7 @@ def plan(suite: Suite, config: ComparisonConfig) -> list[Cell]:
     cells = []
     for seed, spec in product(config.seeds, config.specs):
         values = _settings(spec, suite, config)
+        _refuse_seen(spec, suite)
         training = _training(spec, seed, suite, config, train)
         main = main_point(values)
         for settings in _variants(spec, values, main):
@@ -77,12 +78,22 @@ def evaluated_episodes(episodes: Sequence[int], max_steps: int, save_steps: int)
     return tuple(sorted({*episodes, max_steps}))
 
 
+def _refuse_seen(spec: Spec, suite: Suite) -> None:
+    """Raise ``ConfigError`` where a theta that comes with the package has learned tasks that count as unseen here."""
+    learned = () if spec.shipped is None else spec.shipped.document["tasks"]
+    if seen := sorted({task.name for task in suite.evaluation} & set(learned)):
+        raise ConfigError(
+            f"methods: the theta of {spec.key} was trained on {len(seen)} of the unseen tasks of {suite.name} "
+            f"({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''}); leave it out"
+        )
+
+
 def _variants(spec: Spec, values: Settings, main: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The settings at the tables' point and along each curve, where one setting varies; each recalibrated or not."""
     rule = find_rule(spec.method)
     nothing_varies = {
         "num_samples": not rule.is_posterior,
-        "episodes": not rule.is_trained and rule.base_method is None,
+        "episodes": spec.shipped is not None or (not rule.is_trained and rule.base_method is None),
     }
     points = [dict(main)]
     for name in CURVES:
@@ -98,7 +109,7 @@ def _variants(spec: Spec, values: Settings, main: Mapping[str, Any]) -> list[dic
 def _training(spec: Spec, seed: int, suite: Suite, config: ComparisonConfig, data: str) -> Training | None:
     """The run that the method starts from, which may be another one's; None where nothing is trained."""
     trained = spec.base or spec
-    if not find_rule(trained.method).is_trained:
+    if spec.shipped is not None or not find_rule(trained.method).is_trained:
         return None
     values = _settings(trained, suite, config)
     names = flatten(ModelConfig(), AdapterConfig(), PromptConfig(), LearningConfig()).keys() - {"seed", *PLACES}
