@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -393,3 +394,33 @@ def test_a_killed_comparison_goes_on(base: str, abmll: Call, tmp_path: Path) -> 
         name: cell["tasks"] for name, cell in cells_of("whole").items()
     }
     assert not list(Path("out").rglob(".*.tmp"))
+
+
+def test_a_theta_that_comes_with_the_package_takes_the_place_of_a_run(
+    base: str, abmll: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is that of the run it was copied from, whatever layers are asked for now."""
+    assert abmll(base, "--methods trained-head --seeds 0", FEW).code == 0
+    (run,) = Path("out/runs").iterdir()
+    shutil.copytree(run, tmp_path / "thetas" / "small")
+    monkeypatch.setattr("abmll.model.shipped.THETAS", tmp_path / "thetas")
+    which = "--methods trained-head,trained-head@small --seeds 0 --layers-to-transform 0-1 --r 4"
+    assert abmll(base, which, FEW, "--override trained-head.layers_to_transform=1,trained-head.r=2").code == 0
+    rows = comparison()["methods"]
+    assert list(rows) == ["trained-head", "trained-head@small"]
+    assert rows["trained-head@small"]["label"] == "Head, trained features (small)"
+    assert rows["trained-head@small"]["tasks"] == rows["trained-head"]["tasks"]
+    assert rows["trained-head@small"]["cost"]["gradient_steps"] == 0 < rows["trained-head"]["cost"]["gradient_steps"]
+    (cell,) = (one for one in cells_of().values() if one["row"] == "trained-head@small")
+    assert (cell["training"], cell["settings"]["r"], cell["settings"]["layers_to_transform"]) == (None, 2, "1")
+    Path("seen.yaml").write_text("name: mine\ntrain: [toy0, toy1, toy3]\nevaluation: [toy2, toy4]\n")
+    outcome = abmll(base, "--suite seen.yaml --methods trained-head@small --seeds 0", FEW)
+    assert outcome.code == 2
+    assert "trained-head@small was trained on 1 of the unseen tasks of mine (toy2); leave it out" in outcome.err
+
+
+@pytest.mark.parametrize("method", ["trained-head@large", "head@bigbench"])
+def test_no_other_method_has_a_shipped_theta(base: str, abmll: Call, method: str) -> None:
+    outcome = abmll(base, f"--methods {method} --seeds 0", FEW)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "preset: unknown" in outcome.err

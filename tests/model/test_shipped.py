@@ -1,4 +1,5 @@
 import copy
+import json
 import zipfile
 from pathlib import Path
 
@@ -57,6 +58,13 @@ def test_no_shipped_theta_has_seen_an_unseen_task(suite: str) -> None:
     unseen = set(read_suite(suite).evaluation)
     for name in NAMES:
         assert not unseen & set(read_learner(THETAS / name).document["tasks"])
+
+
+def test_a_name_keeps_its_numbers() -> None:
+    """What was saved or compared by name means these numbers: others get another name."""
+    manifest = json.loads((THETAS / "bigbench" / "checkpoint-150" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["sha256"]["theta.safetensors"].startswith("1e4dedfb73562e3cf5bc")
+    assert NAMES == ["bigbench"]
 
 
 def test_it_is_refused_on_another_model(tiny_model: AbmllModel) -> None:
