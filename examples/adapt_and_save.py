@@ -6,7 +6,7 @@ from abmll import AbmllModel, TaskPosterior, load_task
 
 DATA = Path(__file__).parent / "data"
 task, questions = load_task(DATA / "tickets.csv"), load_task(DATA / "checked_tickets.csv").examples
-model = AbmllModel.from_base("smollm2-135m")
+model = AbmllModel.from_pretrained("bigbench")
 model.adapt(task.examples, task_name=task.name).save_pretrained("runs/tickets", overwrite=True)
 posterior = TaskPosterior.from_pretrained("runs/tickets", scorer=model.scorer)
 prediction = posterior.predict(questions)

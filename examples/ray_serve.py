@@ -1,6 +1,6 @@
 """Many servers under Ray Serve: requests for one task go to the replica that has it in memory.
 
-serve run --app-dir examples ray_serve:build theta=none database=postgresql+psycopg://... files=/shared replicas=2
+serve run --app-dir examples ray_serve:build database=postgresql+psycopg://... files=/shared replicas=2
 """
 
 import re
@@ -24,7 +24,7 @@ class Settings(BaseModel):
 
     database: str  # that all replicas share, such as postgresql+psycopg://USER@HOST/NAME
     files: str  # of posteriors, that all replicas share: a folder or an address such as s3://BUCKET/FOLDER
-    theta: Path | None = None  # a training run
+    theta: Path = Path("auto")  # as of abmll serve
     model: str | None = None  # the language model, where there is no training run
     token_file: Path | None = None
     allowed_host: str | None = None  # the name under which the cluster is asked
@@ -45,7 +45,8 @@ class Server:
         from abmll.serving.limits import ServeConfig
         from abmll.serving.service import Service
 
-        model = load_for_serving(settings.theta, PlaceConfig(model=settings.model), quiet=True)
+        theta = None if settings.theta == Path("none") else settings.theta
+        model = load_for_serving(theta, PlaceConfig(model=settings.model), quiet=True)
         self.service = Service(model, settings.database, settings.files, ServeConfig())
         tokens = None if settings.token_file is None else read_tokens(settings.token_file)
         hosts = [] if settings.allowed_host is None else [settings.allowed_host]

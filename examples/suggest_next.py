@@ -9,6 +9,6 @@ DATA = Path(__file__).parent / "data"
 task = load_task(DATA / "tickets.csv")
 with (DATA / "new_tickets.csv").open(encoding="utf-8", newline="") as file:
     pool = [Example(str(n), row["input"], task.examples[0].options, None) for n, row in enumerate(csv.DictReader(file))]
-posterior = AbmllModel.from_base("smollm2-135m").adapt(task.examples, task_name=task.name)
+posterior = AbmllModel.from_pretrained("bigbench").adapt(task.examples, task_name=task.name)
 for place in posterior.suggest(pool)[:4]:
     print(pool[place].input)
