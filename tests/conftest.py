@@ -1,5 +1,6 @@
 """Tiny random models of four families, and toy tasks they can learn."""
 
+import copy
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -128,6 +129,19 @@ def tiny_model(tiny_llama: Path) -> AbmllModel:
         str(tiny_llama), prompt=SHORT, r=2, layers_to_transform="1", target_modules=["q_proj", "v_proj", "up_proj"]
     )
     model.learning = LearningConfig()
+    return model
+
+
+@pytest.fixture
+def shipped(tiny_model: AbmllModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AbmllModel:
+    """A model whose theta comes with the package as "small"."""
+    model = copy.copy(tiny_model)
+    theta = model.scorer.new_adapter(3)
+    for tensor in theta.mean_tensors():
+        tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(tensor.numel())) / 10)
+    model.learned(theta, LearningConfig(method="trained-head"), 2)
+    model.save_pretrained(tmp_path / "thetas" / "small")
+    monkeypatch.setattr("abmll.model.shipped.THETAS", tmp_path / "thetas")
     return model
 
 

@@ -1,4 +1,3 @@
-import copy
 import json
 import zipfile
 from pathlib import Path
@@ -10,7 +9,6 @@ import torch
 from abmll import AbmllClassifier
 from abmll.cli.main import entry
 from abmll.common.checkpoint import DOCUMENT, load_bundle
-from abmll.common.config import LearningConfig
 from abmll.common.errors import CheckpointError, ConfigError
 from abmll.model.hub import find_folder
 from abmll.model.learned_task import TaskPosterior
@@ -86,19 +84,6 @@ def test_auto_is_the_usual_theta_of_the_embedded_model(
     theta: Path | str | None, model: str, is_quantized: bool, meant: str | None
 ) -> None:
     assert meant_theta(theta, model, is_quantized) == meant
-
-
-@pytest.fixture
-def shipped(tiny_model: AbmllModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AbmllModel:
-    """A model whose theta comes with the package as "small"."""
-    model = copy.copy(tiny_model)
-    theta = model.scorer.new_adapter(3)
-    for tensor in theta.mean_tensors():
-        tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(tensor.numel())) / 10)
-    model.learned(theta, LearningConfig(method="trained-head"), 2)
-    model.save_pretrained(tmp_path / "thetas" / "small")
-    monkeypatch.setattr("abmll.model.shipped.THETAS", tmp_path / "thetas")
-    return model
 
 
 def test_a_head_names_the_shipped_theta_that_it_reads_with(shipped: AbmllModel, tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
 from abmll import AbmllModel, Example, TaskPosterior
 from abmll.common.config import LearningConfig
 from abmll.common.errors import AbmllError
 from abmll.posterior import head
+from abmll.serving.database import VERSIONS
 from abmll.serving.limits import ServeConfig
 from tests.serving.served import ASKED, LABELS, PAIRS, ask, learn, rows, service_of, serving
 
@@ -344,6 +346,25 @@ def test_a_store_belongs_to_one_model(model: AbmllModel, tmp_path: Path) -> None
     other = model.on_twin()
     other.head_prior = head.HeadPrior(depths=(1.0,))
     with pytest.raises(AbmllError, match=r"was made with another features"), serving(other, tmp_path / "store"):
+        pass
+
+
+def test_a_theta_is_kept_once_for_all_tasks_of_a_store(shipped: AbmllModel, tmp_path: Path) -> None:
+    with serving(shipped, tmp_path / "store") as client:
+        learn(client)
+        before = ask(client).json()["answers"]
+        with service_of(client).store.reading() as db:
+            (row,) = db.execute(select(VERSIONS))
+        assert json.loads(row.document)["theta"] is None
+    with serving(shipped.on_twin(), tmp_path / "store") as client:
+        assert ask(client).json()["answers"] == before
+
+
+def test_a_store_without_a_theta_says_how_to_serve_it(model: AbmllModel, shipped: AbmllModel, tmp_path: Path) -> None:
+    with serving(model, tmp_path / "store"):
+        pass
+    said = r"with the same model and theta \(it has none: 'abmll serve none'\), or"
+    with pytest.raises(AbmllError, match=said), serving(shipped, tmp_path / "store"):
         pass
 
 

@@ -79,7 +79,7 @@ class TaskStore:
         found = once_more(lambda: self._about(wanted))
         for name, value in wanted.items():
             if found.get(name) != value:
-                bare = ", of which it has none: add --theta none" if found.get("theta") == "" else ""
+                bare = " (it has none: 'abmll serve none')" if found.get("theta") == "" else ""
                 raise AbmllError(
                     f"{self.where}: was made with another {name} ({found.get(name)}, not {value}); serve it with the "
                     f"same model and theta{bare}, or choose another --store"
