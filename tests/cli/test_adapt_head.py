@@ -13,7 +13,7 @@ import pytest
 def test_a_task_is_learned_and_answered_without_a_run(work: Any, abmll: Callable[..., Any]) -> None:
     code, out, _ = abmll(f"adapt toy3.jsonl --model {work.model} --output-dir p")
     assert code == 0
-    assert "a head on the model's features, without gradient steps" in out
+    assert "learned by  a head, without gradient steps\nfeatures    the language model as it was downloaded\n" in out
     assert {path.name for path in Path("p").iterdir()} == {"manifest.json", "posterior.json", "head.safetensors"}
     assert abmll("predict p --input questions.jsonl --output answers.csv").code == 0
     with Path("answers.csv").open(encoding="utf-8", newline="") as file:
