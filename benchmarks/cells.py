@@ -50,6 +50,7 @@ CELLS: dict[str, Cell] = {
     "adapt-10": lambda bench: predicting.adaptation(bench, Setting(), 10, steps=4, batch_size=2),
     "adapt-50": lambda bench: predicting.adaptation(bench, Setting(), 50, steps=4, batch_size=5),
     "head": lambda bench: predicting.head(bench, 20),
+    "head-theta": lambda bench: predicting.head(bench, 20, TOP),
     "growth-rank": lambda bench: scaling.rank(bench, Setting(ALL, batch_size=1)),
     "growth-length": lambda bench: scaling.length(bench, Setting()),
     "growth-layers": lambda bench: scaling.layers(bench, Setting()),

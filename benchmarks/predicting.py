@@ -19,7 +19,7 @@ from abmll.posterior.head import HeadPosterior
 from abmll.posterior.hypotheses import HeadPrior, Known
 from abmll.tasks.order import adaptation_batches
 from benchmarks.bench import Bench
-from benchmarks.contenders import NUMBERS, Ours, Setting, plain_lora
+from benchmarks.contenders import ALL, NUMBERS, Ours, Setting, plain_lora
 from benchmarks.pairs import Spread
 from benchmarks.rows import Row, absolute, timed
 from benchmarks.workload import padded, questions
@@ -109,10 +109,13 @@ def adaptation(bench: Bench, setting: Setting, num_examples: int, steps: int, ba
     return [timed(f"adapt from {num_examples} examples / PEFT LoRA + Trainer ({label})", rounds, "adapt", "tune")]
 
 
-def head(bench: Bench, num_examples: int) -> list[Row]:
-    """Learning a task with a head, and predicting with it / a plain forward of the same examples; none are kept."""
-    model = AbmllModel(bench.base(), Setting(layers="top-6").adapter(), bench.workload.prompt)
-    model.learning = LearningConfig(method="head")
+def head(bench: Bench, num_examples: int, layers: str | None = None) -> list[Row]:
+    """Learning a task with a head, and predicting with it / a plain forward of the same examples; none are kept.
+
+    Features are those of the bare model, or with a theta in all linear maps of these ``layers``, of whatever numbers.
+    """
+    model = AbmllModel(bench.base(), Setting(ALL, layers=layers or "top-6").adapter(), bench.workload.prompt)
+    model.learning = LearningConfig(method="head" if layers is None else "trained-head")
     tasks = [task for task in bench.workload.evaluation if len(task.train) >= num_examples]
     learned = [(task.name, task.train[:num_examples], model.scorer.encode(task.train, task.name)) for task in tasks]
     asked = [questions(bench.workload, number, QUESTIONS) for number in range(len(tasks))]
@@ -141,10 +144,10 @@ def head(bench: Bench, num_examples: int) -> list[Row]:
         "predict": answer,
         "forward": lambda number: plain(encoded[number % len(tasks)]),
     }
-    rounds = bench.rounds(contenders)
+    rounds, what = bench.rounds(contenders), "a head" if layers is None else f"a head and theta ({layers})"
     return [
-        timed(f"learning {num_examples} examples with a head / plain forward of them", rounds, "adapt", "read", 1.2),
-        timed(f"prediction with a head / plain forward ({QUESTIONS} questions)", rounds, "predict", "forward", 1.05),
+        timed(f"learning {num_examples} examples with {what} / plain forward of them", rounds, "adapt", "read", 1.2),
+        timed(f"prediction with {what} / plain forward ({QUESTIONS} questions)", rounds, "predict", "forward", 1.05),
     ]
 
 
