@@ -7,8 +7,9 @@ summary of them stays. Statistics of means over tasks are computed anew for all 
 calibration error stay what they were with the predictions.
 
 A table stands between ``<!-- table: NAME KIND CHOICE -->`` and ``<!-- end -->``. KIND is one of ``TABLES``. CHOICE is
-the setting of a curve, or the rows of another table separated by commas; without it a table has all rows. Without a
-folder only the tables are written.
+the setting of a curve, or the rows of another table separated by commas; without it a table has all rows. Of the kind
+``together`` NAME is several folders separated by ``+``, whose tasks count as those of one suite. Without a folder only
+the tables are written.
 """
 
 import argparse
@@ -26,12 +27,12 @@ from typing import Any
 from abmll.common.documents import SEAL, Document
 from abmll.common.files import write_json, write_text
 from abmll.experiments.cells import load_cell, load_predictions
-from abmll.experiments.markdown import against_reference, cost, headline
+from abmll.experiments.markdown import against_reference, cost, difference_text, headline
 from abmll.experiments.sheets import csv_text, method_rows, task_rows
 from abmll.experiments.significance import joined, of_means, only_pooled
 from abmll.experiments.statistics import estimate
 from abmll.experiments.summary import ranks_of
-from abmll.experiments.tables import Cell, Row, Table
+from abmll.experiments.tables import Cell, Row, Table, number
 from benchmarks.machine import ROOT
 
 DOCUMENT = ROOT / "docs" / "results.md"
@@ -134,6 +135,8 @@ def filled(text: str, results: Path) -> str:
     def block(match: "re.Match[str]") -> str:
         opening, name, kind, choice, closing = match.groups()
         chosen = tuple(choice.split(",")) if choice else ()
+        if kind == TOGETHER:
+            return f"{opening}{_together([read(results / one) for one in name.split('+')], chosen)}\n{closing}"
         return f"{opening}{TABLES[kind](read(results / name), results / name, chosen)}\n{closing}"
 
     return BLOCK.sub(block, text)
@@ -149,6 +152,25 @@ def _headline(comparison: Document, folder: Path, rows: Collection[str]) -> str:
 def _differences(comparison: Document, folder: Path, rows: Collection[str]) -> str:
     table = against_reference(comparison)
     return "" if table is None else _cut(table, comparison, rows, ("Accuracy", "NLL", "CE²", "Pooled ECE"))
+
+
+def _together(comparisons: Sequence[Document], rows: Sequence[str]) -> str:
+    """Means of the rows over the tasks of all suites, and what is left of them without the first row's."""
+    merged: dict[str, Document] = {}
+    for key in rows:
+        own = [(one["suite"], one["methods"][key]) for one in comparisons]
+        tasks = {f"{suite} {task}": metrics for suite, row in own for task, metrics in row["tasks"].items()}
+        merged[key] = {"label": own[0][1]["label"], "tasks": tasks, "seeds": own[0][1]["seeds"]}
+    means = of_means(merged, comparisons[0]["seeds"], rows[0])
+    made = []
+    for key, row in merged.items():
+        statistics = means[key]
+        cells = [number(statistics["intervals"][name][0]) for name in ("accuracy", "nll")]
+        cells += [difference_text(statistics.get("differences", {}), name) for name in ("accuracy", "nll")]
+        made.append(Row(row["label"], [Cell(text) for text in cells]))
+    headers = ["Accuracy ↑", "NLL ↓", "Accuracy, minus the first row", "NLL, minus the first row"]
+    table = Table("", "Method", headers, made).markdown()
+    return f"{table}\n\n{len(merged[rows[0]]['tasks'])} unseen tasks."
 
 
 def _cost(comparison: Document, folder: Path, rows: Collection[str]) -> str:
@@ -228,6 +250,7 @@ def _remark(comparison: Document) -> str:
     return text
 
 
+TOGETHER = "together"
 TABLES = {"headline": _headline, "differences": _differences, "cost": _cost, "curve": _curve, "trained": _trained}
 
 

@@ -22,6 +22,7 @@ COSTS = {
     "evaluation_peak_memory_mb": "Peak memory, unseen tasks, MB",
 }
 REHEARSED = "A rehearsal: a random model on generated tasks. No number here is a result."
+SMALLEST = 0.001  # of the p-values that are told apart
 MANY = 4  # methods, of which a note names no more
 
 
@@ -88,16 +89,21 @@ def against_reference(comparison: Document) -> Table | None:
     if comparison["reference"] is None or not compared:
         return None
     columns = [column for column in COLUMNS if any(column.name in found for found in compared.values())]
-    rows = [Row(label, [_difference(found, column) for column in columns]) for label, found in compared.items()]
+    rows = [
+        Row(label, [Cell(difference_text(found, column.name, column.digits)) for column in columns])
+        for label, found in compared.items()
+    ]
     title = f"Minus {methods[comparison['reference']]['label']}: difference [95 % interval], p"
     return Table(title, "Method", [column.label for column in columns], rows)
 
 
-def _difference(differences: Document, column: Column) -> Cell:
-    """The value alone where it has no interval, as with one task."""
-    found = differences.get(column.name, {})
-    value, low, high = (number(found.get(name), column.digits, sign=True) for name in ("value", "low", "high"))
-    return Cell(value if found.get("p") is None else f"{value} [{low}, {high}], {number(found['p'])}")
+def difference_text(differences: Document, metric: str, digits: int = 3) -> str:
+    """A metric's difference, its interval and p; the value alone where it has no interval, as with one task."""
+    found = differences.get(metric, {})
+    value, low, high = (number(found.get(name), digits, sign=True) for name in ("value", "low", "high"))
+    if found.get("p") is None:
+        return value
+    return f"{value} [{low}, {high}], {number(found['p']) if found['p'] >= SMALLEST else f'< {SMALLEST}'}"
 
 
 def cost(comparison: Document) -> Table:
