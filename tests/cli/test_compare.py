@@ -417,6 +417,12 @@ def test_a_theta_that_comes_with_the_package_takes_the_place_of_a_run(
     outcome = abmll(base, "--suite seen.yaml --methods trained-head@small --seeds 0", FEW)
     assert outcome.code == 2
     assert "trained-head@small was trained on 1 of the unseen tasks of mine (toy2); leave it out" in outcome.err
+    outcome = abmll(base, "--model other --methods trained-head@small --seeds 0", FEW)
+    assert outcome.code == 2
+    assert "the theta of trained-head@small belongs to" in outcome.err
+    if find_spec("optuna") is not None:
+        outcome = abmll(base.replace("compare", "tune"), "--methods trained-head@small --seeds 0 --trials 1")
+        assert "trained-head@small has its theta already, and nothing to tune; leave it out" in outcome.err
 
 
 @pytest.mark.parametrize("method", ["trained-head@large", "head@bigbench"])

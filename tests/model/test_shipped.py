@@ -1,5 +1,7 @@
 import json
+import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +75,7 @@ def test_it_is_refused_on_another_model(tiny_model: AbmllModel) -> None:
 @pytest.mark.parametrize(
     ("theta", "model", "is_quantized", "meant"),
     [
-        (Path("auto"), "smollm2-135m", False, "bigbench"),
+        (Path("auto"), "smollm2-135m", False, THETAS / "bigbench"),
         ("auto", "smollm2-135m", True, None),
         ("auto", "some/other", False, None),
         (None, "smollm2-135m", False, None),
@@ -81,7 +83,7 @@ def test_it_is_refused_on_another_model(tiny_model: AbmllModel) -> None:
     ],
 )
 def test_auto_is_the_usual_theta_of_the_embedded_model(
-    theta: Path | str | None, model: str, is_quantized: bool, meant: str | None
+    theta: Path | str | None, model: str, is_quantized: bool, meant: Path | str | None
 ) -> None:
     assert meant_theta(theta, model, is_quantized) == meant
 
@@ -119,15 +121,48 @@ def test_a_posterior_of_another_versions_theta_is_refused(shipped: AbmllModel, t
         TaskPosterior.from_pretrained(tmp_path / "p")
 
 
-def test_the_usual_theta_is_used_unless_none_is_asked_for(tmp_path: Path) -> None:
+def test_several_labels_are_learned_and_saved_so_too(shipped: AbmllModel, tmp_path: Path) -> None:
+    task = toy_task("letters")
+    chosen = [[one.options[one.answer or 0]] for one in task.train[:6]]
+    posterior = shipped.adapt_multi_label(task.train[:6], chosen)
+    posterior.save_pretrained(tmp_path / "p")
+    assert not (tmp_path / "p" / "phi.safetensors").exists()
+    back = TaskPosterior.from_pretrained(tmp_path / "p")
+    assert torch.equal(back.predict(task.test).probs, posterior.predict(task.test).probs)
+
+
+@pytest.mark.parametrize("write", [TaskPosterior.export_peft, TaskPosterior.export_merged])
+def test_its_adapter_is_not_exported_as_if_it_had_learned_the_task(
+    shipped: AbmllModel, tmp_path: Path, write: Callable[..., float]
+) -> None:
+    posterior = shipped.adapt(toy_task("letters").train[:6])
+    with pytest.raises(ConfigError, match="a theta that comes with the package and has learned nothing of the task"):
+        write(posterior, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_usual_theta_is_used_unless_none_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever folder is called as it is."""
+    (tmp_path / "bigbench").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("theta: none\n", encoding="utf-8")
     (tmp_path / "t.csv").write_text("input,output\nCharged twice,billing\nIt crashes,bug\n", encoding="utf-8")
     methods = {}
-    for name, more in (("usual", []), ("bare", ["--theta", "none"])):
-        assert entry(["adapt", str(tmp_path / "t.csv"), "--output-dir", str(tmp_path / name), *more]) == 0
+    for name, more in (("usual", []), ("bare", ["--theta", "none"]), ("file", ["--config", "run.yaml"])):
+        capsys.readouterr()
+        assert entry(["adapt", "t.csv", "--output-dir", name, "--json", *more]) == 0
+        assert json.loads(capsys.readouterr().out)["theta"] == ("bigbench" if name == "usual" else None)
         methods[name] = load_bundle(tmp_path / name, DOCUMENT).document["settings"]["method"]
         assert sum(path.stat().st_size for path in (tmp_path / name).iterdir()) < 100_000
-    assert methods == {"usual": "trained-head", "bare": "head"}
+    assert methods == {"usual": "trained-head", "bare": "head", "file": "head"}
     texts = ["The invoice is wrong"]
     from_folder = TaskPosterior.from_pretrained(tmp_path / "usual").predict(texts).probs
     fitted = AbmllClassifier(task_name="t").fit(["Charged twice", "It crashes"], ["billing", "bug"])
     assert np.allclose(fitted.predict_proba(texts), from_folder.numpy(), atol=1e-6)
+    fitted.save_pretrained("classifier")
+    pickled = pickle.dumps(fitted)
+    assert len(pickled) < 100_000
+    for back in (AbmllClassifier.from_pretrained("classifier"), pickle.loads(pickled)):
+        assert np.array_equal(back.predict_proba(texts), fitted.predict_proba(texts))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from safetensors.torch import load_file
 from sqlalchemy import select
 
 from abmll import AbmllModel, Example, TaskPosterior
@@ -356,6 +357,8 @@ def test_a_theta_is_kept_once_for_all_tasks_of_a_store(shipped: AbmllModel, tmp_
         with service_of(client).store.reading() as db:
             (row,) = db.execute(select(VERSIONS))
         assert json.loads(row.document)["theta"] is None
+        (file,) = (tmp_path / "store" / "files").rglob("*.posterior.safetensors")
+        assert {name.partition("/")[0] for name in load_file(file)} == {"head"}
     with serving(shipped.on_twin(), tmp_path / "store") as client:
         assert ask(client).json()["answers"] == before
 

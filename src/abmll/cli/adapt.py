@@ -64,7 +64,7 @@ def adapt(
         seed: seed of the order of the examples and of the noise
     """
     from abmll.cli.labelling import learn
-    from abmll.cli.loading import features_of, load_learner, meant_by
+    from abmll.cli.loading import features_of, is_named, load_learner, meant_by
     from abmll.cli.places import check_folder
     from abmll.cli.sources import Reading
     from abmll.language.activation_cache import disk_cache
@@ -76,7 +76,7 @@ def adapt(
     how = Reading(parse_mapping(column_mapping), narrator(quiet), quiet, generate)
     name, examples, table = _read(task, task_name, columns, how)
     if are_written(examples):
-        if theta in (None, Path(AUTO_THETA)):
+        if not is_named(theta):
             raise ConfigError(f"{task}: its answers are written, which a training run learns: add --theta RUN")
         adapt = adapt or "full"
     check_folder(output_dir, overwrite, "posterior")
@@ -96,7 +96,7 @@ def adapt(
     summary = {
         "task": name,
         "method": meta.learning.method,
-        "theta": None if (run := meant_by(theta, place)) is None else str(run),
+        "theta": None if (run := meant_by(theta, place)) is None else str(run) if is_named(theta) else run.name,
         "members": len(posterior.members),
         "examples": len(examples),
         "truncated": sum(one.truncated > 0 for one in meta.scorer.encode(examples, name)),

@@ -60,7 +60,7 @@ def load_learner(
         if of_steps:
             raise ConfigError(f"{min(of_steps)}: a head takes no gradient steps; leave it out, or add --adapt full")
         return load_for_head(theta, place, quiet)
-    if theta in (None, Path(AUTO_THETA)):
+    if not is_named(theta):
         raise ConfigError("adapt: full takes gradient steps from the theta of a training run; name one with --theta")
     model = load_run(theta, place, quiet)
     own = model.learning.method
@@ -73,7 +73,7 @@ def load_learner(
 
 
 def load_for_head(theta: Path | None, place: PlaceConfig, quiet: bool) -> "AbmllModel":
-    """The model of a training run as it learns with a head, or the language model as it was downloaded."""
+    """The model with the theta that ``meant_by`` finds, or as it was downloaded, as it learns with a head."""
     from abmll.model.meta_learner import AbmllModel
 
     run = meant_by(theta, place)
@@ -84,9 +84,14 @@ def load_for_head(theta: Path | None, place: PlaceConfig, quiet: bool) -> "Abmll
 
 
 def load_for_serving(theta: Path | None, place: PlaceConfig, quiet: bool) -> "AbmllModel":
-    """The model of a training run, or the language model as it was downloaded."""
+    """The model with the theta that ``meant_by`` finds, or as it was downloaded."""
     run = meant_by(theta, place)
     return load_for_head(None, place, quiet) if run is None else load_run(run, place, quiet)
+
+
+def is_named(theta: Path | None) -> bool:
+    """Whether the user has named a training run."""
+    return theta not in (None, Path(AUTO_THETA))
 
 
 def meant_by(theta: Path | None, place: PlaceConfig) -> Path | None:
@@ -101,7 +106,7 @@ def features_of(theta: Path | None, place: PlaceConfig) -> str:
     run = meant_by(theta, place)
     if run is None:
         return "the language model as it was downloaded"
-    return f"theta {run}, which comes with the package" if theta == Path(AUTO_THETA) else f"theta {run}"
+    return f"theta {theta}" if is_named(theta) else f"theta {run.name}, which comes with the package"
 
 
 def _refuse_unread(method: str, continued: ContinueConfig) -> None:

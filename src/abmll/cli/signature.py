@@ -23,8 +23,9 @@ SHARED = {
     "suite": "name or YAML file of a suite",
     "data_dir": "folder in which a suite's tasks are looked up",
     "allow_missing": "go on without tasks of a suite that are not found; the results name them",
-    "theta": "where to start: the folder of a training run, or its user/name on a model hub; auto: with a head and the "
-    "default model, unquantised, bigbench, which comes with the package; none: the language model as it was downloaded",
+    "theta": "where to start: the folder of a training run, or its user/name on a model hub; none: the language model "
+    "as it was downloaded; auto: bigbench, which comes with the package, where a head learns on the default model, "
+    "unquantised, else none",
     "preset": "default, weights-only, paper-v1 or paper-v3; settings given by flag or file win over it",
     "overwrite": "replace what an earlier command wrote there",
     "quiet": "say nothing but errors",

@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Spec:
     def shipped(self) -> SavedLearner | None:
         """The theta that comes with the package and is its own, if one is."""
         folder = shipped_theta(self.preset) if self.method == TrainedHead.name else None
-        return None if folder is None else read_learner(folder)
+        return None if folder is None else _read(folder)
 
     @property
     def base(self) -> "Spec | None":
@@ -89,6 +90,11 @@ class ComparisonConfig:
         if spec.shipped is not None:
             values |= flatten(pick(AdapterConfig, spec.shipped.document["settings"]))
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+@cache
+def _read(theta: Path) -> SavedLearner:
+    return read_learner(theta)
 
 
 def parse_spec(text: str) -> Spec:

@@ -29,7 +29,7 @@ def plan(suite: Suite, config: ComparisonConfig) -> list[Cell]:
     cells = []
     for seed, spec in product(config.seeds, config.specs):
         values = _settings(spec, suite, config)
-        _refuse_seen(spec, suite)
+        _refuse_unfit(spec, suite, values["model"])
         training = _training(spec, seed, suite, config, train)
         main = main_point(values)
         for settings in _variants(spec, values, main):
@@ -78,9 +78,14 @@ def evaluated_episodes(episodes: Sequence[int], max_steps: int, save_steps: int)
     return tuple(sorted({*episodes, max_steps}))
 
 
-def _refuse_seen(spec: Spec, suite: Suite) -> None:
-    """Raise ``ConfigError`` where a theta that comes with the package has learned tasks that count as unseen here."""
-    learned = () if spec.shipped is None else spec.shipped.document["tasks"]
+def _refuse_unfit(spec: Spec, suite: Suite, model: str) -> None:
+    """Raise ``ConfigError`` where a theta that comes with the package is another model's, or has learned tasks that
+    count as unseen here."""
+    if spec.shipped is None:
+        return
+    own, learned = spec.shipped.document["settings"]["model"], spec.shipped.document["tasks"]
+    if model != own:
+        raise ConfigError(f"methods: the theta of {spec.key} belongs to {own}, not to {model}; leave it out")
     if seen := sorted({task.name for task in suite.evaluation} & set(learned)):
         raise ConfigError(
             f"methods: the theta of {spec.key} was trained on {len(seen)} of the unseen tasks of {suite.name} "

@@ -62,9 +62,13 @@ def tune(
     """Search for every method of ``config``; writes and returns what ``settings.json`` holds.
 
     Methods that continue another one's training come after that one, which is tuned too if it is not named, and start
-    from its best settings. Raises ``ConfigError`` without Optuna, ``AbmllError`` where a method fails in every trial.
+    from its best settings. Raises ``ConfigError`` without Optuna, and for a theta that comes with the package,
+    ``AbmllError`` where a method fails in every trial.
     """
     _optuna()
+    for spec in config.specs:
+        if spec.shipped is not None:
+            raise ConfigError(f"methods: {spec.key} has its theta already, and nothing to tune; leave it out")
     bases = [spec.base for spec in config.specs if spec.base is not None]
     first = [spec for spec in dict.fromkeys([*bases, *config.specs]) if spec.base is None]
     later = [spec for spec in config.specs if spec.base is not None]

@@ -27,6 +27,7 @@ from abmll.model.lm_eval_export import harness_files
 from abmll.model.prediction import Calibrate, Prediction, batch_calibrated, predict
 from abmll.model.prequential import TaskCalibration
 from abmll.model.saved_posterior import fields_of, saved
+from abmll.model.shipped import name_of as shipped_as
 from abmll.model.task_head import TaskHead
 from abmll.model.vllm_ensemble import Ensemble, export_ensemble
 from abmll.posterior.calibration import Evidence
@@ -317,6 +318,12 @@ class TaskPosterior(OnHub):
         return lost
 
     def _exported(self, member: int | None) -> tuple[Adapter, float]:
+        if self.head is not None and shipped_as(self.member(0).state_dict()) is not None:
+            raise ConfigError(
+                "this posterior is a head on the features of a theta that comes with the package and has learned "
+                "nothing of the task; answer with it in ABMLL (predict), or learn the task with how='full' (--theta "
+                "RUN --adapt full)"
+            )
         return average_update(self.adapters) if member is None else (self.member(member), 0.0)
 
 

@@ -1,6 +1,7 @@
-"""Thetas that come with the package: training runs on the embedded model, each under a name."""
+"""Thetas that come with the package: training runs on the embedded model, each under a name that keeps its numbers."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,23 +19,29 @@ FILE = "theta.safetensors"
 
 def shipped_theta(name: Path | str) -> Path | None:
     """The folder of the theta that is called ``name``; None where there is none."""
-    return next((folder for folder in THETAS.iterdir() if folder.name == str(name)), None)
+    return _shipped().get(str(name))
 
 
 def meant_theta(theta: Path | str | None, model: str, is_quantized: bool) -> Path | str | None:
-    """``theta``, or in place of ``AUTO_THETA`` the usual one for the embedded model, and none for any other."""
+    """``theta``, or in place of ``AUTO_THETA`` the folder of the usual one for the embedded model, else None."""
     if str(theta) != AUTO_THETA:
         return theta
-    return USUAL if model == ModelConfig.model and not is_quantized else None
+    return THETAS / USUAL if model == ModelConfig.model and not is_quantized else None
+
+
+def name_of(theta: Mapping[str, Tensor]) -> str | None:
+    """The name of the shipped theta that has these tensors; None where there is none, and of no tensors."""
+    for name, folder in _shipped().items() if theta else ():
+        known = _tensors(folder)
+        if known.keys() == theta.keys() and all(torch.equal(known[key], theta[key]) for key in known):
+            return name
+    return None
 
 
 def reference_to(theta: Mapping[str, Tensor]) -> Document | None:
     """What is saved in place of these tensors, where they are a shipped theta's; else None."""
-    for folder in THETAS.iterdir():
-        known = load_bundle(model_checkpoint(folder), STATE).tensors["theta"]
-        if known.keys() == theta.keys() and all(torch.equal(known[name], theta[name]) for name in known):
-            return {"name": folder.name, "sha256": _sha256(folder)}
-    return None
+    name = name_of(theta)
+    return None if name is None else {"name": name, "sha256": _sha256(_shipped()[name])}
 
 
 def referred_to(reference: Mapping[str, str], path: Path) -> dict[str, Tensor]:
@@ -48,6 +55,15 @@ def referred_to(reference: Mapping[str, str], path: Path) -> dict[str, Tensor]:
             f"{path}: was learned on the features of theta '{reference['name']}' ({reference['sha256']:.8}), which "
             "comes with another version of abmll, not with this one; adapt to the task again"
         )
+    return _tensors(folder)
+
+
+def _shipped() -> dict[str, Path]:
+    return {folder.name: folder for folder in sorted(THETAS.iterdir()) if folder.is_dir()}
+
+
+@cache
+def _tensors(folder: Path) -> dict[str, Tensor]:
     return load_bundle(model_checkpoint(folder), STATE).tensors["theta"]
 
 
