@@ -22,8 +22,8 @@ OFF = -1e4  # log weight of a hypothesis that is not to count
 
 
 def prior_of(taus: tuple[float, ...] = (0.0, 2.0), subsets: tuple[int, ...] = (0, 1, 2), **changes: Any) -> HeadPrior:
-    """A prior of those subsets of the scores alone, under which nothing of g's variance is left out."""
-    rows = tuple(0.0 if number in subsets else OFF for number in range(len(SUBSETS)))
+    """A prior of those hypotheses on the scores alone, under which nothing of g's variance is left out."""
+    rows = tuple(0.0 if number in subsets else OFF for number in range(len(SUBSETS) + 1))
     labelled = tuple((row,) * len(taus) for row in rows[:3])
     return HeadPrior(**{"taus": taus, "labelled": labelled, "open": rows, "residual": 1.0, **changes})
 
@@ -71,6 +71,7 @@ class Exact:
         tau: float,
         counting: tuple[int, ...],
         share: float = 0.0,
+        is_free: bool = False,
     ) -> None:
         size = len(answers)
         scores, logs = torch.zeros(1, *both.scores.shape[:2]).double(), torch.zeros(1).double()
@@ -78,8 +79,8 @@ class Exact:
             scores, logs = self._of_labels(grid, prior, both, size, tau, share)
         absent = both.scores.isneginf()
         for score in counting:
-            mean, std = prior.weight_mean[score], prior.weight_std[score]
-            weight = torch.linspace(0, mean + 6 * std, 41, dtype=torch.float64)  # w >= 0
+            mean, std = (0.0, prior.free_std[score]) if is_free else (prior.weight_mean[score], prior.weight_std[score])
+            weight = torch.linspace(-6 * std if is_free else 0, mean + 6 * std, 41, dtype=torch.float64)
             density = torch.log_softmax(-0.5 * ((weight - mean) / std) ** 2 + ends(weight), 0)
             values = both.scores.masked_fill(absent, 0.0)[..., score]
             scores = (scores[:, None] + weight[:, None, None] * values).flatten(0, 1)
@@ -153,10 +154,33 @@ def test_where_options_differ_against_numerical_integration(counting: tuple[int,
     torch.testing.assert_close(sampled(prior, both, SMALL[3]), exact.probs, rtol=0, atol=0.02)
 
 
-def test_where_options_differ_six_hypotheses_are_weighed(quadrature: Quadrature) -> None:
-    both, logs = differing(5), (0.3, -0.4, 0.0, 0.8, -0.5, 0.1)
+@pytest.mark.parametrize("seed", [4, 5])
+def test_free_scores_against_numerical_integration(seed: int, quadrature: Quadrature) -> None:
+    both, prior = differing(seed), prior_of(subsets=(len(WHICH),))
+    exact = Exact(quadrature, prior, both, SMALL[3], 0.0, (0, 1, 2), is_free=True)
+    posterior = HeadPosterior(prior, apart(both, 3)[0], SMALL[3])
+    assert posterior.log_evidence == pytest.approx(exact.log_evidence, abs=0.2)
+    assert bool((posterior.paths.weights < 0).any())
+    torch.testing.assert_close(sampled(prior, both, SMALL[3]), exact.probs, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_where_options_differ_scores_may_speak_against_what_is_right(sign: int) -> None:
+    """Twenty examples whose right option always has the highest score, or the lowest: others are answered likewise."""
+    both = known(60, 4, seed=7, is_labelled=False)
+    answers = (sign * both.scores[..., 1]).argmax(-1)
+    support, asked = apart(both, 20)
+    posterior = HeadPosterior(HeadPrior(), support, answers[:20])
+    found = posterior.probs(asked).mean(0).argmax(-1)
+    assert float((found == answers[20:]).double().mean()) > 0.8
+    assert (float(posterior.hypotheses[-1]) > 0.9) == (sign < 0)
+
+
+def test_where_options_differ_seven_hypotheses_are_weighed(quadrature: Quadrature) -> None:
+    both, logs = differing(5), (0.3, -0.4, 0.0, 0.8, -0.5, 0.1, 0.2)
     prior = HeadPrior(weight_mean=(1.0, 0.4, 0.8), open=logs)
     each = [Exact(quadrature, prior, both, SMALL[3], 0.0, counting) for counting in WHICH]
+    each.append(Exact(quadrature, prior, both, SMALL[3], 0.0, (0, 1, 2), is_free=True))
     weights = torch.softmax(torch.tensor([one.log_evidence for one in each]).double() + torch.tensor(logs).double(), 0)
     found = HeadPosterior(prior, apart(both, 3)[0], SMALL[3])
     torch.testing.assert_close(found.hypotheses, weights, rtol=0, atol=0.03)
@@ -425,6 +449,9 @@ WRONG: list[dict[str, Any]] = [
     {"open": (0.0, 0.0)},
     {"open": (0.0,) * 3},
     {"open": (*(0.0,) * 5, math.nan)},
+    {"open": (0.0,) * 8},
+    {"free_std": (1.0, 0.0, 1.0)},
+    {"free_std": (1.0, 1.0)},
     {"depths": ()},
     {"depths": (0.0,)},
     {"depths": (0.5, 1.1)},

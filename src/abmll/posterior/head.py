@@ -105,8 +105,8 @@ def _learn(hypotheses: Hypotheses, latent: Latent, answers: Tensor, seed: int, c
     hypotheses, latent, mode = hypotheses.pick(used), latent.pick(used), mode.pick(used)
     generator = torch.Generator().manual_seed(seed)
     start = sample(latent, mode, index, generator)
-    lowest = torch.where(hypotheses.counts > 0, -hypotheses.mean / hypotheses.std, -torch.inf)[index]
-    return Fitted(posterior, torch.logsumexp(joint, 0), refine(latent, index, answers, start, lowest, generator))
+    refined = refine(latent, index, answers, start, hypotheses.lowest[index], generator)
+    return Fitted(posterior, torch.logsumexp(joint, 0), refined)
 
 
 class Where(NamedTuple):

@@ -5,7 +5,8 @@
 
 A hypothesis says which of the scores s_c(x) count and how large tau is; tau = 0 without scores is the answers'
 frequencies alone. Where the options are not the same in every example there is neither b nor g: an option has no label
-to learn about.
+to learn about. There the last hypothesis is that all scores count and may speak against an option: w_s ~ N(0,
+free_std_s^2).
 """
 
 import math
@@ -44,7 +45,9 @@ class HeadPrior:
         taus: (T,) standard deviations of g at an example as far from the others' mean as they are on average.
         labelled: (3, T) log prior weights of the hypotheses, where every example has the same options: of the first two
             scores none, one or the other counts.
-        open: likewise where they differ, of the subsets of all scores: 6, or 3 of two scores.
+        open: likewise where they differ, of the subsets of all scores, and last that they are free: 7, or without that
+            6, or 3 of two scores, in heads that were saved before.
+        free_std: (3,) of w where the scores are free.
         depths: the features: hidden states behind these shares of the decoder blocks.
     """
 
@@ -58,14 +61,16 @@ class HeadPrior:
         (-2.0, 0.0, 0.0, 0.0, 0.0),
         (-3.5, -1.5, -1.5, -1.5, -1.5),
     )
-    open: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # that none counts has a third of the whole
+    open: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # that none counts has a third of the whole
+    free_std: tuple[float, ...] = (1.0, 0.4, 0.4)
     depths: tuple[float, ...] = (0.3333, 0.9333)
 
     def __post_init__(self) -> None:
         numbers = [*self.open, *(value for row in self.labelled for value in row)]
-        scales = [*self.weight_mean, *self.weight_std, self.bias_std, self.residual, *self.depths]
+        scales = [*self.weight_mean, *self.weight_std, *self.free_std, self.bias_std, self.residual, *self.depths]
         sizes = (len(self.weight_mean), len(self.weight_std), len(self.labelled), len(self.open))
-        fits = sizes in ((2, 2, 3, 3), (3, 3, 3, 6)) and all(len(row) == len(self.taus) for row in self.labelled)
+        fits = sizes in ((2, 2, 3, 3), (3, 3, 3, 6), (3, 3, 3, 7)) and len(self.free_std) == 3
+        fits = fits and all(len(row) == len(self.taus) for row in self.labelled)
         is_valid = all(map(math.isfinite, numbers)) and all(0 < scale < math.inf for scale in scales)
         are_some = bool(self.taus and self.depths) and all(0 <= tau < math.inf for tau in self.taus)
         if not (fits and is_valid and are_some and max(self.depths) <= 1):
@@ -119,6 +124,8 @@ class Hypotheses(NamedTuple):
     residual: float | Tensor
     mean: Tensor  # (S,)
     std: Tensor  # (S,)
+    is_free: Tensor  # (H,) whether w may be negative
+    free_std: Tensor  # (S,) of w where it may
     order: Order | None = None  # of the labels
 
     @classmethod
@@ -127,6 +134,8 @@ class Hypotheses(NamedTuple):
         taus, scores = (prior.taus, OF_LABELS) if is_labelled else ((0.0,), prior.num_scores)
         weights = prior.labelled if is_labelled else tuple((weight,) for weight in prior.open)
         subsets = [row[:scores] for row in SUBSETS if not any(row[scores:])]
+        cut = len(subsets) * len(taus)
+        subsets += [(True,) * scores] * (len(weights) - len(subsets))
         return cls(
             torch.tensor(subsets, dtype=torch.float64).repeat_interleave(len(taus), 0),
             torch.tensor(taus, dtype=torch.float64).repeat(len(subsets)),
@@ -135,6 +144,8 @@ class Hypotheses(NamedTuple):
             prior.residual,
             torch.tensor(prior.weight_mean[:scores], dtype=torch.float64),
             torch.tensor(prior.weight_std[:scores], dtype=torch.float64),
+            torch.arange(len(subsets) * len(taus)) >= cut,
+            torch.tensor(prior.free_std[:scores], dtype=torch.float64),
         )
 
     @classmethod
@@ -152,7 +163,24 @@ class Hypotheses(NamedTuple):
         """The hypotheses at ``index``, one a row."""
         order = None if self.order is None else self.order.pick(index)
         picked = self._replace(counts=self.counts[index], taus=self.taus[index], order=order)
-        return picked._replace(log_weights=self.log_weights[index])
+        return picked._replace(log_weights=self.log_weights[index], is_free=self.is_free[index])
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """(H, S) twice: mean and standard deviation of w, before it is cut at zero where it is not free."""
+        free = self.is_free[:, None]
+        return torch.where(free, 0.0, self.mean), torch.where(free, self.free_std, self.std)
+
+    @property
+    def cut(self) -> Tensor:
+        """(H, S): 1 where a score counts and may not speak against an option."""
+        return self.counts * ~self.is_free[:, None]
+
+    @property
+    def lowest(self) -> Tensor:
+        """(H, S): the least that w may be, less its mean and in units of its standard deviation."""
+        mean, std = self.weights
+        return torch.where(self.cut > 0, -mean / std, -torch.inf)
 
     def unscored(self) -> "Hypotheses":
         """One for each tau, for examples whose scores say nothing: which of them count is then all the same."""
@@ -168,15 +196,16 @@ class Hypotheses(NamedTuple):
         return every._replace(order=order, log_weights=every.log_weights - math.log(len(shares)))
 
     def log_joint(self, latent: Latent, mode: Mode) -> Tensor:
-        """(H,): log p(answers, hypothesis), by Laplace's approximation of all weights, cut at w = 0."""
-        covariance, prior_mean = torch.linalg.inv(mode.small), self.mean / self.std  # in units of the prior's deviation
+        """(H,): log p(answers, hypothesis), by Laplace's approximation of all weights, cut at w = 0 or free."""
+        (mean, scale), cut = self.weights, self.cut
+        covariance, prior_mean = torch.linalg.inv(mode.small), mean / scale  # in units of the prior's deviation
         std = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
         means = (latent.onto(mode.dual) + prior_mean) / std
         above = torch.special.log_ndtr(means)
-        change = ((above - torch.special.log_ndtr(prior_mean)) * self.counts).sum(-1)
-        are_two = self.counts.sum(-1) > 1
+        change = ((above - torch.special.log_ndtr(prior_mean)) * cut).sum(-1)
+        are_two = cut.sum(-1) > 1
         if bool(are_two.any()):  # that count, and are not independent any more
-            pair = self.counts.argsort(-1, descending=True)[:, :2]
+            pair = cut.argsort(-1, descending=True)[:, :2]
             one, other = pair.unbind(-1)
             rows = torch.arange(len(pair))
             correlation = covariance[rows, one, other] / std.gather(-1, pair).prod(-1)
@@ -200,5 +229,6 @@ class Hypotheses(NamedTuple):
     def of_scores(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """The prior's mean of f (H, N, C), and what its weights multiply, (H, N, C, S)."""
         values, absent = centred(self.used(scores))
-        offset = torch.einsum("ncs,hs->hnc", values, self.counts * self.mean)
-        return offset.masked_fill(absent, -torch.inf), values * (self.counts * self.std)[:, None, None, :]
+        mean, std = self.weights
+        offset = torch.einsum("ncs,hs->hnc", values, self.counts * mean)
+        return offset.masked_fill(absent, -torch.inf), values * (self.counts * std)[:, None, None, :]
