@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from abmll.cli.console import narrator
 from abmll.common.checkpoint import DOCUMENT, STATE, checkpoints, load_bundle, model_checkpoint
@@ -89,7 +89,7 @@ def load_for_serving(theta: Path | None, place: PlaceConfig, quiet: bool) -> "Ab
     return load_for_head(None, place, quiet) if run is None else load_run(run, place, quiet)
 
 
-def is_named(theta: Path | None) -> bool:
+def is_named(theta: Path | None) -> TypeGuard[Path]:
     """Whether the user has named a training run."""
     return theta not in (None, Path(AUTO_THETA))
 
