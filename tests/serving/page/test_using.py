@@ -169,7 +169,9 @@ def test_quality_is_said_in_numbers_a_figure_and_its_words(site: Site, state: St
     state.put("small", EXAMPLES[:3])
     site.open("task/tickets/quality")
     site.expect("Each of 5 examples was answered by what is learned from the others.")
-    assert site.page.locator(".metrics strong").all_inner_texts() == ["75 %", "0.410", "6.0 %"]
+    numbers = site.page.locator(".metrics strong")
+    site.expect_number(numbers, 3)  # they are asked for once the sentence stands
+    assert numbers.all_inner_texts() == ["75 %", "0.410", "6.0 %"]
     image = site.page.get_by_role("img", name="Reliability figure: at 50 % to 60 % confidence, 0 % of 1 right; at 90 %")
     image.wait_for()
     assert image.evaluate("async (node) => { await node.decode(); return node.naturalWidth; }") > 0
