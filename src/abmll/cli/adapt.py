@@ -64,7 +64,7 @@ def adapt(
         seed: seed of the order of the examples and of the noise
     """
     from abmll.cli.labelling import learn
-    from abmll.cli.loading import features_of, is_named, load_learner, meant_by
+    from abmll.cli.loading import features_of, is_named, load_learner, theta_name
     from abmll.cli.places import check_folder
     from abmll.cli.sources import Reading
     from abmll.language.activation_cache import disk_cache
@@ -96,7 +96,7 @@ def adapt(
     summary = {
         "task": name,
         "method": meta.learning.method,
-        "theta": None if (run := meant_by(theta, place)) is None else str(run) if is_named(theta) else run.name,
+        "theta": theta_name(theta, place),
         "members": len(posterior.members),
         "examples": len(examples),
         "truncated": sum(one.truncated > 0 for one in meta.scorer.encode(examples, name)),

@@ -101,12 +101,20 @@ def meant_by(theta: Path | None, place: PlaceConfig) -> Path | None:
     return None if meant is None else Path(meant)
 
 
-def features_of(theta: Path | None, place: PlaceConfig) -> str:
-    """Whose features a head reads, in words."""
+def theta_name(theta: Path | None, place: PlaceConfig) -> str | None:
+    """What the user calls the training run that ``meant_by`` finds; None where there is none."""
     run = meant_by(theta, place)
     if run is None:
+        return None
+    return str(theta) if is_named(theta) else run.name
+
+
+def features_of(theta: Path | None, place: PlaceConfig) -> str:
+    """Whose features a head reads, in words."""
+    name = theta_name(theta, place)
+    if name is None:
         return "the language model as it was downloaded"
-    return f"theta {theta}" if is_named(theta) else f"theta {run.name}, which comes with the package"
+    return f"theta {name}" if is_named(theta) else f"theta {name}, which comes with the package"
 
 
 def _refuse_unread(method: str, continued: ContinueConfig) -> None:

@@ -134,7 +134,7 @@ class Hypotheses(NamedTuple):
         taus, scores = (prior.taus, OF_LABELS) if is_labelled else ((0.0,), prior.num_scores)
         weights = prior.labelled if is_labelled else tuple((weight,) for weight in prior.open)
         subsets = [row[:scores] for row in SUBSETS if not any(row[scores:])]
-        cut = len(subsets) * len(taus)
+        num_cut = len(subsets) * len(taus)
         subsets += [(True,) * scores] * (len(weights) - len(subsets))
         return cls(
             torch.tensor(subsets, dtype=torch.float64).repeat_interleave(len(taus), 0),
@@ -144,7 +144,7 @@ class Hypotheses(NamedTuple):
             prior.residual,
             torch.tensor(prior.weight_mean[:scores], dtype=torch.float64),
             torch.tensor(prior.weight_std[:scores], dtype=torch.float64),
-            torch.arange(len(subsets) * len(taus)) >= cut,
+            torch.arange(len(subsets) * len(taus)) >= num_cut,
             torch.tensor(prior.free_std[:scores], dtype=torch.float64),
         )
 
@@ -162,8 +162,8 @@ class Hypotheses(NamedTuple):
     def pick(self, index: Tensor) -> "Hypotheses":
         """The hypotheses at ``index``, one a row."""
         order = None if self.order is None else self.order.pick(index)
-        picked = self._replace(counts=self.counts[index], taus=self.taus[index], order=order)
-        return picked._replace(log_weights=self.log_weights[index], is_free=self.is_free[index])
+        names = ("counts", "taus", "log_weights", "is_free")
+        return self._replace(order=order, **{name: getattr(self, name)[index] for name in names})
 
     @property
     def weights(self) -> tuple[Tensor, Tensor]:
