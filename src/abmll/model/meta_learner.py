@@ -188,7 +188,7 @@ class AbmllModel(OnHub):
         where examples are met twice or more. Raises ``DataError`` where there is no example, one without an answer, or
         a label that is not in its order, ``TrainingError`` where a loss term is not finite.
         """
-        AdaptConfig(steps, batch_size)
+        budget = AdaptConfig(steps, batch_size)
         examples = examples_of(examples, text=text, label=label, require_answer=True)
         if how not in ("head", "full", None):
             raise ConfigError(f"how is {how!r}; use 'head' or 'full'")
@@ -202,18 +202,33 @@ class AbmllModel(OnHub):
                 examples, task_name=task_name, seed=seed, label_order=label_order, cache=cache, quiet=quiet
             )
         refuse_unlabelled(examples, task_name, "to adapt to")
-        if written := are_written(examples):
+        if are_written(examples):
             refuse_written(self.learning.method, self.scorer.compilation is not None)
-        rule = make_rule(self.scorer, self.learning, self.num_tasks)
-        if rule.classifier is not None:
+        if find_rule(self.learning.method).classifier is not None:
             return self._learn_head(examples, task_name, seed, label_order, cache, quiet)
         if label_order is not None:
             raise ConfigError("label_order: only a head learns that labels have an order; use how 'head'")
+        return self._learn_by_steps(examples, task_name, budget, seed, cache, quiet, on_step)
+
+    def _learn_by_steps(
+        self,
+        examples: Sequence[Example],
+        task_name: str,
+        budget: AdaptConfig,
+        seed: int,
+        cache: ActivationCache | None,
+        quiet: bool,
+        on_step: Callable[[int], object],
+    ) -> TaskPosterior:
+        """The posterior of a rule that takes gradient steps from theta."""
+        rule, written = make_rule(self.scorer, self.learning, self.num_tasks), are_written(examples)
         shown = self.learning.num_demonstrations if rule.demonstrations else 0
         encoded = self.scorer.encode(examples, task_name)
-        support = Support(self.scorer, encoded, steps, batch_size, seed, examples, task_name, shown, cache)
+        support = Support(
+            self.scorer, encoded, budget.steps, budget.batch_size, seed, examples, task_name, shown, cache
+        )
         total = rule.num_batches(support)
-        if cache is None and not shown and total * min(batch_size, len(examples)) >= 2 * len(examples):
+        if cache is None and not shown and total * min(budget.batch_size, len(examples)) >= 2 * len(examples):
             support.cache = open_cache(self.scorer.base, self.scorer.lower_blocks, ActivationCacheConfig())
         with progress(total, f"adapting to {task_name}", "step", quiet=quiet) as bar:
 
@@ -226,8 +241,13 @@ class AbmllModel(OnHub):
                 members = rule.adapt(self._start(), support)
             except TrainingError as error:
                 raise TrainingError(f"adapting to '{task_name}', {error}") from error
-        adapted = {"adapt_steps": steps, "adapt_batch_size": batch_size, "adapt_examples": len(examples)}
-        settings = flatten(self.learning) | adapted | {"adapt_seed": seed} | ({WRITTEN: True} if written else {})
+        adapted = {
+            "adapt_steps": budget.steps,
+            "adapt_batch_size": budget.batch_size,
+            "adapt_examples": len(examples),
+            "adapt_seed": seed,
+        }
+        settings = flatten(self.learning) | adapted | ({WRITTEN: True} if written else {})
         if self.scorer.compilation is not None:
             settings["adapt_compile"] = True
         chosen = tuple(examples[index] for index in demonstrations(seed, len(examples), shown, ()))
