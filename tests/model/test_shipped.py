@@ -21,6 +21,7 @@ from abmll.model.shipped import THETAS, meant_theta, shipped_theta
 from abmll.tasks.definition import read_suite
 from tests.conftest import toy_task
 
+ROOT = Path(__file__).parents[2]
 NAMES = sorted(folder.name for folder in THETAS.iterdir())
 
 
@@ -58,6 +59,14 @@ def test_no_shipped_theta_has_seen_an_unseen_task(suite: str) -> None:
     unseen = set(read_suite(suite).evaluation)
     for name in NAMES:
         assert not unseen & set(read_learner(THETAS / name).document["tasks"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_suite_of_a_shipped_theta_has_its_tasks_and_others_to_judge_it_on(name: str) -> None:
+    suite = read_suite(ROOT / "results" / "settings" / f"theta-{name}.yaml")
+    assert set(suite.train) == set(read_learner(THETAS / name).document["tasks"])
+    for other in ("cls-45", "mcqa", "chembench", "legalbench-heldout"):
+        assert not set(suite.evaluation) & set(read_suite(other).evaluation)
 
 
 def test_a_name_keeps_its_numbers() -> None:

@@ -209,23 +209,27 @@ def test_what_is_missing_is_named(suite_file: Callable[..., Path]) -> None:
     path = suite_file(train=["a", "c"], evaluation=["b", "d"], validation=["a", "c"], known_leaks=["d"])
     with pytest.raises(DataError, match=r"no training task 'c' \(and 1 more\). Add its file, or say --allow-missing"):
         load_suite(path)
-    suite = load_suite(path, allow_missing=True)
+    said: list[str] = []
+    suite = load_suite(path, allow_missing=True, announce=said.append)
+    assert said == [f"{path}: not found, and left out: c, d"]
     assert [task.name for task in suite.train + suite.evaluation] == ["a", "b"]
     assert (suite.missing, suite.validation, suite.known_leaks) == (("c", "d"), ("a",), ())
     with pytest.raises(DataError, match="not one of its evaluation tasks was found"):
         load_suite(suite_file(evaluation=["d"]), allow_missing=True)
 
 
+@pytest.mark.parametrize("collection", ["bigbench", "crossfit"])
 def test_a_packed_file_and_the_cache(
-    suite_file: Callable[..., Path], write_rows: Write, question: Question, tmp_path: Path
+    suite_file: Callable[..., Path], write_rows: Write, question: Question, collection: str
 ) -> None:
-    path = suite_file(train=["a", "packed"], evaluation=["b", "cached"])
+    path = suite_file(train=["a", "packed", "fetched"], evaluation=["b", "cached"])
     plain = write_rows([question(n) for n in range(4)], "suite/packed.jsonl")
     plain.with_name("packed.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
     plain.unlink()
     write_rows([question(n) for n in range(5)], "cache/tasks/cached.jsonl")
+    write_rows([question(n) for n in range(6)], f"cache/tasks/{collection}/fetched.jsonl")
     suite = load_suite(path)
-    assert [len(task.examples) for task in suite.train + suite.evaluation] == [10, 4, 10, 5]
+    assert [len(task.examples) for task in suite.train + suite.evaluation] == [10, 4, 6, 10, 5]
     write_rows([question(n) for n in range(6)], "suite/cached.jsonl")  # the suite's own folder goes before the cache
     assert len(load_suite(path).evaluation[1].examples) == 6
 

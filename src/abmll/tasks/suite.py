@@ -11,6 +11,7 @@ from abmll.common.files import cache_dir
 from abmll.tasks.bigbench import bigbench_dir
 from abmll.tasks.collection import collection_with, shipped_collections
 from abmll.tasks.definition import SuiteFile, read_suite
+from abmll.tasks.labelled import shortened
 from abmll.tasks.leaks import refuse_leaks
 from abmll.tasks.mapping import ColumnMapping
 from abmll.tasks.read import load_task, load_tasks
@@ -92,6 +93,9 @@ def load_suite(
     train, evaluation = (_load(file, side, available, missing, how, shelf) for side in ("train", "evaluation"))
     if missing and not allow_missing:
         raise DataError(_refusal(file, missing, available))
+    missing = list(dict.fromkeys(missing))
+    if missing:
+        announce(f"{file.where}: not found, and left out: {shortened(missing)}")
     for side, tasks in (("training", train), ("evaluation", evaluation)):
         if not tasks:
             raise DataError(f"{file.where}: not one of its {side} tasks was found; name their folder with --data-dir")
@@ -105,14 +109,14 @@ def load_suite(
         test_examples=file.test_examples,
         validation=tuple(name for name in file.validation if name not in missing),
         known_leaks=tuple(name for name in file.known_leaks if name not in missing),
-        missing=tuple(dict.fromkeys(missing)),
+        missing=tuple(missing),
     )
 
 
 def _folders(file: SuiteFile, data_dir: Path | str | None) -> list[Path]:
     """Where to look for the tasks; a later folder goes before an earlier one."""
     root = cache_dir() / "tasks"
-    cached = [*(root / name for name in shipped_collections()), root]
+    cached = [bigbench_dir(), *(root / name for name in shipped_collections()), root]
     if data_dir is not None:
         if not Path(data_dir).is_dir():
             raise DataError(f"{data_dir}: no such folder (the tasks of suite '{file.name}' are looked for there)")

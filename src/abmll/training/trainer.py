@@ -140,8 +140,10 @@ class MetaTrainer:
         """One line on what will be trained: rule, tasks, trainable numbers, adapted layers."""
         state = self.rule.init(self.model.theta)
         learned = [tensor for optimizer in state.optimizers().values() for tensor in optimizer.named.values()]
+        number = len(self.tasks)
         return (
-            f"{self.rule.label}: {len(self.tasks)} tasks, {sum(self.episodes.sampler.sizes)} training examples; "
+            f"{self.rule.label}: {number} task{'s' * (number != 1)}, "
+            f"{sum(self.episodes.sampler.sizes)} training examples; "
             f"{sum(tensor.numel() for tensor in learned):,} trainable numbers in {len(self.model.scorer.shapes)} layers"
         )
 
