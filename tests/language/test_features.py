@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from abmll.common.config import PromptConfig
+from abmll.common.errors import DataError
 from abmll.language import features as module
 from abmll.language.activation_store import ActivationStore
 from abmll.language.encoding import Encoded
@@ -111,6 +112,19 @@ def test_features_are_read_with_the_adapter(
     present = found.scores[..., 1].isfinite()
     torch.testing.assert_close(found.scores[..., 1][present], sums[present], rtol=2e-5, atol=1e-4)
     assert float((found.hidden - bare.hidden).abs().max()) > 0.05
+
+
+def test_numbers_that_are_not_finite_are_refused_and_not_kept(
+    make_scorer: MakeScorer, deep_llama: Path, started: list[Encoded]
+) -> None:
+    scorer = make_scorer(deep_llama)
+    phi = scorer.new_adapter(0)
+    for mean in phi.mean_tensors():
+        mean.fill_(torch.inf)
+    reader = FeatureReader(scorer, BLOCKS, phi)
+    with pytest.raises(DataError, match="are not finite numbers"):
+        reader.read(started)
+    assert not len(reader.kept)
 
 
 def test_an_example_is_read_once(make_scorer: MakeScorer, deep_llama: Path, started: list[Encoded]) -> None:

@@ -243,6 +243,17 @@ def test_the_order_of_the_options_changes_nothing(model: AbmllModel) -> None:
     torch.testing.assert_close(posterior.predict(asked).probs, probs.flip(-1), rtol=1e-4, atol=1e-5)
 
 
+def test_the_order_of_a_file_changes_nothing_where_a_question_comes_twice(tiny_llama: Path) -> None:
+    """Once with each order of its options, which a prompt that lists them shows, so that its features differ."""
+    prompt = PromptConfig(instruction=False, list_options=True, answer="text")
+    model = AbmllModel.from_base(str(tiny_llama), prompt=prompt, r=2, layers_to_transform="1")
+    twice = [one for example in examples(5) for one in (example, turned(example))]
+    swapped = [one for pair in zip(twice[1::2], twice[::2], strict=True) for one in pair]
+    first, second = head_of(model.adapt(twice)), head_of(model.adapt(swapped))
+    assert not torch.equal(first.features.hidden[0], first.features.hidden[1])
+    assert torch.equal(first.digest(), second.digest())
+
+
 def test_of_some_of_the_labels_one_is_right(model: AbmllModel) -> None:
     """The probabilities are those of the same samples, given that it is one of these labels."""
     posterior, chosen = model.adapt(examples()), [0, 2]
@@ -384,6 +395,16 @@ def test_a_head_without_its_tensors_is_refused(model: AbmllModel, name: str) -> 
     for damaged in (tensors, tensors | {name: head.tensors()[name][1:]}):
         with pytest.raises(CheckpointError, match=r"^p: its head cannot be used"):
             TaskHead.of(model.scorer, None, head.document(), damaged, Path("p"))
+
+
+def test_answers_that_no_example_has_are_refused(model: AbmllModel) -> None:
+    """Those of several labels, and an option that is not there."""
+    head = head_of(model.adapt(open_questions(4)))
+    several, absent = head.answers[:, None].repeat(1, 4).clamp(max=1), head.answers.clone()
+    absent[head.features.scores[..., 2:, 0].isneginf().any(-1)] = 3
+    for answers in (several, absent):
+        with pytest.raises(CheckpointError, match=r"^p: its head cannot be used"):
+            TaskHead.of(model.scorer, None, head.document(), head.tensors() | {"answers": answers}, Path("p"))
 
 
 def test_examples_are_read_once_for_all_heads_of_a_theta(model: AbmllModel) -> None:

@@ -166,3 +166,11 @@ def test_a_head_works_in_one_thread_and_leaves_the_others_as_they_were(monkeypat
         assert (seen, torch.get_num_threads()) == ([1, 1], 3)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("copies", [2, 3, 7])
+def test_copies_of_an_example_have_no_spread(copies: int) -> None:
+    """Their mean is not theirs to the last bit; what is left is no unit in which others are measured."""
+    both = known(5, width=576)
+    metric = Metric(both.hidden[:1].expand(copies, -1, -1))
+    assert float(metric(both.hidden).norm(dim=1).max()) < 3

@@ -178,6 +178,20 @@ def test_answers_against_all_odds_have_a_mode() -> None:
     assert float(gradient.abs().max()) < 1e-6
 
 
+@pytest.mark.parametrize(("spread", "size"), [(300.0, 20), (300.0, 100), (1000.0, 40)])
+def test_scores_hundreds_of_nats_apart_have_a_mode(spread: float, size: int) -> None:
+    """As long options have, without anything to learn: where Newton starts there is no curvature to tell how far."""
+    for seed in range(4):
+        values = spread * normal(1, size, 4, 2, seed=seed)
+        answers = torch.randint(4, (size,), generator=torch.Generator().manual_seed(seed))
+        latent = Latent(values.sum(-1), torch.zeros(1, size, size).double(), 0.5 * values)
+        found = find_mode(latent, answers)
+        probs = torch.softmax(scores_at(latent, found.dual), -1)
+        gradient = latent.onto(torch.nn.functional.one_hot(answers, 4) - probs - found.dual)
+        assert float(gradient.abs().max()) < 1e-4
+        assert bool(found.log_evidence.isfinite())
+
+
 @pytest.mark.parametrize("tau", [0.3, 2.0])
 def test_the_mode_is_scikit_learns_regularised_regression(tau: float) -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")

@@ -1,3 +1,4 @@
+import math
 from decimal import Decimal, localcontext
 
 import pytest
@@ -103,3 +104,19 @@ def test_both_above_against_an_integral(correlation: float) -> None:
         for other in values:
             found = log_both_above(one, other, torch.tensor(correlation, dtype=torch.float64))
             assert float(found.exp()) == pytest.approx(both_above(float(one), float(other), correlation), abs=1e-6)
+
+
+FAR = [(-30.0, -30.0, 0.0), (-27.0, -27.0, 0.5), (-40.0, 5.0, 0.3), (-300.0, -200.0, 0.6), (-30.0, -25.0, 0.9)]
+
+
+@pytest.mark.parametrize(("one", "other", "correlation"), FAR)
+def test_both_above_where_the_least_number_is_larger(one: float, other: float, correlation: float) -> None:
+    """Against a sum of logarithms over x; its gradients are numbers too."""
+    inputs = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (one, other, correlation)]
+    x = torch.linspace(-one, -one + 60, 1_000_001, dtype=torch.float64)
+    spread = (1 - correlation**2) ** 0.5
+    logs = torch.special.log_ndtr((other + correlation * x) / spread) - x.square() / 2 - math.log(2 * math.pi) / 2
+    exact = torch.logsumexp(logs, 0) + math.log(60 / 1_000_000)
+    found = log_both_above(*inputs)
+    assert float(found.detach()) == pytest.approx(float(exact), rel=3e-5, abs=2e-3)
+    assert all(bool(slope.isfinite()) for slope in torch.autograd.grad(found, inputs))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from abmll.common.errors import DataError
 from abmll.common.progress import progress
 from abmll.common.recent import Recent
 from abmll.language.activation_cache import identity
@@ -79,7 +80,10 @@ class FeatureReader:
         return twin
 
     def read(self, examples: Sequence[Encoded], quiet: bool = True) -> Features:
-        """The features of ``examples``; one pass over each that is not kept, and over each prompt without its input."""
+        """The features of ``examples``; one pass over each that is not kept, and over each prompt without its input.
+
+        Raises ``DataError`` where the model gives numbers that are not finite, of which nothing is kept.
+        """
         asked = with_unasked(examples)
         with self.lock:
             found = {key: own for key, one in asked.items() if (own := self._lookup(key, one)) is not None}
@@ -114,6 +118,11 @@ class FeatureReader:
         with progress(len(examples), "reading", "example", quiet=quiet) as bar:
             for chosen in batches_of_like_length(list(map(_scored, examples)), self.max_tokens, prefix):
                 read = read_pass(self.scorer, [examples[index] for index in chosen], self.blocks, self.phi)
+                if not all(bool(part.isfinite().all()) for row in read for part in row):
+                    raise DataError(
+                        "the model's answers are not finite numbers: its weights or its adapter are damaged, or too "
+                        "large for its precision; try dtype fp32"
+                    )
                 rows |= {index: (state.clone(), own.clone()) for index, (state, own) in zip(chosen, read, strict=True)}
                 bar.update(len(chosen))
         return [rows[index] for index in range(len(examples))]

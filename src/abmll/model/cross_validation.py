@@ -27,7 +27,7 @@ def cross_validate(head: TaskHead, examples: Sequence[Example], folds: int = FOL
         fitted = TemperedHead(head.prior, head.known(True), head.answers, head.seed, quiet)
     if not fitted.is_tempered:
         raise ConfigError("cross-validation: all examples ask the same; it needs different ones")
-    place = {key: n for n, key in enumerate(head.keys)}  # those of one key have one answer to their question
+    place = {key: n for n, key in enumerate(head.keys)}  # those of one key are in one fold, and all but equal
     return fitted.cross_validated(None if folds == FOLDS else folds, quiet)[
         [place[key_of(example)] for example in examples]
     ]

@@ -45,16 +45,22 @@ def aligned(features: Features, examples: Sequence[Example], labels: Sequence[st
     return Features(features.hidden, scores)
 
 
-def refuse_odd(features: Features, answers: Tensor, depths: tuple[int, int], kinds: int) -> None:
-    """Raise ``ValueError`` for tensors that no reader has read of this many depths and numbers, with so many scores."""
+def refuse_odd(features: Features, answers: Tensor, answer_dims: int, depths: tuple[int, int], kinds: int) -> None:
+    """Raise ``ValueError`` for tensors that no reader has read of this many depths and numbers, with so many scores.
+
+    ``answers`` have so many dimensions: 1 of a column for each example, 2 of a yes or no for each label as well.
+    """
     hidden, scores = features
     if [one.dtype for one in (hidden, scores, answers)] != [torch.float32, torch.float64, torch.int64]:
         raise ValueError("its tensors are of other types")
-    if hidden.shape[1:] != depths or scores.dim() != 3 or scores.shape[2] != kinds or answers.dim() > 2:
+    if hidden.shape[1:] != depths or scores.dim() != 3 or scores.shape[2] != kinds or answers.dim() != answer_dims:
         raise ValueError("its tensors have other shapes")
     if not bool(hidden.isfinite().all()) or bool(scores.isnan().any()) or bool(scores.isposinf().any()):
         raise ValueError("its features are not finite")
-    if not bool(((answers >= 0) & (answers < scores.shape[1])).all()):
+    is_option = (answers >= 0) & (answers < scores.shape[1])
+    if answer_dims == 1 and bool(is_option.all()) and len(answers) == len(scores):
+        is_option = scores[torch.arange(len(answers)), answers, 0].isfinite()
+    if not bool(is_option.all()):
         raise ValueError("an answer is none of the options")
 
 

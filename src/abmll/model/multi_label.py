@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class MultiLabelHead(TaskHead):
 
     A label's score is weighed against the mean score of all labels.
     """
+
+    answer_dims: ClassVar[int] = 2
 
     @classmethod
     def learn_sets(
@@ -64,10 +67,7 @@ class MultiLabelHead(TaskHead):
         """``learn_sets`` of examples whose ``features`` the ``reader`` has read."""
         labels, answers = tuple(sorted(examples[0].options)), answers_of(examples, chosen)
         features = aligned(features, examples, labels).of(prior.num_scores)
-        order = sorted(range(len(examples)), key=lambda n: (key_of(examples[n]), answers[n].tolist()))
-        keys = tuple(key_of(examples[n]) for n in order)
-        ordered = Features(features.hidden[order], features.scores[order])
-        return cls(reader, method, prior, labels, keys, ordered, answers[order], seed)
+        return cls(reader, method, prior, labels, tuple(map(key_of, examples)), features, answers, seed)._sorted()
 
     @cached_property
     def heads(self) -> tuple[TaskHead, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from abmll.model.prequential import answer_columns, label_index, labels_of
 from abmll.posterior.hypotheses import HeadPrior, Known
 from abmll.tasks import Example
 
+Own = TypeVar("Own", bound="TaskHead")
 AT_ONCE = 256  # questions
 KINDS = {True: "labels", False: "options"}  # of classifiers, in the names of what they have learned
 
@@ -56,6 +58,8 @@ class TaskHead:
     answers: Tensor
     seed: int = 0
     is_ordered: bool = False
+
+    answer_dims: ClassVar[int] = 1
 
     @classmethod
     def learn(
@@ -142,8 +146,12 @@ class TaskHead:
             answers=self.answers[left],
         )
 
-    def _sorted(self) -> "TaskHead":
-        order = sorted(range(len(self.keys)), key=lambda number: (self.keys[number], int(self.answers[number])))
+    def _sorted(self: Own) -> Own:
+        # By what was read, too, which tells apart prompts of one input whose options are in another order.
+        read = [
+            b"".join(values[number].numpy().tobytes() for values in self.features) for number in range(len(self.keys))
+        ]
+        order = sorted(range(len(self.keys)), key=lambda n: (self.keys[n], self.answers[n].tolist(), read[n]))
         features = Features(self.features.hidden[order], self.features.scores[order])
         keys = tuple(self.keys[number] for number in order)
         return replace(self, keys=keys, features=features, answers=self.answers[order])
@@ -280,7 +288,7 @@ class TaskHead:
             answers, seed = tensors["answers"], int(document["seed"])
             is_ordered = document.get("ordered", False)  # as it was before heads knew of an order
             size = scorer.base.model.config.get_text_config().hidden_size
-            refuse_odd(features, answers, (len(reader.blocks), size), prior.num_scores)
+            refuse_odd(features, answers, cls.answer_dims, (len(reader.blocks), size), prior.num_scores)
             if {len(keys), *map(len, features)} != {len(answers)} or len(labels) not in (0, features.scores.shape[1]):
                 raise ValueError("its numbers of examples or labels differ")
             if not isinstance(is_ordered, bool):

@@ -24,7 +24,8 @@ from abmll.posterior.threads import one_thread
 
 CHAINS, FEWEST_CHAINS = 128, 32
 MOST_NUMBERS = 5_000_000  # in all chains, which have one for each example and option
-LEAST = 1e-12  # of a variance
+LEAST_VARIANCE = 1e-12
+LEAST_SPREAD = 1e-6  # of features of length one: less is what rounding leaves of equal ones
 
 
 class Metric:
@@ -34,7 +35,7 @@ class Metric:
         flat = self._flat(hidden)
         self.mean = flat.mean(0)
         spread = (flat - self.mean).square().sum(-1).mean().sqrt()
-        self.scale = spread if bool(spread > 0) else torch.ones_like(spread)
+        self.scale = spread if bool(spread > LEAST_SPREAD) else torch.ones_like(spread)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """(N, K d) in float64 of (N, K, d)."""
@@ -126,13 +127,13 @@ class Where(NamedTuple):
         prior = hypotheses.taus.square()[:, None] * asked.square().sum(-1) + hypotheses.bias_std**2
         cross = hypotheses.kernel(asked @ inputs.T)
         explained = torch.linalg.solve_triangular(factor, cross.mT, upper=False).square().sum(1)
-        left = hypotheses.residual * (prior - explained).clamp(min=LEAST).sqrt()[..., None]
+        left = hypotheses.residual * (prior - explained).clamp(min=LEAST_VARIANCE).sqrt()[..., None]
         return cls(*hypotheses.of_scores(scores), cross, left, bool(prior.any()), hypotheses.order)
 
     def scores(self, paths: Paths, index: Tensor, normal: Tensor) -> Tensor:
         """(P, M, C): f along each path, of the hypothesis that ``index`` (P,) names.
 
-        What the examples leave open of g is drawn by ``normal`` numbers.
+        What the examples leave open of g + b is drawn by ``normal`` numbers.
         """
         rows = Rows(index)
         known = self.offset.index_select(0, index) + rows.along(self.design, paths.weights)

@@ -3,7 +3,7 @@
     loss(theta) = - sum over tasks log p(query | support; theta) + pull / 2 |eta - eta_0|^2
 
 eta are the prior's numbers, logarithms of those that are positive, and eta_0 what learning starts from: few tasks move
-little. The gradient goes through the head's mode (``latent.at_mode``), so that it is that of amortised inference, with
+little. The gradient goes through the head's mode (``mode.at_mode``), so that it is that of amortised inference, with
 a likelihood that reaches theta.
 """
 
@@ -85,7 +85,8 @@ class Numbers(NamedTuple):
 def predictive_nll(hypotheses: Hypotheses, episode: Episode, draws: int = DRAWS) -> Tensor:
     """-log p(query | support), summed over the query's examples (nats), with its gradient.
 
-    Hypotheses are weighed by their evidence, each is read at ``draws`` samples of the Gaussian at its mode.
+    Hypotheses are weighed by their evidence, each is read at ``draws`` samples of the Gaussian at its mode. In these w
+    may be negative, also where a head does not let it.
     """
     metric = Metric(episode.support.hidden)
     inputs = metric(episode.support.hidden)

@@ -27,7 +27,7 @@ SUBSETS = (
     *((False, False, False), (True, False, False), (False, True, False)),
     *((False, False, True), (True, False, True), (False, True, True)),
 )
-OF_LABELS = 2  # scores: the third differs from the second by a number for each label, and that is in b
+OF_LABELS = 2  # scores: the third differs from the second by a number for each label, which b can learn
 SHARES = (0.0, 0.8)  # of the variance that follow the labels' order: 0 among them, as few tasks have what it promises
 
 
@@ -40,8 +40,8 @@ class HeadPrior:
     Args:
         weight_mean, weight_std: (S,) of w, where its score counts, before it is cut at zero.
         bias_std: of b.
-        residual: share of g's standard deviation, given the examples, with which a question is answered. Below 1 since
-            what is left of it lies in directions that no example has, of which tasks make less use than of the others.
+        residual: share of the standard deviation of g + b, given the examples, with which a question is answered. Below
+            1 since what is left of it lies in directions that no example has, of which tasks make less use.
         taus: (T,) standard deviations of g at an example as far from the others' mean as they are on average.
         labelled: (3, T) log prior weights of the hypotheses, where every example has the same options: of the first two
             scores none, one or the other counts.
@@ -115,7 +115,7 @@ def centred(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Hypotheses(NamedTuple):
-    """H of them, in the order subsets, taus."""
+    """H of them, in the order shares (of an order), subsets, taus."""
 
     counts: Tensor  # (H, S) 1 where a score counts
     taus: Tensor  # (H,)

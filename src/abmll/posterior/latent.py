@@ -3,11 +3,12 @@
     f(x, c) = w . s_c(x) + b_c + g_c(x)                p(y | x, w, b, g) = softmax_c f(x, c)
     w_s ~ N(mean_s, std_s^2)    b_c ~ N(0, bias_std^2)    g_c ~ GP(0, tau^2 <h(x), h(x')>)
 
-Everything in f is Gaussian a priori. Over N examples and C options its covariance is the kernel of g and b, one N x N
-matrix that all options share, plus a product of rank S for the scores: ``Latent``. Where labels have an order the
-kernel is multiplied by their covariance (``ordinal``). Newton's steps, the evidence and
-samples use this form (Rasmussen and Williams 2006, section 3.5, with Woodbury's identity for the scores), so that a
-task costs O(C N^3), not O(C^3 N^3). All in float64; leading dimensions are hypotheses, solved at once.
+Everything in f is Gaussian a priori here; that w may not be negative comes later (``hypotheses``, ``elliptical``).
+Over N examples and C options the covariance of f is the kernel of g and b, one N x N matrix that all options share,
+plus a product of rank S for the scores: ``Latent``. Where labels have an order the kernel is multiplied by their
+covariance (``ordinal``). Newton's steps, the evidence and samples use this form (Rasmussen and Williams 2006, section
+3.5, with Woodbury's identity for the scores), so that a task costs O(C N^3), not O(C^3 N^3). All in float64; leading
+dimensions are hypotheses, solved at once.
 """
 
 from collections.abc import Iterator
@@ -104,7 +105,8 @@ def precision(latent: Latent, probs: Tensor) -> tuple[Tensor, Tensor]:
     """log det (I + W K), (H,), and the precision of the scores' weights, (H, S, S), where probabilities are ``probs``.
 
     With G of kernel and order alone (``Inner``) that is I + D^T G D for the design D. All of it are sums over labels,
-    so that the C blocks of N x N, for which there may be no room, are only needed one after the other.
+    so that the C blocks of N x N are only needed one after the other: for those of all hypotheses there may be no room,
+    and a ``Solver``, which keeps them, is made of those that are sampled, or in training of few examples.
     """
     order, sums = latent.order, None
     for labels, blocks, log_dets in _by_label(latent, probs):

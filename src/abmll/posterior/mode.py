@@ -17,7 +17,8 @@ from torch import Tensor
 
 from abmll.posterior.latent import AT_ONCE, Latent, Solver, curved, log_likelihood, precision, root
 
-NEWTON_STEPS, HALVINGS = 60, 12
+NEWTON_STEPS = 60
+HALVINGS = 40  # of a step: where scores are hundreds of nats apart there is hardly a curvature, and it leads far off
 CLOSE, WORSE = 1e-12, 1e-9  # nats: what a last step still promises; what rounding may take away
 GRADIENTS = 200  # steps of conjugate gradients for one of Newton's
 JITTERS = (1e-13, 1e-11, 1e-9)  # times the kernel's mean diagonal: the least that it can be factored with

@@ -14,6 +14,7 @@ _SERIES_BELOW = 0.1  # |y| under which the difference loses digits and the power
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(48)  # of the integral in log_both_above
 _MOST_CORRELATED = 0.9999  # beyond it the integrand has a peak that these points miss
 _LEAST = 1e-9  # of the product: what rounding leaves of a smaller share is noise
+_LARGE = 40.0  # logarithm of a ratio to which adding one changes no digit
 
 
 def on_host(tensor: Tensor) -> bool:
@@ -135,9 +136,13 @@ def log_both_above(one: Tensor, other: Tensor, correlation: Tensor) -> Tensor:
     angles = half[..., None] * (1 + half.new_tensor(_POINTS))
     h, k = one[..., None], other[..., None]
     exponent = (h.square() + k.square() - 2 * h * k * angles.sin()) / (2 * angles.cos().square())
-    joint = half * ((-exponent).exp() @ half.new_tensor(_WEIGHTS)) / (2 * math.pi)
     apart = torch.special.log_ndtr(one) + torch.special.log_ndtr(other)
-    return apart + torch.log1p((joint * (-apart).exp()).clamp(min=_LEAST - 1))
+    # The integral over ``apart``, as a logarithm where it is large: far out both are below the least number.
+    mean = torch.logsumexp(half.new_tensor(_WEIGHTS).log() - exponent - apart[..., None], -1) - math.log(2 * math.pi)
+    log_ratio = mean + half.clamp(min=torch.finfo(half.dtype).tiny).log()
+    is_large = log_ratio > _LARGE
+    ratio = half * torch.where(is_large, 0.0, mean).exp()
+    return apart + torch.where(is_large, log_ratio, torch.log1p(ratio.clamp(min=_LEAST - 1)))
 
 
 def bisect(rising: Callable[[float], float], low: float, high: float, halvings: int) -> float:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from abmll.common.progress import progress
-from abmll.posterior.elliptical import LARGE
 from abmll.posterior.fitted import taken
 from abmll.posterior.head import FEWEST_CHAINS, HeadPosterior
 from abmll.posterior.hypotheses import OF_LABELS, HeadPrior, Hypotheses, Known
@@ -27,7 +26,7 @@ FOLDS = 5
 FEW_OPTIONS = 32  # of more, few chains are too noisy a mean (docs/log.md, 2026-11-29)
 LEAST = 0.005  # probability of a hypothesis that the held-out heads still consider
 WEIGHT, SPREAD = 0.25, 1.0  # chosen on training and validation tasks (docs/log.md, 2026-11-29)
-AT_ONCE = 2  # large heads that are fitted at a time: each has some gigabytes
+LARGE, AT_ONCE = 10_000, 2  # of heads with so many examples times options, so many at a time: each has some gigabytes
 INVERSE = torch.linspace(-3.0, 3.0, 61, dtype=torch.float64).exp()  # (T,) values of a
 
 
