@@ -39,6 +39,7 @@ DOCUMENT = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "results"
 BLOCK = re.compile(r"(<!-- table: (\S+) (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 COMPARISON = "comparison.json"
+PLACE = re.compile(r"(?<!\S)/(?:\S*?/)?(results/settings/\S+|[^/\s]+)(?!\S)")  # an absolute path in a command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +64,8 @@ def keep(folder: Path, results: Path) -> Path:
         for path in (kept / "cells").rglob(f"{key.replace('@', '+')}-s*.json"):
             path.unlink()
     for path in sorted((folder / "cells" / comparison["suite"]).glob("*.json")):
-        write_json(kept / "cells" / comparison["suite"] / path.name, json.loads(path.read_text(encoding="utf-8")))
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        write_json(kept / "cells" / comparison["suite"] / path.name, published(cell))
     for key, row in comparison["methods"].items():
         cells = [folder / path.replace(".predictions.jsonl", ".json") for path in row["predictions"]]
         is_known = not cells and key in before and before[key]["tasks"] == row["tasks"]
@@ -98,6 +100,12 @@ def read(folder: Path) -> Document:
     """The comparison in a folder, without its seal: what is published of it is another document."""
     comparison = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
     return {key: value for key, value in comparison.items() if key != SEAL}
+
+
+def published(cell: Document) -> Document:
+    """A cell whose command names files and folders without the place where they lay, and so without its seal."""
+    command = PLACE.sub(r"\1", cell["command"])
+    return {key: value for key, value in cell.items() if key != SEAL} | {"command": command}
 
 
 def main_cells(folders: Iterable[Path], method: str) -> list[Document]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from abmll.common.files import write_json
-from benchmarks.publish import BLOCK, DOCUMENT, RESULTS, filled, keep, restate
+from benchmarks.publish import BLOCK, DOCUMENT, PLACE, RESULTS, filled, keep, restate
 
 NAMES = ("accuracy", "nll", "brier", "ece", "aurc", "auroc")
 
@@ -46,7 +46,8 @@ def folder(tmp_path: Path) -> Path:
     cells.mkdir(parents=True)
     for name in ("abmll", "reptile"):
         cell = {
-            "command": "abmll compare --suite toys",
+            "command": "abmll compare --suite toys --settings /a/results/settings/b.json --data-dir /far/data",
+            "sha256": "of another document",
             "commit": "abc+",
             "tasks": {"t": {"accuracy": 0.75, "nll": 0.6}},
         }
@@ -78,6 +79,9 @@ def test_numbers_are_kept_and_predictions_are_not(folder: Path, tmp_path: Path) 
     found = sorted(path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file())
     cells = ["cells/toys/abmll.json", "cells/toys/reptile.json"]
     assert found == [*cells, "comparison.json", "table.csv", "tasks.csv"]
+    cell = json.loads((kept / cells[0]).read_text())
+    assert cell["command"] == "abmll compare --suite toys --settings results/settings/b.json --data-dir data"
+    assert "sha256" not in cell
     methods = json.loads((kept / "comparison.json").read_text())["methods"]
     assert [(own["predictions"], own["run"]) for own in methods.values()] == [([], None)] * 2
     for own, inverse in zip(methods.values(), (0.4, None), strict=True):
@@ -185,3 +189,9 @@ def test_the_committed_document_is_made_from_the_committed_results() -> None:
     kept = {path.parent.name for path in RESULTS.glob("*/comparison.json")}
     assert {suite for _, names, *_ in BLOCK.findall(text) for suite in names.split("+")} == kept != set()
     assert filled(text, RESULTS) == text
+
+
+def test_no_command_that_is_kept_names_a_place_of_one_computer() -> None:
+    commands = [json.loads(path.read_text(encoding="utf-8"))["command"] for path in RESULTS.glob("*/cells/*/*.json")]
+    assert len(commands) > 500
+    assert not [command for command in commands if PLACE.search(command)]
