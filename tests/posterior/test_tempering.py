@@ -125,10 +125,9 @@ def test_options_that_differ_are_tempered_but_for_a_prior_of_version_0_2() -> No
 
 def test_scores_of_long_options_are_learned_from() -> None:
     """Summed over hundreds of tokens they are hundreds of nats apart, whatever is right."""
-    known, answers = task(40)
-    known = known._replace(
-        scores=500 * torch.randn(40, 3, 3, generator=torch.Generator().manual_seed(0)).double(), is_labelled=False
-    )
+    known, answers = task(40, options=4)
+    scores = 500 * torch.randn(40, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    known = known._replace(scores=scores, is_labelled=False)
     tempered = TemperedHead(HeadPrior(), known, answers)
     assert float(tempered.hypotheses.sum()) == pytest.approx(1)
     assert bool(tempered.temper(tempered.probs(known).mean(0)).isfinite().all())
