@@ -64,8 +64,7 @@ def keep(folder: Path, results: Path) -> Path:
         for path in (kept / "cells").rglob(f"{key.replace('@', '+')}-s*.json"):
             path.unlink()
     for path in sorted((folder / "cells" / comparison["suite"]).glob("*.json")):
-        cell = json.loads(path.read_text(encoding="utf-8"))
-        write_json(kept / "cells" / comparison["suite"] / path.name, published(cell))
+        write_json(kept / "cells" / comparison["suite"] / path.name, cell_of(path))
     for key, row in comparison["methods"].items():
         cells = [folder / path.replace(".predictions.jsonl", ".json") for path in row["predictions"]]
         is_known = not cells and key in before and before[key]["tasks"] == row["tasks"]
@@ -97,15 +96,20 @@ def restate(kept: Path) -> None:
 
 
 def read(folder: Path) -> Document:
-    """The comparison in a folder, without its seal: what is published of it is another document."""
-    comparison = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
-    return {key: value for key, value in comparison.items() if key != SEAL}
+    """The comparison in a folder."""
+    return unsealed(folder / COMPARISON)
 
 
-def published(cell: Document) -> Document:
-    """A cell whose command names files and folders without the place where they lay, and so without its seal."""
-    command = PLACE.sub(r"\1", cell["command"])
-    return {key: value for key, value in cell.items() if key != SEAL} | {"command": command}
+def cell_of(path: Path) -> Document:
+    """A cell whose command names files and folders without the place where they lay."""
+    cell = unsealed(path)
+    return cell | {"command": PLACE.sub(r"\1", cell["command"])}
+
+
+def unsealed(path: Path) -> Document:
+    """A document without its seal: what is published of it is another one."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return {key: value for key, value in document.items() if key != SEAL}
 
 
 def main_cells(folders: Iterable[Path], method: str) -> list[Document]:

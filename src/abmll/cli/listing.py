@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from abmll.cli.console import complain, count, narrator, one_line, print_json, print_result, print_table, print_text
-from abmll.cli.sources import COLLECTION, Reading, choose, collection_folders, read_tasks
+from abmll.cli.sources import COLLECTION, Reading, choose, read_tasks
 from abmll.common.config import PromptConfig
 from abmll.common.errors import AbmllError, ConfigError, DataError
 
@@ -187,6 +187,7 @@ def check_leaks(
 
 def _at_hand() -> list[dict[str, Any]]:
     """The shipped suites, and each collection with whether it is in the cache."""
+    from abmll.tasks.collection import collection_folders
     from abmll.tasks.definition import read_suite, shipped_suites
 
     descriptions = {name: " ".join(read_suite(f"suite:{name}").description.split()) for name in shipped_suites()}

@@ -54,6 +54,7 @@ def read_tasks(
     fetched collection, one of their tasks by name. DataError where it is none of these, or cannot be read.
     """
     from abmll.tasks import load_suite, load_tasks, shipped_suites
+    from abmll.tasks.collection import collection_folders
 
     how = how or Reading()
     if is_suite(where):
@@ -75,14 +76,6 @@ def read_tasks(
     known = [*shipped_suites(), *fetched]
     hint = nearest(where, known) or nearest(path.name, [sibling.name for sibling in path.parent.glob("*")])
     raise DataError(f"{where}: no such file, folder or suite.{hint} Suites at hand: {', '.join(shipped_suites())}")
-
-
-def collection_folders() -> dict[str, Path]:
-    """The folder of each collection in the cache, whether it was fetched or not."""
-    from abmll.tasks.bigbench import bigbench_dir
-    from abmll.tasks.collection import collection_dir, shipped_collections
-
-    return {COLLECTION: bigbench_dir()} | {name: collection_dir(name) for name in shipped_collections()}
 
 
 def training_tasks(where: str, data_dir: Path | None, allow_missing: bool, how: Reading) -> "list[Task]":

@@ -192,7 +192,8 @@ class AbmllModel(OnHub):
         examples = examples_of(examples, text=text, label=label, require_answer=True)
         if how not in ("head", "full", None):
             raise ConfigError(f"how is {how!r}; use 'head' or 'full'")
-        if how == "full" and find_rule(self.learning.method).classifier is not None:
+        has_head = find_rule(self.learning.method).classifier is not None
+        if how == "full" and has_head:
             raise ConfigError(
                 f"how 'full': '{self.learning.method}' takes no gradient steps; train a theta for them first"
             )
@@ -204,7 +205,7 @@ class AbmllModel(OnHub):
         refuse_unlabelled(examples, task_name, "to adapt to")
         if are_written(examples):
             refuse_written(self.learning.method, self.scorer.compilation is not None)
-        if find_rule(self.learning.method).classifier is not None:
+        if has_head:
             return self._learn_head(examples, task_name, seed, label_order, cache, quiet)
         if label_order is not None:
             raise ConfigError("label_order: only a head learns that labels have an order; use how 'head'")

@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from abmll.common.bounded_yaml import yaml_value
 from abmll.common.errors import ConfigError
 from abmll.common.files import cache_dir
+from abmll.tasks.bigbench import bigbench_dir
 
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][\w.,()+-]{0,200}$")]
@@ -134,6 +135,11 @@ def shipped_collections() -> tuple[str, ...]:
     """The names of the collections that come with the package, but for ``bigbench``, which no file describes."""
     folder = files("abmll.tasks") / "collections"
     return tuple(sorted(one.name.removesuffix(".yaml") for one in folder.iterdir() if one.name.endswith(".yaml")))
+
+
+def collection_folders() -> dict[str, Path]:
+    """The folder of each collection in the cache, ``bigbench`` among them, whether it was fetched or not."""
+    return {folder.name: folder for folder in (bigbench_dir(), *map(collection_dir, shipped_collections()))}
 
 
 def collection_dir(name: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 from abmll.common.errors import ConfigError, DataError, nearest
 from abmll.common.files import cache_dir
 from abmll.tasks.bigbench import bigbench_dir
-from abmll.tasks.collection import collection_with, shipped_collections
+from abmll.tasks.collection import collection_folders, collection_with
 from abmll.tasks.definition import SuiteFile, read_suite
 from abmll.tasks.labelled import shortened
 from abmll.tasks.leaks import refuse_leaks
@@ -116,7 +116,7 @@ def load_suite(
 def _folders(file: SuiteFile, data_dir: Path | str | None) -> list[Path]:
     """Where to look for the tasks; a later folder goes before an earlier one."""
     root = cache_dir() / "tasks"
-    cached = [bigbench_dir(), *(root / name for name in shipped_collections()), root]
+    cached = [*collection_folders().values(), root]
     if data_dir is not None:
         if not Path(data_dir).is_dir():
             raise DataError(f"{data_dir}: no such folder (the tasks of suite '{file.name}' are looked for there)")
