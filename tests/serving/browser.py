@@ -39,6 +39,10 @@ class Site:
     def expect(self, words: str) -> None:
         self.page.get_by_text(words).first.wait_for()
 
+    def expect_of(self, things: Any) -> Any:
+        """Playwright's assertions of ``things``. They wait; an ``assert`` of what is there now may come too soon."""
+        return pytest.importorskip("playwright.sync_api").expect(things)
+
     def expect_number(self, things: Any, number: int) -> None:
         """Wait until there are so many of ``things``, no more and no fewer."""
         if number:
@@ -60,6 +64,7 @@ class Site:
 def chromium_running() -> Iterator[Any]:
     """A browser for all tests of a module; skips them where playwright is not installed."""
     sync_api = pytest.importorskip("playwright.sync_api")
+    sync_api.expect.set_options(timeout=MILLISECONDS)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser

@@ -42,7 +42,7 @@ def test_the_keyboard_alone_learns_and_asks(site: Site) -> None:
     keyboard.type("The app crashes")
     keyboard.press("Control+Enter")
     site.page.locator(".verdict").wait_for()
-    assert site.page.evaluate("document.activeElement.textContent") == "Answers"
+    site.expect_of(site.page.get_by_role("heading", name="Answers")).to_be_focused()
     tab_to("Yes, it is bug")
     keyboard.press("Space")
     site.expect("Version 2 has learned it.")
@@ -80,7 +80,7 @@ def test_a_narrow_screen_never_scrolls_sideways(site: Site, state: StandIn) -> N
     site.open()
     site.page.get_by_role("link", name="tickets").click()
     site.page.get_by_role("link", name="All tasks").click()
-    assert site.page.get_by_role("link", name="tickets").is_visible()
+    site.expect_of(site.page.get_by_role("link", name="tickets")).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

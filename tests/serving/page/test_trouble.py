@@ -29,7 +29,7 @@ def test_an_error_is_said_beside_what_was_done_and_what_was_typed_stays(site: Si
     site.button("Learn").click()
     site.expect("There is a task 'tickets' already; choose another name.")
     site.forgive("a status of 409")
-    assert site.field("One example a line").input_value() == LINES
+    site.expect_of(site.field("One example a line")).to_have_value(LINES)
     site.open("task/tickets/ask")
     state.refuse["predict"] = "The queue is full."
     site.field("Texts to ask about").fill("anything")
@@ -79,7 +79,7 @@ def test_a_token_is_asked_for_and_stays_in_its_tab(site: Site, state: StandIn) -
     site.page.get_by_role("img", name="Reliability figure").wait_for()
     site.page.reload()
     site.page.get_by_role("link", name="tickets").wait_for()
-    assert not site.field("Token").is_visible()
+    site.expect_of(site.field("Token")).to_be_hidden()
     site.forgive("a status of 401")
     other = site.page.context.new_page()
     other.goto(site.url)
@@ -98,7 +98,7 @@ def test_what_users_wrote_is_shown_as_text(site: Site, state: StandIn) -> None:
     site.field("Texts to ask about").fill(text)
     site.button("Ask").click()
     site.page.locator(".verdict").get_by_text(label, exact=True).wait_for()
-    assert site.page.locator(".quoted").inner_text() == text
+    site.expect_of(site.page.locator(".quoted")).to_have_text(text)
     site.open("task/tickets/suggest")
     site.field("Texts without labels, one a line").fill(text)
     site.button("Suggest").click()
