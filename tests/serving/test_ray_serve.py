@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 240  # half a minute where the machine has nothing else to do
+SECONDS = 480  # half a minute where the machine has nothing else to do
 TASKS = 4
 # In a process of its own, as Ray starts others and takes hold of the process that it is started in.
 DRIVER = """
