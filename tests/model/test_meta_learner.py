@@ -17,9 +17,9 @@ from abmll.common.errors import CheckpointError, ConfigError, DataError, Trainin
 from abmll.language.activation_cache import ActivationCache
 from abmll.language.base import load_base
 from abmll.language.scorer import OptionScorer
-from abmll.model.meta_learner import mean_log_sigma
 from abmll.model.prediction import Prediction
 from abmll.tasks import Example, Task
+from abmll.training.outer_step import mean_log_sigma
 from tests.language.folders import flip_bit
 
 STAND_INS = FakeTensor, FunctionalTensor  # which a compiled step of an earlier test may leave: they have no memory
@@ -322,4 +322,4 @@ def test_log_sigma_weighs_layers_not_stacks(tiny_llama: Path) -> None:
     for shape, value in scales.items():
         model.theta.stacks[shape].scale_A.fill_(value)
         model.theta.stacks[shape].scale_B.fill_(0.0)
-    assert mean_log_sigma(model.scorer, model.theta) == pytest.approx(-2.0)
+    assert mean_log_sigma(model.scorer.space, model.theta) == pytest.approx(-2.0)

@@ -229,7 +229,7 @@ def test_every_rule_that_takes_steps_is_heard_once_per_example(
         heard.extend(given)
         return evidence(examples, given)
 
-    monkeypatch.setattr("abmll.model.meta_learner.evidence", spy)
+    monkeypatch.setattr("abmll.model.step_learner.evidence", spy)
     model, support = make_model(), list(toy_tasks[0].train)[:6]
     if (other := find_rule(method).base_method) is not None:
         model.learned(model.theta, LearningConfig(method=other), 1)

@@ -305,7 +305,7 @@ def test_answers_do_not_depend_on_what_else_is_asked(model: AbmllModel) -> None:
 def test_questions_are_answered_in_portions(model: AbmllModel, monkeypatch: pytest.MonkeyPatch) -> None:
     posterior = model.adapt(examples())
     whole = posterior.predict(ASKED).probs
-    monkeypatch.setattr("abmll.model.task_head.AT_ONCE", 2)
+    monkeypatch.setattr("abmll.model.task_head.QUESTIONS_AT_ONCE", 2)
     torch.testing.assert_close(posterior.predict(ASKED).probs, whole)
 
 

@@ -276,8 +276,8 @@ def test_hypotheses_that_are_solved_one_by_one_have_the_same_modes(monkeypatch: 
     latent, answers, index = some_latent(ordered=True), some_answers(), torch.tensor([0, 0, 1])
     results = []
     for at_once in (2**18, 1):
-        monkeypatch.setattr("abmll.posterior.latent.AT_ONCE", at_once)
-        monkeypatch.setattr("abmll.posterior.mode.AT_ONCE", at_once)
+        monkeypatch.setattr("abmll.posterior.latent.CACHED_NUMBERS", at_once)
+        monkeypatch.setattr("abmll.posterior.mode.CACHED_NUMBERS", at_once)
         mode = find_mode(latent, answers)
         results.append([*mode, *sample(latent, mode, index, torch.Generator().manual_seed(1))])
     for one, other in zip(*results, strict=True):

@@ -134,7 +134,7 @@ def test_a_job_is_waited_for(client: Client, server: StandIn) -> None:
 
 
 def test_answers(client: Client, server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "AT_ONCE", 2)
+    monkeypatch.setattr(module, "TEXTS_A_REQUEST", 2)
     one = {"label": "a", "probabilities": {"a": 0.9, "b": 0.1}, "entropy": 0.3, "mutual_information": 0.04}
     reply = {"task": "tickets", "version": 3, "labels": ["a", "b"], "answers": [one, one]}
     server.answers = [reply, {**reply, "answers": [{**one, "truncated": True}]}]

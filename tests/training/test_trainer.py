@@ -17,9 +17,9 @@ from abmll.common.checkpoint import STATE, checkpoints, load_bundle
 from abmll.common.config import LearningConfig, PromptConfig
 from abmll.common.errors import DataError
 from abmll.methods import Loss
-from abmll.model.meta_learner import mean_log_sigma
 from abmll.model.prediction import Prediction
 from abmll.tasks import Example, Task
+from abmll.training.outer_step import mean_log_sigma
 
 MakeTrainer = Callable[..., MetaTrainer]
 
@@ -164,7 +164,7 @@ def test_metrics_are_those_of_the_episodes(make_trainer: MakeTrainer) -> None:
         assert (row["kl"], row["prior"]) == (float(outer[episode].kl), float(outer[episode].prior))
         beta, gamma = trainer.config.beta, trainer.config.gamma
         assert row["loss"] == pytest.approx(beta * row["kl"] + gamma / 3 * row["prior"])
-    assert rows[-1]["log_sigma"] == pytest.approx(mean_log_sigma(trainer.model.scorer, trainer.model.theta))
+    assert rows[-1]["log_sigma"] == pytest.approx(mean_log_sigma(trainer.model.scorer.space, trainer.model.theta))
 
 
 def test_methods_without_a_posterior_have_no_sigma_and_no_divergence(make_trainer: MakeTrainer) -> None:

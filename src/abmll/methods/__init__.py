@@ -58,6 +58,21 @@ def settings_method(name: str) -> str:
     return name
 
 
+def continuing(name: str, own: str) -> type[Rule[Any]]:
+    """The rule of that name, which goes on with a run of the method ``own``. Raises ``ConfigError`` if it does not."""
+    rule = find_rule(name)
+    if own in (name, rule.base_method):
+        return rule
+    if rule.base_method is not None:
+        raise ConfigError(
+            f"method: '{name}' continues a run of '{rule.base_method}', and this one is of '{own}'; "
+            "train that one first"
+        )
+    able = [other.name for other in REGISTRY.values() if other.base_method == own]
+    others = f"; those that do are {', '.join(able)}" if able else f"; no method continues one of '{own}'"
+    raise ConfigError(f"method: '{name}' does not continue another method's run{others}")
+
+
 def preferred(name: str, space: str) -> str:
     """The method by which users learn unseen tasks from a run of this one, whose adapter is of ``space``.
 

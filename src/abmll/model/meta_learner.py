@@ -6,10 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from abmll.common.config import (
-    ActivationCacheConfig,
     AdaptConfig,
     AdapterConfig,
     ContinuedConfig,
@@ -17,30 +14,29 @@ from abmll.common.config import (
     ModelConfig,
     PromptConfig,
 )
-from abmll.common.errors import ConfigError, DataError, TrainingError
-from abmll.common.progress import progress
+from abmll.common.errors import ConfigError, DataError
 from abmll.common.settings import flatten, pick, refuse_unknown
-from abmll.language.activation_cache import ActivationCache, open_cache
+from abmll.language.activation_cache import ActivationCache
 from abmll.language.adapter import Adapter
 from abmll.language.base import Base, load_base
 from abmll.language.compilation import Compilation, usual_mode
 from abmll.language.features import FeatureReader
 from abmll.language.scorer import OptionScorer
-from abmll.methods import REGISTRY, Rule, Support, find_rule, make_rule, refuse_written
+from abmll.methods import REGISTRY, continuing, find_rule, refuse_written
 from abmll.methods.bayesian_head import Head
 from abmll.model.hub import OnHub, find_folder
 from abmll.model.learned_task import TaskPosterior, refuse_unlabelled
 from abmll.model.multi_label import MultiLabelHead
-from abmll.model.prequential import TaskCalibration, evidence, infer_calibration, labels_of
+from abmll.model.prequential import labels_of
 from abmll.model.saved_learner import read_learner, write_learner
+from abmll.model.step_learner import StepLearner
 from abmll.model.task_head import TaskHead
-from abmll.posterior.calibration import CalibrationPrior, before_examples
+from abmll.posterior.calibration import CalibrationPrior
 from abmll.posterior.hypotheses import HeadPrior
 from abmll.tasks import Example
-from abmll.tasks.order import demonstrations, sample_seed
+from abmll.tasks.order import sample_seed
 from abmll.tasks.records import Data, examples_of
 from abmll.tasks.types import are_written
-from abmll.tasks.written import WRITTEN
 
 LONGEST = 2048
 
@@ -209,64 +205,7 @@ class AbmllModel(OnHub):
             return self._learn_head(examples, task_name, seed, label_order, cache, quiet)
         if label_order is not None:
             raise ConfigError("label_order: only a head learns that labels have an order; use how 'head'")
-        return self._learn_by_steps(examples, task_name, budget, seed, cache, quiet, on_step)
-
-    def _learn_by_steps(
-        self,
-        examples: Sequence[Example],
-        task_name: str,
-        budget: AdaptConfig,
-        seed: int,
-        cache: ActivationCache | None,
-        quiet: bool,
-        on_step: Callable[[int], object],
-    ) -> TaskPosterior:
-        """The posterior of a rule that takes gradient steps from theta."""
-        rule, written = make_rule(self.scorer, self.learning, self.num_tasks), are_written(examples)
-        shown = self.learning.num_demonstrations if rule.demonstrations else 0
-        encoded = self.scorer.encode(examples, task_name)
-        support = Support(
-            self.scorer, encoded, budget.steps, budget.batch_size, seed, examples, task_name, shown, cache
-        )
-        total = rule.num_batches(support)
-        if cache is None and not shown and total * min(budget.batch_size, len(examples)) >= 2 * len(examples):
-            support.cache = open_cache(self.scorer.base, self.scorer.lower_blocks, ActivationCacheConfig())
-        with progress(total, f"adapting to {task_name}", "step", quiet=quiet) as bar:
-
-            def on_batch() -> None:
-                bar.update()
-                on_step(total)
-
-            support.on_batch = on_batch
-            try:
-                members = rule.adapt(self._start(), support)
-            except TrainingError as error:
-                raise TrainingError(f"adapting to '{task_name}', {error}") from error
-        adapted = {
-            "adapt_steps": budget.steps,
-            "adapt_batch_size": budget.batch_size,
-            "adapt_examples": len(examples),
-            "adapt_seed": seed,
-        }
-        settings = flatten(self.learning) | adapted | ({WRITTEN: True} if written else {})
-        if self.scorer.compilation is not None:
-            settings["adapt_compile"] = True
-        chosen = tuple(examples[index] for index in demonstrations(seed, len(examples), shown, ()))
-        prequential = evidence(examples, support.answers())
-        calibration = None
-        if self.calibration_prior is not None and not written:
-            calibration = infer_calibration(self.calibration_prior, examples, prequential)
-        return TaskPosterior(
-            self.scorer,
-            members,
-            task_name,
-            rule.is_posterior,
-            settings,
-            chosen,
-            calibration,
-            prequential,
-            labels=labels_of(examples),
-        )
+        return self._by_steps().learn(examples, task_name, budget, seed, cache=cache, quiet=quiet, on_step=on_step)
 
     def adapt_multi_label(
         self,
@@ -352,9 +291,7 @@ class AbmllModel(OnHub):
         Raises ``ConfigError`` for a method that does not continue this model's, and for unknown settings.
         """
         refuse_unknown((ContinuedConfig,), settings, "AbmllModel.continue_as")
-        rule, own = find_rule(method), self.learning.method
-        if method != own and rule.base_method != own:
-            raise ConfigError(f"method: {_why_not(rule, own)}")
+        rule = continuing(method, self.learning.method)
         learning = pick(ContinuedConfig, flatten(self.learning) | settings | {"method": method})
         adapter = self.scorer.adapter_config
         wanted = replace(adapter, space=rule.space or adapter.space)
@@ -371,32 +308,10 @@ class AbmllModel(OnHub):
 
     def theta_as_posterior(self, task_name: str) -> TaskPosterior:
         """Theta itself in the role of a task's posterior: what predicts ``task_name`` before any example is known."""
-        rule = make_rule(self.scorer, self.learning, self.num_tasks)
-        calibration = None
-        if self.calibration_prior is not None:
-            calibration = TaskCalibration(before_examples(self.calibration_prior).points)
-        settings = flatten(self.learning)
-        return TaskPosterior(self.scorer, (self._start(),), task_name, rule.is_posterior, settings, (), calibration)
+        return self._by_steps().at_start(task_name)
 
-    def _start(self) -> Adapter:
-        """Where a new task starts: from theta, or for a method that learns none from a fresh adapter."""
+    def _by_steps(self) -> StepLearner:
+        """A new task starts from theta, or for a method that learns none from a fresh adapter."""
         theta = self._learned_theta()
-        return self.scorer.new_adapter(sample_seed(self.learning.seed, "init")) if theta is None else theta
-
-
-def _why_not(rule: type[Rule[Any]], own: str) -> str:
-    """Why ``rule`` does not continue a run of the method ``own``."""
-    if rule.base_method is not None:
-        return (
-            f"'{rule.name}' continues a run of '{rule.base_method}', and this one is of '{own}'; train that one first"
-        )
-    able = [name for name, other in REGISTRY.items() if other.base_method == own]
-    others = f"; those that do are {', '.join(able)}" if able else f"; no method continues one of '{own}'"
-    return f"'{rule.name}' does not continue another method's run{others}"
-
-
-def mean_log_sigma(scorer: OptionScorer, adapter: Adapter) -> float:
-    """The mean log standard deviation over all adapted layers (output space: at input zero)."""
-    layers = {shape: len(names) for shape, names in adapter.layers.items()}
-    means = [count * scorer.space.log_sigma_mean(adapter.stacks[shape]).double() for shape, count in layers.items()]
-    return float(torch.stack(means).sum()) / sum(layers.values())
+        start = self.scorer.new_adapter(sample_seed(self.learning.seed, "init")) if theta is None else theta
+        return StepLearner(self.scorer, self.learning, self.num_tasks, start, self.calibration_prior)

@@ -18,7 +18,7 @@ from abmll.model.head_examples import aligned, key_of
 from abmll.model.head_tensors import grouped
 from abmll.model.prediction import Prediction, entropy
 from abmll.model.prequential import label_index
-from abmll.model.task_head import AT_ONCE, TaskHead, tempered
+from abmll.model.task_head import QUESTIONS_AT_ONCE, TaskHead, tempered
 from abmll.posterior.hypotheses import HeadPrior, Known
 from abmll.tasks import Example
 
@@ -112,10 +112,10 @@ class MultiLabelHead(TaskHead):
         features = aligned(features, examples, self.labels)
         drawn = torch.zeros(len(examples), len(self.labels), 3, dtype=torch.float64)
         for n, head in enumerate(progress(self.heads, "predicting", "label", quiet=quiet)):
-            for start in range(0, len(examples), AT_ONCE):
-                part = Features(*(values[start : start + AT_ONCE] for values in two(features, n)))
+            for start in range(0, len(examples), QUESTIONS_AT_ONCE):
+                part = Features(*(values[start : start + QUESTIONS_AT_ONCE] for values in two(features, n)))
                 probs, expected = tempered(head.posterior, head.posterior.probs(Known(*part, True)))
-                drawn[start : start + AT_ONCE, n] = torch.stack([probs[:, 1], entropy(probs), expected], -1)
+                drawn[start : start + QUESTIONS_AT_ONCE, n] = torch.stack([probs[:, 1], entropy(probs), expected], -1)
         columns = label_index(examples, self.labels, len(self.labels))
         probs, total, expected = drawn.gather(1, columns[..., None].expand_as(drawn)).unbind(-1)
         counts = torch.full((len(examples),), len(self.labels))

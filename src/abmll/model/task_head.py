@@ -30,7 +30,7 @@ from abmll.posterior.hypotheses import HeadPrior, Known
 from abmll.tasks import Example
 
 Own = TypeVar("Own", bound="TaskHead")
-AT_ONCE = 256  # questions
+QUESTIONS_AT_ONCE = 256
 KINDS = {True: "labels", False: "options"}  # of classifiers, in the names of what they have learned
 
 
@@ -246,8 +246,8 @@ class TaskHead:
             own = [
                 n for n, one in enumerate(examples) if bool(labels and labels.issuperset(one.options)) == is_labelled
             ]
-            for start in range(0, len(own), AT_ONCE):
-                chosen = own[start : start + AT_ONCE]
+            for start in range(0, len(own), QUESTIONS_AT_ONCE):
+                chosen = own[start : start + QUESTIONS_AT_ONCE]
                 part = Features(*(values[chosen] for values in features))
                 classifier = self.classifier(is_labelled, quiet)
                 drawn = self._draws(classifier, part, [examples[number] for number in chosen], is_labelled)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from abmll.posterior.latent import AT_ONCE, Latent, log_likelihood, root
+from abmll.posterior.latent import CACHED_NUMBERS, Latent, log_likelihood, root
 from abmll.posterior.paths import Paths, Rows
 
 READS = (15, 20, 25, 30)  # the steps after which a chain is read: four reads of a chain have half the noise of one
@@ -88,7 +88,7 @@ def _slice(
     level = here + _uniform_like(here, generator).log()
     angle = 2 * math.pi * _uniform_like(here, generator)
     low, high, found, here = angle - 2 * math.pi, angle, torch.zeros_like(angle), here.clone()
-    number, waiting = max(1, AT_ONCE // offset[0].numel()), torch.arange(len(here))
+    number, waiting = max(1, CACHED_NUMBERS // offset[0].numel()), torch.arange(len(here))
     for _ in range(SHRINKS):
         left = []
         for some in waiting.split(number):

@@ -20,7 +20,7 @@ from torch import Tensor
 from abmll.posterior.ordinal import Inner, Order
 
 JITTER = 1e-8  # times the kernel's mean diagonal
-AT_ONCE = 2**18  # numbers that are worked on together: more of them would leave the processor's cache
+CACHED_NUMBERS = 2**18  # numbers that are worked on together: more of them would leave the processor's cache
 
 
 class Latent(NamedTuple):
@@ -137,7 +137,7 @@ def _by_label(latent: Latent, probs: Tensor) -> Iterator[tuple[slice, Tensor, Te
     W_c are the probabilities of label c, k is what the kernel has for every label.
     """
     count, size, options = probs.shape
-    number = max(1, AT_ONCE // (count * size * size))
+    number = max(1, CACHED_NUMBERS // (count * size * size))
     roots, kernel, one = square_root(probs.mT), latent.own_kernel, torch.eye(size, dtype=probs.dtype)
     for start in range(0, options, number):
         labels = slice(start, start + number)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from abmll.posterior.latent import AT_ONCE, Latent, Solver, curved, log_likelihood, precision, root
+from abmll.posterior.latent import CACHED_NUMBERS, Latent, Solver, curved, log_likelihood, precision, root
 
 NEWTON_STEPS = 60
 HALVINGS = 40  # of a step: where scores are hundreds of nats apart there is hardly a curvature, and it leads far off
@@ -74,9 +74,9 @@ def _root(kernel: Tensor) -> Tensor:
 
 
 def portions(latent: Latent) -> Iterator[slice]:
-    """Which hypotheses are solved together: those whose blocks are no more than ``AT_ONCE`` numbers, or one."""
+    """Which hypotheses are solved together: those whose blocks are no more than ``CACHED_NUMBERS`` numbers, or one."""
     count, size, options = latent.offset.shape
-    number = max(1, AT_ONCE // (options * size * size))
+    number = max(1, CACHED_NUMBERS // (options * size * size))
     return (slice(start, start + number) for start in range(0, count, number))
 
 

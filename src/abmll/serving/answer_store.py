@@ -7,11 +7,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine, and_, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from abmll.serving.database import ANSWERS, reading, writing
+from abmll.serving.database import ANSWERS, IN_ONE_STATEMENT, reading, writing
 from abmll.serving.storage_errors import Conflict
 from abmll.serving.task_store import NoSuchTask
 
-AT_ONCE = 500  # texts in one statement
 SPARE = 1000  # answers above the limit before the oldest are deleted
 
 
@@ -66,8 +65,8 @@ def _given(db: Connection, task: int, version: int, texts: Sequence[str]) -> dic
     digests = {digest(text): text for text in texts}
     found: dict[str, str] = {}
     wanted = list(digests)
-    for start in range(0, len(wanted), AT_ONCE):
-        chosen = ANSWERS.c.digest.in_(wanted[start : start + AT_ONCE])
+    for start in range(0, len(wanted), IN_ONE_STATEMENT):
+        chosen = ANSWERS.c.digest.in_(wanted[start : start + IN_ONE_STATEMENT])
         key = and_(ANSWERS.c.task == task, ANSWERS.c.version == version, chosen)
         rows = db.execute(select(ANSWERS.c.digest, ANSWERS.c.answer).where(key))
         found |= {digests[row.digest]: row.answer for row in rows}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import httpx
 
 BETWEEN_LOOKS = 0.5  # seconds between two looks at a job
-AT_ONCE = 1_000  # texts of one request
+TEXTS_A_REQUEST = 1_000
 
 
 class Client:
@@ -146,8 +146,10 @@ class Client:
         """The answer to each text, all by one version: the newest, or the one that is named."""
         found: list[Answer] = []
         listed = texts_of(texts, "texts")
-        for start in range(0, len(listed), AT_ONCE):
-            wanted = {"texts": listed[start : start + AT_ONCE]} | ({} if version is None else {"version": version})
+        for start in range(0, len(listed), TEXTS_A_REQUEST):
+            wanted: dict[str, Any] = {"texts": listed[start : start + TEXTS_A_REQUEST]}
+            if version is not None:
+                wanted["version"] = version
             part = self._server.made(Answers, self._server.ask("POST", f"{_path(name)}/predict", wanted))
             version, found = part.version, found + part.answers
         return found

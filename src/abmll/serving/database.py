@@ -37,6 +37,7 @@ from abmll.serving.storage_errors import database_errors, reason_of
 
 METADATA = MetaData()
 CASCADE = "CASCADE"
+IN_ONE_STATEMENT = 500  # values that a condition compares with; SQLite and PostgreSQL take a limited number
 WRITES = "abmll_writes"  # of a connection, whether it will
 MAKING = 4_201_512_808  # the number of the lock under which the tables are made, on PostgreSQL
 

@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from abmll.common.errors import AbmllError, DataError
-from abmll.serving.database import EXAMPLES, JOBS, REPEATS, TASKS, VERSIONS
+from abmll.serving.database import EXAMPLES, IN_ONE_STATEMENT, JOBS, REPEATS, TASKS, VERSIONS
 from abmll.serving.storage_errors import once_more
 from abmll.serving.task_store import Labelled, StoredTask, TaskStore, examples_of, find_task, newest_job, newest_version
 from abmll.tasks.types import MAX_OPTIONS
 
-AT_ONCE = 500  # numbers in one statement
 DAY, HOUR = 86_400.0, 3_600.0  # seconds that a key is kept at least, and between two looks for those that are older
 
 
@@ -138,8 +137,8 @@ def _changed(
                 f"a task has at most {limit:,} examples, and this would make {len(left):,}; remove some first"
             )
         check_labels(set(left.values()), task.label_order)
-        for start in range(0, len(gone), AT_ONCE):
-            chosen = EXAMPLES.c.id.in_(gone[start : start + AT_ONCE])
+        for start in range(0, len(gone), IN_ONE_STATEMENT):
+            chosen = EXAMPLES.c.id.in_(gone[start : start + IN_ONE_STATEMENT])
             db.execute(update(EXAMPLES).where(chosen).values(removed=version))
         _add(db, task, version, new)
         return _accept(db, store, task, version, "update", repeat)

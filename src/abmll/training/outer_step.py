@@ -18,7 +18,7 @@ from abmll.common.errors import TrainingError
 from abmll.common.processes import ALONE, Processes
 from abmll.language.adapter import Adapter
 from abmll.methods import OUTER, Loss, Rule, State, read_steps, summarize
-from abmll.model.meta_learner import mean_log_sigma
+from abmll.posterior.space import Space
 from abmll.training.episodes import Episodes
 from abmll.training.schedule import rate
 
@@ -63,7 +63,7 @@ class OuterStep:
         norms = self.rule.take(state, mean, self._rate(first + count - 1))
         seconds = (time.perf_counter() - started) / count
         with self.processes.agreed():
-            log_sigma = mean_log_sigma(self.rule.scorer, state.theta) if self.rule.is_posterior else None
+            log_sigma = mean_log_sigma(self.rule.scorer.space, state.theta) if self.rule.is_posterior else None
             rows = [self._outcome(state, one, norms, log_sigma, seconds) for one in learned]
             if before is not None:
                 with self._named(0):
@@ -123,6 +123,13 @@ class OuterStep:
         except TrainingError as error:
             name = self.episodes.name(episode)
             raise TrainingError(f"episode {episode + 1}, task '{name}': {error}") from error
+
+
+def mean_log_sigma(space: Space, adapter: Adapter) -> float:
+    """The mean log standard deviation over all adapted layers (output space: at input zero)."""
+    layers = {shape: len(names) for shape, names in adapter.layers.items()}
+    means = [count * space.log_sigma_mean(adapter.stacks[shape]).double() for shape, count in layers.items()]
+    return float(torch.stack(means).sum()) / sum(layers.values())
 
 
 def _refuse_unmoved(before: Adapter, roles: Mapping[str, Adapter]) -> None:
