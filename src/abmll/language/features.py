@@ -22,7 +22,8 @@ from abmll.common.recent import Recent
 from abmll.language.activation_cache import identity
 from abmll.language.activation_store import ActivationStore
 from abmll.language.adapter import Adapter
-from abmll.language.batch import Batch, batches_of_like_length, shared_prefix
+from abmll.language.batch import Batch
+from abmll.language.common_prompts import grouped_by_prompt, join_common_prompts
 from abmll.language.encoding import Encoded
 from abmll.language.scorer import OptionScorer, Pass
 
@@ -80,7 +81,7 @@ class FeatureReader:
         return twin
 
     def read(self, examples: Sequence[Encoded], quiet: bool = True) -> Features:
-        """The features of ``examples``; one pass over each that is not kept, and over each prompt without its input.
+        """The features of ``examples``: each that is not kept is read once, and each prompt without its input.
 
         Raises ``DataError`` where the model gives numbers that are not finite, of which nothing is kept.
         """
@@ -114,10 +115,10 @@ class FeatureReader:
     def _compute(self, examples: Sequence[Encoded], quiet: bool) -> list[Read]:
         """Of each example the hidden states (K, d) and the scores of its options (C, 2)."""
         rows: dict[int, Read] = {}
-        prefix = shared_prefix([one.prompt for one in examples]) if self.scorer.packed else 0
-        with progress(len(examples), "reading", "example", quiet=quiet) as bar:
-            for chosen in batches_of_like_length(list(map(_scored, examples)), self.max_tokens, prefix):
-                read = read_pass(self.scorer, [examples[index] for index in chosen], self.blocks, self.phi)
+        joined, places = join_common_prompts(examples, MAX_SCORED)
+        with progress(len(joined), "reading", "example", quiet=quiet) as bar:
+            for chosen in grouped_by_prompt(list(map(_scored, joined)), self.max_tokens, self.scorer.packed):
+                read = read_pass(self.scorer, [joined[index] for index in chosen], self.blocks, self.phi)
                 if not all(bool(part.isfinite().all()) for row in read for part in row):
                     raise DataError(
                         "the model's answers are not finite numbers: its weights or its adapter are damaged, or too "
@@ -125,7 +126,7 @@ class FeatureReader:
                     )
                 rows |= {index: (state.clone(), own.clone()) for index, (state, own) in zip(chosen, read, strict=True)}
                 bar.update(len(chosen))
-        return [rows[index] for index in range(len(examples))]
+        return [(rows[own[0][0]][0], torch.stack([rows[number][1][place] for number, place in own])) for own in places]
 
 
 def read_pass(

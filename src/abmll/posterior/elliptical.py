@@ -87,25 +87,29 @@ def _slice(
     """Angles (P,) at which the likelihood is above a level drawn below ``here`` (P,), where it is now; and it there."""
     level = here + _uniform_like(here, generator).log()
     angle = 2 * math.pi * _uniform_like(here, generator)
-    low, high, found, here = angle - 2 * math.pi, angle, torch.zeros_like(angle), here.clone()
+    low, high, found, there = angle - 2 * math.pi, angle, torch.zeros_like(angle), here.clone()
     number, waiting = max(1, CACHED_NUMBERS // offset[0].numel()), torch.arange(len(here))
     for _ in range(SHRINKS):
         left = []
         for some in waiting.split(number):
-            cos, sin = angle[some, None].cos(), angle[some, None].sin()
-            first, mine, theirs = (value.index_select(0, some) for value in (offset, chains.scores, other.scores))
+            values = offset, chains.scores, other.scores, chains.weights, other.weights, lowest, level, angle
+            if len(some) < len(here):
+                values = tuple(value.index_select(0, some) for value in values)
+            first, mine, theirs, own, drawn, least, above, at = values
+            cos, sin = at.cos()[:, None], at.sin()[:, None]
             scores = torch.addcmul(first, mine, cos[..., None]).addcmul_(theirs, sin[..., None])
-            there = log_likelihood(scores, answers)
-            weights = chains.weights[some] * cos + other.weights[some] * sin
-            taken = (there > level[some]) & (weights >= lowest[some]).all(-1)
-            found[some[taken]], here[some[taken]] = angle[some[taken]], there[taken]
+            likely = log_likelihood(scores, answers)
+            taken = (likely > above) & (own * cos + drawn * sin >= least).all(-1)
+            found.index_copy_(0, some, at)  # stays where it is taken: the others are tried again
+            there.index_copy_(0, some, likely)
             left.append(some[~taken])
         waiting = torch.cat(left)
         if not len(waiting):
-            break
+            return found, there
         low, high = torch.where(angle < 0, angle, low), torch.where(angle < 0, high, angle)
         angle = low + (high - low) * _uniform_like(here, generator)
-    return found, here
+    found[waiting], there[waiting] = 0.0, here[waiting]
+    return found, there
 
 
 def _normal_like(value: Tensor, generator: torch.Generator) -> Tensor:
