@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from abmll.language.common_prompts import join_common_prompts
+from abmll.language.common_prompts import PASS, grouped_by_prompt, join_common_prompts
 from abmll.language.encoding import Encoded
 from abmll.language.features import FeatureReader
 from abmll.language.meter import counted
@@ -41,6 +41,23 @@ def test_an_example_of_too_many_options_stays_as_it_is() -> None:
     examples = [asked((1,), (2,), (3,)), asked((1,), (4,)), asked((2,), (4,))]
     joined, _ = join_common_prompts(examples, 2)
     assert joined == [examples[0], asked((1,), (2,)), asked((4,))]
+
+
+def test_prompts_that_begin_alike_are_read_apart_where_that_saves_more_than_a_pass() -> None:
+    """Prompts of 12 tokens and more that begin with 10 in common, and one without an input that shares 2 of them."""
+    bare = Encoded((0, 1, 50, 51), ((8,), (9,)), None)
+    for count in (2, PASS // 8 + 1, PASS // 8 + 2):
+        prompts = [(*range(10), 60 + number, 61) for number in range(count)]
+        alike = [Encoded(prompt, bare.options, None, bare=bare.prompt) for prompt in prompts]
+        together, apart = [[0, *range(1, count + 1)]], [list(range(1, count + 1)), [0]]
+        saves = 8 * (count - 1) > PASS
+        assert grouped_by_prompt([bare, *alike], 2048, packed=True) == (apart if saves else together)
+        assert grouped_by_prompt([bare, *alike], 2048, packed=False) == together
+        assert grouped_by_prompt(alike, 2048, packed=True) == [list(range(count))]
+    assert saves
+    [*passes, last] = grouped_by_prompt([bare, *alike], 20, packed=True)
+    assert sorted(number for batch in passes for number in batch) == apart[0]
+    assert last == [0]
 
 
 def test_prompts_without_their_input_are_read_once_for_all_options(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from abmll.language.batch import MAX_BATCH, batches_of_like_length, shared_prefix
 from abmll.language.encoding import Encoded
 
-Option = tuple[int, ...]
+Tokens = tuple[int, ...]
 PASS = 40  # tokens that take as long as a pass does by itself
 
 
@@ -28,7 +28,7 @@ def join_common_prompts(examples: Sequence[Encoded], most: int) -> Joined:
     None becomes longer than the longest was, and one that has more options stays as it is.
     """
     longest = max(map(len, examples))
-    groups: dict[tuple[Option, int, int], list[int]] = {}
+    groups: dict[tuple[Tokens, int, int], list[int]] = {}
     for number, one in enumerate(examples):
         alone = number if len(one.options) > most else -1
         groups.setdefault((one.prompt, one.start, alone), []).append(number)
@@ -53,7 +53,8 @@ def join_common_prompts(examples: Sequence[Encoded], most: int) -> Joined:
 def grouped_by_prompt(examples: Sequence[Encoded], max_tokens: int, packed: bool) -> list[list[int]]:
     """Which of ``examples`` are read together, in passes of at most ``max_tokens``.
 
-    Where batches are ``packed``, what all prompts of one begin with is read once.
+    Where batches are ``packed``, what all prompts of one begin with is read once. Those with an input, which know their
+    ``bare`` prompt, are read apart from others where they save more than a pass by it.
     """
     asked = [index for index, one in enumerate(examples) if one.bare]
     groups = [list(range(len(examples)))]
@@ -62,9 +63,9 @@ def grouped_by_prompt(examples: Sequence[Encoded], max_tokens: int, packed: bool
         if more * (min(len(asked), MAX_BATCH) - 1) > PASS:
             groups = [asked, [index for index in groups[0] if not examples[index].bare]]
     return [
-        [group[place] for place in places]
+        [group[place] for place in batch]
         for group in groups
-        for places in batches_of_like_length(
+        for batch in batches_of_like_length(
             [examples[index] for index in group], max_tokens, _shared(examples, group) if packed else 0
         )
     ]
@@ -74,9 +75,9 @@ def _shared(examples: Sequence[Encoded], group: Sequence[int]) -> int:
     return shared_prefix([examples[index].prompt for index in group])
 
 
-def _parts(prompt: Option, options: Sequence[Option], longest: int, most: int) -> Iterator[tuple[Option, ...]]:
+def _parts(prompt: Tokens, options: Sequence[Tokens], longest: int, most: int) -> Iterator[tuple[Tokens, ...]]:
     """The options in their order, as many together as may stand behind one prompt."""
-    part: list[Option] = []
+    part: list[Tokens] = []
     length = len(prompt)
     for option in options:
         if part and (len(part) == most or length + len(option) - 1 > longest):
