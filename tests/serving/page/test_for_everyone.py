@@ -42,7 +42,7 @@ def test_the_keyboard_alone_learns_and_asks(site: Site) -> None:
     keyboard.type("The app crashes")
     keyboard.press("Control+Enter")
     site.page.locator(".verdict").wait_for()
-    site.expect_of(site.page.get_by_role("heading", name="Answers")).to_be_focused()
+    site.expect_of(site.page.get_by_role("heading", name="Answers", exact=True)).to_be_focused()
     tab_to("Yes, it is bug")
     keyboard.press("Space")
     site.expect("Version 2 has learned it.")

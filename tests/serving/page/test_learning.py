@@ -20,7 +20,8 @@ def test_a_task_is_learned_from_pasted_lines(site: Site, state: StandIn) -> None
     site.expect("5 examples, 3 labels")
     site.expect("Line 7 has no label: put a comma and the label after its text.")
     counted = site.page.locator(".counts tbody tr")
-    site.expect_of(counted).to_have_text([re.compile(row) for row in ("billing.*2", "bug.*2", "account.*1")])
+    rows = [re.compile(rf"^{label}\s+{number}$") for label, number in (("billing", 2), ("bug", 2), ("account", 1))]
+    site.expect_of(counted).to_have_text(rows, use_inner_text=True)
     assert state.tasks == {}  # nothing is learned before the user says so
     site.field("One example a line").fill(LINES)
     site.button("Learn").click()
@@ -28,7 +29,8 @@ def test_a_task_is_learned_from_pasted_lines(site: Site, state: StandIn) -> None
     site.expect("5 examples · version 1 · head")
     assert site.page.url.endswith("#task/tickets/ask")
     assert {text: one["label"] for text, one in state.tasks["tickets"]["examples"].items()} == dict(EXAMPLES)
-    site.expect_of(site.page.locator("#task-list a[aria-current]")).to_have_text(re.compile("^tickets\\s*ready$"))
+    current = site.page.locator("#task-list a[aria-current]")
+    site.expect_of(current).to_have_text(re.compile(r"^\s*tickets\s+ready\s*$"), use_inner_text=True)
     assert "GET /v1/jobs/j0/events" in state.requests
 
 
